@@ -1,0 +1,126 @@
+"""What a restart needs, kept by Orbax.
+
+A checkpoint holds the state (parameters, velocity, step; written by Orbax as arrays with their
+shardings) and the position (JSON: the schedule's memory, the running means of the log). The order
+of the data and all random numbers follow from the seed and the step, so nothing else is needed for
+an end that is equal bit for bit. A checkpoint may go on on another mesh.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.optimizer import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run stands, as far as the host knows it.
+
+    Attributes:
+      step: training steps done and noted.
+      evaluated: the step of the newest evaluation.
+      progress: the plateau schedule's memory.
+      steps, sums: since the last line of the log, how many and the sums of their metrics.
+    """
+
+    step: int = 0
+    evaluated: int = 0
+    progress: Progress = Progress()
+    steps: int = 0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def after_step(self, step: int, values: dict[str, float]) -> 'Position':
+        sums = {name: self.sums.get(name, 0.0) + x for name, x in values.items()}
+        return dataclasses.replace(self, step=step, steps=self.steps + 1, sums=sums)
+
+    def take_means(self) -> tuple[dict[str, float], 'Position']:
+        means = {name: x / self.steps for name, x in self.sums.items()}
+        return means, dataclasses.replace(self, steps=0, sums={})
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> 'Position':
+        return cls(**values | {'progress': Progress(**values['progress'])})
+
+
+class Checkpoints:
+    """The newest `keep` checkpoints in a folder.
+
+    Raises:
+      UserError: from every method, where the disk does not take or give what it should.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self._folder = folder
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, state: Any, position: Position) -> None:
+        """Copies the state, then writes it in the background."""
+        if position.step in self._manager.all_steps():
+            return
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state._asdict()),
+            position=ocp.args.JsonSave(dataclasses.asdict(position)),
+        )
+        with self._explained():
+            self._manager.save(position.step, args=arguments)
+
+    def restore(self, shapes: Any) -> tuple[Any, Position] | None:
+        """The newest state and position; None where there is none.
+
+        Args:
+          shapes: the state's shapes, dtypes and the shardings to place it by.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardRestore(shapes._asdict()), position=ocp.args.JsonRestore()
+        )
+        try:
+            restored = self._manager.restore(step, args=arguments)
+        except (ValueError, KeyError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f'checkpoint {step} in {self._folder} cannot be read: {reason}; '
+                'delete that folder to go on from the one before it'
+            ) from error
+        state = type(shapes)(**restored['state'])
+        return jax.block_until_ready(state), Position.from_json(restored['position'])
+
+    def wait(self) -> None:
+        """Until all is written."""
+        with self._explained():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _explained(self) -> '_Explained':
+        return _Explained(self._folder)
+
+
+class _Explained:
+    """Turns what goes wrong while writing into one line."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, (ValueError, OSError)):
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f'cannot write a checkpoint to {self._folder}: {reason}; '
+                'the ones before it are intact'
+            ) from error

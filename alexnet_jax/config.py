@@ -1,0 +1,352 @@
+"""The settings of a run: their schema, their checks, and the numbers derived from them (§5).
+
+A file in `configs/` states every setting by value; this module says which settings exist, refuses
+unknown, missing, ill-typed and impossible ones in one line, and computes, once and after all
+overrides, what follows from them.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from alexnet_jax.errors import UserError
+
+SCHEDULES = ('plateau', 'steps', 'fixed')
+OPERATIONS = ('relu', 'response_normalization', 'max_pooling')
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    name: str  # a TFDS data set; 'digits' comes with the package, 'synthetic' is made up, for timing
+    data_dir: str  # '' is TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
+    train_split: str
+    eval_split: str
+    classes: int
+    image_size: int  # pixels: short side scaled to this, then the central square (§2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    crop: int  # pixels: side of the random training crop and of the test views (§4.1)
+    mirror: bool  # horizontal reflections, in training and among the test views (§4.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    maps: int  # of one tower, at width 1
+    kernel: int
+    stride: int
+    padding: int  # zero pixels on every side; what the stride still lacks is added right and bottom
+    std: float  # of the initial weights, at width 1
+    bias: float  # initial
+    then: tuple[str, ...]  # what follows, in order; of OPERATIONS
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    units: int  # of one tower, at width 1
+    std: float
+    bias: float
+    dropout: float  # share of the outputs set to zero in training (§4.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    std: float
+    bias: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ResponseNormalization:
+    size: int  # n, adjacent maps
+    k: float
+    alpha: float  # multiplies the sum of squares, as printed; not divided by n
+    beta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MaxPooling:
+    window: int  # z, pixels
+    stride: int  # s, pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    towers: int
+    width: float  # multiplies maps and units; standard deviations after conv1 by 1 / sqrt(width)
+    conv1: Convolution
+    conv2: Convolution
+    conv3: Convolution
+    conv4: Convolution
+    conv5: Convolution
+    fc6: Dense
+    fc7: Dense
+    fc8: Output
+    response_normalization: ResponseNormalization
+    max_pooling: MaxPooling
+
+    def convolutions(self) -> dict[str, Convolution]:
+        return {name: getattr(self, name) for name in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')}
+
+    def hidden(self) -> dict[str, Dense]:
+        return {name: getattr(self, name) for name in ('fc6', 'fc7')}
+
+    def widened(self, maps_or_units: int) -> int:
+        """Maps or units of one tower at this width; at least one."""
+        return max(1, round(maps_or_units * self.width))
+
+    def initial_std(self, layer: Convolution | Dense | Output) -> float:
+        """Standard deviation of the layer's initial weights at this width.
+
+        The sum over fewer inputs must keep its size: every layer but the first, whose input is the
+        image at any width, scales with 1 / sqrt(width). (Unscaled, a narrow net does not learn.)
+        """
+        return layer.std if layer is self.conv1 else layer.std / math.sqrt(self.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    batch_size: int
+    epochs: float
+    momentum: float
+    weight_decay: float
+    bias_weight_decay: float
+    bias_rate_factor: float  # the biases' learning rate, in units of the weights'
+
+
+@dataclasses.dataclass(frozen=True)
+class Plateau:
+    divide_by: float
+    drops: int  # how often at most
+    patience: int  # evaluations without a lower top-1 error before a drop
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    divide_by: float
+    epochs: tuple[float, ...]  # at which the rate is divided
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    levels: int  # equally long
+    divide_by: float  # the first level over the last
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRate:
+    initial: float
+    schedule: str  # one of SCHEDULES, whose settings are in the section of that name
+    plateau: Plateau
+    steps: Steps
+    fixed: Fixed
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    tower: int  # devices the towers are spread over; 0 chooses
+    data: int  # devices the batch is spread over; 0 chooses
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    every_epochs: float
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    every_epochs: float
+    keep: int  # the newest so many stay
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    every_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    threads: int  # that read and decode; 0 is one per core
+    prefetch: int  # decoded batches kept ready
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run. `resolve` makes one; nothing else should."""
+
+    seed: int
+    dataset: Dataset
+    augmentation: Augmentation
+    model: Model
+    optimizer: Optimizer
+    learning_rate: LearningRate
+    mesh: Mesh
+    evaluation: Evaluation
+    checkpoint: Checkpoint
+    log: Log
+    loader: Loader
+
+    @property
+    def views(self) -> int:
+        """Test views: four corners and the centre, and their reflections (§4.1)."""
+        return 10 if self.augmentation.mirror else 5
+
+
+# Sections that may differ when a run goes on in its workdir: they change where and how often
+# things happen, not the result.
+FREE_TO_CHANGE = ('mesh', 'checkpoint', 'log', 'loader')
+
+
+@dataclasses.dataclass(frozen=True)
+class Durations:
+    """What the settings in epochs come to in steps, once the data set's size is known."""
+
+    examples: int
+    batch_size: int
+    steps: int
+    evaluate_every: int
+    save_every: int
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training set completed after `step` steps."""
+        return step * self.batch_size / self.examples
+
+
+def durations(config: Config, examples: int) -> Durations:
+    """Converts epochs to steps, each at least one.
+
+    Raises:
+      UserError: the training set is smaller than one batch.
+    """
+    batch_size = config.optimizer.batch_size
+    if examples < batch_size:
+        raise UserError(
+            f'the training split has {examples} images, fewer than optimizer.batch_size='
+            f'{batch_size}: use a smaller batch'
+        )
+
+    def steps(epochs: float) -> int:
+        return max(1, round(epochs * examples / batch_size))
+
+    return Durations(
+        examples=examples,
+        batch_size=batch_size,
+        steps=steps(config.optimizer.epochs),
+        evaluate_every=steps(config.evaluation.every_epochs),
+        save_every=steps(config.checkpoint.every_epochs),
+    )
+
+
+def resolve(raw: Mapping[str, Any]) -> Config:
+    """The checked settings of a run.
+
+    Args:
+      raw: nested mappings, as a file in `configs/` states them.
+
+    Raises:
+      UserError: a setting is unknown, missing, of the wrong type or out of range.
+    """
+    config = _build(Config, raw, '')
+    for problem in _problems(config):
+        raise UserError(problem)
+    return config
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values, as written to `config.json`."""
+    return dataclasses.asdict(config)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Dotted names to values."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f'{prefix}{key}.')
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat
+
+
+def _build(cls: Any, raw: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in raw:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.4)
+            hint = f'did you mean {prefix}{near[0]}?' if near else f'known here: {", ".join(hints)}'
+            raise UserError(f'unknown setting {prefix}{key}: {hint}')
+    missing = [f'{prefix}{key}' for key in hints if key not in raw]
+    if missing:
+        raise UserError(f'the config lacks {", ".join(missing)}: add it to the config file')
+    return cls(**{key: _convert(hint, raw[key], prefix + key) for key, hint in hints.items()})
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f'{name} is a section with settings of its own, not {value!r}')
+        return _build(hint, value, f'{name}.')
+    if isinstance(hint, types.GenericAlias):  # tuple[item, ...]
+        if not isinstance(value, (tuple, list)):
+            raise UserError(f'{name} must be a tuple, not {value!r}')
+        return tuple(_convert(typing.get_args(hint)[0], item, name) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(f'{name} must be of type {hint.__name__}, not {value!r}')
+    return value
+
+
+def _problems(c: Config) -> Iterator[str]:
+    """One line for each setting that cannot be."""
+    flat = flatten(as_dict(c))
+    may_be_zero = {'mesh.tower', 'mesh.data', 'loader.threads', 'learning_rate.plateau.drops'}
+    may_be_zero |= {f'model.{name}.padding' for name in c.model.convolutions()}
+    for name, value in flat.items():
+        if type(value) is int and name != 'seed' and value < (name not in may_be_zero):
+            yield f'{name}={value} must be at least {int(name not in may_be_zero)}'
+        if type(value) is float and not math.isfinite(value):
+            yield f'{name}={value} must be a finite number'
+        if name.endswith(('.std', '.epochs', '.every_epochs', '.divide_by', '.initial', '.width')):
+            if isinstance(value, float) and value <= 0:
+                yield f'{name}={value} must be above 0'
+        if name.endswith(('.dropout', '.momentum')) and not 0 <= value < 1:
+            yield f'{name}={value} must be at least 0 and below 1'
+    if c.dataset.classes < 2:
+        yield f'dataset.classes={c.dataset.classes} must be at least 2'
+    if c.augmentation.crop > c.dataset.image_size:
+        yield (
+            f'augmentation.crop={c.augmentation.crop} is larger than '
+            f'dataset.image_size={c.dataset.image_size}'
+        )
+    if c.learning_rate.schedule not in SCHEDULES:
+        yield (
+            f'learning_rate.schedule={c.learning_rate.schedule!r} is none of {", ".join(SCHEDULES)}'
+        )
+    for name, layer in c.model.convolutions().items():
+        for operation in layer.then:
+            if operation not in OPERATIONS:
+                yield f'model.{name}.then has {operation!r}, which is none of {", ".join(OPERATIONS)}'
+    norm = c.model.response_normalization
+    if norm.k <= 0 or norm.alpha < 0:
+        yield f'model.response_normalization needs k > 0 and alpha >= 0, not {norm.k} and {norm.alpha}'
+    if c.mesh.tower and c.model.towers % c.mesh.tower:
+        yield (
+            f'mesh.tower={c.mesh.tower} does not divide model.towers={c.model.towers}: '
+            'every device of the tower axis holds the same number of towers'
+        )
+    if c.mesh.data and c.optimizer.batch_size % c.mesh.data:
+        yield (
+            f'optimizer.batch_size={c.optimizer.batch_size} is not divisible by '
+            f'mesh.data={c.mesh.data}'
+        )
+    if c.mesh.data and c.evaluation.batch_size % c.mesh.data:
+        yield (
+            f'evaluation.batch_size={c.evaluation.batch_size} is not divisible by '
+            f'mesh.data={c.mesh.data}'
+        )

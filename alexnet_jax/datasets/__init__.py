@@ -1,0 +1,108 @@
+"""Where images come from (§2): TFDS data sets, read without TensorFlow.
+
+A source is a sequence of `{'image': bytes of a JPEG or PNG, or a uint8 array, 'label': int}`. The builders of
+this package are prepared on first use; any other TFDS data set of images and labels is read by its
+name once it is prepared in a format with random access (ArrayRecord).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from alexnet_jax import config as settings
+from alexnet_jax.datasets import digits as digits  # registers its builder with TFDS
+from alexnet_jax.datasets.synthetic import Synthetic
+from alexnet_jax.errors import UserError
+
+Source = Sequence[Mapping[str, Any]]
+
+EMBEDDED = ('digits',)
+
+# What to download, and what to run, for data sets that no program may fetch by itself.
+BY_HAND = {
+    'imagenet2012': (
+        'download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org '
+        'into DIR, then run: pip install tensorflow && tfds build imagenet2012 '
+        '--file_format=array_record --manual_dir=DIR'
+    ),
+}
+
+
+class Splits(NamedTuple):
+    train: Source
+    eval: Source
+    folder: str  # where what was computed from the data may be kept; '' for none
+
+
+def open_splits(dataset: settings.Dataset) -> Splits:
+    """The training and the evaluation split, prepared if they can be.
+
+    Raises:
+      UserError: the data set is unknown or not prepared, a split does not exist, or it is not of
+        images and labels with the stated number of classes.
+    """
+    if dataset.name == 'synthetic':
+        make = [Synthetic(n, dataset.image_size, dataset.classes) for n in Synthetic.SIZES]
+        return Splits(*make, folder='')
+    builder = _builder(dataset)
+    _check_features(builder, dataset)
+    encoded = {'image': tfds.decode.SkipDecoding()}  # the loader decodes, in its threads
+    try:
+        train, evaluation = (
+            builder.as_data_source(split=split, decoders=encoded)
+            for split in (dataset.train_split, dataset.eval_split)
+        )
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise UserError(
+            f'{dataset.name} in {builder.data_dir} cannot be read: {_first_line(error)} '
+            f'(its splits: {", ".join(builder.info.splits)}; its format must be array_record)'
+        ) from error
+    return Splits(train, evaluation, str(builder.data_dir))
+
+
+def _builder(dataset: settings.Dataset) -> tfds.core.DatasetBuilder:
+    where = os.path.expanduser(dataset.data_dir) or None
+    try:
+        builder = tfds.builder(dataset.name, data_dir=where, file_format='array_record')
+    except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
+        raise UserError(
+            f'dataset.name={dataset.name!r} is no TFDS data set here: {_first_line(error)}'
+        ) from error
+    if builder.is_prepared():
+        return builder
+    if dataset.name not in EMBEDDED:
+        how = BY_HAND.get(
+            dataset.name, f'run: tfds build {dataset.name} --file_format=array_record'
+        )
+        raise UserError(
+            f'the data set {dataset.name} is not in {builder.data_dir}: {how} '
+            '(or point --config.dataset.data_dir to where it is)'
+        )
+    try:
+        builder.download_and_prepare(file_format='array_record')
+    except OSError as error:
+        raise UserError(
+            f'cannot write the data set to {builder.data_dir}: {error}; '
+            'choose another place with --config.dataset.data_dir=DIR'
+        ) from error
+    return builder
+
+
+def _check_features(builder: tfds.core.DatasetBuilder, dataset: settings.Dataset) -> None:
+    features = builder.info.features or {}
+    if 'image' not in features or 'label' not in features:
+        raise UserError(
+            f'{dataset.name} has no images with a label (features: {", ".join(features)})'
+        )
+    classes = features['label'].num_classes
+    if classes != dataset.classes:
+        raise UserError(
+            f'{dataset.name} has {classes} classes, not {dataset.classes}: '
+            f'set --config.dataset.classes={classes}'
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,90 @@
+"""Top-1 and top-5 error, on the centre crop and averaged over views (§4.1, §6)."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from alexnet_jax import augmentation, model, towers
+from alexnet_jax.config import Config
+from alexnet_jax.loader import Batch
+
+TOP = (1, 5)
+
+
+def credit(scores_BK: Array, labels_B: Array, top: int) -> Array:
+    """Which images have their label among the `top` highest scores; (B,) float32 of 0 to 1.
+
+    Labels that tie for the last places share them (2012: layer_kernels.cu:96), so constant scores
+    earn what guessing would. Scores that are no numbers earn nothing.
+    """
+    own = jnp.take_along_axis(scores_BK, labels_B[:, None], axis=1)
+    above = (scores_BK > own).sum(axis=1)
+    equal = (scores_BK == own).sum(axis=1)
+    places = jnp.clip(top - above, 0, equal)
+    return places.astype(jnp.float32) / jnp.maximum(equal, 1).astype(jnp.float32)
+
+
+def make_evaluate(
+    config: Config, mesh: jax.sharding.Mesh
+) -> Callable[[Any, Array, Iterable[Batch], int], dict[str, float]]:
+    """Compiles the evaluation.
+
+    Returns:
+      `evaluate(params, mean_image, batches, views)`, with `views` the number of test views to
+      average the softmax over: the centre alone (1) or all of them. Gives fractions and means under
+      'loss' (nats, centre), 'top1_error', 'top5_error' (centre), the same two with the prefix
+      'views/' if there are several, and 'images'.
+    """
+    graph = model.graph(config)
+    params_specs = towers.specs(mesh, jax.eval_shape(lambda: model.initialize(config)))
+    images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'step')
+    size, crop = config.dataset.image_size, config.augmentation.crop
+    views = augmentation.test_views(size, crop, config.augmentation.mirror)
+
+    @jax.jit
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(params_specs, images, everywhere, everywhere, everywhere, everywhere),
+        out_specs=images,
+    )
+    def log_probabilities(
+        params: Any, images_BHWC: Array, mean: Array, top: Array, left: Array, mirrored: Array
+    ) -> Array:
+        x = augmentation.take_view(images_BHWC, mean, crop, top, left, mirrored)
+        return jax.nn.log_softmax(model.apply(graph, params, x))
+
+    @jax.jit
+    def score(log_p_BK: Array, p_BK: Array, labels_B: Array, weight_B: Array) -> dict[str, Array]:
+        own = jnp.take_along_axis(log_p_BK, labels_B[:, None], axis=1)[:, 0]
+        sums = {'loss': -own, 'images': jnp.ones_like(own)}
+        for top in TOP:
+            sums[f'top{top}_error'] = 1 - credit(log_p_BK, labels_B, top)
+            sums[f'views/top{top}_error'] = 1 - credit(p_BK, labels_B, top)
+        return {name: jnp.where(weight_B > 0, x, 0.0).sum() for name, x in sums.items()}
+
+    def evaluate(params: Any, mean: Array, batches: Iterable[Batch], number: int) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        for batch in batches:
+            on_device = towers.put_batch(mesh, batch)
+            log_p = [
+                log_probabilities(
+                    params, on_device['image'], mean, jnp.int32(v.top), jnp.int32(v.left), v.mirrored
+                )
+                for v in views[:number]
+            ]
+            p = sum(jnp.exp(x) for x in log_p)
+            sums = score(log_p[0], p, on_device['label'], on_device['weight'])
+            for name, x in jax.device_get(sums).items():
+                totals[name] = totals.get(name, 0.0) + float(x)
+        images = totals.pop('images')
+        means = {name: x / images for name, x in totals.items()}
+        if number == 1:
+            means = {name: x for name, x in means.items() if not name.startswith('views/')}
+        return means | {'images': images}
+
+    return evaluate

@@ -1,0 +1,135 @@
+"""Trains AlexNet: flags, then one call. `python -m alexnet_jax.main --help` tells more."""
+
+import difflib
+import runpy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from alexnet_jax import config as settings
+from alexnet_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+
+_DEFAULT = 'configs/digits.py'
+_CONFIG = config_flags.DEFINE_config_file(
+    'config',
+    None,  # a default here would be read twice; _parse adds it
+    'A file of configs/, a run setting by setting. Any of them can be overridden by its name: '
+    f'--config.optimizer.batch_size=64 (--dry_run lists them). Default: {_DEFAULT}.',
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir',
+    None,
+    'Folder of the run: checkpoints, curves, config.json. A run that was stopped goes on from '
+    'where its workdir stands. Default: runs/ and the name of the config.',
+)
+_DRY_RUN = flags.DEFINE_bool(
+    'dry_run', False, 'Print the resolved settings and a table of the net, and stop.'
+)
+
+
+def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
+    """Runs; gives the exit code."""
+    from alexnet_jax import tables, towers, train
+    from alexnet_jax.workdir import Workdir
+
+    towers.prepare_cpu_devices(config.mesh)
+    mesh = towers.choose_mesh(config)
+    print(towers.describe_mesh(mesh, config.model.towers), flush=True)
+    if dry_run:
+        print(f'\n{tables.resolved(config)}\n\n{tables.net_table(config, mesh)}')
+        return 0
+    with train.Stop() as stop, Workdir(workdir, config, mesh) as folder:
+        loop = train.Loop(config, mesh, folder, stop)
+        if loop.step:
+            print(f'going on in {workdir} after step {loop.step} of {loop.plan.steps}', flush=True)
+        if not loop.run():
+            print(
+                f'stopped by {stop.signal} after step {loop.step} of {loop.plan.steps} and saved: '
+                'the same command goes on from there'
+            )
+            return train.STOPPED
+        print(f'\n{tables.summary(config, loop.results, loop.images_per_second, workdir)}')
+        return 0
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Reads the flags, after checks whose errors are clearer than the flag library's."""
+    with _one_line():
+        if not any(argument.startswith('--config=') for argument in arguments):
+            arguments = [*arguments[:1], f'--config={_DEFAULT}', *arguments[1:]]
+        arguments = [_found(argument) for argument in arguments]
+        path = next(a.partition('=')[2] for a in arguments if a.startswith('--config='))
+        known = settings.flatten(_load(path).to_dict())
+        for argument in arguments:
+            _check_name(argument, known)
+        logging.set_verbosity(logging.WARNING)  # a flag of its own, --verbosity, asks for more
+        try:
+            rest = flags.FLAGS(arguments)
+        except flags.Error as error:
+            raise UserError(str(error)) from error
+        if rest[1:]:
+            raise UserError(f'what is {rest[1]!r}? Settings are given as --config.NAME=VALUE')
+        return rest
+
+
+def _found(argument: str) -> str:
+    """`--config=PATH` with a path that exists: as given, or from the folder of this project."""
+    flag, _, name = argument.partition('=')
+    if flag != '--config' or Path(name).exists():
+        return argument
+    if (ROOT / name).exists():
+        return f'--config={ROOT / name}'
+    ours = ', '.join(sorted(f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py')))
+    raise UserError(f'there is no config file {name!r}; there are {ours}')
+
+
+def _load(path: str) -> ConfigDict:
+    """What the config file gives."""
+    try:
+        raw = runpy.run_path(path)['get_config']()
+    except Exception as error:  # whatever the user's file may raise
+        raise UserError(f'{path} cannot be loaded: {type(error).__name__}: {error}') from error
+    if not isinstance(raw, ConfigDict):
+        raise UserError(f'get_config() in {path} must return an ml_collections.ConfigDict')
+    return raw
+
+
+def _check_name(argument: str, known: Mapping[str, Any]) -> None:
+    if argument == '--config':
+        raise UserError('write --config=PATH, with an equals sign')
+    if not argument.startswith('--config.'):
+        return
+    name = argument.removeprefix('--config.').partition('=')[0]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+        raise UserError(f'unknown setting {name}: did you mean {near[0]}? (--dry_run lists all)')
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Ends the process with one line for a mistake of the user's."""
+    try:
+        yield
+    except UserError as error:
+        print(f'alexnet_jax: {" ".join(str(error).split())}', file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(_: Sequence[str]) -> None:
+    name = Path(flags.FLAGS['config'].config_filename).stem  # pyrefly: ignore[missing-attribute]
+    with _one_line():
+        config = settings.resolve(_CONFIG.value.to_dict())
+        workdir = Path(_WORKDIR.value or f'runs/{name}').expanduser()
+        sys.exit(main(config, workdir, _DRY_RUN.value))
+
+
+if __name__ == '__main__':
+    app.run(_run, flags_parser=_parse)

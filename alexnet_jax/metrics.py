@@ -1,0 +1,152 @@
+"""What a run tells while it runs: TensorBoard, metrics.jsonl, the progress line.
+
+Names: 'train/loss', 'train/top1_error', 'eval/top1_error', 'eval/top5_error',
+'eval_10_views/top1_error', 'learning_rate', 'epoch', 'images_per_second'. Errors are fractions in
+the files and percent on the screen.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from alexnet_jax.config import Durations
+
+
+class Writer:
+    """Writes scalars and pictures to a workdir.
+
+    After a restart what was written beyond the checkpoint is taken back, so that curves do not
+    run twice over the same steps.
+
+    Args:
+      step: training steps done in the checkpoint.
+      evaluated: the step of the newest evaluation in it.
+    """
+
+    def __init__(self, workdir: Path, step: int, evaluated: int):
+        self._file = workdir / 'metrics.jsonl'
+        if self._file.exists():
+            self._take_back(step, evaluated)
+        self._board = SummaryWriter(
+            str(workdir), purge_step=step + 1 if step else None, flush_secs=10
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        with open(self._file, 'a') as file:
+            file.write(json.dumps({'step': step} | dict(values)) + '\n')
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def filters(self, step: int, kernel_THWIO: np.ndarray) -> None:
+        """The first layer's kernels, one block of pictures per tower, side by side (Figure 3)."""
+        self._board.add_image('conv1', filter_picture(kernel_THWIO), step, dataformats='HWC')
+
+    def close(self) -> None:
+        self._board.close()
+
+    def _take_back(self, step: int, evaluated: int) -> None:
+        kept = []
+        for line in self._file.read_text().splitlines(keepends=True):
+            try:
+                values = json.loads(line)
+            except ValueError:
+                break  # torn by a kill; so is nothing before it
+            evaluation = any(name.startswith('eval') for name in values)
+            if values['step'] <= (evaluated if evaluation else step):
+                kept.append(line)
+        partial = self._file.with_suffix('.partial')
+        partial.write_text(''.join(kept))
+        partial.rename(self._file)
+
+
+def filter_picture(kernel_THWIO: np.ndarray, columns: int = 8, zoom: int = 3) -> np.ndarray:
+    """A picture of all kernels, each stretched to its own range; (rows, columns, 3) uint8."""
+    towers, size, _, _, maps = kernel_THWIO.shape
+    rows, gap = -(-maps // columns), 1
+    step = size * zoom + gap
+    picture = np.full((rows * step + gap, towers * (columns * step + 4 * gap), 3), 255, np.uint8)
+    for tower in range(towers):
+        for number in range(maps):
+            kernel = kernel_THWIO[tower, ..., number]
+            low, high = kernel.min(), kernel.max()
+            tile = np.uint8(255 * (kernel - low) / max(high - low, 1e-12))
+            top = gap + number // columns * step
+            left = gap + tower * (columns * step + 4 * gap) + number % columns * step
+            picture[top : top + size * zoom, left : left + size * zoom] = tile.repeat(
+                zoom, 0
+            ).repeat(zoom, 1)
+    return picture
+
+
+class ProgressLine:
+    """One line that says where training stands.
+
+    On a terminal it is written over itself; elsewhere a new one comes every ten seconds.
+
+    Attributes:
+      speed: images per second of the training steps, compilation and pauses left out.
+    """
+
+    SECONDS = 10.0
+
+    def __init__(self, plan: Durations):
+        self._plan = plan
+        self._terminal = sys.stdout.isatty()
+        self._shown = -math.inf
+        self._began, self._first, self._away = 0.0, -1, 0.0
+        self._tested = ''
+        self.speed = 0.0
+
+    def step(self, step: int, values: Mapping[str, float], rate: float) -> float:
+        """Notes a step; gives the images per second so far, 0 after the first (compilation)."""
+        now = time.monotonic()
+        if self._first < 0:
+            self._began, self._first, self._away = now, step, 0.0
+            return 0.0
+        per_step = max(now - self._began - self._away, 1e-9) / (step - self._first)
+        self.speed = self._plan.batch_size / per_step
+        every = 0.1 if self._terminal else self.SECONDS
+        if now - self._shown >= every or step == self._plan.steps:
+            self._shown = now
+            left = time_left(per_step * (self._plan.steps - step))
+            epoch, epochs = self._plan.epoch(step), self._plan.epoch(self._plan.steps)
+            self._write(
+                f'epoch {epoch:.1f}/{epochs:.0f}  step {step}/{self._plan.steps}  '
+                f'loss {values["loss"]:.4f}  error {values["top1_error"]:.1%}{self._tested}  '
+                f'rate {rate:.2g}  {self.speed:.0f} images/s  {left} left'
+            )
+        return self.speed
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """For time that is not spent on training steps."""
+        before = time.monotonic()
+        yield
+        self._away += time.monotonic() - before
+
+    def evaluated(self, results: Mapping[str, float]) -> None:
+        self._tested = f' (test {results["top1_error"]:.1%})'
+
+    def close(self) -> None:
+        if self._terminal:
+            print(flush=True)
+
+    def _write(self, line: str) -> None:
+        if self._terminal:
+            print(f'\r\x1b[K{line}', end='', flush=True)
+        else:
+            print(line, flush=True)
+
+
+def time_left(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
+    minutes, seconds = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

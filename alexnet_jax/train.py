@@ -1,0 +1,310 @@
+"""Training (§5): the state, one step on all devices, and the loop around it."""
+
+import dataclasses
+import functools
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from alexnet_jax import augmentation, datasets, loader, metrics, model, towers
+from alexnet_jax.checkpoint import Checkpoints, Position
+from alexnet_jax.config import Config, Durations, durations
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluate import credit, make_evaluate
+from alexnet_jax.optimizer import learning_rate, paper_momentum
+
+STOPPED = 75  # exit code of a run that was told to stop, saved, and can go on
+
+
+class State(NamedTuple):
+    """What a step changes.
+
+    Attributes:
+      step: () int32, steps done.
+      params: nested dict of float32, (T, ...) but for fc8's bias.
+      velocity: the optimizer's state; one array per parameter.
+    """
+
+    step: Array
+    params: Any
+    velocity: Any
+
+
+def initial_state(config: Config) -> State:
+    """The state before the first step, a function of the settings alone; traceable."""
+    params = model.initialize(config)
+    return State(jnp.int32(0), params, paper_momentum(config.optimizer).init(params))
+
+
+def state_shapes(config: Config, mesh: jax.sharding.Mesh) -> State:
+    """Shapes, dtypes and shardings of the state."""
+    shapes = jax.eval_shape(lambda: initial_state(config))
+    shardings = towers.shardings(mesh, towers.specs(mesh, shapes))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+
+
+def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
+    """The initial state, made on the devices where it belongs."""
+    shardings = jax.tree.map(lambda x: x.sharding, state_shapes(config, mesh))
+    return jax.jit(lambda: initial_state(config), out_shardings=shardings)()
+
+
+StepFunction = Callable[
+    [State, dict[str, Array], Array, Array], tuple[State, dict[str, Array]]
+]
+
+
+def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
+    """Compiles one step of the paper's recipe.
+
+    Returns:
+      `step(state, batch, mean_image, rate)`: `batch` holds 'image', (B, size, size, 3) uint8, and
+      'label', (B,) int32; `rate` is eps, a float32 scalar. Gives the new state (the old one's
+      memory is reused) and 'loss' (nats) and 'top1_error' (fraction), means over the batch.
+    """
+    graph, update = model.graph(config), paper_momentum(config.optimizer)
+    batch_size = config.optimizer.batch_size
+    state_specs = towers.specs(mesh, jax.eval_shape(lambda: initial_state(config)))
+    images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(state_specs, images, everywhere, everywhere),
+        out_specs=(state_specs, everywhere),
+    )
+    def step(state: State, batch: Any, mean: Array, rate: Array) -> tuple[State, Any]:
+        """What one device does."""
+        numbers = towers.image_numbers(len(batch['label']))
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        view_key, mask_key = jax.random.split(key)
+        views_BHWC = augmentation.random_views(
+            batch['image'],
+            mean,
+            view_key,
+            numbers,
+            config.augmentation.crop,
+            config.augmentation.mirror,
+        )
+
+        def loss(params: Any) -> tuple[Array, Array]:
+            logits_BK = model.apply(graph, params, views_BHWC, model.Masks(mask_key, numbers))
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
+            return towers.total_over_data(losses.sum()) / batch_size, logits_BK
+
+        (value, logits_BK), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, velocity = update.update(
+            gradients, state.velocity, state.params, learning_rate=rate
+        )
+        right = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
+        params = optax.apply_updates(state.params, updates)
+        return State(state.step + 1, params, velocity), {
+            'loss': value,
+            'top1_error': 1 - right / batch_size,
+        }
+
+    return step
+
+
+class Stop:
+    """Whether the process was told to end (SIGTERM, Ctrl-C). A second signal ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal = ''
+
+    def __enter__(self) -> 'Stop':
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._previous = {n: signal.signal(n, self._note) for n in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+        signal.signal(number, self._previous[signal.Signals(number)])
+
+
+class _Interrupted(Exception):
+    """An evaluation was cut short by a signal."""
+
+
+class Loop:
+    """A run from where its workdir left it to its end.
+
+    Attributes:
+      plan: the durations in steps.
+      results: the last evaluation, of all views once the run has ended; see `make_evaluate`.
+      step: training steps done.
+    """
+
+    def __init__(self, config: Config, mesh: jax.sharding.Mesh, workdir: Path, stop: Stop):
+        self._config, self._mesh, self._stop = config, mesh, stop
+        self._splits = datasets.open_splits(config.dataset)
+        self.plan = durations(config, len(self._splits.train))
+        self.results: dict[str, float] = {}
+        mean = loader.mean_image(
+            self._splits.train,
+            config.dataset.image_size,
+            self._splits.folder,
+            config.dataset.train_split,
+            config.loader.threads,
+        )
+        everywhere = towers.shardings(mesh, towers.spec(mesh, 'mean_image'))
+        self._mean = jax.device_put(mean, everywhere)
+        self._train_step, self._evaluation = make_train_step(config, mesh), make_evaluate(config, mesh)
+        self._checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoint.keep)
+        restored = self._checkpoints.restore(state_shapes(config, mesh))
+        self.state, self._position = restored or (place_initial_state(config, mesh), Position())
+        self._writer = metrics.Writer(workdir, self._position.step, self._position.evaluated)
+        self._line = metrics.ProgressLine(self.plan)
+
+    def run(self) -> bool:
+        """Trains to the end; False if a signal stopped it before. Either way all is saved.
+
+        Raises:
+          UserError: the loss is not finite, or the disk does not take a checkpoint.
+        """
+        first = self._position.step
+        try:
+            if first == 0:
+                self._show_filters()
+            else:
+                self._evaluate_and_save()  # makes up for what a signal cut short
+            batches, pending = self._batches(first), None
+            batch = next(batches) if first < self.plan.steps else None
+            for step in range(first, self.plan.steps):
+                rate = self._rate(step)
+                self.state, coming = self._train_step(
+                    self.state, batch, self._mean, jnp.float32(rate)
+                )
+                batch = next(batches)  # is copied while the step runs
+                self._note(pending)  # of the step before: waiting for this one would idle the host
+                pending = step + 1, rate, coming
+                if self._due(step + 1) or self._stop.signal:
+                    self._note(pending)
+                    pending = None
+                    self._evaluate_and_save()
+                    if self._stop.signal:
+                        break
+            self._checkpoints.wait()
+            return self._position.evaluated == self.plan.steps
+        finally:
+            self._line.close()
+            self._checkpoints.close()
+            self._writer.close()
+
+    @property
+    def step(self) -> int:
+        return self._position.step
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the training steps of this session, compilation and evaluation left out; 0 if none."""
+        return self._line.speed
+
+    def _batches(self, first_step: int) -> Iterator[dict[str, Array]]:
+        config = self._config
+        batches = loader.training_batches(
+            self._splits.train,
+            config.seed,
+            config.optimizer.batch_size,
+            config.dataset.image_size,
+            first_step,
+            config.loader.threads,
+            config.loader.prefetch,
+        )
+        return (towers.put_batch(self._mesh, batch) for batch in batches)
+
+    def _rate(self, step: int) -> float:
+        rate, epochs = self._config.learning_rate, self._config.optimizer.epochs
+        return learning_rate(rate, self.plan.epoch(step), epochs, self._position.progress)
+
+    def _due(self, step: int) -> bool:
+        return step == self.plan.steps or not (
+            step % self.plan.evaluate_every and step % self.plan.save_every
+        )
+
+    def _note(self, pending: tuple[int, float, dict[str, Array]] | None) -> None:
+        """Takes in the metrics of a step that was dispatched before."""
+        if pending is None:
+            return
+        step, rate, on_device = pending
+        values = {name: float(x) for name, x in jax.device_get(on_device).items()}
+        if not np.isfinite(values['loss']):
+            raise UserError(
+                f'the loss is {values["loss"]} at step {step}: lower learning_rate.initial (now '
+                f'{self._config.learning_rate.initial:g}); the checkpoints before it are intact'
+            )
+        self._position = self._position.after_step(step, values)
+        speed = self._line.step(step, values, rate)
+        if step % self._config.log.every_steps == 0 or step == self.plan.steps:
+            means, self._position = self._position.take_means()
+            self._writer.scalars(
+                step,
+                {f'train/{name}': x for name, x in means.items()}
+                | {'learning_rate': rate, 'epoch': self.plan.epoch(step)}
+                | ({'images_per_second': speed} if speed else {}),
+            )
+
+    def _evaluate_and_save(self) -> None:
+        """Does what is due at this step; a signal cuts the evaluation short."""
+        step = self._position.step
+        last = step == self.plan.steps
+        if last or (step % self.plan.evaluate_every == 0 and self._position.evaluated < step):
+            try:
+                self._evaluate(self._config.views if last else 1)
+            except _Interrupted:
+                pass
+        if last or step % self.plan.save_every == 0 or self._stop.signal:
+            self._checkpoints.save(self.state, self._position)
+
+    def _evaluate(self, views: int) -> None:
+        step = self._position.step
+        with self._line.pause():
+            results = self._evaluation(self.state.params, self._mean, self._test_batches(), views)
+        self.results = results
+        named = {
+            name.replace('views', f'eval_{self._config.views}_views')
+            if name.startswith('views')
+            else f'eval/{name}': x
+            for name, x in results.items()
+        }
+        if self._position.evaluated < step:
+            plateau = self._config.learning_rate.plateau
+            progress = self._position.progress.after_evaluation(plateau, results['top1_error'])
+            self._position = dataclasses.replace(
+                self._position, progress=progress, evaluated=step
+            )
+            self._writer.scalars(step, named)
+            self._show_filters()
+        self._line.evaluated(results)
+
+    def _test_batches(self) -> Iterator[loader.Batch]:
+        config = self._config
+        for batch in loader.evaluation_batches(
+            self._splits.eval,
+            config.evaluation.batch_size,
+            config.dataset.image_size,
+            config.loader.threads,
+            config.loader.prefetch,
+        ):
+            if self._stop.signal:
+                raise _Interrupted
+            yield batch
+
+    def _show_filters(self) -> None:
+        kernel_THWIO = jax.device_get(self.state.params['conv1']['kernel_THWIO'])
+        self._writer.filters(self._position.step, kernel_THWIO)

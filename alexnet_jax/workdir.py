@@ -1,0 +1,106 @@
+"""The folder of a run: `config.json`, and that one run at a time, of one config, uses it."""
+
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from alexnet_jax import config as settings
+from alexnet_jax.errors import UserError
+
+VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets')
+
+
+class Workdir:
+    """Holds a run's folder for one process.
+
+    Raises:
+      UserError: on entering, where the folder cannot be written, another process uses it, or it
+        belongs to a run with other settings.
+    """
+
+    def __init__(self, path: Path, config: settings.Config, mesh: jax.sharding.Mesh):
+        self.path, self._config, self._mesh = path, config, mesh
+
+    def __enter__(self) -> Path:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / 'lock', 'a+')
+        except OSError as error:
+            raise UserError(
+                f'cannot write to the workdir {self.path}: {error.strerror}; choose another --workdir'
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or 'another process'
+            raise UserError(
+                f'{owner} is using {self.path}: wait for it, or choose another --workdir'
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(f'process {os.getpid()} on {platform.node()}')
+        self._lock.flush()
+        self._claim()
+        return self.path
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.close()
+
+    def _claim(self) -> None:
+        file = self.path / 'config.json'
+        ours = json.loads(json.dumps(settings.as_dict(self._config)))
+        sessions = []
+        if file.exists():
+            try:
+                known = json.loads(file.read_text())
+                theirs, sessions = known['config'], known['sessions']
+            except (ValueError, KeyError) as error:
+                raise UserError(f'{file} cannot be read: {error}; choose another --workdir') from error
+            difference = _difference(theirs, ours)
+            if difference:
+                raise UserError(
+                    f'{self.path} belongs to a run with {difference}: '
+                    'choose another --workdir, or delete it to begin again'
+                )
+        sessions.append(_session(self._mesh))
+        partial = file.with_suffix('.partial')
+        partial.write_text(json.dumps({'config': ours, 'sessions': sessions}, indent=2) + '\n')
+        partial.rename(file)
+
+
+def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """What the settings of a run may not differ in, in a few words; '' if nothing."""
+    old, new = settings.flatten(theirs), settings.flatten(ours)
+    names = [
+        name
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name.split('.')[0] not in settings.FREE_TO_CHANGE
+    ]
+    shown = [f'{name}={old.get(name)} (now {new.get(name)})' for name in names[:3]]
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return ', '.join(shown) + more
+
+
+def _session(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    return {
+        'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        'python': platform.python_version(),
+        'versions': {name: importlib.metadata.version(name) for name in VERSIONS},
+        'mesh': dict(mesh.shape),
+        'devices': [str(device) for device in mesh.devices.flat],
+        'device_kind': mesh.devices.flat[0].device_kind,
+        'processor': platform.processor() or platform.machine(),
+    }

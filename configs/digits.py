@@ -1,0 +1,81 @@
+"""The paper's net at a quarter of its width, on the handwritten digits that come with scikit-learn.
+
+Everything that trains the full net, in about a minute on two cores: two towers on two devices,
+response normalization, overlapping pooling, dropout, momentum and weight decay as printed.
+
+    python -m alexnet_jax.main
+
+What differs from configs/ilsvrc2012.py: images of 72 pixels and crops of 64 (the ratio of 256 and
+224), no reflections (a mirrored 2 is no 2), width 1/4, batches of 64, 24 epochs with rates by
+steps, and larger initial weights in conv3 to conv5, as the 2012 code had them, and in fc6, which
+reads 1 pixel of the last maps where the full net reads 6x6.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Returns the settings, by value."""
+    c = ConfigDict()
+    c.seed = 0
+
+    c.dataset = ConfigDict()
+    c.dataset.name = 'digits'
+    c.dataset.data_dir = ''  # TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
+    c.dataset.train_split = 'train'
+    c.dataset.eval_split = 'test'
+    c.dataset.classes = 10
+    c.dataset.image_size = 72
+
+    c.augmentation = ConfigDict()
+    c.augmentation.crop = 64
+    c.augmentation.mirror = False
+
+    c.model = ConfigDict()
+    c.model.towers = 2
+    c.model.width = 0.25
+    c.model.conv1 = ConfigDict(
+        dict(maps=48, kernel=11, stride=4, padding=0, std=0.01, bias=0.0)
+        | dict(then=('relu', 'response_normalization', 'max_pooling'))
+    )
+    c.model.conv2 = ConfigDict(
+        dict(maps=128, kernel=5, stride=1, padding=2, std=0.01, bias=1.0)
+        | dict(then=('relu', 'response_normalization', 'max_pooling'))
+    )
+    c.model.conv3 = ConfigDict(
+        dict(maps=192, kernel=3, stride=1, padding=1, std=0.03, bias=0.0, then=('relu',))
+    )
+    c.model.conv4 = ConfigDict(
+        dict(maps=192, kernel=3, stride=1, padding=1, std=0.03, bias=1.0, then=('relu',))
+    )
+    c.model.conv5 = ConfigDict(
+        dict(maps=128, kernel=3, stride=1, padding=1, std=0.03, bias=1.0)
+        | dict(then=('relu', 'max_pooling'))
+    )
+    c.model.fc6 = ConfigDict(dict(units=2048, std=0.03, bias=1.0, dropout=0.5))
+    c.model.fc7 = ConfigDict(dict(units=2048, std=0.01, bias=1.0, dropout=0.5))
+    c.model.fc8 = ConfigDict(dict(std=0.01, bias=0.0))
+    c.model.response_normalization = ConfigDict(dict(size=5, k=2.0, alpha=1e-4, beta=0.75))
+    c.model.max_pooling = ConfigDict(dict(window=3, stride=2))
+
+    c.optimizer = ConfigDict()
+    c.optimizer.batch_size = 64
+    c.optimizer.epochs = 24.0
+    c.optimizer.momentum = 0.9
+    c.optimizer.weight_decay = 0.0005
+    c.optimizer.bias_weight_decay = 0.0005
+    c.optimizer.bias_rate_factor = 1.0
+
+    c.learning_rate = ConfigDict()
+    c.learning_rate.initial = 0.01
+    c.learning_rate.schedule = 'steps'
+    c.learning_rate.plateau = ConfigDict(dict(divide_by=10.0, drops=3, patience=3))
+    c.learning_rate.steps = ConfigDict(dict(divide_by=10.0, epochs=(14.0, 20.0)))
+    c.learning_rate.fixed = ConfigDict(dict(levels=4, divide_by=250.0))
+
+    c.mesh = ConfigDict(dict(tower=0, data=0))  # 0 chooses
+    c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=128))
+    c.checkpoint = ConfigDict(dict(every_epochs=5.0, keep=2))
+    c.log = ConfigDict(dict(every_steps=10))
+    c.loader = ConfigDict(dict(threads=0, prefetch=4))
+    return c
