@@ -5,6 +5,7 @@ subtracted wherever the image was cropped (2012: convdata_jpeg.py:209).
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,31 +18,39 @@ def central(mean_HWC: Array, crop: int) -> Array:
     return mean_HWC[top : top + crop, left : left + crop]
 
 
-def random_views(
-    images_BHWC: Array, mean_HWC: Array, key: Array, numbers_B: Array, crop: int, mirror: bool
-) -> Array:
-    """A random crop of each image and, with `mirror`, its reflection half of the time.
+class Draw(NamedTuple):
+    """Where each image is cropped, in pixels, and whether it is mirrored; (B,) each."""
+
+    top: Array
+    left: Array
+    mirrored: Array
+
+
+def draw_views(key: Array, images: int, positions: int, mirror: bool) -> Draw:
+    """Random views for a whole batch: all positions^2 places equally probable, half mirrored."""
+    top, left, coin = jax.random.bits(key, (3, images))
+    mirrored = coin < jnp.uint32(2**31) if mirror else jnp.zeros(images, bool)
+    # 2^32 is so much larger than `positions` that the remainder's bias is below 1 in 10^7.
+    return Draw(*(x % jnp.uint32(positions) for x in (top, left)), mirrored)
+
+
+def random_views(images_BHWC: Array, mean_HWC: Array, draw: Draw, crop: int) -> Array:
+    """A random crop of each image and, where drawn, its reflection.
 
     Args:
       images_BHWC: (B, size, size, 3) uint8.
       mean_HWC: (size, size, 3) float32, the training set's mean image.
-      key: of this training step.
-      numbers_B: (B,) int32; an image's place in the whole batch decides its draw.
+      draw: one entry for each of these images.
 
     Returns:
-      (B, crop, crop, 3) float32. All (size - crop + 1)^2 positions are equally probable.
+      (B, crop, crop, 3) float32.
     """
-    positions = images_BHWC.shape[1] - crop + 1
 
-    def view(image_HWC: Array, number: Array) -> Array:
-        place, flip = jax.random.split(jax.random.fold_in(key, number))
-        top, left = jax.random.randint(place, (2,), 0, positions)
-        cropped = jax.lax.dynamic_slice(image_HWC, (top, left, 0), (crop, crop, 3))
-        if mirror:
-            cropped = jnp.where(jax.random.bernoulli(flip), cropped[:, ::-1], cropped)
-        return cropped
+    def view(image_HWC: Array, top: Array, left: Array, mirrored: Array) -> Array:
+        cropped = jax.lax.dynamic_slice(image_HWC, (top, left, jnp.uint32(0)), (crop, crop, 3))
+        return jnp.where(mirrored, cropped[:, ::-1], cropped)
 
-    views = jax.vmap(view)(images_BHWC, numbers_B)
+    views = jax.vmap(view)(images_BHWC, *draw)
     return views.astype(jnp.float32) - central(mean_HWC, crop)[None]
 
 

@@ -40,7 +40,7 @@ def make_evaluate(
       'views/' if there are several, and 'images'.
     """
     graph = model.graph(config)
-    params_specs = towers.specs(mesh, jax.eval_shape(lambda: model.initialize(config)))
+    params_specs = towers.specs(mesh, model.shapes(config))
     images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'step')
     size, crop = config.dataset.image_size, config.augmentation.crop
     views = augmentation.test_views(size, crop, config.augmentation.mirror)

@@ -37,7 +37,7 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
     """Runs; gives the exit code."""
-    from alexnet_jax import tables, towers, train
+    from alexnet_jax import datasets, tables, towers, train
     from alexnet_jax.workdir import Workdir
 
     towers.prepare_cpu_devices(config.mesh)
@@ -46,13 +46,15 @@ def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
     if dry_run:
         print(f'\n{tables.resolved(config)}\n\n{tables.net_table(config, mesh)}')
         return 0
+    splits = datasets.open_splits(config.dataset)
+    plan = settings.durations(config, len(splits.train))
     with train.Stop() as stop, Workdir(workdir, config, mesh) as folder:
-        loop = train.Loop(config, mesh, folder, stop)
+        loop = train.Loop(config, mesh, splits, plan, folder, stop)
         if loop.step:
-            print(f'going on in {workdir} after step {loop.step} of {loop.plan.steps}', flush=True)
+            print(f'going on in {workdir} after step {loop.step} of {plan.steps}', flush=True)
         if not loop.run():
             print(
-                f'stopped by {stop.signal} after step {loop.step} of {loop.plan.steps} and saved: '
+                f'stopped by {stop.signal} after step {loop.step} of {plan.steps} and saved: '
                 'the same command goes on from there'
             )
             return train.STOPPED
@@ -70,7 +72,7 @@ def _parse(arguments: list[str]) -> list[str]:
         known = settings.flatten(_load(path).to_dict())
         for argument in arguments:
             _check_name(argument, known)
-        logging.set_verbosity(logging.WARNING)  # a flag of its own, --verbosity, asks for more
+        logging.set_verbosity(logging.ERROR)  # a flag of its own, --verbosity, asks for more
         try:
             rest = flags.FLAGS(arguments)
         except flags.Error as error:

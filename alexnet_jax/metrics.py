@@ -35,7 +35,10 @@ class Writer:
         if self._file.exists():
             self._take_back(step, evaluated)
         self._board = SummaryWriter(
-            str(workdir), purge_step=step + 1 if step else None, flush_secs=10
+            str(workdir),
+            purge_step=step + 1 if step else None,
+            flush_secs=10,
+            filename_suffix=f'.{step:09}',  # two restarts in one second do not share a file
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

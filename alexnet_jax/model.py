@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -21,21 +22,25 @@ from alexnet_jax.convolution import convolution, convolved_size
 from alexnet_jax.errors import UserError
 from alexnet_jax.normalization import response_normalization
 from alexnet_jax.pooling import max_pooling, pooled_size
-from alexnet_jax.towers import combine, exchange, tower_numbers
+from alexnet_jax.towers import combine, exchange, own_part
 
 CHANNELS = 3
+
+# Where initial weights come from. Drawn on the host, which needs no compilation (with JAX's own
+# generator it took 16 s on two cores); None leaves them zero, where shapes alone matter.
+Rng = np.random.Generator | None
 
 
 class Convolution(nnx.Module):
     """A convolution per tower and what follows it: ReLU, response normalization, max-pooling."""
 
-    def __init__(self, name: str, model: settings.Model, maps_in: int, *, rngs: nnx.Rngs):
+    def __init__(self, name: str, model: settings.Model, maps_in: int, *, rng: Rng):
         layer = model.convolutions()[name]
         towers, maps = model.towers, model.widened(layer.maps)
         self.layer, self.norm, self.pool = layer, model.response_normalization, model.max_pooling
         shape = (towers, layer.kernel, layer.kernel, maps_in, maps)
-        self.kernel_THWIO = nnx.Param(_gaussian(rngs, shape, model.initial_std(layer)))
-        self.bias_TO = nnx.Param(jnp.full((towers, maps), layer.bias, jnp.float32))
+        self.kernel_THWIO = nnx.Param(_gaussian(rng, shape, model.initial_std(layer)))
+        self.bias_TO = nnx.Param(np.full((towers, maps), layer.bias, np.float32))
 
     def __call__(self, maps: list[Array]) -> list[Array]:
         kernel_THWIO, bias_TO = self.kernel_THWIO[...], self.bias_TO[...]
@@ -63,27 +68,27 @@ class Convolution(nnx.Module):
 class Hidden(nnx.Module):
     """A fully-connected layer per tower, ReLU and dropout (§4.2)."""
 
-    def __init__(self, name: str, model: settings.Model, units_in: int, *, rngs: nnx.Rngs):
+    def __init__(self, name: str, model: settings.Model, units_in: int, *, rng: Rng):
         layer = model.hidden()[name]
         towers, units = model.towers, model.widened(layer.units)
-        self.layer, self.number = layer, int(name.removeprefix('fc'))
+        self.layer, self.number, self.towers = layer, int(name.removeprefix('fc')), towers
         std = model.initial_std(layer)
-        self.kernel_TIO = nnx.Param(_gaussian(rngs, (towers, units_in, units), std))
-        self.bias_TO = nnx.Param(jnp.full((towers, units), layer.bias, jnp.float32))
+        self.kernel_TIO = nnx.Param(_gaussian(rng, (towers, units_in, units), std))
+        self.bias_TO = nnx.Param(np.full((towers, units), layer.bias, np.float32))
 
     def __call__(self, units: list[Array], masks: 'Masks | None') -> list[Array]:
         kernel_TIO, bias_TO = self.kernel_TIO[...], self.bias_TO[...]
         out = [relu(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
-        return dropout(out, self.layer.dropout, self.number, masks)
+        return dropout(out, self.layer.dropout, self.number, self.towers, masks)
 
 
 class Output(nnx.Module):
     """The layer before the softmax: the towers' partial products, summed."""
 
-    def __init__(self, model: settings.Model, units_in: int, classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, model: settings.Model, units_in: int, classes: int, *, rng: Rng):
         shape = (model.towers, units_in, classes)
-        self.kernel_TIK = nnx.Param(_gaussian(rngs, shape, model.initial_std(model.fc8)))
-        self.bias = nnx.Param(jnp.full((classes,), model.fc8.bias, jnp.float32))
+        self.kernel_TIK = nnx.Param(_gaussian(rng, shape, model.initial_std(model.fc8)))
+        self.bias = nnx.Param(np.full((classes,), model.fc8.bias, np.float32))
 
     def __call__(self, units: list[Array]) -> Array:
         kernel_TIK = self.kernel_TIK[...]
@@ -94,12 +99,12 @@ class Output(nnx.Module):
 class AlexNet(nnx.Module):
     """The towers that live on one device, in step with those that do not."""
 
-    def __init__(self, config: settings.Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: settings.Config, *, rng: Rng):
         model = config.model
         towers, rows = model.towers, {row.name: row for row in layer_table(config)}
 
         def conv(name: str, maps_in: int) -> Convolution:
-            return Convolution(name, model, maps_in, rngs=rngs)
+            return Convolution(name, model, maps_in, rng=rng)
 
         self.conv1 = conv('conv1', CHANNELS)
         self.conv2 = conv('conv2', rows['conv1'].maps)
@@ -107,9 +112,9 @@ class AlexNet(nnx.Module):
         self.conv4 = conv('conv4', rows['conv3'].maps)
         self.conv5 = conv('conv5', rows['conv4'].maps)
         flat = rows['conv5'].maps * rows['conv5'].pooled ** 2
-        self.fc6 = Hidden('fc6', model, flat * towers, rngs=rngs)
-        self.fc7 = Hidden('fc7', model, rows['fc6'].maps * towers, rngs=rngs)
-        self.fc8 = Output(model, rows['fc7'].maps, config.dataset.classes, rngs=rngs)
+        self.fc6 = Hidden('fc6', model, flat * towers, rng=rng)
+        self.fc7 = Hidden('fc7', model, rows['fc6'].maps * towers, rng=rng)
+        self.fc8 = Output(model, rows['fc7'].maps, config.dataset.classes, rng=rng)
 
     def __call__(self, images_BHWC: Array, masks: 'Masks | None' = None) -> Array:
         """Class scores.
@@ -143,36 +148,45 @@ class Masks:
 
     Attributes:
       key: of this training step.
-      image_numbers: (B,) int32, where in the whole batch this device's images stand.
+      images: in the whole batch.
     """
 
     key: Array
-    image_numbers: Array
+    images: int
 
-    def draw(self, layer: int, tower: Any, units: int, keep: float) -> Array:
-        """(B, units) bool, True with probability `keep`."""
-        key = jax.random.fold_in(jax.random.fold_in(self.key, layer), tower)
+    def draw(self, layer: int, towers: int, units: int, keep: float) -> Array:
+        """(towers here, images here, units) bool, True with probability `keep`.
 
-        def row(image: Array) -> Array:
-            return jax.random.bernoulli(jax.random.fold_in(key, image), keep, (units,))
+        Every device draws for the whole net and batch and takes its part; each number follows from
+        its place alone, so what is not taken is not computed.
+        """
+        key = jax.random.fold_in(self.key, layer)
+        everywhere = jax.random.bernoulli(key, keep, (towers, self.images, units))
+        return own_part(everywhere)
 
-        return jax.vmap(row)(self.image_numbers)
 
+def dropout(
+    units: list[Array], rate: float, layer: int, towers: int, masks: Masks | None
+) -> list[Array]:
+    """Each output zero with probability `rate` in training, times 1 - rate at test (§4.2).
 
-def dropout(units: list[Array], rate: float, layer: int, masks: Masks | None) -> list[Array]:
-    """Each output zero with probability `rate` in training, times 1 - rate at test (§4.2)."""
+    Args:
+      units: for each tower here, (images here, units).
+      layer: its number, so that layers do not share masks.
+      towers: in the whole net.
+    """
     if rate == 0:
         return units
     if masks is None:
         return [x * (1 - rate) for x in units]
-    return [
-        jnp.where(masks.draw(layer, tower, x.shape[1], 1 - rate), x, jnp.zeros((), x.dtype))
-        for tower, x in zip(tower_numbers(len(units)), units, strict=True)
-    ]
+    drawn = masks.draw(layer, towers, units[0].shape[1], 1 - rate)
+    return [jnp.where(mask, x, jnp.zeros((), x.dtype)) for mask, x in zip(drawn, units, strict=True)]
 
 
-def _gaussian(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> Array:
-    return std * jax.random.normal(rngs.params(), shape, jnp.float32)
+def _gaussian(rng: Rng, shape: tuple[int, ...], std: float) -> Array | np.ndarray:
+    if rng is None:
+        return jnp.zeros(shape, jnp.float32)
+    return np.float32(std) * rng.standard_normal(shape, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,18 +248,27 @@ def parameter_count(config: settings.Config) -> int:
 
 
 def initialize(config: settings.Config) -> dict[str, Any]:
-    """The initial parameters: nested dict of float32 arrays, a function of the seed alone.
+    """The initial parameters: nested dict of float32 arrays on the host, a function of the seed.
 
     Weights are Gaussian with mean 0, biases constant (§5). Every array but fc8's bias begins with
     the axis of towers.
     """
-    model = AlexNet(config, rngs=nnx.Rngs(config.seed))
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    net = AlexNet(config, rng=np.random.default_rng(config.seed))
+    return nnx.to_pure_dict(nnx.state(net, nnx.Param))
+
+
+def shapes(config: settings.Config) -> dict[str, Any]:
+    """The shapes and dtypes of the parameters."""
+    return nnx.to_pure_dict(nnx.state(_abstract(config), nnx.Param))
 
 
 def graph(config: settings.Config) -> nnx.GraphDef[AlexNet]:
     """The net without its parameters, for `apply`."""
-    return nnx.split(nnx.eval_shape(lambda: AlexNet(config, rngs=nnx.Rngs(0))))[0]
+    return nnx.split(_abstract(config))[0]
+
+
+def _abstract(config: settings.Config) -> AlexNet:
+    return nnx.eval_shape(lambda: AlexNet(config, rng=None))
 
 
 def apply(

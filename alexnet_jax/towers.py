@@ -147,18 +147,30 @@ def total_over_data(x: Any) -> Any:
     return jax.lax.psum(x, DATA) if jax.lax.axis_size(DATA) > 1 else x
 
 
-def tower_numbers(towers_here: int) -> list[Any]:
-    """Which of the towers live here, counted over the whole net."""
-    first = jax.lax.axis_index(TOWER) * towers_here if jax.lax.axis_size(TOWER) > 1 else 0
-    return [first + i for i in range(towers_here)]
+def copy_for_each_share(params: Any) -> Any:
+    """The parameters as each share of the batch uses them; their gradients are summed over all."""
+    if jax.lax.axis_size(DATA) == 1:
+        return params
+    return jax.tree.map(lambda x: jax.lax.pcast(x, DATA, to='varying'), params)
 
 
-def image_numbers(images_here: int) -> Array:
-    """Where in the whole batch this device's images stand; (images,) int32."""
-    numbers = jnp.arange(images_here, dtype=jnp.int32)
-    if jax.lax.axis_size(DATA) > 1:
-        numbers = numbers + jax.lax.axis_index(DATA) * images_here
-    return numbers
+def own_part(everywhere: Array) -> Array:
+    """What concerns this device: (T, B, ...) to (towers here, images here, ...)."""
+    return own_images(_own(everywhere, TOWER, axis=0), axis=1)
+
+
+def own_images(everywhere: Array, axis: int = 0) -> Array:
+    """This device's share of an array with one entry for each image of the whole batch."""
+    return _own(everywhere, DATA, axis)
+
+
+def _own(everywhere: Array, mesh_axis: str, axis: int) -> Array:
+    devices = jax.lax.axis_size(mesh_axis)
+    if devices == 1:
+        return everywhere
+    here = everywhere.shape[axis] // devices
+    first = jax.lax.axis_index(mesh_axis) * here
+    return jax.lax.dynamic_slice_in_dim(everywhere, first, here, axis)
 
 
 def device_names(mesh: jax.sharding.Mesh, towers: int) -> list[str]:

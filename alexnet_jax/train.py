@@ -16,7 +16,7 @@ from jax import Array
 
 from alexnet_jax import augmentation, datasets, loader, metrics, model, towers
 from alexnet_jax.checkpoint import Checkpoints, Position
-from alexnet_jax.config import Config, Durations, durations
+from alexnet_jax.config import Config, Durations
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluate import credit, make_evaluate
 from alexnet_jax.optimizer import learning_rate, paper_momentum
@@ -38,25 +38,27 @@ class State(NamedTuple):
     velocity: Any
 
 
-def initial_state(config: Config) -> State:
-    """The state before the first step, a function of the settings alone; traceable."""
-    params = model.initialize(config)
-    return State(jnp.int32(0), params, paper_momentum(config.optimizer).init(params))
+def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
+    """The state before the first step, a function of the settings alone, where it belongs."""
+    shardings = towers.shardings(mesh, towers.specs(mesh, _shapes(config)))
+    params = jax.device_put(model.initialize(config), shardings.params)
+    init = jax.jit(paper_momentum(config.optimizer).init, out_shardings=shardings.velocity)
+    return State(jax.device_put(np.int32(0), shardings.step), params, init(params))
 
 
 def state_shapes(config: Config, mesh: jax.sharding.Mesh) -> State:
     """Shapes, dtypes and shardings of the state."""
-    shapes = jax.eval_shape(lambda: initial_state(config))
+    shapes = _shapes(config)
     shardings = towers.shardings(mesh, towers.specs(mesh, shapes))
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
 
 
-def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
-    """The initial state, made on the devices where it belongs."""
-    shardings = jax.tree.map(lambda x: x.sharding, state_shapes(config, mesh))
-    return jax.jit(lambda: initial_state(config), out_shardings=shardings)()
+def _shapes(config: Config) -> State:
+    params = model.shapes(config)
+    velocity = jax.eval_shape(paper_momentum(config.optimizer).init, params)
+    return State(jax.ShapeDtypeStruct((), jnp.int32), params, velocity)
 
 
 StepFunction = Callable[
@@ -73,8 +75,8 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
       memory is reused) and 'loss' (nats) and 'top1_error' (fraction), means over the batch.
     """
     graph, update = model.graph(config), paper_momentum(config.optimizer)
-    batch_size = config.optimizer.batch_size
-    state_specs = towers.specs(mesh, jax.eval_shape(lambda: initial_state(config)))
+    batch_size, crop = config.optimizer.batch_size, config.augmentation.crop
+    state_specs = towers.specs(mesh, _shapes(config))
     images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -86,20 +88,19 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
     )
     def step(state: State, batch: Any, mean: Array, rate: Array) -> tuple[State, Any]:
         """What one device does."""
-        numbers = towers.image_numbers(len(batch['label']))
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, mask_key = jax.random.split(key)
-        views_BHWC = augmentation.random_views(
-            batch['image'],
-            mean,
-            view_key,
-            numbers,
-            config.augmentation.crop,
-            config.augmentation.mirror,
+        positions = config.dataset.image_size - crop + 1
+        draw = augmentation.draw_views(
+            view_key, batch_size, positions, config.augmentation.mirror
         )
+        draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
+        views_BHWC = augmentation.random_views(batch['image'], mean, draw, crop)
+        masks = model.Masks(mask_key, batch_size)
 
         def loss(params: Any) -> tuple[Array, Array]:
-            logits_BK = model.apply(graph, params, views_BHWC, model.Masks(mask_key, numbers))
+            params = towers.copy_for_each_share(params)
+            logits_BK = model.apply(graph, params, views_BHWC, masks)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
             return towers.total_over_data(losses.sum()) / batch_size, logits_BK
 
@@ -145,15 +146,21 @@ class Loop:
     """A run from where its workdir left it to its end.
 
     Attributes:
-      plan: the durations in steps.
       results: the last evaluation, of all views once the run has ended; see `make_evaluate`.
       step: training steps done.
     """
 
-    def __init__(self, config: Config, mesh: jax.sharding.Mesh, workdir: Path, stop: Stop):
-        self._config, self._mesh, self._stop = config, mesh, stop
-        self._splits = datasets.open_splits(config.dataset)
-        self.plan = durations(config, len(self._splits.train))
+    def __init__(
+        self,
+        config: Config,
+        mesh: jax.sharding.Mesh,
+        splits: datasets.Splits,
+        plan: Durations,
+        workdir: Path,
+        stop: Stop,
+    ):
+        self._config, self._mesh, self._splits = config, mesh, splits
+        self._plan, self._stop = plan, stop
         self.results: dict[str, float] = {}
         mean = loader.mean_image(
             self._splits.train,
@@ -169,7 +176,7 @@ class Loop:
         restored = self._checkpoints.restore(state_shapes(config, mesh))
         self.state, self._position = restored or (place_initial_state(config, mesh), Position())
         self._writer = metrics.Writer(workdir, self._position.step, self._position.evaluated)
-        self._line = metrics.ProgressLine(self.plan)
+        self._line = metrics.ProgressLine(self._plan)
 
     def run(self) -> bool:
         """Trains to the end; False if a signal stopped it before. Either way all is saved.
@@ -184,8 +191,8 @@ class Loop:
             else:
                 self._evaluate_and_save()  # makes up for what a signal cut short
             batches, pending = self._batches(first), None
-            batch = next(batches) if first < self.plan.steps else None
-            for step in range(first, self.plan.steps):
+            batch = next(batches) if first < self._plan.steps else None
+            for step in range(first, self._plan.steps):
                 rate = self._rate(step)
                 self.state, coming = self._train_step(
                     self.state, batch, self._mean, jnp.float32(rate)
@@ -200,7 +207,7 @@ class Loop:
                     if self._stop.signal:
                         break
             self._checkpoints.wait()
-            return self._position.evaluated == self.plan.steps
+            return self._position.evaluated == self._plan.steps
         finally:
             self._line.close()
             self._checkpoints.close()
@@ -230,11 +237,11 @@ class Loop:
 
     def _rate(self, step: int) -> float:
         rate, epochs = self._config.learning_rate, self._config.optimizer.epochs
-        return learning_rate(rate, self.plan.epoch(step), epochs, self._position.progress)
+        return learning_rate(rate, self._plan.epoch(step), epochs, self._position.progress)
 
     def _due(self, step: int) -> bool:
-        return step == self.plan.steps or not (
-            step % self.plan.evaluate_every and step % self.plan.save_every
+        return step == self._plan.steps or not (
+            step % self._plan.evaluate_every and step % self._plan.save_every
         )
 
     def _note(self, pending: tuple[int, float, dict[str, Array]] | None) -> None:
@@ -250,25 +257,25 @@ class Loop:
             )
         self._position = self._position.after_step(step, values)
         speed = self._line.step(step, values, rate)
-        if step % self._config.log.every_steps == 0 or step == self.plan.steps:
+        if step % self._config.log.every_steps == 0 or step == self._plan.steps:
             means, self._position = self._position.take_means()
             self._writer.scalars(
                 step,
                 {f'train/{name}': x for name, x in means.items()}
-                | {'learning_rate': rate, 'epoch': self.plan.epoch(step)}
+                | {'learning_rate': rate, 'epoch': self._plan.epoch(step)}
                 | ({'images_per_second': speed} if speed else {}),
             )
 
     def _evaluate_and_save(self) -> None:
         """Does what is due at this step; a signal cuts the evaluation short."""
         step = self._position.step
-        last = step == self.plan.steps
-        if last or (step % self.plan.evaluate_every == 0 and self._position.evaluated < step):
+        last = step == self._plan.steps
+        if last or (step % self._plan.evaluate_every == 0 and self._position.evaluated < step):
             try:
                 self._evaluate(self._config.views if last else 1)
             except _Interrupted:
                 pass
-        if last or step % self.plan.save_every == 0 or self._stop.signal:
+        if last or step % self._plan.save_every == 0 or self._stop.signal:
             self._checkpoints.save(self.state, self._position)
 
     def _evaluate(self, views: int) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -32,11 +31,23 @@ class Workdir:
     def __enter__(self) -> Path:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / 'lock', 'a+')
+            self._lock = open(self.path / 'lock', 'a+')  # noqa: SIM115, open until the run ends
         except OSError as error:
             raise UserError(
                 f'cannot write to the workdir {self.path}: {error.strerror}; choose another --workdir'
             ) from error
+        try:
+            self._take_lock()
+            self._claim()
+        except UserError:
+            self._lock.close()
+            raise
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def _take_lock(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -48,16 +59,6 @@ class Workdir:
         self._lock.truncate(0)
         self._lock.write(f'process {os.getpid()} on {platform.node()}')
         self._lock.flush()
-        self._claim()
-        return self.path
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lock.close()
 
     def _claim(self) -> None:
         file = self.path / 'config.json'

@@ -1,0 +1,66 @@
+"""Whole runs, as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+import nets
+from alexnet_jax import config as settings
+from alexnet_jax import train
+from alexnet_jax.checkpoint import Checkpoints
+
+# Small and short: 22 steps, evaluated every 11 or so, saved every 5.
+SHORT = {
+    'model.width': 0.0625,
+    'optimizer.batch_size': 128,
+    'optimizer.epochs': 2.0,
+    'evaluation.every_epochs': 1.0,
+    'checkpoint.every_epochs': 0.5,
+    'checkpoint.keep': 3,
+    'log.every_steps': 4,
+    'learning_rate.schedule': 'plateau',
+}
+
+
+def command(workdir, data_dir, *arguments, **settings):
+    """The command line; `settings` have __ for the dot."""
+    values = SHORT | {'dataset.data_dir': data_dir}
+    values |= {name.replace('__', '.'): value for name, value in settings.items()}
+    return [
+        *(sys.executable, '-m', 'alexnet_jax.main', f'--workdir={workdir}'),
+        *(f'--config.{name}={value}' for name, value in values.items()),
+        *arguments,
+    ]
+
+
+def start(arguments):
+    environment = {k: v for k, v in os.environ.items() if k not in ('JAX_NUM_CPU_DEVICES', 'XLA_FLAGS')}
+    return subprocess.Popen(
+        arguments, cwd=nets.ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def run(arguments):
+    process = start(arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def final(workdir):
+    """The step and all arrays of the newest checkpoint, by name."""
+    config = settings.resolve(json.loads((workdir / 'config.json').read_text())['config'])
+    checkpoints = Checkpoints(workdir / 'checkpoints', keep=config.checkpoint.keep)
+    state, position = checkpoints.restore(train.state_shapes(config, nets.mesh_of(1)))
+    checkpoints.close()
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return position.step, {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+
+
+def metrics(workdir):
+    """The lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != 'images_per_second'} for line in lines]

@@ -1,0 +1,84 @@
+"""A restart ends where an uninterrupted run ends, bit for bit."""
+
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import runs
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, data_dir):
+    """A run that nothing interrupts."""
+    workdir = tmp_path_factory.mktemp('whole')
+    code, _, err = runs.run(runs.command(workdir, data_dir))
+    assert code == 0, err
+    return workdir
+
+
+def wait_for_step(workdir, step, process):
+    """Until the log has reached a step."""
+    file = workdir / 'metrics.jsonl'
+    while process.poll() is None:
+        if file.exists() and any(f'"step": {s},' in file.read_text() for s in range(step, step + 4)):
+            return
+        time.sleep(0.01)
+
+
+def assert_same_end(workdir, whole):
+    (step, ours), (expected_step, theirs) = runs.final(workdir), runs.final(whole)
+    assert step == expected_step == 23
+    assert ours.keys() == theirs.keys()
+    assert len(ours) == 1 + 2 * 16  # the step, and a velocity for each of 16 parameters
+    for name, x in ours.items():
+        np.testing.assert_array_equal(x, theirs[name], err_msg=name)
+    assert runs.metrics(workdir) == runs.metrics(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('step', [4, 12, 20])
+def test_killed(tmp_path, data_dir, whole, step):
+    """kill -9 at some moment from a step on, then the same command."""
+    process = runs.start(runs.command(tmp_path, data_dir))
+    wait_for_step(tmp_path, step, process)
+    time.sleep(random.uniform(0, 0.3))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    code, _, err = runs.run(runs.command(tmp_path, data_dir))
+    assert code == 0, err
+    assert_same_end(tmp_path, whole)
+    assert not list((tmp_path / 'checkpoints').glob('*tmp*'))  # nothing torn stays
+
+
+@pytest.mark.slow
+def test_told_to_stop(tmp_path, data_dir, whole):
+    """SIGTERM: one save, a code of its own, a line that says so; then the same end."""
+    process = runs.start(runs.command(tmp_path, data_dir))
+    wait_for_step(tmp_path, 4, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert 'stopped by SIGTERM after step' in out
+    code, out, err = runs.run(runs.command(tmp_path, data_dir))
+    assert code == 0, err
+    assert 'going on in' in out
+    assert_same_end(tmp_path, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('before', 'after'), [(1, 2), (2, 1)])
+def test_goes_on_with_another_number_of_devices(tmp_path, data_dir, whole, before, after):
+    process = runs.start(runs.command(tmp_path, data_dir, mesh__tower=before))
+    wait_for_step(tmp_path, 8, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    code, out, err = runs.run(runs.command(tmp_path, data_dir, mesh__tower=after))
+    assert code == 0, err
+    assert 'going on in' in out
+    (_, ours), (_, theirs) = runs.final(tmp_path), runs.final(whole)
+    for name, x in ours.items():
+        np.testing.assert_allclose(x, theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)

@@ -1,0 +1,69 @@
+import dataclasses
+
+import pytest
+
+import nets
+from alexnet_jax import config as settings
+from alexnet_jax.errors import UserError
+
+
+def test_every_config_resolves():
+    for path in (nets.ROOT / 'configs').glob('*.py'):
+        assert nets.override(nets.load(path.stem)).dataset.classes >= 2
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        ({'optimizer__momentun': 0.9}, 'unknown setting optimizer.momentun: did you mean optimizer.momentum?'),
+        ({'optimizer__batch_size': 8.5}, 'optimizer.batch_size must be of type int, not 8.5'),
+        ({'optimizer__batch_size': True}, 'optimizer.batch_size must be of type int, not True'),
+        ({'optimizer__momentum': 1.0}, 'optimizer.momentum=1.0 must be at least 0 and below 1'),
+        ({'optimizer__epochs': 0.0}, 'optimizer.epochs=0.0 must be above 0'),
+        ({'learning_rate__initial': float('nan')}, 'learning_rate.initial=nan must be a finite number'),
+        ({'learning_rate__schedule': 'cosine'}, "'cosine' is none of plateau, steps, fixed"),
+        ({'augmentation__crop': 73}, 'augmentation.crop=73 is larger than dataset.image_size=72'),
+        ({'model__conv1__then': ('relu', 'lrn')}, "model.conv1.then has 'lrn', which is none of relu"),
+        ({'model__fc6': 5}, 'model.fc6 is a section with settings of its own, not 5'),
+        ({'mesh__tower': 3}, 'mesh.tower=3 does not divide model.towers=2'),
+        ({'mesh__data': 3}, 'optimizer.batch_size=8 is not divisible by mesh.data=3'),
+        ({'model__towers': 0}, 'model.towers=0 must be at least 1'),
+        ({'dataset__classes': 1}, 'dataset.classes=1 must be at least 2'),
+    ],
+)
+def test_what_cannot_be_is_named(overrides, message):
+    with pytest.raises(UserError) as error:
+        nets.override(nets.load('digits'), **{'optimizer__batch_size': 8, **overrides})
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_a_missing_setting_is_named():
+    raw = nets.load('digits').to_dict()
+    del raw['model']['fc7']['std']
+    with pytest.raises(UserError, match=r'the config lacks model\.fc7\.std'):
+        settings.resolve(raw)
+
+
+def test_durations_follow_the_overrides():
+    """Nothing is derived while a config file is read: a new batch size moves what is in epochs."""
+    whole = settings.durations(nets.small(optimizer__batch_size=8), examples=100)
+    half = settings.durations(nets.small(optimizer__batch_size=4), examples=100)
+    assert (whole.steps, half.steps) == (300, 600)
+    assert whole.epoch(whole.steps) == half.epoch(half.steps) == 24
+    assert half.evaluate_every == 25
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(UserError, match='fewer than optimizer.batch_size=8'):
+        settings.durations(nets.small(), examples=7)
+
+
+def test_a_resolved_config_cannot_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        nets.small().seed = 1
+
+
+def test_the_two_recipes_have_the_same_settings():
+    digits, full = (settings.flatten(nets.load(n).to_dict()) for n in ('digits', 'ilsvrc2012'))
+    assert digits.keys() == full.keys()

@@ -1,0 +1,116 @@
+"""Whole runs and mistakes, as a user makes them."""
+
+import json
+import re
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import runs
+
+
+@pytest.mark.slow
+def test_the_main_job(tmp_path, data_dir):
+    """configs/digits.py as it is: at most 2.5 % top-1 error, and the files of a run."""
+    workdir = tmp_path / 'digits'
+    code, out, err = runs.run(
+        [runs.sys.executable, '-m', 'alexnet_jax.main', f'--workdir={workdir}', f'--config.dataset.data_dir={data_dir}']
+    )
+    assert code == 0, err
+    assert '2 towers, 1 on each of 2 devices (cpu)' in out
+    table = re.search(r'centre crop +([\d.]+)% +([\d.]+)%\nmean of 5 views +([\d.]+)% +([\d.]+)%', out)
+    assert table, out
+    top1, top5, views1, views5 = map(float, table.groups())
+    assert top1 <= 2.5
+    assert views1 <= 2.5
+    assert top5 <= 0.6
+    assert views5 <= 0.6
+    assert '355 test images' in out
+    assert '1,279,082 parameters' in out
+    assert f'tensorboard --logdir={workdir}' in out
+    assert re.search(r'epoch .*step .*loss .*error .*rate .*images/s .*left', out)
+    events = EventAccumulator(str(workdir)).Reload()
+    assert {'train/loss', 'eval/top1_error', 'eval/top5_error'} <= set(events.Tags()['scalars'])
+    assert events.Tags()['images'] == ['conv1']
+    record = json.loads((workdir / 'config.json').read_text())
+    assert record['config']['optimizer']['momentum'] == 0.9
+    assert record['sessions'][0]['mesh'] == {'data': 1, 'tower': 2}
+    assert {'jax', 'flax', 'optax'} <= record['sessions'][0]['versions'].keys()
+    last = json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])
+    assert last['eval_5_views/top1_error'] * 100 == pytest.approx(views1, abs=0.01)
+
+
+def test_dry_run(tmp_path):
+    """Settings and net, before data or compilation: nothing is written, nothing is needed."""
+    code, out, err = runs.run(
+        runs.command(
+            tmp_path / 'w', '/nowhere', '--dry_run', '--config=configs/ilsvrc2012.py', model__width=1.0
+        )
+    )
+    assert code == 0, err
+    assert 'optimizer.momentum = 0.9' in out
+    assert re.search(r'conv3 +13 +192 +885,120 +86,528', out)
+    assert re.search(r'all +60,965,224', out)
+    assert re.search(r'tower 0: .*0\ntower 1: .*1', out)
+    assert not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--config.optimizer.momentun=0.9'], 'did you mean optimizer.momentum?'),
+        (['--wrokdir=x'], 'Did you mean: workdir'),
+        (['--config.optimizer.batch_size=many'], "invalid literal for int() with base 10: 'many'"),
+        (['--config=configs/digit.py'], 'there are configs/digits.py'),
+        (['runs/digits'], "what is 'runs/digits'?"),
+        (['--config.mesh.data=3'], 'optimizer.batch_size=128 is not divisible by mesh.data=3'),
+        (['--config.mesh.tower=4'], 'mesh.tower=4 does not divide model.towers=2'),
+        (['--config=configs/ilsvrc2012.py'], 'ILSVRC2012_img_train.tar'),
+        (['--config.dataset.train_split=train[:1%]'], 'fewer than optimizer.batch_size'),
+        (['--workdir=/proc/run'], 'cannot write to the workdir /proc/run'),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, data_dir, arguments, message):
+    command = [a for a in runs.command(tmp_path / 'w', data_dir) if not a.startswith(tuple(x.split('=')[0] + '=' for x in arguments))]
+    code, out, err = runs.run([*command, *arguments])
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / 'w' / 'config.json').exists()
+
+
+def test_a_workdir_keeps_to_its_config(tmp_path, data_dir):
+    """Other settings are refused and nothing is lost; the same command ends at once."""
+    workdir = tmp_path / 'w'
+    assert runs.run(runs.command(workdir, data_dir))[0] == 0
+    before = runs.final(workdir)
+    code, _, err = runs.run(runs.command(workdir, data_dir, seed=1))
+    assert code == 2
+    assert 'belongs to a run with seed=0 (now 1)' in err
+    code, out, _ = runs.run(runs.command(workdir, data_dir, log__every_steps=2))
+    assert code == 0
+    assert 'after step 23 of 23' in out
+    assert 'centre crop' in out
+    assert before[0] == runs.final(workdir)[0]
+
+
+def test_synthetic_images_are_called_so(tmp_path):
+    code, out, err = runs.run(
+        runs.command(tmp_path, '', dataset__name='synthetic', optimizer__epochs=0.02)
+    )
+    assert code == 0, err
+    assert 'MADE-UP IMAGES' in out
+
+
+def test_four_devices(tmp_path, data_dir):
+    """Data x tower: the mesh is made as asked, and the end is that of two devices, to rounding."""
+    ends = []
+    for number, mesh in enumerate(({'mesh__data': 2, 'mesh__tower': 2}, {'mesh__tower': 1})):
+        workdir = tmp_path / str(number)
+        code, out, err = runs.run(runs.command(workdir, data_dir, optimizer__epochs=0.7, **mesh))
+        assert code == 0, err
+        ends.append(runs.final(workdir)[1])
+        if number == 0:
+            assert '1 on each of 2 devices (cpu), times 2 that share each batch' in out
+    for name, x in ends[0].items():
+        assert abs(x - ends[1][name]).max() < 1e-4, name

@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import reference
+from alexnet_jax.normalization import response_normalization
+
+PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
+# (shape, constants): the paper's two layers in small, edges shorter than the window, other windows.
+CASES = [
+    ((2, 3, 3, 48), PAPER),
+    ((2, 3, 3, 128), PAPER),
+    ((2, 2, 2, 1), PAPER),
+    ((2, 2, 2, 4), PAPER),
+    ((2, 2, 2, 5), PAPER),
+    ((2, 2, 2, 12), dict(size=4, k=1.0, alpha=2e-5, beta=0.75)),
+    ((2, 2, 2, 12), dict(size=1, k=2.0, alpha=1e-4, beta=0.5)),
+]
+
+
+def draw(shape, seed):
+    # As large as conv1's maps, so that alpha times the sum of squares is not small beside k.
+    return np.random.default_rng(seed).normal(0, 100, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(('shape', 'constants'), CASES)
+def test_agrees_with_the_formula(shape, constants):
+    x = draw(shape, 0)
+    ours = response_normalization(x, *constants.values())
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(
+        ours, reference.response_normalization(x, **constants, groups=1), rtol=2e-6
+    )
+
+
+@pytest.mark.parametrize(('shape', 'constants'), CASES)
+def test_derivative_agrees_with_the_jacobian(shape, constants):
+    x, g = draw(shape, 0), draw(shape, 1)
+    _, vjp = jax.vjp(lambda x: response_normalization(x, *constants.values()), x)
+    expected = reference.response_normalization_vjp(x, g, **constants, groups=1)
+    np.testing.assert_allclose(vjp(g)[0], expected, rtol=2e-5, atol=2e-6 * np.abs(expected).max())
+
+
+def test_derivative_is_that_of_the_program():
+    """Against automatic differentiation of the forward pass, with a cotangent that is not constant."""
+    x, g = draw((2, 4, 4, 16), 0), draw((2, 4, 4, 16), 1)
+    _, by_hand = jax.vjp(response_normalization, x)
+    _, automatic = jax.vjp(response_normalization.fun, x)
+    np.testing.assert_allclose(by_hand(g)[0], automatic(g)[0], rtol=1e-4, atol=1e-3)
+
+
+def test_two_towers_are_not_one_wide_layer():
+    """The window stops at a tower's edge: only the maps beside the seam tell the two apart."""
+    x = draw((1, 2, 2, 96), 0)
+    whole = np.asarray(response_normalization(x))
+    halves = np.concatenate([response_normalization(h) for h in np.split(x, 2, axis=-1)], axis=-1)
+    differ = np.abs(whole - halves).max(axis=(0, 1, 2)) > 0
+    assert np.flatnonzero(differ).tolist() == [46, 47, 48, 49]
+
+
+def test_is_a_compiled_primitive():
+    """One jitted function, not its parts, appears in a program that calls it."""
+    jaxpr = str(jax.make_jaxpr(response_normalization)(jnp.ones((1, 1, 1, 8))))
+    assert 'custom_vjp_call' in jaxpr and 'jit' in jaxpr

@@ -1,0 +1,44 @@
+import jax
+import numpy as np
+import pytest
+
+import reference
+from alexnet_jax.pooling import max_pooling, pooled_size
+
+
+@pytest.mark.parametrize('across', [55, 27, 13, 15, 7, 3])
+def test_agrees_with_the_definition(across):
+    x = np.random.default_rng(0).normal(size=(2, across, across, 3)).astype(np.float32)
+    np.testing.assert_array_equal(max_pooling(x), reference.max_pooling(x, 3, 2).astype(np.float32))
+
+
+@pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (3, 1)])
+def test_gradient_goes_to_the_largest(window, stride):
+    rng = np.random.default_rng(0)
+    x = rng.permutation(2 * 14 * 14 * 3).reshape(2, 14, 14, 3).astype(np.float32)  # no ties
+    if (14 - window) % stride:
+        x = x[:, :13, :13]
+    y, vjp = jax.vjp(lambda x: max_pooling(x, window, stride), x)
+    g = rng.normal(size=y.shape).astype(np.float32)
+    expected = reference.max_pooling_vjp(x, g, window, stride)
+    np.testing.assert_allclose(vjp(g)[0], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_ties_share_the_gradient():
+    _, vjp = jax.vjp(max_pooling, np.ones((1, 3, 3, 1), np.float32))
+    gradient = np.asarray(vjp(np.ones((1, 1, 1, 1), np.float32))[0])
+    assert gradient.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ('size', 'window', 'stride', 'pooled'),
+    # The paper's three layers, and those of net #147 without overlap (2/2), where 55 gives 28.
+    [(55, 3, 2, 27), (27, 3, 2, 13), (13, 3, 2, 6), (55, 2, 2, 28), (26, 2, 2, 13), (11, 2, 2, 6)],
+)
+def test_sizes_round_up(size, window, stride, pooled):
+    assert pooled_size(size, window, stride) == pooled
+    x = np.random.default_rng(0).normal(size=(1, size, size, 1)).astype(np.float32) - 9  # all below 0
+    y = np.asarray(max_pooling(x, window, stride))
+    assert y.shape == (1, pooled, pooled, 1)
+    last = x[0, (pooled - 1) * stride :, (pooled - 1) * stride :, 0]
+    assert y[0, -1, -1, 0] == last.max()  # what hangs over the edge does not count, not even as 0

@@ -1,0 +1,90 @@
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nets
+from alexnet_jax import towers, train
+
+MEAN = np.full((72, 72, 3), 127, np.float32)
+
+
+def steps(config, mesh, number, rate=0.01):
+    """State and metrics after `number` steps on different batches."""
+    step = train.make_train_step(config, mesh)
+    state, found = train.place_initial_state(config, mesh), []
+    mean = jax.device_put(MEAN, towers.shardings(mesh, towers.spec(mesh, 'mean_image')))
+    for i in range(number):
+        batch = towers.put_batch(mesh, nets.batch(config, seed=i))
+        state, metrics = step(state, batch, mean, jnp.float32(rate))
+        found.append({name: float(x) for name, x in metrics.items()})
+    return state, found
+
+
+def test_meshes_agree_after_20_steps():
+    """One device, two devices with a tower each, two that share the batch: dropout and crops on."""
+    config = nets.small()
+    (one, first), *others = (
+        steps(config, mesh, 20)
+        for mesh in (nets.mesh_of(1), nets.mesh_of(2), nets.mesh_of(1, data=2))
+    )
+    for state, metrics in others:
+        for ours, theirs in zip(metrics, first, strict=True):
+            assert ours == pytest.approx(theirs, rel=2e-5)
+        for path, x in jax.tree_util.tree_leaves_with_path(state.params):
+            expected = one.params[path[0].key][path[1].key]
+            np.testing.assert_allclose(x, expected, rtol=1e-4, atol=2e-6, err_msg=str(path))
+
+
+@pytest.fixture(scope='module')
+def two_devices():
+    """Config, mesh and compiled step."""
+    config, mesh = nets.small(optimizer__batch_size=32), nets.mesh_of(2)
+    return config, mesh, train.make_train_step(config, mesh)
+
+
+def losses_on(batch, two_devices, number, rate):
+    config, mesh, step = two_devices
+    state = train.place_initial_state(config, mesh)
+    on_device, losses = towers.put_batch(mesh, batch), []
+    for _ in range(number):
+        state, metrics = step(state, on_device, MEAN, jnp.float32(rate))
+        losses.append(float(metrics['loss']))
+    return losses
+
+
+def test_dropout_and_crops_are_on(two_devices):
+    """At rate 0 the parameters stay; what differs from step to step is masks and crops."""
+    losses = losses_on(nets.batch(two_devices[0]), two_devices, 3, rate=0.0)
+    assert len(set(losses)) == 3
+    assert losses == losses_on(nets.batch(two_devices[0]), two_devices, 3, rate=0.0)
+
+
+def test_steps_lower_the_loss(two_devices):
+    """Ten shades of grey are told apart."""
+    batch = nets.batch(two_devices[0])
+    batch['image'] = np.broadcast_to(
+        np.uint8(28 * batch['label'])[:, None, None, None], batch['image'].shape
+    ).copy()
+    losses = losses_on(batch, two_devices, 200, rate=0.01)
+    assert losses[0] == pytest.approx(np.log(10), abs=1)
+    assert np.mean(losses[-10:]) < 0.7 * np.log(10)
+
+
+def test_the_initial_state_does_not_depend_on_the_mesh():
+    config = nets.small()
+    one, two = (train.place_initial_state(config, nets.mesh_of(n)) for n in (1, 2))
+    jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with train.Stop() as stop:
+        assert not stop.signal
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal == 'SIGINT'
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
