@@ -31,7 +31,7 @@ def draw_views(key: Array, images: int, positions: int, mirror: bool) -> Draw:
     top, left, coin = jax.random.bits(key, (3, images))
     mirrored = coin < jnp.uint32(2**31) if mirror else jnp.zeros(images, bool)
     # 2^32 is so much larger than `positions` that the remainder's bias is below 1 in 10^7.
-    return Draw(*(x % jnp.uint32(positions) for x in (top, left)), mirrored)
+    return Draw(top % jnp.uint32(positions), left % jnp.uint32(positions), mirrored)
 
 
 def random_views(images_BHWC: Array, mean_HWC: Array, draw: Draw, crop: int) -> Array:

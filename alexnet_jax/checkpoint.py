@@ -30,20 +30,23 @@ class Position:
 
     step: int = 0
     evaluated: int = 0
-    progress: Progress = Progress()
+    progress: Progress = dataclasses.field(default_factory=Progress)
     steps: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def after_step(self, step: int, values: dict[str, float]) -> 'Position':
+        """With one more step's metrics."""
         sums = {name: self.sums.get(name, 0.0) + x for name, x in values.items()}
         return dataclasses.replace(self, step=step, steps=self.steps + 1, sums=sums)
 
     def take_means(self) -> tuple[dict[str, float], 'Position']:
+        """The means since the last line of the log, and the position without them."""
         means = {name: x / self.steps for name, x in self.sums.items()}
         return means, dataclasses.replace(self, steps=0, sums={})
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> 'Position':
+        """The inverse of `dataclasses.asdict`."""
         return cls(**values | {'progress': Progress(**values['progress'])})
 
 
@@ -54,7 +57,7 @@ class Checkpoints:
       UserError: from every method, where the disk does not take or give what it should.
     """
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(self, folder: Path, keep: int) -> None:
         self._folder = folder
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
@@ -102,6 +105,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Ends the background threads."""
         self._manager.close()
 
     def _explained(self) -> '_Explained':
@@ -111,7 +115,7 @@ class Checkpoints:
 class _Explained:
     """Turns what goes wrong while writing into one line."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def __enter__(self) -> None:

@@ -21,7 +21,11 @@ OPERATIONS = ('relu', 'response_normalization', 'max_pooling')
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    name: str  # a TFDS data set; 'digits' comes with the package, 'synthetic' is made up, for timing
+    """What is learned (§2)."""
+
+    name: (
+        str  # a TFDS data set; 'digits' comes with the package, 'synthetic' is made up, for timing
+    )
     data_dir: str  # '' is TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
     train_split: str
     eval_split: str
@@ -31,12 +35,16 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
+    """How images are varied (§4.1)."""
+
     crop: int  # pixels: side of the random training crop and of the test views (§4.1)
     mirror: bool  # horizontal reflections, in training and among the test views (§4.1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
+    """A convolutional layer of each tower (§3.5)."""
+
     maps: int  # of one tower, at width 1
     kernel: int
     stride: int
@@ -48,6 +56,8 @@ class Convolution:
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
+    """A fully-connected hidden layer of each tower (§3.5)."""
+
     units: int  # of one tower, at width 1
     std: float
     bias: float
@@ -56,12 +66,16 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
+    """The layer before the softmax (§3.5)."""
+
     std: float
     bias: float
 
 
 @dataclasses.dataclass(frozen=True)
 class ResponseNormalization:
+    """The constants of §3.3."""
+
     size: int  # n, adjacent maps
     k: float
     alpha: float  # multiplies the sum of squares, as printed; not divided by n
@@ -70,12 +84,16 @@ class ResponseNormalization:
 
 @dataclasses.dataclass(frozen=True)
 class MaxPooling:
+    """The pools of §3.4."""
+
     window: int  # z, pixels
     stride: int  # s, pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
+    """The net (§3)."""
+
     towers: int
     width: float  # multiplies maps and units; standard deviations after conv1 by 1 / sqrt(width)
     conv1: Convolution
@@ -90,9 +108,11 @@ class Model:
     max_pooling: MaxPooling
 
     def convolutions(self) -> dict[str, Convolution]:
+        """The convolutional layers by name, in order."""
         return {name: getattr(self, name) for name in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')}
 
     def hidden(self) -> dict[str, Dense]:
+        """The fully-connected hidden layers by name, in order."""
         return {name: getattr(self, name) for name in ('fc6', 'fc7')}
 
     def widened(self, maps_or_units: int) -> int:
@@ -110,6 +130,8 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
+    """The update rule and for how long it runs (§5)."""
+
     batch_size: int
     epochs: float
     momentum: float
@@ -120,6 +142,8 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Plateau:
+    """Divides the rate when the test error stops improving, as the authors did by hand (§5)."""
+
     divide_by: float
     drops: int  # how often at most
     patience: int  # evaluations without a lower top-1 error before a drop
@@ -127,18 +151,24 @@ class Plateau:
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
+    """Divides the rate at stated epochs."""
+
     divide_by: float
     epochs: tuple[float, ...]  # at which the rate is divided
 
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
+    """The later schedule of the 2012 code, 'dexp' (lr.cu:132)."""
+
     levels: int  # equally long
     divide_by: float  # the first level over the last
 
 
 @dataclasses.dataclass(frozen=True)
 class LearningRate:
+    """eps of the update rule, and how it falls (§5)."""
+
     initial: float
     schedule: str  # one of SCHEDULES, whose settings are in the section of that name
     plateau: Plateau
@@ -148,29 +178,39 @@ class LearningRate:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
+    """On how many devices (§3.2)."""
+
     tower: int  # devices the towers are spread over; 0 chooses
     data: int  # devices the batch is spread over; 0 chooses
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
+    """How often the test error is measured."""
+
     every_epochs: float
     batch_size: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
+    """How often what a restart needs is saved."""
+
     every_epochs: float
     keep: int  # the newest so many stay
 
 
 @dataclasses.dataclass(frozen=True)
 class Log:
+    """How often training is logged."""
+
     every_steps: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
+    """How images are read."""
+
     threads: int  # that read and decode; 0 is one per core
     prefetch: int  # decoded batches kept ready
 
@@ -302,6 +342,9 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
+_POSITIVE = ('.std', '.epochs', '.every_epochs', '.divide_by', '.initial', '.width')
+
+
 def _problems(c: Config) -> Iterator[str]:
     """One line for each setting that cannot be."""
     flat = flatten(as_dict(c))
@@ -312,9 +355,8 @@ def _problems(c: Config) -> Iterator[str]:
             yield f'{name}={value} must be at least {int(name not in may_be_zero)}'
         if type(value) is float and not math.isfinite(value):
             yield f'{name}={value} must be a finite number'
-        if name.endswith(('.std', '.epochs', '.every_epochs', '.divide_by', '.initial', '.width')):
-            if isinstance(value, float) and value <= 0:
-                yield f'{name}={value} must be above 0'
+        if type(value) is float and name.endswith(_POSITIVE) and value <= 0:
+            yield f'{name}={value} must be above 0'
         if name.endswith(('.dropout', '.momentum')) and not 0 <= value < 1:
             yield f'{name}={value} must be at least 0 and below 1'
     if c.dataset.classes < 2:
@@ -331,10 +373,11 @@ def _problems(c: Config) -> Iterator[str]:
     for name, layer in c.model.convolutions().items():
         for operation in layer.then:
             if operation not in OPERATIONS:
-                yield f'model.{name}.then has {operation!r}, which is none of {", ".join(OPERATIONS)}'
+                known = ', '.join(OPERATIONS)
+                yield f'model.{name}.then has {operation!r}, which is none of {known}'
     norm = c.model.response_normalization
     if norm.k <= 0 or norm.alpha < 0:
-        yield f'model.response_normalization needs k > 0 and alpha >= 0, not {norm.k} and {norm.alpha}'
+        yield f'model.response_normalization needs k > 0, alpha >= 0; not {norm.k}, {norm.alpha}'
     if c.mesh.tower and c.model.towers % c.mesh.tower:
         yield (
             f'mesh.tower={c.mesh.tower} does not divide model.towers={c.model.towers}: '

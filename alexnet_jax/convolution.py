@@ -20,7 +20,7 @@ def convolved_size(size: int, kernel: int, stride: int, padding: int) -> int:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(x_BHWI: Array, kernel_HWIO: Array, stride: int, padding: int) -> Array:
-    """Convolution with `padding` zero pixels on every side and what the stride lacks right and bottom.
+    """Convolution, zeros around: `padding` on all sides, what the stride lacks right and bottom.
 
     Args:
       x_BHWI: (images, rows, columns, maps in).

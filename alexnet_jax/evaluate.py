@@ -67,13 +67,20 @@ def make_evaluate(
             sums[f'views/top{top}_error'] = 1 - credit(p_BK, labels_B, top)
         return {name: jnp.where(weight_B > 0, x, 0.0).sum() for name, x in sums.items()}
 
-    def evaluate(params: Any, mean: Array, batches: Iterable[Batch], number: int) -> dict[str, float]:
+    def evaluate(
+        params: Any, mean: Array, batches: Iterable[Batch], number: int
+    ) -> dict[str, float]:
         totals: dict[str, float] = {}
         for batch in batches:
             on_device = towers.put_batch(mesh, batch)
             log_p = [
                 log_probabilities(
-                    params, on_device['image'], mean, jnp.int32(v.top), jnp.int32(v.left), v.mirrored
+                    params,
+                    on_device['image'],
+                    mean,
+                    jnp.int32(v.top),
+                    jnp.int32(v.left),
+                    v.mirrored,
                 )
                 for v in views[:number]
             ]

@@ -1,4 +1,4 @@
-"""From a source to batches on the host (§2), in an order that is a function of (seed, step) alone."""
+"""From a source to batches on the host (§2); their order is a function of (seed, step) alone."""
 
 import io
 import os
@@ -65,7 +65,7 @@ def _options(threads: int, ahead: int) -> grain.ReadOptions:
     return grain.ReadOptions(num_threads=threads or os.cpu_count() or 1, prefetch_buffer_size=ahead)
 
 
-def prepare(example: Mapping[str, Any], size: int) -> Batch:
+def prepare(example: Mapping[str, Any], size: int) -> dict[str, Any]:
     """One image as (size, size, 3) uint8 and its label as int32.
 
     As the paper's §2: the short side is scaled to `size`, then the central square is cut out.

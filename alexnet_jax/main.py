@@ -1,4 +1,15 @@
-"""Trains AlexNet: flags, then one call. `python -m alexnet_jax.main --help` tells more."""
+"""Trains AlexNet, two towers on two devices, as a config file says.
+
+    python -m alexnet_jax.main
+        the embedded digits; about a minute on two cores
+    python -m alexnet_jax.main --config=configs/ilsvrc2012.py --workdir=DIR
+        the paper; the same command goes on after a stop
+    python -m alexnet_jax.main --config=configs/ilsvrc2012.py --dry_run
+        its settings and a table of the net, without data
+
+Exit codes: 0 trained, 2 a mistake in the command or the data (one line says what), 75 told to stop
+(SIGTERM, Ctrl-C) and saved.
+"""
 
 import difflib
 import runpy
@@ -65,10 +76,11 @@ def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
 def _parse(arguments: list[str]) -> list[str]:
     """Reads the flags, after checks whose errors are clearer than the flag library's."""
     with _one_line():
-        if not any(argument.startswith('--config=') for argument in arguments):
-            arguments = [*arguments[:1], f'--config={_DEFAULT}', *arguments[1:]]
-        arguments = [_found(argument) for argument in arguments]
-        path = next(a.partition('=')[2] for a in arguments if a.startswith('--config='))
+        given = [argument for argument in arguments[1:] if argument.startswith('--config=')]
+        path = _found((given or [f'--config={_DEFAULT}'])[-1].partition('=')[2])
+        rest = [argument for argument in arguments[1:] if argument not in given]
+        # The library wants the file before its settings, and looks for them in sys.argv.
+        arguments = sys.argv[:] = [arguments[0], f'--config={path}', *rest]
         known = settings.flatten(_load(path).to_dict())
         for argument in arguments:
             _check_name(argument, known)
@@ -82,13 +94,11 @@ def _parse(arguments: list[str]) -> list[str]:
         return rest
 
 
-def _found(argument: str) -> str:
-    """`--config=PATH` with a path that exists: as given, or from the folder of this project."""
-    flag, _, name = argument.partition('=')
-    if flag != '--config' or Path(name).exists():
-        return argument
-    if (ROOT / name).exists():
-        return f'--config={ROOT / name}'
+def _found(name: str) -> str:
+    """The path of a config file: as given, or from the folder of this project."""
+    for path in (Path(name), ROOT / name):
+        if path.is_file():
+            return str(path)
     ours = ', '.join(sorted(f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py')))
     raise UserError(f'there is no config file {name!r}; there are {ours}')
 

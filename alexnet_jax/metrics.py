@@ -30,7 +30,7 @@ class Writer:
       evaluated: the step of the newest evaluation in it.
     """
 
-    def __init__(self, workdir: Path, step: int, evaluated: int):
+    def __init__(self, workdir: Path, step: int, evaluated: int) -> None:
         self._file = workdir / 'metrics.jsonl'
         if self._file.exists():
             self._take_back(step, evaluated)
@@ -42,6 +42,7 @@ class Writer:
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of the file, and one point on each curve."""
         with open(self._file, 'a') as file:
             file.write(json.dumps({'step': step} | dict(values)) + '\n')
         for name, value in values.items():
@@ -52,6 +53,7 @@ class Writer:
         self._board.add_image('conv1', filter_picture(kernel_THWIO), step, dataformats='HWC')
 
     def close(self) -> None:
+        """Writes what is not written yet."""
         self._board.close()
 
     def _take_back(self, step: int, evaluated: int) -> None:
@@ -99,7 +101,7 @@ class ProgressLine:
 
     SECONDS = 10.0
 
-    def __init__(self, plan: Durations):
+    def __init__(self, plan: Durations) -> None:
         self._plan = plan
         self._terminal = sys.stdout.isatty()
         self._shown = -math.inf
@@ -135,9 +137,11 @@ class ProgressLine:
         self._away += time.monotonic() - before
 
     def evaluated(self, results: Mapping[str, float]) -> None:
+        """Shows the newest test error from now on."""
         self._tested = f' (test {results["top1_error"]:.1%})'
 
     def close(self) -> None:
+        """Leaves the line standing."""
         if self._terminal:
             print(flush=True)
 

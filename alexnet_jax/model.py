@@ -34,7 +34,7 @@ Rng = np.random.Generator | None
 class Convolution(nnx.Module):
     """A convolution per tower and what follows it: ReLU, response normalization, max-pooling."""
 
-    def __init__(self, name: str, model: settings.Model, maps_in: int, *, rng: Rng):
+    def __init__(self, name: str, model: settings.Model, maps_in: int, *, rng: Rng) -> None:
         layer = model.convolutions()[name]
         towers, maps = model.towers, model.widened(layer.maps)
         self.layer, self.norm, self.pool = layer, model.response_normalization, model.max_pooling
@@ -43,6 +43,7 @@ class Convolution(nnx.Module):
         self.bias_TO = nnx.Param(np.full((towers, maps), layer.bias, np.float32))
 
     def __call__(self, maps: list[Array]) -> list[Array]:
+        """(B, H, W, I) to (B, H, W, O) for each tower here."""
         kernel_THWIO, bias_TO = self.kernel_THWIO[...], self.bias_TO[...]
         return [
             self._then(
@@ -68,7 +69,7 @@ class Convolution(nnx.Module):
 class Hidden(nnx.Module):
     """A fully-connected layer per tower, ReLU and dropout (§4.2)."""
 
-    def __init__(self, name: str, model: settings.Model, units_in: int, *, rng: Rng):
+    def __init__(self, name: str, model: settings.Model, units_in: int, *, rng: Rng) -> None:
         layer = model.hidden()[name]
         towers, units = model.towers, model.widened(layer.units)
         self.layer, self.number, self.towers = layer, int(name.removeprefix('fc')), towers
@@ -77,6 +78,7 @@ class Hidden(nnx.Module):
         self.bias_TO = nnx.Param(np.full((towers, units), layer.bias, np.float32))
 
     def __call__(self, units: list[Array], masks: 'Masks | None') -> list[Array]:
+        """(B, I) to (B, O) for each tower here."""
         kernel_TIO, bias_TO = self.kernel_TIO[...], self.bias_TO[...]
         out = [relu(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
         return dropout(out, self.layer.dropout, self.number, self.towers, masks)
@@ -85,12 +87,13 @@ class Hidden(nnx.Module):
 class Output(nnx.Module):
     """The layer before the softmax: the towers' partial products, summed."""
 
-    def __init__(self, model: settings.Model, units_in: int, classes: int, *, rng: Rng):
+    def __init__(self, model: settings.Model, units_in: int, classes: int, *, rng: Rng) -> None:
         shape = (model.towers, units_in, classes)
         self.kernel_TIK = nnx.Param(_gaussian(rng, shape, model.initial_std(model.fc8)))
         self.bias = nnx.Param(np.full((classes,), model.fc8.bias, np.float32))
 
     def __call__(self, units: list[Array]) -> Array:
+        """(B, I) for each tower here to (B, K), the same on every device."""
         kernel_TIK = self.kernel_TIK[...]
         logits_BK = combine([x_BI @ kernel_TIK[t] for t, x_BI in enumerate(units)])
         return logits_BK + self.bias[...][None]
@@ -99,7 +102,7 @@ class Output(nnx.Module):
 class AlexNet(nnx.Module):
     """The towers that live on one device, in step with those that do not."""
 
-    def __init__(self, config: settings.Config, *, rng: Rng):
+    def __init__(self, config: settings.Config, *, rng: Rng) -> None:
         model = config.model
         towers, rows = model.towers, {row.name: row for row in layer_table(config)}
 
@@ -180,7 +183,9 @@ def dropout(
     if masks is None:
         return [x * (1 - rate) for x in units]
     drawn = masks.draw(layer, towers, units[0].shape[1], 1 - rate)
-    return [jnp.where(mask, x, jnp.zeros((), x.dtype)) for mask, x in zip(drawn, units, strict=True)]
+    return [
+        jnp.where(mask, x, jnp.zeros((), x.dtype)) for mask, x in zip(drawn, units, strict=True)
+    ]
 
 
 def _gaussian(rng: Rng, shape: tuple[int, ...], std: float) -> Array | np.ndarray:
@@ -235,16 +240,13 @@ def layer_table(config: settings.Config) -> list[Row]:
         rows.append(Row(name, 1, 1, units, parameters, units_in))
         units_in = units
     classes = config.dataset.classes
-    rows.append(
-        Row('fc8', 1, 1, classes, towers * units_in * classes + classes, classes)
-    )
+    rows.append(Row('fc8', 1, 1, classes, towers * units_in * classes + classes, classes))
     return rows
 
 
 def parameter_count(config: settings.Config) -> int:
     """All weights and biases of the net."""
     return sum(row.parameters for row in layer_table(config))
-
 
 
 def initialize(config: settings.Config) -> dict[str, Any]:

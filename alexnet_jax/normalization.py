@@ -2,7 +2,7 @@
 
     b^i = a^i / S_i^beta,   S_i = k + alpha * sum_{j in window(i)} (a^j)^2
 
-The window is `size` adjacent maps around map i, clipped at the first and the last map given: a tower
+The window is `size` adjacent maps around map i, clipped at the first and last map given: a tower
 normalizes over its own maps alone. `alpha` multiplies the sum as the paper prints it; the 2012 code
 divides it by the size (layer.py:1183), which is the caller's to do.
 """

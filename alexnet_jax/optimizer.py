@@ -30,14 +30,14 @@ def paper_momentum(optimizer: settings.Optimizer) -> optax.GradientTransformatio
 
 
 def _scale_by_rate(bias_factor: float) -> optax.GradientTransformationExtraArgs:
-    def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **_: Any) -> Any:
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
         def scale(path: Any, g: jax.Array) -> jax.Array:
             factor = bias_factor if _is_bias(path) else 1.0
-            return -learning_rate * factor * g
+            return -extra_args['learning_rate'] * factor * g
 
         return jax.tree_util.tree_map_with_path(scale, updates), state
 
-    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def _is_bias(path: Any) -> bool:

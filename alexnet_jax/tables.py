@@ -27,7 +27,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def net_table(config: settings.Config, mesh: jax.sharding.Mesh) -> str:
     """The layers: sizes, parameters, and what crosses between towers, in bytes per image."""
     count = config.model.towers
-    header = ('layer', 'across', 'pooled', 'maps per tower', 'parameters', 'bytes per image crossing')
+    header = (
+        'layer',
+        'across',
+        'pooled',
+        'maps per tower',
+        'parameters',
+        'bytes per image crossing',
+    )
     rows: list[tuple[str, ...]] = [header]
     for row in model.layer_table(config):
         maps = f'{row.maps} in all' if row.name == 'fc8' else str(row.maps)
@@ -43,9 +50,7 @@ def net_table(config: settings.Config, mesh: jax.sharding.Mesh) -> str:
             )
         )
     rows.append(('all', '', '', '', f'{model.parameter_count(config):,}', ''))
-    homes = [
-        f'tower {t}: {names}' for t, names in enumerate(towers.device_names(mesh, count))
-    ]
+    homes = [f'tower {t}: {names}' for t, names in enumerate(towers.device_names(mesh, count))]
     crossing = (
         'crossing: float32 bytes per image that each tower sends each other one, forward; '
         'the gradient returns by the same way (that of fc8 needs not travel)'

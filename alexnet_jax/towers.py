@@ -70,7 +70,9 @@ def choose_mesh(config: Config, devices: Sequence[Any] | None = None) -> jax.sha
     devices = jax.devices() if devices is None else devices
     here = len(devices)
     towers, batch = config.model.towers, config.optimizer.batch_size
-    tower = config.mesh.tower or max(n for n in range(1, towers + 1) if towers % n == 0 and n <= here)
+    tower = config.mesh.tower or max(
+        n for n in range(1, towers + 1) if towers % n == 0 and n <= here
+    )
     data = config.mesh.data
     if not data:
         spare = here // tower if devices[0].platform != 'cpu' else 1
@@ -101,7 +103,7 @@ def spec(mesh: jax.sharding.Mesh, name: str) -> PartitionSpec:
 
 
 def specs(mesh: jax.sharding.Mesh, tree: Any) -> Any:
-    """Partitions of a tree of parameters, or of anything that holds such trees (optimizer state)."""
+    """Partitions of a tree of parameters, or of what holds such trees (the optimizer's state)."""
 
     def place(path: Any, _: Any) -> PartitionSpec:
         names = '/'.join(str(getattr(key, 'key', getattr(key, 'name', key))) for key in path)

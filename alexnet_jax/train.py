@@ -1,5 +1,6 @@
 """Training (§5): the state, one step on all devices, and the loop around it."""
 
+import contextlib
 import dataclasses
 import functools
 import signal
@@ -33,7 +34,7 @@ class State(NamedTuple):
       velocity: the optimizer's state; one array per parameter.
     """
 
-    step: Array
+    step: Any
     params: Any
     velocity: Any
 
@@ -61,9 +62,7 @@ def _shapes(config: Config) -> State:
     return State(jax.ShapeDtypeStruct((), jnp.int32), params, velocity)
 
 
-StepFunction = Callable[
-    [State, dict[str, Array], Array, Array], tuple[State, dict[str, Array]]
-]
+StepFunction = Callable[[State, dict[str, Array], Array, Array], tuple[State, dict[str, Array]]]
 
 
 def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
@@ -91,9 +90,7 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, mask_key = jax.random.split(key)
         positions = config.dataset.image_size - crop + 1
-        draw = augmentation.draw_views(
-            view_key, batch_size, positions, config.augmentation.mirror
-        )
+        draw = augmentation.draw_views(view_key, batch_size, positions, config.augmentation.mirror)
         draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
         views_BHWC = augmentation.random_views(batch['image'], mean, draw, crop)
         masks = model.Masks(mask_key, batch_size)
@@ -147,7 +144,6 @@ class Loop:
 
     Attributes:
       results: the last evaluation, of all views once the run has ended; see `make_evaluate`.
-      step: training steps done.
     """
 
     def __init__(
@@ -158,7 +154,7 @@ class Loop:
         plan: Durations,
         workdir: Path,
         stop: Stop,
-    ):
+    ) -> None:
         self._config, self._mesh, self._splits = config, mesh, splits
         self._plan, self._stop = plan, stop
         self.results: dict[str, float] = {}
@@ -171,7 +167,10 @@ class Loop:
         )
         everywhere = towers.shardings(mesh, towers.spec(mesh, 'mean_image'))
         self._mean = jax.device_put(mean, everywhere)
-        self._train_step, self._evaluation = make_train_step(config, mesh), make_evaluate(config, mesh)
+        self._train_step, self._evaluation = (
+            make_train_step(config, mesh),
+            make_evaluate(config, mesh),
+        )
         self._checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoint.keep)
         restored = self._checkpoints.restore(state_shapes(config, mesh))
         self.state, self._position = restored or (place_initial_state(config, mesh), Position())
@@ -191,7 +190,7 @@ class Loop:
             else:
                 self._evaluate_and_save()  # makes up for what a signal cut short
             batches, pending = self._batches(first), None
-            batch = next(batches) if first < self._plan.steps else None
+            batch = next(batches)
             for step in range(first, self._plan.steps):
                 rate = self._rate(step)
                 self.state, coming = self._train_step(
@@ -215,6 +214,7 @@ class Loop:
 
     @property
     def step(self) -> int:
+        """Training steps done."""
         return self._position.step
 
     @property
@@ -271,10 +271,8 @@ class Loop:
         step = self._position.step
         last = step == self._plan.steps
         if last or (step % self._plan.evaluate_every == 0 and self._position.evaluated < step):
-            try:
+            with contextlib.suppress(_Interrupted):
                 self._evaluate(self._config.views if last else 1)
-            except _Interrupted:
-                pass
         if last or step % self._plan.save_every == 0 or self._stop.signal:
             self._checkpoints.save(self.state, self._position)
 
@@ -292,9 +290,7 @@ class Loop:
         if self._position.evaluated < step:
             plateau = self._config.learning_rate.plateau
             progress = self._position.progress.after_evaluation(plateau, results['top1_error'])
-            self._position = dataclasses.replace(
-                self._position, progress=progress, evaluated=step
-            )
+            self._position = dataclasses.replace(self._position, progress=progress, evaluated=step)
             self._writer.scalars(step, named)
             self._show_filters()
         self._line.evaluated(results)

@@ -25,16 +25,17 @@ class Workdir:
         belongs to a run with other settings.
     """
 
-    def __init__(self, path: Path, config: settings.Config, mesh: jax.sharding.Mesh):
+    def __init__(self, path: Path, config: settings.Config, mesh: jax.sharding.Mesh) -> None:
         self.path, self._config, self._mesh = path, config, mesh
 
     def __enter__(self) -> Path:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / 'lock', 'a+')  # noqa: SIM115, open until the run ends
+            self._lock = open(self.path / 'lock', 'a+')
         except OSError as error:
             raise UserError(
-                f'cannot write to the workdir {self.path}: {error.strerror}; choose another --workdir'
+                f'cannot write to the workdir {self.path}: {error.strerror}; '
+                'choose another --workdir'
             ) from error
         try:
             self._take_lock()
@@ -69,7 +70,9 @@ class Workdir:
                 known = json.loads(file.read_text())
                 theirs, sessions = known['config'], known['sessions']
             except (ValueError, KeyError) as error:
-                raise UserError(f'{file} cannot be read: {error}; choose another --workdir') from error
+                raise UserError(
+                    f'{file} cannot be read: {error}; choose another --workdir'
+                ) from error
             difference = _difference(theirs, ours)
             if difference:
                 raise UserError(

@@ -24,7 +24,7 @@ def full(**overrides: Any) -> settings.Config:
 
 
 def small(**overrides: Any) -> settings.Config:
-    """The paper's net, an eighth as wide, on crops of 64 of 72 pixels, batches of 8, ten classes."""
+    """The paper's net, an eighth as wide, on crops of 64 of 72 pixels, batches of 8."""
     c = load('digits')
     c.model.width = 0.125
     c.optimizer.batch_size = 8
@@ -45,18 +45,26 @@ def override(raw: Any, **overrides: Any) -> settings.Config:
 
 def mesh_of(tower: int, data: int = 1) -> jax.sharding.Mesh:
     """A mesh of the first devices."""
-    return towers.choose_mesh(small(model__towers=max(2, tower), mesh__tower=tower, mesh__data=data))
+    return towers.choose_mesh(
+        small(model__towers=max(2, tower), mesh__tower=tower, mesh__data=data)
+    )
 
 
 def images(config: settings.Config, number: int, seed: int = 0) -> np.ndarray:
     """Crops with the mean subtracted, as the net reads them."""
     crop = config.augmentation.crop
-    return np.random.default_rng(seed).uniform(-128, 128, (number, crop, crop, 3)).astype(np.float32)
+    return (
+        np.random.default_rng(seed).uniform(-128, 128, (number, crop, crop, 3)).astype(np.float32)
+    )
 
 
 def batch(config: settings.Config, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch as the loader gives it."""
-    rng, n, size = np.random.default_rng(seed), config.optimizer.batch_size, config.dataset.image_size
+    rng, n, size = (
+        np.random.default_rng(seed),
+        config.optimizer.batch_size,
+        config.dataset.image_size,
+    )
     return {
         'image': rng.integers(0, 256, (n, size, size, 3), np.uint8),
         'label': rng.integers(config.dataset.classes, size=n).astype(np.int32),

@@ -32,7 +32,7 @@ def convolution(
     x_BHWC = np.pad(float64(x_BHWC), ((0, 0), *padding, (0, 0)))
     y_GBHWO = []
     kernel_GHWIO = np.split(float64(kernel_HWIO), groups, axis=-1)
-    for x, kernel in zip(np.split(x_BHWC, groups, axis=-1), kernel_GHWIO):
+    for x, kernel in zip(np.split(x_BHWC, groups, axis=-1), kernel_GHWIO, strict=False):
         patches_BHWIYX = windows(x, rows, columns, stride)
         y_GBHWO.append(np.tensordot(patches_BHWIYX, kernel, ((3, 4, 5), (2, 0, 1))))
     return np.concatenate(y_GBHWO, axis=-1) + float64(bias_O)
@@ -62,7 +62,12 @@ def response_normalization(
 
 
 def response_normalization_vjp(
-    x_BHWC: Array, cotangent_BHWC: Array, size: int, k: float, alpha: float, beta: float,
+    x_BHWC: Array,
+    cotangent_BHWC: Array,
+    size: int,
+    k: float,
+    alpha: float,
+    beta: float,
     groups: int,
 ) -> Array:
     """g_j = sum_i c_i dy_i/dx_j (of 3.3), where for j in window(i)
@@ -138,8 +143,14 @@ def overhang(pixels: int, window: int = 11, stride: int = 4) -> tuple[int, int]:
 
 
 def alexnet(
-    params: Layers, images_BHWC: Array, groups: int = 2, size: int = 5, k: float = 2.0,
-    alpha: float = 1e-4, beta: float = 0.75, pool: tuple[int, int] = (3, 2),
+    params: Layers,
+    images_BHWC: Array,
+    groups: int = 2,
+    size: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    pool: tuple[int, int] = (3, 2),
 ) -> dict[str, Array]:
     """The net of section 3.5 at test time (section 4.2): every activation by name.
 
@@ -190,7 +201,11 @@ def grouped_params(tower_params: Layers) -> Layers:
 
 
 def momentum_step(
-    weight: Array, velocity: Array, gradient: Array, rate: float, momentum: float = 0.9,
+    weight: Array,
+    velocity: Array,
+    gradient: Array,
+    rate: float,
+    momentum: float = 0.9,
     weight_decay: float = 0.0005,
 ) -> tuple[Array, Array]:
     """v <- 0.9 v - 0.0005 eps w - eps g, then w <- w + v (5); returns (w, v)."""

@@ -38,9 +38,16 @@ def command(workdir, data_dir, *arguments, **settings):
 
 
 def start(arguments):
-    environment = {k: v for k, v in os.environ.items() if k not in ('JAX_NUM_CPU_DEVICES', 'XLA_FLAGS')}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ('JAX_NUM_CPU_DEVICES', 'XLA_FLAGS')
+    }
     return subprocess.Popen(
-        arguments, cwd=nets.ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        arguments,
+        cwd=nets.ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 

@@ -13,7 +13,11 @@ def coordinates(images):
     grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE), indexing='ij'), -1)
     number = np.arange(images)[:, None, None, None] % 256
     return np.concatenate(
-        [np.broadcast_to(grid, (images, SIZE, SIZE, 2)), np.broadcast_to(number, (images, SIZE, SIZE, 1))], -1
+        [
+            np.broadcast_to(grid, (images, SIZE, SIZE, 2)),
+            np.broadcast_to(number, (images, SIZE, SIZE, 1)),
+        ],
+        -1,
     ).astype(np.uint8)
 
 
@@ -52,7 +56,9 @@ def test_every_step_draws_anew():
 def test_the_mean_images_centre_is_subtracted_wherever_the_crop_was():
     mean = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (SIZE, SIZE, 3)), jnp.float32)
     difference = views() - views(mean=mean)
-    np.testing.assert_allclose(difference, np.broadcast_to(mean[2:10, 2:10], difference.shape), atol=1e-4)
+    np.testing.assert_allclose(
+        difference, np.broadcast_to(mean[2:10, 2:10], difference.shape), atol=1e-4
+    )
 
 
 def test_ten_views_are_five_places_and_their_reflections():

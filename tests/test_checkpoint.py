@@ -23,7 +23,9 @@ def wait_for_step(workdir, step, process):
     """Until the log has reached a step."""
     file = workdir / 'metrics.jsonl'
     while process.poll() is None:
-        if file.exists() and any(f'"step": {s},' in file.read_text() for s in range(step, step + 4)):
+        if file.exists() and any(
+            f'"step": {s},' in file.read_text() for s in range(step, step + 4)
+        ):
             return
         time.sleep(0.01)
 
@@ -47,6 +49,7 @@ def test_killed(tmp_path, data_dir, whole, step):
     time.sleep(random.uniform(0, 0.3))
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL  # it had not ended by itself
     code, _, err = runs.run(runs.command(tmp_path, data_dir))
     assert code == 0, err
     assert_same_end(tmp_path, whole)

@@ -15,15 +15,24 @@ def test_every_config_resolves():
 @pytest.mark.parametrize(
     ('overrides', 'message'),
     [
-        ({'optimizer__momentun': 0.9}, 'unknown setting optimizer.momentun: did you mean optimizer.momentum?'),
+        (
+            {'optimizer__momentun': 0.9},
+            'unknown setting optimizer.momentun: did you mean optimizer.momentum?',
+        ),
         ({'optimizer__batch_size': 8.5}, 'optimizer.batch_size must be of type int, not 8.5'),
         ({'optimizer__batch_size': True}, 'optimizer.batch_size must be of type int, not True'),
         ({'optimizer__momentum': 1.0}, 'optimizer.momentum=1.0 must be at least 0 and below 1'),
         ({'optimizer__epochs': 0.0}, 'optimizer.epochs=0.0 must be above 0'),
-        ({'learning_rate__initial': float('nan')}, 'learning_rate.initial=nan must be a finite number'),
+        (
+            {'learning_rate__initial': float('nan')},
+            'learning_rate.initial=nan must be a finite number',
+        ),
         ({'learning_rate__schedule': 'cosine'}, "'cosine' is none of plateau, steps, fixed"),
         ({'augmentation__crop': 73}, 'augmentation.crop=73 is larger than dataset.image_size=72'),
-        ({'model__conv1__then': ('relu', 'lrn')}, "model.conv1.then has 'lrn', which is none of relu"),
+        (
+            {'model__conv1__then': ('relu', 'lrn')},
+            "model.conv1.then has 'lrn', which is none of relu",
+        ),
         ({'model__fc6': 5}, 'model.fc6 is a section with settings of its own, not 5'),
         ({'mesh__tower': 3}, 'mesh.tower=3 does not divide model.towers=2'),
         ({'mesh__data': 3}, 'optimizer.batch_size=8 is not divisible by mesh.data=3'),
@@ -55,7 +64,7 @@ def test_durations_follow_the_overrides():
 
 
 def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(UserError, match='fewer than optimizer.batch_size=8'):
+    with pytest.raises(UserError, match=r'fewer than optimizer\.batch_size=8'):
         settings.durations(nets.small(), examples=7)
 
 

@@ -40,8 +40,12 @@ def test_gradients_are_those_of_a_linear_map(across, kernel, stride, padding):
     np.testing.assert_allclose([np.vdot(x, dx), np.vdot(w, dw)], whole, rtol=1e-3, atol=1e-3)
     # ... and the same in a direction of its own, where each tap counts by itself.
     x2, w2 = arrays(across, kernel, seed=2)
-    np.testing.assert_allclose(np.vdot(w2, dw), np.vdot(convolution(x, w2, stride, padding), g), rtol=1e-3, atol=1e-2)
-    np.testing.assert_allclose(np.vdot(x2, dx), np.vdot(convolution(x2, w, stride, padding), g), rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(
+        np.vdot(w2, dw), np.vdot(convolution(x, w2, stride, padding), g), rtol=1e-3, atol=1e-2
+    )
+    np.testing.assert_allclose(
+        np.vdot(x2, dx), np.vdot(convolution(x2, w, stride, padding), g), rtol=1e-3, atol=1e-2
+    )
 
 
 def test_224_pixels_give_55():
@@ -50,7 +54,9 @@ def test_224_pixels_give_55():
     x = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
     w = arrays(8, 11)[1]
     padded = np.pad(x, ((0, 0), (0, 3), (0, 3), (0, 0)))
-    np.testing.assert_allclose(convolution(x, w, 4, 0), convolution(padded, w, 4, 0), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        convolution(x, w, 4, 0), convolution(padded, w, 4, 0), rtol=1e-4, atol=1e-3
+    )
 
 
 def test_weight_gradient_is_the_same_on_other_platforms():

@@ -59,7 +59,9 @@ def test_errors_are_those_of_the_mean_softmax(mirror):
         for top, left in places:
             x = pictures.images[:, top : top + 64, left : left + 64].astype(np.float32) - 100
             stacks.append(np.asarray(jax.nn.softmax(logits(params, x[:, :, ::-1] if flip else x))))
-    ranks = (np.mean(stacks, 0) > np.mean(stacks, 0)[np.arange(11), pictures.labels][:, None]).sum(1)
+    ranks = (np.mean(stacks, 0) > np.mean(stacks, 0)[np.arange(11), pictures.labels][:, None]).sum(
+        1
+    )
     centre = (stacks[0] > stacks[0][np.arange(11), pictures.labels][:, None]).sum(1)
     assert found['images'] == 11
     assert found['views/top1_error'] == pytest.approx(np.mean(ranks >= 1))
@@ -74,7 +76,11 @@ def test_every_image_counts_once_on_any_batch_and_mesh():
     config, pictures = nets.small(), Pictures(23, 72)
     params, mean = model.initialize(config), np.zeros((72, 72, 3), np.float32)
     found = []
-    for batch_size, mesh in ((4, nets.mesh_of(1)), (23, nets.mesh_of(2)), (8, nets.mesh_of(1, data=2))):
+    for batch_size, mesh in (
+        (4, nets.mesh_of(1)),
+        (23, nets.mesh_of(2)),
+        (8, nets.mesh_of(1, data=2)),
+    ):
         batches = loader.evaluation_batches(pictures, batch_size, 72, 2, 2)
         placed = jax.device_put(params, towers.shardings(mesh, towers.specs(mesh, params)))
         found.append(make_evaluate(config, mesh)(placed, mean, batches, 1))

@@ -58,11 +58,16 @@ def test_evaluation_sees_every_image_once(length):
 
 def encoded(array, mode, form):
     file = io.BytesIO()
-    Image.fromarray(array).convert(mode).save(file, form, **({'quality': 95} if form == 'JPEG' else {}))
+    Image.fromarray(array).convert(mode).save(
+        file, form, **({'quality': 95} if form == 'JPEG' else {})
+    )
     return file.getvalue()
 
 
-@pytest.mark.parametrize(('mode', 'form'), [('RGB', 'PNG'), ('L', 'PNG'), ('CMYK', 'JPEG'), ('L', 'JPEG'), ('RGBA', 'PNG')])
+@pytest.mark.parametrize(
+    ('mode', 'form'),
+    [('RGB', 'PNG'), ('L', 'PNG'), ('CMYK', 'JPEG'), ('L', 'JPEG'), ('RGBA', 'PNG')],
+)
 def test_every_kind_of_image_becomes_rgb(mode, form):
     picture = np.full((60, 40, 3), (200, 200, 200), np.uint8)
     image = loader.prepare({'image': encoded(picture, mode, form), 'label': 3}, 32)['image']

@@ -14,11 +14,19 @@ def test_the_main_job(tmp_path, data_dir):
     """configs/digits.py as it is: at most 2.5 % top-1 error, and the files of a run."""
     workdir = tmp_path / 'digits'
     code, out, err = runs.run(
-        [runs.sys.executable, '-m', 'alexnet_jax.main', f'--workdir={workdir}', f'--config.dataset.data_dir={data_dir}']
+        [
+            runs.sys.executable,
+            '-m',
+            'alexnet_jax.main',
+            f'--workdir={workdir}',
+            f'--config.dataset.data_dir={data_dir}',
+        ]
     )
     assert code == 0, err
     assert '2 towers, 1 on each of 2 devices (cpu)' in out
-    table = re.search(r'centre crop +([\d.]+)% +([\d.]+)%\nmean of 5 views +([\d.]+)% +([\d.]+)%', out)
+    table = re.search(
+        r'centre crop +([\d.]+)% +([\d.]+)%\nmean of 5 views +([\d.]+)% +([\d.]+)%', out
+    )
     assert table, out
     top1, top5, views1, views5 = map(float, table.groups())
     assert top1 <= 2.5
@@ -44,7 +52,11 @@ def test_dry_run(tmp_path):
     """Settings and net, before data or compilation: nothing is written, nothing is needed."""
     code, out, err = runs.run(
         runs.command(
-            tmp_path / 'w', '/nowhere', '--dry_run', '--config=configs/ilsvrc2012.py', model__width=1.0
+            tmp_path / 'w',
+            '/nowhere',
+            '--dry_run',
+            '--config=configs/ilsvrc2012.py',
+            model__width=1.0,
         )
     )
     assert code == 0, err
@@ -71,8 +83,12 @@ def test_dry_run(tmp_path):
     ],
 )
 def test_mistakes_are_one_line(tmp_path, data_dir, arguments, message):
-    command = [a for a in runs.command(tmp_path / 'w', data_dir) if not a.startswith(tuple(x.split('=')[0] + '=' for x in arguments))]
-    code, out, err = runs.run([*command, *arguments])
+    command = [
+        a
+        for a in runs.command(tmp_path / 'w', data_dir)
+        if not a.startswith(tuple(x.split('=')[0] + '=' for x in arguments))
+    ]
+    code, _out, err = runs.run([*command, *arguments])
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1, err

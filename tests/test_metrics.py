@@ -56,9 +56,7 @@ def test_filters_of_both_towers_are_side_by_side():
     assert len(np.unique(picture[:, half:])) <= 2
     corner = picture[1:34:3, 1:34:3]  # the first kernel, stretched to the whole range
     low, high = kernels[0, ..., 0].min(), kernels[0, ..., 0].max()
-    np.testing.assert_array_equal(
-        corner, np.uint8(255 * (kernels[0, ..., 0] - low) / (high - low))
-    )
+    np.testing.assert_array_equal(corner, np.uint8(255 * (kernels[0, ..., 0] - low) / (high - low)))
 
 
 @pytest.mark.parametrize(
@@ -81,4 +79,7 @@ def test_the_progress_line_says_where_training_stands(capsys, monkeypatch):
     clock[0] += 2
     assert line.step(12, values, 0.01) == pytest.approx(5)  # the pause does not count
     first = capsys.readouterr().out.splitlines()[0]
-    assert first == 'epoch 1.1/5  step 11/50  loss 1.2500  error 50.0%  rate 0.01  5 images/s  1:18 left'
+    assert (
+        first
+        == 'epoch 1.1/5  step 11/50  loss 1.2500  error 50.0%  rate 0.01  5 images/s  1:18 left'
+    )

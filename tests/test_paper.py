@@ -31,7 +31,7 @@ def params(config):
 
 
 def test_parameters(config, params):
-    """"60 million parameters": by hand, by the table, and by counting."""
+    """ "60 million parameters": by hand, by the table, and by counting."""
     assert sum(x.size for x in jax.tree.leaves(params)) == 60_965_224
     assert model.parameter_count(config) == 60_965_224
 
@@ -68,7 +68,7 @@ def test_digits_sizes():
 
 
 def test_neurons(config):
-    """Figure 2: 290,400 neurons in conv1 (the caption's 253,440 is 55 x 48 x 96), then as printed."""
+    """Figure 2; but 290,400 in conv1, where the caption's 253,440 is 55 x 48 x 96."""
     neurons = [r.size**2 * r.maps * config.model.towers for r in model.layer_table(config)[:-1]]
     assert neurons == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096]
 

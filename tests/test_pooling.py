@@ -37,7 +37,9 @@ def test_ties_share_the_gradient():
 )
 def test_sizes_round_up(size, window, stride, pooled):
     assert pooled_size(size, window, stride) == pooled
-    x = np.random.default_rng(0).normal(size=(1, size, size, 1)).astype(np.float32) - 9  # all below 0
+    x = (
+        np.random.default_rng(0).normal(size=(1, size, size, 1)).astype(np.float32) - 9
+    )  # all below 0
     y = np.asarray(max_pooling(x, window, stride))
     assert y.shape == (1, pooled, pooled, 1)
     last = x[0, (pooled - 1) * stride :, (pooled - 1) * stride :, 0]

@@ -30,7 +30,7 @@ def test_forward_exchanges_four_times():
 
 
 def test_a_step_exchanges_seven_times():
-    """Backward, each gather returns as a sum scattered over the towers; the sum of fc8 needs none."""
+    """Backward, each gather returns as a sum scattered over towers; fc8's sum needs none."""
     config = nets.small()
     mesh = nets.mesh_of(2)
     step = train.make_train_step(config, mesh)
@@ -66,7 +66,10 @@ def test_towers_are_isolated_until_conv3(tower):
 
     def gradient(through):
         loss = jax.shard_map(
-            lambda p: first_tower(p, through=through), mesh=mesh, in_specs=(specs,), out_specs=towers.spec(mesh, 'step')
+            lambda p: first_tower(p, through=through),
+            mesh=mesh,
+            in_specs=(specs,),
+            out_specs=towers.spec(mesh, 'step'),
         )
         return jax.jit(jax.grad(loss))(params)
 
@@ -83,7 +86,11 @@ def test_any_number_of_towers_is_the_same_on_any_mesh(number):
     config = nets.small(model__towers=number)
     params, x = model.initialize(config), nets.images(config, 4)
     key = jax.random.key(3)
-    meshes = [towers.choose_mesh(nets.small(model__towers=number, mesh__tower=t)) for t in (1, 2) if number % t == 0]
+    meshes = [
+        towers.choose_mesh(nets.small(model__towers=number, mesh__tower=t))
+        for t in (1, 2)
+        if number % t == 0
+    ]
     results = [nets.compiled_logits(config, mesh, key)(params, x) for mesh in meshes]
     for other in results[1:]:
         np.testing.assert_allclose(results[0], other, rtol=1e-5, atol=1e-6)
@@ -140,7 +147,9 @@ def test_the_choice_divides_the_batch():
 
 
 def test_too_few_devices():
-    with pytest.raises(UserError, match=r'mesh.data=4 x mesh.tower=2 needs 8 devices and there are 2'):
+    with pytest.raises(
+        UserError, match=r'mesh.data=4 x mesh.tower=2 needs 8 devices and there are 2'
+    ):
         towers.choose_mesh(nets.small(mesh__data=4, mesh__tower=2))
 
 

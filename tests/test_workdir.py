@@ -40,7 +40,7 @@ def test_mesh_and_intervals_may_change(tmp_path):
 
 def test_a_broken_record_is_one_line(tmp_path):
     (tmp_path / 'config.json').write_text('{"config": ')
-    with pytest.raises(UserError, match='config.json cannot be read'):
+    with pytest.raises(UserError, match=r'config\.json cannot be read'):
         enter(tmp_path).__enter__()
 
 

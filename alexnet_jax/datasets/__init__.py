@@ -1,13 +1,14 @@
 """Where images come from (§2): TFDS data sets, read without TensorFlow.
 
-A source is a sequence of `{'image': bytes of a JPEG or PNG, or a uint8 array, 'label': int}`. The builders of
-this package are prepared on first use; any other TFDS data set of images and labels is read by its
-name once it is prepared in a format with random access (ArrayRecord).
+A source is a sequence of `{'image': ..., 'label': int}`, the image as bytes of a JPEG or PNG or as
+a uint8 array of (rows, columns, 1 or 3). The builders of this package are prepared on first use;
+any other TFDS data set of images and labels is read by its name once it is prepared in a format
+with random access (ArrayRecord).
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow_datasets as tfds
 
@@ -16,7 +17,14 @@ from alexnet_jax.datasets import digits as digits  # registers its builder with 
 from alexnet_jax.datasets.synthetic import Synthetic
 from alexnet_jax.errors import UserError
 
-Source = Sequence[Mapping[str, Any]]
+
+class Source(Protocol):
+    """A sequence of examples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
 
 EMBEDDED = ('digits',)
 
@@ -31,6 +39,8 @@ BY_HAND = {
 
 
 class Splits(NamedTuple):
+    """The two parts of a data set that a run reads."""
+
     train: Source
     eval: Source
     folder: str  # where what was computed from the data may be kept; '' for none
@@ -44,8 +54,10 @@ def open_splits(dataset: settings.Dataset) -> Splits:
         images and labels with the stated number of classes.
     """
     if dataset.name == 'synthetic':
-        make = [Synthetic(n, dataset.image_size, dataset.classes) for n in Synthetic.SIZES]
-        return Splits(*make, folder='')
+        train, evaluation = (
+            Synthetic(n, dataset.image_size, dataset.classes) for n in Synthetic.SIZES
+        )
+        return Splits(train, evaluation, folder='')
     builder = _builder(dataset)
     _check_features(builder, dataset)
     encoded = {'image': tfds.decode.SkipDecoding()}  # the loader decodes, in its threads
@@ -80,6 +92,7 @@ def _builder(dataset: settings.Dataset) -> tfds.core.DatasetBuilder:
             f'the data set {dataset.name} is not in {builder.data_dir}: {how} '
             '(or point --config.dataset.data_dir to where it is)'
         )
+    tfds.disable_progress_bar()
     try:
         builder.download_and_prepare(file_format='array_record')
     except OSError as error:

@@ -26,7 +26,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     """Handwritten digits as 72x72 colour images."""
 
     VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'Bicubic, every fifth image of a class tested.'}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -51,7 +50,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         from sklearn import datasets as sklearn_datasets  # slow to import, and needed once only
 
-        scans = sklearn_datasets.load_digits()
+        scans: Any = sklearn_datasets.load_digits()
         seen: Counter[int] = Counter()
         for number, (scan, label) in enumerate(zip(scans.images, scans.target, strict=True)):
             seen[label] += 1

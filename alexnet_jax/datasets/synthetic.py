@@ -14,7 +14,7 @@ class Synthetic:
 
     SIZES = (12_800, 256)
 
-    def __init__(self, length: int, image_size: int, classes: int):
+    def __init__(self, length: int, image_size: int, classes: int) -> None:
         self._length, self._classes = length, classes
         self._noise = np.random.default_rng(0).integers(
             0, 256, (2 * image_size, image_size, 3), np.uint8
