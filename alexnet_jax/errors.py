@@ -1,5 +1,22 @@
-"""The one exception for a mistake that the user can mend."""
+"""The one exception for a mistake that the user can mend, and how a program ends with it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Says in one line what is wrong and what to do; `main` prints it and exits with code 2."""
+    """Says in one line what is wrong and what to do."""
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Ends the process with one line and code 2 for a UserError, with 130 for Ctrl-C."""
+    try:
+        yield
+    except UserError as error:
+        print(f'alexnet_jax: {" ".join(str(error).split())}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print('\nalexnet_jax: interrupted', file=sys.stderr)
+        sys.exit(130)

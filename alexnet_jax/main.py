@@ -8,14 +8,13 @@
         its settings and a table of the net, without data
 
 Exit codes: 0 trained, 2 a mistake in the command or the data (one line says what), 75 told to stop
-(SIGTERM, Ctrl-C) and saved.
+(SIGTERM, Ctrl-C) and saved, 130 interrupted before there was anything to save.
 """
 
 import difflib
 import runpy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax import config as settings
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, one_line
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,9 +47,10 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
     """Runs; gives the exit code."""
-    from alexnet_jax import datasets, tables, towers, train
+    from alexnet_jax import datasets, model, tables, towers, train
     from alexnet_jax.workdir import Workdir
 
+    model.layer_table(config)  # refuses sizes that do not fit, before anything is written
     towers.prepare_cpu_devices(config.mesh)
     mesh = towers.choose_mesh(config)
     print(towers.describe_mesh(mesh, config.model.towers), flush=True)
@@ -75,7 +75,7 @@ def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
 
 def _parse(arguments: list[str]) -> list[str]:
     """Reads the flags, after checks whose errors are clearer than the flag library's."""
-    with _one_line():
+    with one_line():
         given = [argument for argument in arguments[1:] if argument.startswith('--config=')]
         path = _found((given or [f'--config={_DEFAULT}'])[-1].partition('=')[2])
         rest = [argument for argument in arguments[1:] if argument not in given]
@@ -125,19 +125,9 @@ def _check_name(argument: str, known: Mapping[str, Any]) -> None:
         raise UserError(f'unknown setting {name}: did you mean {near[0]}? (--dry_run lists all)')
 
 
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Ends the process with one line for a mistake of the user's."""
-    try:
-        yield
-    except UserError as error:
-        print(f'alexnet_jax: {" ".join(str(error).split())}', file=sys.stderr)
-        sys.exit(2)
-
-
 def _run(_: Sequence[str]) -> None:
     name = Path(flags.FLAGS['config'].config_filename).stem  # pyrefly: ignore[missing-attribute]
-    with _one_line():
+    with one_line():
         config = settings.resolve(_CONFIG.value.to_dict())
         workdir = Path(_WORKDIR.value or f'runs/{name}').expanduser()
         sys.exit(main(config, workdir, _DRY_RUN.value))

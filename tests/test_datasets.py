@@ -47,10 +47,10 @@ def test_tensorflow_is_never_imported(splits):
 @pytest.mark.parametrize(
     ('overrides', 'message'),
     [
-        ({'dataset__name': 'no_such_set'}, "dataset.name='no_such_set' is no TFDS data set"),
+        ({'dataset__name': 'no_such_set'}, "'no_such_set' is no TFDS data set"),
         ({'dataset__classes': 11}, 'digits has 10 classes, not 11'),
         ({'dataset__train_split': 'trian'}, 'its splits: train, test'),
-        ({'dataset__name': 'mnist'}, 'the data set mnist is not in'),
+        ({'dataset__name': 'mnist'}, 'run: python -m alexnet_jax.prepare --name=mnist'),
         ({'dataset__name': 'imagenet2012', 'dataset__classes': 1000}, 'ILSVRC2012_img_train.tar'),
     ],
 )

@@ -32,8 +32,8 @@ EMBEDDED = ('digits',)
 BY_HAND = {
     'imagenet2012': (
         'download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org '
-        'into DIR, then run: pip install tensorflow && tfds build imagenet2012 '
-        '--file_format=array_record --manual_dir=DIR'
+        'into DIR, then run: pip install tensorflow && '
+        'python -m alexnet_jax.prepare --name=imagenet2012 --tars=DIR'
     ),
 }
 
@@ -75,32 +75,59 @@ def open_splits(dataset: settings.Dataset) -> Splits:
 
 
 def _builder(dataset: settings.Dataset) -> tfds.core.DatasetBuilder:
-    where = os.path.expanduser(dataset.data_dir) or None
-    try:
-        builder = tfds.builder(dataset.name, data_dir=where, file_format='array_record')
-    except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
-        raise UserError(
-            f'dataset.name={dataset.name!r} is no TFDS data set here: {_first_line(error)}'
-        ) from error
+    builder = find_builder(dataset.name, dataset.data_dir)
     if builder.is_prepared():
         return builder
     if dataset.name not in EMBEDDED:
-        how = BY_HAND.get(
-            dataset.name, f'run: tfds build {dataset.name} --file_format=array_record'
-        )
+        how = BY_HAND.get(dataset.name, f'run: python -m alexnet_jax.prepare --name={dataset.name}')
         raise UserError(
             f'the data set {dataset.name} is not in {builder.data_dir}: {how} '
             '(or point --config.dataset.data_dir to where it is)'
         )
     tfds.disable_progress_bar()
+    prepare(builder)
+    return builder
+
+
+def find_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """The TFDS builder of this name, for ArrayRecord.
+
+    Args:
+      data_dir: where TFDS keeps data sets; '' is its default.
+
+    Raises:
+      UserError: there is none.
+    """
+    where = os.path.expanduser(data_dir) or None
     try:
-        builder.download_and_prepare(file_format='array_record')
+        return tfds.builder(name, data_dir=where, file_format='array_record')
+    except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
+        raise UserError(f'{name!r} is no TFDS data set here: {_first_line(error)}') from error
+
+
+def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str = '') -> None:
+    """Writes the data set, as TFDS does: nothing half-written is ever taken for whole.
+
+    Args:
+      manual_dir: of files that had to be downloaded by hand.
+
+    Raises:
+      UserError: something it needs is missing, or the disk does not take it.
+    """
+    downloads = tfds.download.DownloadConfig(manual_dir=os.path.expanduser(manual_dir) or None)
+    try:
+        builder.download_and_prepare(download_config=downloads, file_format='array_record')
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'TFDS needs {error.name} to prepare {builder.name}: pip install {error.name}'
+        ) from error
+    except AssertionError as error:  # how TFDS says that files are not in manual_dir
+        raise UserError(f'{builder.name} cannot be prepared: {_first_line(error)}') from error
     except OSError as error:
         raise UserError(
-            f'cannot write the data set to {builder.data_dir}: {error}; '
-            'choose another place with --config.dataset.data_dir=DIR'
+            f'cannot write the data set to {builder.data_dir}: {error}; choose another place '
+            '(--config.dataset.data_dir=DIR, or --data_dir=DIR of alexnet_jax.prepare)'
         ) from error
-    return builder
 
 
 def _check_features(builder: tfds.core.DatasetBuilder, dataset: settings.Dataset) -> None:
