@@ -1,8 +1,12 @@
 """The one exception for a mistake that the user can mend, and how a program ends with it."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class UserError(Exception):
@@ -11,10 +15,12 @@ class UserError(Exception):
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Ends the process with one line and code 2 for a UserError, with 130 for Ctrl-C."""
+    """Ends the process with one line: code 2 for a UserError or a full disk, 130 for Ctrl-C."""
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _DISK:
+            raise
         print(f'alexnet_jax: {" ".join(str(error).split())}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

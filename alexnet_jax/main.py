@@ -84,7 +84,7 @@ def _parse(arguments: list[str]) -> list[str]:
         known = settings.flatten(_load(path).to_dict())
         for argument in arguments:
             _check_name(argument, known)
-        logging.set_verbosity(logging.ERROR)  # a flag of its own, --verbosity, asks for more
+        logging.set_verbosity(logging.FATAL)  # errors come as exceptions; --verbosity asks for more
         try:
             rest = flags.FLAGS(arguments)
         except flags.Error as error:

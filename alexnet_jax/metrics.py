@@ -123,11 +123,15 @@ class ProgressLine:
             left = time_left(per_step * (self._plan.steps - step))
             epoch, epochs = self._plan.epoch(step), self._plan.epoch(self._plan.steps)
             self._write(
-                f'epoch {epoch:.1f}/{epochs:.3g}  step {step}/{self._plan.steps}  '
+                f'epoch {epoch:.1f}/{epochs:.1f}  step {step}/{self._plan.steps}  '
                 f'loss {values["loss"]:.4f}  error {values["top1_error"]:.1%}{self._tested}  '
                 f'rate {rate:.2g}  {self.speed:.0f} images/s  {left} left'
             )
         return self.speed
+
+    def begin(self) -> None:
+        """Before the first step, which compiles."""
+        self._write('compiling the training step')
 
     @contextmanager
     def pause(self) -> Iterator[None]:

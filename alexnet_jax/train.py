@@ -191,6 +191,8 @@ class Loop:
                 self._evaluate_and_save()  # makes up for what a signal cut short
             batches, pending = self._batches(first), None
             batch = next(batches)
+            if first < self._plan.steps:
+                self._line.begin()
             for step in range(first, self._plan.steps):
                 rate = self._rate(step)
                 self.state, coming = self._train_step(
@@ -286,6 +288,7 @@ class Loop:
             if name.startswith('views')
             else f'eval/{name}': x
             for name, x in results.items()
+            if name != 'images'
         }
         if self._position.evaluated < step:
             plateau = self._config.learning_rate.plateau

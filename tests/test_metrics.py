@@ -81,5 +81,5 @@ def test_the_progress_line_says_where_training_stands(capsys, monkeypatch):
     first = capsys.readouterr().out.splitlines()[0]
     assert (
         first
-        == 'epoch 1.1/5  step 11/50  loss 1.2500  error 50.0%  rate 0.01  5 images/s  1:18 left'
+        == 'epoch 1.1/5.0  step 11/50  loss 1.2500  error 50.0%  rate 0.01  5 images/s  1:18 left'
     )

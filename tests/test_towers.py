@@ -157,3 +157,17 @@ def test_the_choice_is_said():
     mesh = nets.mesh_of(2)
     assert towers.describe_mesh(mesh, 2) == '2 towers, 1 on each of 2 devices (cpu)'
     assert towers.device_names(mesh, 4) == [str(mesh.devices[0, t // 2]) for t in range(4)]
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_a_step_lowers_for_accelerators(platform):
+    """On a machine without one: the program at least exists for it, exchanges included."""
+    config, mesh = nets.small(), nets.mesh_of(2)
+    step = train.make_train_step(config, mesh)
+    state = train.state_shapes(config, mesh)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nets.batch(config))
+    mean, rate = jax.ShapeDtypeStruct((72, 72, 3), jnp.float32), jnp.float32(0.01)
+    lowered = step.trace(state, batch, mean, rate).lower(lowering_platforms=(platform,))
+    text = lowered.as_text()
+    assert text.count('stablehlo.all_gather') == 3
+    assert text.count('stablehlo.reduce_scatter') == 3
