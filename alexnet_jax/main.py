@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax import config as settings
 from alexnet_jax.errors import UserError, one_line
+from alexnet_jax.resolve import resolve
 
 ROOT = Path(__file__).parent.parent
 
@@ -128,7 +129,7 @@ def _check_name(argument: str, known: Mapping[str, Any]) -> None:
 def _run(_: Sequence[str]) -> None:
     name = Path(flags.FLAGS['config'].config_filename).stem  # pyrefly: ignore[missing-attribute]
     with one_line():
-        config = settings.resolve(_CONFIG.value.to_dict())
+        config = resolve(_CONFIG.value.to_dict())
         workdir = Path(_WORKDIR.value or f'runs/{name}').expanduser()
         sys.exit(main(config, workdir, _DRY_RUN.value))
 

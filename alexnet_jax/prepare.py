@@ -36,7 +36,7 @@ def main(_: Sequence[str]) -> None:
 
 def _parse(arguments: list[str]) -> list[str]:
     with one_line():
-        logging.set_verbosity(logging.ERROR)
+        logging.set_verbosity(logging.FATAL)  # errors come as exceptions
         try:
             return flags.FLAGS(arguments)
         except flags.Error as error:

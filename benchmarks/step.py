@@ -22,11 +22,9 @@ other processes took meanwhile is told.
 import dataclasses
 import datetime
 import functools
-import importlib
 import importlib.metadata
 import importlib.util
 import json
-import math
 import os
 import platform
 import runpy
@@ -34,7 +32,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +43,12 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from torch_net import Contender, PyTorch, check_finite
+
 from alexnet_jax import augmentation, model, tables, towers, train
 from alexnet_jax import config as settings
 from alexnet_jax.errors import UserError
+from alexnet_jax.resolve import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,8 +68,6 @@ flags.register_validator(
     'devices', lambda names: names and all(n.isdigit() and int(n) for n in names), 'e.g. 1,2'
 )
 flags.register_validator('what', lambda names: names and set(names) <= GFLOP.keys(), 'see --help')
-
-Contender = Callable[[], None]  # does what is timed, once, and waits for its end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +97,7 @@ def make_config(devices: int, batch: int) -> settings.Config:
     raw = runpy.run_path(str(ROOT / 'configs' / 'ilsvrc2012.py'))['get_config']()
     raw.mesh.tower, raw.mesh.data = devices, 1
     raw.optimizer.batch_size = raw.evaluation.batch_size = batch
-    return settings.resolve(raw.to_dict())
+    return resolve(raw.to_dict())
 
 
 class Ours:
@@ -124,7 +123,7 @@ class Ours:
             nonlocal state
             state, metrics = take(state, self._batch, self._mean, rate)
             jax.block_until_ready((state, metrics))
-            _check(float(metrics['loss']))
+            check_finite(float(metrics['loss']))
 
         return run
 
@@ -151,118 +150,6 @@ class Ours:
         return lambda: jax.block_until_ready(
             logits(params, self._batch['image'], self._mean, top, left)
         )
-
-
-class PyTorch:
-    """The same net in eager PyTorch, on all cores."""
-
-    def __init__(self, config: settings.Config) -> None:
-        self._torch: Any = importlib.import_module('torch')
-        self._torch.set_num_threads(os.cpu_count() or 1)
-        self._torch.manual_seed(config.seed)
-        self._config, self._parts = config, _torch_layers(self._torch, config.dataset.classes)
-        _initialize(self._torch, config.model, self._parts)
-        parameters = sum(p.numel() for p in self._parts.parameters())
-        if parameters != model.parameter_count(config):
-            raise ValueError(f'PyTorch has another net, of {parameters:,} parameters')
-        count, crop = config.optimizer.batch_size, config.augmentation.crop
-        images = self._torch.randint(256, (count, 3, crop, crop)).float() - 127.5
-        self._images = self._torch.nn.functional.pad(images, (0, 3, 0, 3))
-        self._labels = self._torch.randint(config.dataset.classes, (count,))
-
-    def step(self) -> Contender:
-        """Forward, cross entropy, backward and the update."""
-        optimizer = self._torch.optim.SGD(
-            self._parts.parameters(),
-            lr=self._config.learning_rate.initial,
-            momentum=self._config.optimizer.momentum,
-            weight_decay=self._config.optimizer.weight_decay,
-            fused=True,
-        )
-
-        def run() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            loss = self._torch.nn.functional.cross_entropy(self._logits(), self._labels)
-            loss.backward()
-            optimizer.step()
-            _check(loss.item())
-
-        self._parts.train()
-        return run
-
-    def forward(self) -> Contender:
-        """The logits, without dropout and without what backward would need."""
-
-        def run() -> None:
-            with self._torch.inference_mode():
-                self._logits()
-
-        self._parts.eval()
-        return run
-
-    def _logits(self) -> Any:
-        """The towers meet where `cat` stands, and in `dense`."""
-        cat, parts = self._torch.cat, self._parts
-        maps = parts.conv3(cat([conv12(self._images) for conv12 in parts.conv12], dim=1))
-        own = zip(parts.conv45, maps.chunk(2, dim=1), strict=True)
-        return parts.dense(cat([conv45(maps) for conv45, maps in own], dim=1))
-
-
-def _torch_layers(torch: Any, classes: int) -> Any:
-    """The layers; what no tower shares comes once for each, in a list."""
-    nn = torch.nn
-
-    def convolution(*shape: int, padding: int, then: Sequence[Any] = ()) -> list[Any]:
-        return [nn.Conv2d(*shape, padding=padding), nn.ReLU(inplace=True), *then]
-
-    def normalization() -> Any:
-        return nn.LocalResponseNorm(size=5, alpha=5 * 1e-4, beta=0.75, k=2)  # divides alpha by size
-
-    def pooling() -> Any:
-        return nn.MaxPool2d(3, stride=2)
-
-    def conv12() -> Any:
-        return nn.Sequential(
-            *convolution(3, 48, 11, 4, padding=0, then=[normalization(), pooling()]),
-            *convolution(48, 128, 5, padding=2, then=[normalization(), pooling()]),
-        )
-
-    def conv45() -> Any:
-        return nn.Sequential(
-            *convolution(192, 192, 3, padding=1),
-            *convolution(192, 128, 3, padding=1, then=[pooling()]),
-        )
-
-    def hidden(units_in: int) -> list[Any]:
-        return [nn.Linear(units_in, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)]
-
-    parts = nn.Module()
-    parts.conv12 = nn.ModuleList([conv12(), conv12()])
-    parts.conv3 = nn.Sequential(*convolution(256, 384, 3, padding=1))
-    parts.conv45 = nn.ModuleList([conv45(), conv45()])
-    parts.dense = nn.Sequential(
-        nn.Flatten(), *hidden(6 * 6 * 256), *hidden(4096), nn.Linear(4096, classes)
-    )
-    return parts
-
-
-def _initialize(torch: Any, net: settings.Model, parts: Any) -> None:
-    """Initial values as ours, so that the numbers in both are of like size."""
-    first, second = ([conv12[i] for conv12 in parts.conv12] for i in (0, 4))
-    fourth, fifth = ([conv45[i] for conv45 in parts.conv45] for i in (0, 2))
-    layers = [first, second, [parts.conv3[0]], fourth, fifth]
-    layers += [[layer] for layer in parts.dense if isinstance(layer, torch.nn.Linear)]
-    names = [*net.convolutions().values(), net.fc6, net.fc7, net.fc8]
-    for layer, modules in zip(names, layers, strict=True):
-        for module in modules:
-            torch.nn.init.normal_(module.weight, std=net.initial_std(layer))
-            torch.nn.init.constant_(module.bias, layer.bias)
-
-
-def _check(loss: float) -> None:
-    """What has left the finite numbers may be faster or slower than training."""
-    if not math.isfinite(loss):
-        raise ValueError(f'the loss is {loss}: what was timed is no training')
 
 
 class Others:

@@ -9,6 +9,7 @@ import numpy as np
 
 from alexnet_jax import config as settings
 from alexnet_jax import model, towers
+from alexnet_jax.resolve import resolve
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,7 +41,7 @@ def override(raw: Any, **overrides: Any) -> settings.Config:
         for part in sections:
             section = section[part]
         section[last] = value
-    return settings.resolve(values)
+    return resolve(values)
 
 
 def mesh_of(tower: int, data: int = 1) -> jax.sharding.Mesh:

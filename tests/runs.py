@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 import nets
-from alexnet_jax import config as settings
 from alexnet_jax import train
 from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.resolve import resolve
 
 # Small and short: 22 steps, evaluated every 11 or so, saved every 5.
 SHORT = {
@@ -59,7 +59,7 @@ def run(arguments):
 
 def final(workdir):
     """The step and all arrays of the newest checkpoint, by name."""
-    config = settings.resolve(json.loads((workdir / 'config.json').read_text())['config'])
+    config = resolve(json.loads((workdir / 'config.json').read_text())['config'])
     checkpoints = Checkpoints(workdir / 'checkpoints', keep=config.checkpoint.keep)
     state, position = checkpoints.restore(train.state_shapes(config, nets.mesh_of(1)))
     checkpoints.close()

@@ -4,10 +4,16 @@ import random
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 
+import nets
 import runs
+from alexnet_jax import train
+from alexnet_jax.checkpoint import Checkpoints, Position
+from alexnet_jax.errors import UserError
+from alexnet_jax.optimizer import Progress
 
 
 @pytest.fixture(scope='module')
@@ -85,3 +91,48 @@ def test_goes_on_with_another_number_of_devices(tmp_path, data_dir, whole, befor
     (_, ours), (_, theirs) = runs.final(tmp_path), runs.final(whole)
     for name, x in ours.items():
         np.testing.assert_allclose(x, theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+POSITION = Position(7, 5, Progress(0.1, 2, 1), 3, {'loss': 1 / 3, 'top1_error': 0.1 + 0.2})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with one checkpoint, at step 7, and the state in it."""
+    state = train.place_initial_state(nets.small(), nets.mesh_of(2))
+    checkpoints = Checkpoints(tmp_path / 'checkpoints', keep=2)
+    checkpoints.save(state, POSITION)
+    checkpoints.wait()
+    checkpoints.close()
+    return tmp_path / 'checkpoints', state
+
+
+def restore(folder, tower):
+    checkpoints = Checkpoints(folder, keep=2)
+    try:
+        return checkpoints.restore(train.state_shapes(nets.small(), nets.mesh_of(tower)))
+    finally:
+        checkpoints.close()
+
+
+@pytest.mark.parametrize('tower', [1, 2])
+def test_gives_back_what_it_took(saved, tower):
+    folder, state = saved
+    restored, position = restore(folder, tower)
+    assert position == POSITION  # floats too, to the last bit
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    kernel = restored.params['conv1']['kernel_THWIO']
+    assert len(kernel.sharding.device_set) == tower
+
+
+def test_a_broken_checkpoint_is_one_line(saved):
+    folder, _ = saved
+    for file in (folder / '7' / 'state').rglob('*'):
+        if file.is_file():
+            file.write_bytes(b'')
+    with pytest.raises(UserError, match=r'checkpoint 7 in .* cannot be read'):
+        restore(folder, 2)
+
+
+def test_an_empty_folder_has_none(tmp_path):
+    assert restore(tmp_path / 'checkpoints', 2) is None

@@ -5,6 +5,7 @@ import pytest
 import nets
 from alexnet_jax import config as settings
 from alexnet_jax.errors import UserError
+from alexnet_jax.resolve import resolve
 
 
 def test_every_config_resolves():
@@ -51,7 +52,7 @@ def test_a_missing_setting_is_named():
     raw = nets.load('digits').to_dict()
     del raw['model']['fc7']['std']
     with pytest.raises(UserError, match=r'the config lacks model\.fc7\.std'):
-        settings.resolve(raw)
+        resolve(raw)
 
 
 def test_durations_follow_the_overrides():

@@ -110,6 +110,13 @@ def test_a_workdir_keeps_to_its_config(tmp_path, data_dir):
     assert before[0] == runs.final(workdir)[0]
 
 
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, data_dir):
+    code, _, err = runs.run(runs.command(tmp_path, data_dir, learning_rate__initial=1e6))
+    assert code == 2
+    assert re.search(r'the loss is (nan|inf) at step \d+: lower learning_rate.initial', err)
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_synthetic_images_are_called_so(tmp_path):
     code, out, err = runs.run(
         runs.command(tmp_path, '', dataset__name='synthetic', optimizer__epochs=0.02)

@@ -44,3 +44,8 @@ def test_sizes_round_up(size, window, stride, pooled):
     assert y.shape == (1, pooled, pooled, 1)
     last = x[0, (pooled - 1) * stride :, (pooled - 1) * stride :, 0]
     assert y[0, -1, -1, 0] == last.max()  # what hangs over the edge does not count, not even as 0
+
+
+def test_is_a_compiled_primitive():
+    (call,) = jax.make_jaxpr(max_pooling)(np.ones((1, 5, 5, 1), np.float32)).eqns
+    assert call.params['name'] == 'max_pooling'

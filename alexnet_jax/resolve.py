@@ -1,0 +1,109 @@
+"""From the values of a config file to the settings of a run, or one line on what is wrong."""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from alexnet_jax.config import OPERATIONS, SCHEDULES, Config, as_dict, flatten
+from alexnet_jax.errors import UserError
+
+
+def resolve(raw: Mapping[str, Any]) -> Config:
+    """The checked settings of a run.
+
+    Args:
+      raw: nested mappings, as a file in `configs/` states them.
+
+    Raises:
+      UserError: a setting is unknown, missing, of the wrong type or out of range.
+    """
+    config = _build(Config, raw, '')
+    for problem in _problems(config):
+        raise UserError(problem)
+    return config
+
+
+def _build(cls: Any, raw: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in raw:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.4)
+            hint = f'did you mean {prefix}{near[0]}?' if near else f'known here: {", ".join(hints)}'
+            raise UserError(f'unknown setting {prefix}{key}: {hint}')
+    missing = [f'{prefix}{key}' for key in hints if key not in raw]
+    if missing:
+        raise UserError(f'the config lacks {", ".join(missing)}: add it to the config file')
+    return cls(**{key: _convert(hint, raw[key], prefix + key) for key, hint in hints.items()})
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise UserError(f'{name} is a section with settings of its own, not {value!r}')
+        return _build(hint, value, f'{name}.')
+    if isinstance(hint, types.GenericAlias):  # tuple[item, ...]
+        if not isinstance(value, (tuple, list)):
+            raise UserError(f'{name} must be a tuple, not {value!r}')
+        return tuple(_convert(typing.get_args(hint)[0], item, name) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(f'{name} must be of type {hint.__name__}, not {value!r}')
+    return value
+
+
+_POSITIVE = ('.std', '.epochs', '.every_epochs', '.divide_by', '.initial', '.width')
+
+
+def _problems(c: Config) -> Iterator[str]:
+    """One line for each setting that cannot be."""
+    flat = flatten(as_dict(c))
+    may_be_zero = {'mesh.tower', 'mesh.data', 'loader.threads', 'learning_rate.plateau.drops'}
+    may_be_zero |= {f'model.{name}.padding' for name in c.model.convolutions()}
+    for name, value in flat.items():
+        if type(value) is int and name != 'seed' and value < (name not in may_be_zero):
+            yield f'{name}={value} must be at least {int(name not in may_be_zero)}'
+        if type(value) is float and not math.isfinite(value):
+            yield f'{name}={value} must be a finite number'
+        if type(value) is float and name.endswith(_POSITIVE) and value <= 0:
+            yield f'{name}={value} must be above 0'
+        if name.endswith(('.dropout', '.momentum')) and not 0 <= value < 1:
+            yield f'{name}={value} must be at least 0 and below 1'
+    if c.dataset.classes < 2:
+        yield f'dataset.classes={c.dataset.classes} must be at least 2'
+    if c.augmentation.crop > c.dataset.image_size:
+        yield (
+            f'augmentation.crop={c.augmentation.crop} is larger than '
+            f'dataset.image_size={c.dataset.image_size}'
+        )
+    if c.learning_rate.schedule not in SCHEDULES:
+        yield (
+            f'learning_rate.schedule={c.learning_rate.schedule!r} is none of {", ".join(SCHEDULES)}'
+        )
+    for name, layer in c.model.convolutions().items():
+        for operation in layer.then:
+            if operation not in OPERATIONS:
+                known = ', '.join(OPERATIONS)
+                yield f'model.{name}.then has {operation!r}, which is none of {known}'
+    norm = c.model.response_normalization
+    if norm.k <= 0 or norm.alpha < 0:
+        yield f'model.response_normalization needs k > 0, alpha >= 0; not {norm.k}, {norm.alpha}'
+    if c.mesh.tower and c.model.towers % c.mesh.tower:
+        yield (
+            f'mesh.tower={c.mesh.tower} does not divide model.towers={c.model.towers}: '
+            'every device of the tower axis holds the same number of towers'
+        )
+    if c.mesh.data and c.optimizer.batch_size % c.mesh.data:
+        yield (
+            f'optimizer.batch_size={c.optimizer.batch_size} is not divisible by '
+            f'mesh.data={c.mesh.data}'
+        )
+    if c.mesh.data and c.evaluation.batch_size % c.mesh.data:
+        yield (
+            f'evaluation.batch_size={c.evaluation.batch_size} is not divisible by '
+            f'mesh.data={c.mesh.data}'
+        )
