@@ -57,7 +57,7 @@ class Convolution(nnx.Module):
         for operation in self.layer.then:
             match operation:
                 case 'relu':
-                    x = relu(x)
+                    x = jax.nn.relu(x)
                 case 'response_normalization':
                     n = self.norm
                     x = response_normalization(x, n.size, n.k, n.alpha, n.beta)
@@ -80,7 +80,7 @@ class Hidden(nnx.Module):
     def __call__(self, units: list[Array], masks: 'Masks | None') -> list[Array]:
         """(B, I) to (B, O) for each tower here."""
         kernel_TIO, bias_TO = self.kernel_TIO[...], self.bias_TO[...]
-        out = [relu(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
+        out = [jax.nn.relu(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
         return dropout(out, self.layer.dropout, self.number, self.towers, masks)
 
 
@@ -138,11 +138,6 @@ class AlexNet(nnx.Module):
         units = self.fc6(exchange(units), masks)
         units = self.fc7(exchange(units), masks)
         return self.fc8(units)
-
-
-def relu(x: Array) -> Array:
-    """max(0, x) (§3.1)."""
-    return jnp.maximum(x, jnp.zeros((), x.dtype))
 
 
 @dataclasses.dataclass(frozen=True)

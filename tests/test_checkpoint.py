@@ -52,7 +52,7 @@ def test_killed(tmp_path, data_dir, whole, step):
     """kill -9 at some moment from a step on, then the same command."""
     process = runs.start(runs.command(tmp_path, data_dir))
     wait_for_step(tmp_path, step, process)
-    time.sleep(random.uniform(0, 0.3))
+    time.sleep(random.uniform(0, 0.1))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL  # it had not ended by itself
@@ -68,7 +68,7 @@ def test_told_to_stop(tmp_path, data_dir, whole):
     process = runs.start(runs.command(tmp_path, data_dir))
     wait_for_step(tmp_path, 4, process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
     assert 'stopped by SIGTERM after step' in out
     code, out, err = runs.run(runs.command(tmp_path, data_dir))
@@ -83,7 +83,7 @@ def test_goes_on_with_another_number_of_devices(tmp_path, data_dir, whole, befor
     process = runs.start(runs.command(tmp_path, data_dir, mesh__tower=before))
     wait_for_step(tmp_path, 8, process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == 75
     code, out, err = runs.run(runs.command(tmp_path, data_dir, mesh__tower=after))
     assert code == 0, err

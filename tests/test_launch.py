@@ -64,13 +64,13 @@ def test_passes_a_stop_on(tmp_path, data_dir):
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
     assert 'stopped by SIGTERM' in out
 
 
 def test_a_mistake_is_not_tried_again(tmp_path, data_dir):
     process = launch('train.sh', tmp_path / 'w', data_dir, '--config.sed=1')
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert out.count('unknown setting sed') == 1

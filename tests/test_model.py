@@ -114,3 +114,18 @@ def test_width_keeps_the_size_of_the_signal():
 def test_a_crop_that_is_too_small_is_named():
     with pytest.raises(UserError, match=r'augmentation\.crop=2 is too small'):
         model.layer_table(nets.small(augmentation__crop=2))
+
+
+def test_a_unit_at_rest_learns_nothing():
+    """The derivative of ReLU at 0 is 0, as in the 2012 code, and not 1/2 as that of a maximum."""
+    config = nets.small()
+    params = model.initialize(config)
+    for layer in params.values():
+        for name in layer:
+            if name.startswith('bias'):
+                layer[name][...] = 0
+    logits = nets.compiled_logits(config, nets.mesh_of(1))
+    black = np.zeros((2, 64, 64, 3), np.float32)
+    gradient = jax.grad(lambda p: logits(p, black).sum())(params)
+    assert np.all(np.asarray(gradient['conv5']['bias_TO']) == 0)
+    assert np.all(np.asarray(gradient['fc8']['bias']) == 2)
