@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from alexnet_jax.config import Config
+from alexnet_jax.config import Config, Mesh
 from alexnet_jax.errors import UserError
 
 TOWER, DATA = 'tower', 'data'
@@ -40,7 +40,7 @@ PATIENCE = {
 }
 
 
-def prepare_cpu_devices(mesh: Any) -> None:
+def prepare_cpu_devices(mesh: Mesh) -> None:
     """Makes the CPU stand in for the two GPUs; call before JAX starts its back ends.
 
     Without an accelerator the towers still get a device each. Leaves alone what the user set by

@@ -221,7 +221,7 @@ class Loop:
 
     @property
     def images_per_second(self) -> float:
-        """Of the training steps of this session, compilation and evaluation left out; 0 if none."""
+        """Of the steps since this start, compilation and evaluation left out; 0 if none."""
         return self._line.speed
 
     def _batches(self, first_step: int) -> Iterator[dict[str, Array]]:

@@ -64,11 +64,11 @@ class Workdir:
     def _claim(self) -> None:
         file = self.path / 'config.json'
         ours = json.loads(json.dumps(settings.as_dict(self._config)))
-        sessions = []
+        starts = []
         if file.exists():
             try:
                 known = json.loads(file.read_text())
-                theirs, sessions = known['config'], known['sessions']
+                theirs, starts = known['config'], known['starts']
             except (ValueError, KeyError) as error:
                 raise UserError(
                     f'{file} cannot be read: {error}; choose another --workdir'
@@ -79,9 +79,9 @@ class Workdir:
                     f'{self.path} belongs to a run with {difference}: '
                     'choose another --workdir, or delete it to begin again'
                 )
-        sessions.append(_session(self._mesh))
+        starts.append(_start(self._mesh))
         partial = file.with_suffix('.partial')
-        partial.write_text(json.dumps({'config': ours, 'sessions': sessions}, indent=2) + '\n')
+        partial.write_text(json.dumps({'config': ours, 'starts': starts}, indent=2) + '\n')
         partial.rename(file)
 
 
@@ -98,7 +98,7 @@ def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return ', '.join(shown) + more
 
 
-def _session(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def _start(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     return {
         'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'python': platform.python_version(),

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 
-# Whole runs are started many times: what was compiled once in this session is used again.
+# Whole runs are started many times: what one test compiled, the next ones use again.
 os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='alexnet_jax_cache_')
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)

@@ -42,8 +42,8 @@ def test_the_main_job(tmp_path, data_dir):
     assert events.Tags()['images'] == ['conv1']
     record = json.loads((workdir / 'config.json').read_text())
     assert record['config']['optimizer']['momentum'] == 0.9
-    assert record['sessions'][0]['mesh'] == {'data': 1, 'tower': 2}
-    assert {'jax', 'flax', 'optax'} <= record['sessions'][0]['versions'].keys()
+    assert record['starts'][0]['mesh'] == {'data': 1, 'tower': 2}
+    assert {'jax', 'flax', 'optax'} <= record['starts'][0]['versions'].keys()
     last = json.loads((workdir / 'metrics.jsonl').read_text().splitlines()[-1])
     assert last['eval_5_views/top1_error'] * 100 == pytest.approx(views1, abs=0.01)
 

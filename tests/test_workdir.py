@@ -35,7 +35,7 @@ def test_mesh_and_intervals_may_change(tmp_path):
         pass
     record = json.loads((tmp_path / 'config.json').read_text())
     assert record['config']['mesh']['tower'] == 1
-    assert len(record['sessions']) == 2
+    assert len(record['starts']) == 2
 
 
 def test_a_broken_record_is_one_line(tmp_path):
