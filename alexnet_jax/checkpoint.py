@@ -7,13 +7,15 @@ an end that is equal bit for bit. A checkpoint may go on on another mesh.
 """
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, first_line
 from alexnet_jax.optimizer import Progress
 
 
@@ -91,9 +93,8 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=arguments)
         except (ValueError, KeyError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f'checkpoint {step} in {self._folder} cannot be read: {reason}; '
+                f'checkpoint {step} in {self._folder} cannot be read: {first_line(error)}; '
                 'delete that folder to go on from the one before it'
             ) from error
         state = type(shapes)(**restored['state'])
@@ -108,23 +109,13 @@ class Checkpoints:
         """Ends the background threads."""
         self._manager.close()
 
-    def _explained(self) -> '_Explained':
-        return _Explained(self._folder)
-
-
-class _Explained:
-    """Turns what goes wrong while writing into one line."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, (ValueError, OSError)):
-            reason = str(error).strip().splitlines()[0]
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns what goes wrong while writing into one line."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
             raise UserError(
-                f'cannot write a checkpoint to {self._folder}: {reason}; '
+                f'cannot write a checkpoint to {self._folder}: {first_line(error)}; '
                 'the ones before it are intact'
             ) from error

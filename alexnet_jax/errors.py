@@ -12,6 +12,11 @@ class UserError(Exception):
     """Says in one line what is wrong and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says first; its kind where it says nothing."""
+    return str(error).strip().partition('\n')[0] or type(error).__name__
+
+
 @contextmanager
 def one_line() -> Iterator[None]:
     """Ends the process with one line: code 2 for a UserError or a full disk, 130 for Ctrl-C."""

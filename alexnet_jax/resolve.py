@@ -97,13 +97,7 @@ def _problems(c: Config) -> Iterator[str]:
             f'mesh.tower={c.mesh.tower} does not divide model.towers={c.model.towers}: '
             'every device of the tower axis holds the same number of towers'
         )
-    if c.mesh.data and c.optimizer.batch_size % c.mesh.data:
-        yield (
-            f'optimizer.batch_size={c.optimizer.batch_size} is not divisible by '
-            f'mesh.data={c.mesh.data}'
-        )
-    if c.mesh.data and c.evaluation.batch_size % c.mesh.data:
-        yield (
-            f'evaluation.batch_size={c.evaluation.batch_size} is not divisible by '
-            f'mesh.data={c.mesh.data}'
-        )
+    for section in ('optimizer', 'evaluation'):
+        batch_size = flat[f'{section}.batch_size']
+        if c.mesh.data and batch_size % c.mesh.data:
+            yield f'{section}.batch_size={batch_size} is not divisible by mesh.data={c.mesh.data}'

@@ -41,7 +41,7 @@ class State(NamedTuple):
 
 def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
     """The state before the first step, a function of the settings alone, where it belongs."""
-    shardings = towers.shardings(mesh, towers.specs(mesh, _shapes(config)))
+    shardings = jax.tree.map(lambda x: x.sharding, state_shapes(config, mesh))
     params = jax.device_put(model.initialize(config), shardings.params)
     init = jax.jit(paper_momentum(config.optimizer).init, out_shardings=shardings.velocity)
     return State(jax.device_put(np.int32(0), shardings.step), params, init(params))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -55,6 +56,17 @@ def run(arguments):
     process = start(arguments)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def wait_for_step(workdir, step, process):
+    """Until the log has reached a step."""
+    file = workdir / 'metrics.jsonl'
+    while process.poll() is None:
+        if file.exists() and any(
+            f'"step": {s},' in file.read_text() for s in range(step, step + 4)
+        ):
+            return
+        time.sleep(0.01)
 
 
 def final(workdir):

@@ -25,17 +25,6 @@ def whole(tmp_path_factory, data_dir):
     return workdir
 
 
-def wait_for_step(workdir, step, process):
-    """Until the log has reached a step."""
-    file = workdir / 'metrics.jsonl'
-    while process.poll() is None:
-        if file.exists() and any(
-            f'"step": {s},' in file.read_text() for s in range(step, step + 4)
-        ):
-            return
-        time.sleep(0.01)
-
-
 def assert_same_end(workdir, whole):
     (step, ours), (expected_step, theirs) = runs.final(workdir), runs.final(whole)
     assert step == expected_step == 23
@@ -51,7 +40,7 @@ def assert_same_end(workdir, whole):
 def test_killed(tmp_path, data_dir, whole, step):
     """kill -9 at some moment from a step on, then the same command."""
     process = runs.start(runs.command(tmp_path, data_dir))
-    wait_for_step(tmp_path, step, process)
+    runs.wait_for_step(tmp_path, step, process)
     time.sleep(random.uniform(0, 0.1))
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -66,7 +55,7 @@ def test_killed(tmp_path, data_dir, whole, step):
 def test_told_to_stop(tmp_path, data_dir, whole):
     """SIGTERM: one save, a code of its own, a line that says so; then the same end."""
     process = runs.start(runs.command(tmp_path, data_dir))
-    wait_for_step(tmp_path, 4, process)
+    runs.wait_for_step(tmp_path, 4, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
@@ -81,7 +70,7 @@ def test_told_to_stop(tmp_path, data_dir, whole):
 @pytest.mark.parametrize(('before', 'after'), [(1, 2), (2, 1)])
 def test_goes_on_with_another_number_of_devices(tmp_path, data_dir, whole, before, after):
     process = runs.start(runs.command(tmp_path, data_dir, mesh__tower=before))
-    wait_for_step(tmp_path, 8, process)
+    runs.wait_for_step(tmp_path, 8, process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 75

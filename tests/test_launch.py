@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -58,11 +57,7 @@ def test_goes_on_after_a_crash(tmp_path, data_dir):
 @pytest.mark.slow
 def test_passes_a_stop_on(tmp_path, data_dir):
     process = launch('train.sh', tmp_path / 'w', data_dir, '--config.optimizer.epochs=40')
-    while process.poll() is None:
-        file = tmp_path / 'w' / 'metrics.jsonl'
-        if file.exists() and file.read_text():
-            break
-        time.sleep(0.05)
+    runs.wait_for_step(tmp_path / 'w', 4, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 75, err

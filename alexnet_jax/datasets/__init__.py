@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from alexnet_jax import config as settings
 from alexnet_jax.datasets import digits as digits  # registers its builder with TFDS
 from alexnet_jax.datasets.synthetic import Synthetic
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, first_line
 
 
 class Source(Protocol):
@@ -68,7 +68,7 @@ def open_splits(dataset: settings.Dataset) -> Splits:
         )
     except (ValueError, KeyError, NotImplementedError) as error:
         raise UserError(
-            f'{dataset.name} in {builder.data_dir} cannot be read: {_first_line(error)} '
+            f'{dataset.name} in {builder.data_dir} cannot be read: {first_line(error)} '
             f'(its splits: {", ".join(builder.info.splits)}; its format must be array_record)'
         ) from error
     return Splits(train, evaluation, str(builder.data_dir))
@@ -102,7 +102,7 @@ def find_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(name, data_dir=where, file_format='array_record')
     except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
-        raise UserError(f'{name!r} is no TFDS data set here: {_first_line(error)}') from error
+        raise UserError(f'{name!r} is no TFDS data set here: {first_line(error)}') from error
 
 
 def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str = '') -> None:
@@ -122,7 +122,7 @@ def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str = '') -> None:
             f'TFDS needs {error.name} to prepare {builder.name}: pip install {error.name}'
         ) from error
     except AssertionError as error:  # how TFDS says that files are not in manual_dir
-        raise UserError(f'{builder.name} cannot be prepared: {_first_line(error)}') from error
+        raise UserError(f'{builder.name} cannot be prepared: {first_line(error)}') from error
     except OSError as error:
         raise UserError(
             f'cannot write the data set to {builder.data_dir}: {error}; choose another place '
@@ -142,7 +142,3 @@ def _check_features(builder: tfds.core.DatasetBuilder, dataset: settings.Dataset
             f'{dataset.name} has {classes} classes, not {dataset.classes}: '
             f'set --config.dataset.classes={classes}'
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
