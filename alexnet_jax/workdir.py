@@ -1,10 +1,8 @@
 """The folder of a run: `config.json`, and that one run at a time, of one config, uses it."""
 
 import datetime
-import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import jax
 
 from alexnet_jax import config as settings
+from alexnet_jax import locks
 from alexnet_jax.errors import UserError
 
 VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets')
@@ -29,16 +28,8 @@ class Workdir:
         self.path, self._config, self._mesh = path, config, mesh
 
     def __enter__(self) -> Path:
+        self._lock = locks.take(self.path / 'lock', 'choose another --workdir')
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / 'lock', 'a+')
-        except OSError as error:
-            raise UserError(
-                f'cannot write to the workdir {self.path}: {error.strerror}; '
-                'choose another --workdir'
-            ) from error
-        try:
-            self._take_lock()
             self._claim()
         except UserError:
             self._lock.close()
@@ -47,19 +38,6 @@ class Workdir:
 
     def __exit__(self, *_: object) -> None:
         self._lock.close()
-
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or 'another process'
-            raise UserError(
-                f'{owner} is using {self.path}: wait for it, or choose another --workdir'
-            ) from error
-        self._lock.truncate(0)
-        self._lock.write(f'process {os.getpid()} on {platform.node()}')
-        self._lock.flush()
 
     def _claim(self) -> None:
         file = self.path / 'config.json'

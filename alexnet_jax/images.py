@@ -1,0 +1,155 @@
+"""One image (§2): from the bytes of a file to a square of pixels, and back to a JPEG.
+
+JPEGs are decoded by libjpeg-turbo (simplejpeg), whatever else there is by Pillow, which is also the
+judge of files that libjpeg-turbo refuses. The pixels are the same to the bit (benchmarks/input.py
+has the speeds).
+"""
+
+import io
+import warnings
+
+import kornia_rs
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+# How a larger image is made smaller. All but 'nearest' average over the pixels that fall together.
+FILTERS = {
+    'area': Image.Resampling.BOX,
+    'bilinear': Image.Resampling.BILINEAR,
+    'bicubic': Image.Resampling.BICUBIC,
+    'lanczos': Image.Resampling.LANCZOS,
+    'nearest': Image.Resampling.NEAREST,
+}
+_BY_KORNIA = ('bicubic', 'lanczos', 'nearest')  # same result, about twice as fast
+
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF')
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # Pillow's limit, 89 million; more is taken for an attack
+warnings.filterwarnings('error', category=Image.DecompressionBombWarning)
+
+_PLAIN = ('YCbCr', 'Gray', 'RGB')  # colours that need no conversion of ours; CMYK does
+_EXIF_ORIENTATION = 0x0112
+
+
+class BadImage(Exception):
+    """Bytes that are no image, or not all of one; says why in a few words."""
+
+
+def decode(data: bytes, least: int = 0, upright: bool = False) -> np.ndarray:
+    """The pixels of an image file.
+
+    Grey images, images with a palette and CMYK become RGB; transparency is dropped.
+
+    Args:
+      least: where above 0, a JPEG may come at a half, a quarter or an eighth of its size (the
+        decoder averages in the frequency domain, and saves time) while its short side stays at
+        least this long.
+      upright: turn the image as its EXIF orientation says. The 2012 code and its successors do not.
+
+    Returns:
+      (rows, columns, 3) uint8.
+
+    Raises:
+      BadImage: it cannot be decoded whole, or has more than MAX_PIXELS pixels.
+    """
+    if data[:2] == b'\xff\xd8' and not (upright and _turned(data)):
+        try:
+            height, width, colours = _header(data)
+            if height * width > MAX_PIXELS:
+                raise BadImage(f'{width} x {height} pixels, more than {MAX_PIXELS:,}')
+            if colours in _PLAIN:
+                by = next(n for n in (8, 4, 2, 1) if n == 1 or min(height, width) >= n * least > 0)
+                return simplejpeg.decode_jpeg(
+                    data, 'RGB', min_height=-(-height // by), min_width=-(-width // by)
+                )
+        except ValueError:
+            pass  # what it refuses, Pillow may still take, and tells better what is wrong
+    return _decode_by_pillow(data, upright)
+
+
+def decode_into(data: bytes, out_HWC: np.ndarray) -> bool:
+    """Decodes a JPEG that is as large as `out_HWC` straight into it; False if it is not such."""
+    if data[:2] != b'\xff\xd8':
+        return False
+    try:
+        height, width, colours = _header(data)
+        if (height, width) != out_HWC.shape[:2] or colours not in _PLAIN:
+            return False
+        simplejpeg.decode_jpeg(data, 'RGB', buffer=out_HWC)
+    except ValueError:
+        return False
+    return True
+
+
+def _header(data: bytes) -> tuple[int, int, str]:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    return int(height), int(width), str(colours)
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether it is a JPEG in colour or grey, which every reader takes as it is."""
+    try:
+        return data[:2] == b'\xff\xd8' and _header(data)[2] in _PLAIN
+    except ValueError:
+        return False
+
+
+def _turned(data: bytes) -> bool:
+    try:
+        return Image.open(io.BytesIO(data)).getexif().get(_EXIF_ORIENTATION, 1) != 1
+    except Exception:  # broken metadata turn nothing
+        return False
+
+
+def _decode_by_pillow(data: bytes, upright: bool) -> np.ndarray:
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        if upright:
+            picture = ImageOps.exif_transpose(picture)
+        if 'transparency' in picture.info:
+            picture = picture.convert('RGBA')
+        return np.asarray(picture.convert('RGB'))
+    except Exception as error:  # Pillow raises many kinds for what is in a file
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise BadImage(f'is no image ({len(data):,} bytes)') from error
+        raise BadImage(' '.join(str(error).split()) or type(error).__name__) from error
+
+
+def central_square(image_HWC: np.ndarray, size: int, filter: str) -> np.ndarray:
+    """The middle of an image, as long as its short side, scaled to `size` x `size` pixels (§2).
+
+    The paper scales the short side first and cuts then; the pixels are the same but for the
+    outermost, and fewer are scaled.
+
+    Args:
+      image_HWC: (rows, columns, 3) uint8.
+      filter: one of FILTERS. A smaller image is enlarged with 'bicubic', as later code of the
+        authors did (cuda-convnet2: pyext.cpp:109), unless it is 'nearest'.
+
+    Returns:
+      (size, size, 3) uint8.
+    """
+    rows, columns = image_HWC.shape[:2]
+    short = min(rows, columns)
+    top, left = (rows - short) // 2, (columns - short) // 2
+    square = image_HWC[top : top + short, left : left + short]
+    if short == size:
+        return square
+    if short < size and filter != 'nearest':
+        filter = 'bicubic'
+    if filter in _BY_KORNIA:
+        square = np.ascontiguousarray(square)
+        return np.asarray(kornia_rs.imgproc.resize(square, (size, size), filter, antialias=True))
+    return np.asarray(Image.fromarray(square).resize((size, size), FILTERS[filter]))
+
+
+def square(data: bytes, size: int, filter: str, upright: bool = False) -> np.ndarray:
+    """From the bytes of a file to (size, size, 3) uint8: `decode`, then `central_square`."""
+    least = 0 if filter == 'nearest' else size + size // 2
+    return central_square(decode(data, least, upright), size, filter)
+
+
+def encode(image_HWC: np.ndarray, quality: int) -> bytes:
+    """A JPEG of (rows, columns, 3) uint8; colour at half resolution, as is usual, below 100."""
+    subsampling = '420' if quality < 100 else '444'
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(image_HWC), quality, 'RGB', subsampling)
