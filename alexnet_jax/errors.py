@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from absl import flags, logging
+
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
@@ -30,3 +32,16 @@ def one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         print('\nalexnet_jax: interrupted', file=sys.stderr)
         sys.exit(130)
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Reads absl flags; a mistake in them ends the process with one line."""
+    with one_line():
+        logging.set_verbosity(logging.FATAL)  # errors come as exceptions; --verbosity asks for more
+        try:
+            rest = flags.FLAGS(arguments)
+        except flags.Error as error:
+            raise UserError(str(error)) from error
+        if rest[1:]:
+            raise UserError(f'what is {rest[1]!r}? Flags are given as --NAME=VALUE')
+        return rest

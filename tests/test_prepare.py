@@ -3,15 +3,37 @@ import sys
 import pytest
 
 import runs
-from alexnet_jax import datasets
-from alexnet_jax.errors import UserError
+import tars
 
 
 def prepare(*arguments):
     return runs.run([sys.executable, '-m', 'alexnet_jax.prepare', *arguments])
 
 
-def test_prepares_once_and_counts(tmp_path):
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    return tars.ilsvrc2012(tmp_path_factory.mktemp('tars'))
+
+
+def test_from_tars_to_a_data_set_that_the_doctor_reads(made, tmp_path):
+    ours = f'--data_dir={tmp_path}'
+    code, out, err = prepare(f'--tars={made}', ours, '--size=64', '--partial')
+    assert code == 0, err
+    assert 'train: 1,006 images in 1,000 classes' in out
+    assert 'GB to write' in out
+    assert 'images/s' in err
+    assert 'imagenet2012_64/5.1.0: 1,006 train, 20 validation' in out
+    assert f'--config.dataset.name=imagenet2012_64 --config.dataset.data_dir={tmp_path}' in out
+    code, out, err = prepare(f'--tars={made}', ours, '--size=64', '--partial')
+    assert code == 0, err
+    assert 'prepared already' in out
+    code, out, err = prepare('--check', ours)
+    assert code == 1, err
+    assert '1 to 5 in each of 1,000 classes' in out
+    assert out.count('WRONG') == 2  # fewer than published, and nothing else
+
+
+def test_any_tfds_data_set_is_prepared_once_and_counted(tmp_path):
     for _ in range(2):
         code, out, err = prepare('--name=digits', f'--data_dir={tmp_path}')
         assert code == 0, err
@@ -23,29 +45,50 @@ def test_prepares_once_and_counts(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
+        ([], 'say what to prepare: --tars=DIR or --name=NAME'),
         (['--name=no_such_set'], "'no_such_set' is no TFDS data set"),
-        ([], 'Flag --name must have a value'),
         (['--nam=digits'], 'Did you mean: name'),
-        (['--name=imagenet2012', '--tars=/no/such/folder'], '/no/such/folder does not exist'),
-        (['--name=digits', '--data_dir=/proc/x'], 'cannot write the data set to /proc/x'),
+        (['--tars=/no/such/folder'], '/no/such/folder is no folder'),
+        (['--name=digits', '--data_dir=/proc/x'], 'cannot prepare digits in /proc/x'),
+        (['--tars=TARS', '--data_dir=/proc/x', '--partial'], 'cannot write to /proc/x'),
+        (['--tars=TARS'], '1,006 images and 1,281,167 are published'),
+        (['--tars=TARS', '--verify'], 'published is 1d675b47d978889d74fa0da5fadfb00e'),
+        (['--tars=TARS', '--size=many'], "--size=many must be 'original' or pixels from 8 to"),
+        (['--tars=TARS', '--size=original', '--storage=raw'], '--storage=raw needs a --size'),
+        (['--tars=TARS', '--filter=cubic'], 'should be one of'),
+        (['--check'], 'has no prepared data set'),
+        (['TARS'], "what is '"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, arguments, message):
-    code, _, err = prepare(f'--data_dir={tmp_path}', *arguments)
+def test_mistakes_are_one_line(made, tmp_path, arguments, message):
+    given = [argument.replace('TARS', str(made)) for argument in arguments]
+    code, _, err = prepare(f'--data_dir={tmp_path}', *given)
     assert code == 2
     assert message in err
     assert 'Traceback' not in err
+    assert err.strip().splitlines()[-1].startswith('alexnet_jax: ')
 
 
-class NeedsTensorFlow:
-    """A builder of TFDS's own that cannot do without it."""
-
-    name, data_dir = 'imagenet2012', '/data'
-
-    def download_and_prepare(self, **_):
-        raise ModuleNotFoundError("No module named 'tensorflow'", name='tensorflow')
-
-
-def test_what_is_missing_is_named():
-    with pytest.raises(UserError, match='pip install tensorflow'):
-        datasets.prepare(NeedsTensorFlow())
+@pytest.mark.slow
+def test_from_tars_to_a_trained_epoch_of_the_full_net(made, tmp_path):
+    """configs/ilsvrc2012.py as it is, but for batches of 64, from tars as the official ones are."""
+    ours = f'--data_dir={tmp_path}'
+    code, _, err = prepare(f'--tars={made}', ours, '--partial')
+    assert code == 0, err
+    workdir = tmp_path / 'run'
+    process = runs.start(
+        [
+            *(sys.executable, '-m', 'alexnet_jax.main', '--config=configs/ilsvrc2012.py'),
+            *(f'--workdir={workdir}', f'--config.dataset.data_dir={tmp_path}'),
+            *('--config.optimizer.epochs=1.0', '--config.optimizer.batch_size=64'),
+            '--config.evaluation.batch_size=20',
+        ]
+    )
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err
+    assert '60,965,224 parameters' in out
+    assert 'mean of 10 views' in out
+    last = runs.metrics(workdir)[-1]
+    assert last['step'] == 16
+    assert 0 < last['eval/loss'] < 8
+    assert 0.9 <= last['eval_10_views/top5_error'] <= 1  # nothing can be learned of noise

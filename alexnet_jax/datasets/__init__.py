@@ -1,40 +1,52 @@
-"""Where images come from (§2): TFDS data sets, read without TensorFlow.
+"""Where images come from (§2): TFDS data sets in ArrayRecord, read without TensorFlow.
 
-A source is a sequence of `{'image': ..., 'label': int}`, the image as bytes of a JPEG or PNG or as
-a uint8 array of (rows, columns, 1 or 3). The builders of this package are prepared on first use;
-any other TFDS data set of images and labels is read by its name once it is prepared in a format
-with random access (ArrayRecord).
+A source is a sequence of `{'image': ..., 'label': int}`, the image as the bytes of a file or as a
+uint8 array of (rows, columns, 1 or 3). ImageNet is prepared by `alexnet_jax.prepare`, a folder of
+one's own images when it is first used, and any other TFDS data set of images and labels too.
 """
 
+import bisect
+import itertools
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source
+from tensorflow_datasets.proto import tf_example_pb2  # TensorFlow's records, without it
 
 from alexnet_jax import config as settings
+from alexnet_jax.datasets import catalogue, writing
 from alexnet_jax.datasets import digits as digits  # registers its builder with TFDS
 from alexnet_jax.datasets.synthetic import Synthetic
 from alexnet_jax.errors import UserError, first_line
+from alexnet_jax.images import BadImage
+from alexnet_jax.progress import Bars
 
 
 class Source(Protocol):
-    """A sequence of examples."""
+    """A sequence of examples; asking for one that cannot be read raises BadImage."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Mapping[str, Any]: ...
 
+    def where(self, index: int) -> str:
+        """Names an example, for a message about it."""
+        ...
 
-EMBEDDED = ('digits',)
 
 # What to download, and what to run, for data sets that no program may fetch by itself.
+_TARS = (
+    'download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org into '
+    'DIR, then run: python -m alexnet_jax.prepare --tars=DIR'
+)
 BY_HAND = {
-    'imagenet2012': (
-        'download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org '
-        'into DIR, then run: pip install tensorflow && '
-        'python -m alexnet_jax.prepare --name=imagenet2012 --tars=DIR'
-    ),
+    'imagenet2012_256': _TARS,
+    'imagenet2012_256_raw': f'{_TARS} --storage=raw',
+    'imagenet2012': f'{_TARS} --size=original',
 }
 
 
@@ -44,6 +56,61 @@ class Splits(NamedTuple):
     train: Source
     eval: Source
     folder: str  # where what was computed from the data may be kept; '' for none
+
+
+class Records:
+    """A split, or part of one, of a prepared TFDS data set, at random access.
+
+    Attributes:
+      features: TFDS's description of a record.
+      info: TFDS's description of the data set.
+    """
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
+        self.info, self.features = builder.info, builder.info.features
+        files = builder.info.splits[split].file_instructions
+        # One record at a time is read by the thread that asks for it: the batches are parallel.
+        self._data = array_record_data_source.ArrayRecordDataSource(
+            files, reader_options={'max_parallelism': '0'}
+        )
+        self._files = [(Path(f.filename).name, f.skip) for f in files]
+        self._ends = list(itertools.accumulate(f.take for f in files))
+        self._classes = self.features['label'].num_classes
+        image = self.features['image']
+        self._shape = None if isinstance(image, tfds.features.Image) else image.shape
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            record = self._data[index]
+            # pyrefly: ignore[missing-attribute]
+            feature = tf_example_pb2.Example.FromString(record).features.feature
+            image = feature['image'].bytes_list.value[0]
+            label = feature['label'].int64_list.value[0]
+            name = feature['file_name'].bytes_list.value
+        except Exception as error:  # the reader and the parser raise what they like
+            raise BadImage(f'is damaged ({first_line(error)[:120]})') from error
+        if not -1 <= label < self._classes:
+            raise BadImage(f'has label {label}; there are {self._classes} classes')
+        if self._shape:
+            image = np.frombuffer(image, np.uint8).reshape(self._shape)
+        return {'image': image, 'label': label, 'name': name[0].decode() if name else ''}
+
+    def where(self, index: int) -> str:
+        """The shard, and the record in it, counted from 0."""
+        file = bisect.bisect_right(self._ends, index)
+        first = self._ends[file - 1] if file else 0
+        name, skip = self._files[file]
+        return f'record {skip + index - first} of {name}'
+
+
+def data_dir(given: str) -> Path:
+    """Where TFDS keeps data sets: as given, or $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    return Path(given or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
 
 
 def open_splits(dataset: settings.Dataset) -> Splits:
@@ -58,75 +125,106 @@ def open_splits(dataset: settings.Dataset) -> Splits:
             Synthetic(n, dataset.image_size, dataset.classes) for n in Synthetic.SIZES
         )
         return Splits(train, evaluation, folder='')
-    builder = _builder(dataset)
+    builder = _from_folder(dataset) if dataset.folder else _by_name(dataset)
     _check_features(builder, dataset)
-    encoded = {'image': tfds.decode.SkipDecoding()}  # the loader decodes, in its threads
-    try:
-        train, evaluation = (
-            builder.as_data_source(split=split, decoders=encoded)
-            for split in (dataset.train_split, dataset.eval_split)
-        )
-    except (ValueError, KeyError, NotImplementedError) as error:
-        raise UserError(
-            f'{dataset.name} in {builder.data_dir} cannot be read: {first_line(error)} '
-            f'(its splits: {", ".join(builder.info.splits)}; its format must be array_record)'
-        ) from error
+    train, evaluation = (
+        open_split(builder, split) for split in (dataset.train_split, dataset.eval_split)
+    )
     return Splits(train, evaluation, str(builder.data_dir))
 
 
-def _builder(dataset: settings.Dataset) -> tfds.core.DatasetBuilder:
-    builder = find_builder(dataset.name, dataset.data_dir)
-    if builder.is_prepared():
-        return builder
-    if dataset.name not in EMBEDDED:
-        how = BY_HAND.get(dataset.name, f'run: python -m alexnet_jax.prepare --name={dataset.name}')
+def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
+    """A split of a prepared data set, in TFDS's words: 'train', 'train[:10%]'.
+
+    Raises:
+      UserError: it has no such split, or another format than ArrayRecord.
+    """
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
-            f'the data set {dataset.name} is not in {builder.data_dir}: {how} '
-            '(or point --config.dataset.data_dir to where it is)'
+            f'{builder.data_dir} is in the format {builder.info.file_format.value}; only '
+            'array_record can be read at random: prepare it again in another --data_dir'
         )
-    tfds.disable_progress_bar()
-    prepare(builder)
+    try:
+        return Records(builder, split)
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f'{builder.name} in {builder.data_dir} has no split {split!r}: {first_line(error)} '
+            f'(its splits: {", ".join(builder.info.splits)})'
+        ) from error
+
+
+def _by_name(dataset: settings.Dataset) -> tfds.core.DatasetBuilder:
+    hint = ' (or point --config.dataset.data_dir to where it is)'
+    try:
+        builder = find_builder(dataset.name, dataset.data_dir)
+    except UserError as error:
+        if dataset.name in BY_HAND:
+            raise UserError(_not_there(dataset) + hint) from error
+        raise
+    if not builder.is_prepared():
+        if dataset.name in BY_HAND:
+            raise UserError(_not_there(dataset) + hint)
+        print(f'preparing {dataset.name} in {builder.data_dir}', flush=True)
+        tfds.disable_progress_bar()
+        prepare(builder)
     return builder
 
 
-def find_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+def _not_there(dataset: settings.Dataset) -> str:
+    where = data_dir(dataset.data_dir)
+    return f'the data set {dataset.name} is not in {where}: {BY_HAND[dataset.name]}'
+
+
+def _from_folder(dataset: settings.Dataset) -> tfds.core.DatasetBuilder:
+    """One's own images, prepared on first use at the size that is trained on."""
+    found = catalogue.class_folders(Path(dataset.folder).expanduser())
+    storage = writing.Storage(size=dataset.image_size, filter=dataset.resize)
+    root = data_dir(dataset.data_dir)
+    final = writing.folder_of(root, found, storage)
+    if final.exists():
+        writing.check_unchanged(final, found)
+    else:
+        with Bars() as bars:
+            counts = ', '.join(f'{len(entries):,} {s}' for s, entries in found.splits.items())
+            bars.say(f'preparing {dataset.folder} in {final}: {counts}')
+            writing.write(found, storage, root, 0, 0, bars.say, bars.images)
+    return tfds.builder_from_directory(str(final))
+
+
+def find_builder(name: str, where: str) -> tfds.core.DatasetBuilder:
     """The TFDS builder of this name, for ArrayRecord.
 
     Args:
-      data_dir: where TFDS keeps data sets; '' is its default.
+      where: the folder TFDS keeps data sets in; '' is its default.
 
     Raises:
       UserError: there is none.
     """
-    where = os.path.expanduser(data_dir) or None
     try:
-        return tfds.builder(name, data_dir=where, file_format='array_record')
+        return tfds.builder(name, data_dir=str(data_dir(where)), file_format='array_record')
     except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
         raise UserError(f'{name!r} is no TFDS data set here: {first_line(error)}') from error
 
 
-def prepare(builder: tfds.core.DatasetBuilder, manual_dir: str = '') -> None:
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
     """Writes the data set, as TFDS does: nothing half-written is ever taken for whole.
-
-    Args:
-      manual_dir: of files that had to be downloaded by hand.
 
     Raises:
       UserError: something it needs is missing, or the disk does not take it.
     """
-    downloads = tfds.download.DownloadConfig(manual_dir=os.path.expanduser(manual_dir) or None)
     try:
-        builder.download_and_prepare(download_config=downloads, file_format='array_record')
+        builder.download_and_prepare(file_format='array_record')
     except ModuleNotFoundError as error:
         raise UserError(
             f'TFDS needs {error.name} to prepare {builder.name}: pip install {error.name}'
         ) from error
-    except AssertionError as error:  # how TFDS says that files are not in manual_dir
+    except AssertionError as error:  # how TFDS says that files are to be downloaded by hand
         raise UserError(f'{builder.name} cannot be prepared: {first_line(error)}') from error
     except OSError as error:
         raise UserError(
-            f'cannot write the data set to {builder.data_dir}: {error}; choose another place '
-            '(--config.dataset.data_dir=DIR, or --data_dir=DIR of alexnet_jax.prepare)'
+            f'cannot prepare {builder.name} in {builder.data_dir}: {first_line(error)}; if the '
+            'disk is to blame choose another place (--config.dataset.data_dir=DIR, or '
+            '--data_dir=DIR of alexnet_jax.prepare)'
         ) from error
 
 
@@ -134,11 +232,15 @@ def _check_features(builder: tfds.core.DatasetBuilder, dataset: settings.Dataset
     features = builder.info.features or {}
     if 'image' not in features or 'label' not in features:
         raise UserError(
-            f'{dataset.name} has no images with a label (features: {", ".join(features)})'
+            f'{builder.name} has no images with a label (features: {", ".join(features)})'
         )
-    classes = features['label'].num_classes
+    image = features['image']
+    raw = getattr(image, 'np_dtype', None) == np.uint8 and len(image.shape or ()) == 3
+    if not isinstance(image, tfds.features.Image) and not raw:
+        raise UserError(f'the images of {builder.name} are stored in an unknown way: {image}')
+    classes = getattr(features['label'], 'num_classes', None)
     if classes != dataset.classes:
         raise UserError(
-            f'{dataset.name} has {classes} classes, not {dataset.classes}: '
+            f'{builder.name} has {classes} classes, not {dataset.classes}: '
             f'set --config.dataset.classes={classes}'
         )

@@ -28,3 +28,7 @@ class Synthetic:
         first = index % self._size
         label = np.random.default_rng(index).integers(self._classes)
         return {'image': self._noise[first : first + self._size], 'label': int(label)}
+
+    def where(self, index: int) -> str:
+        """Names an image."""
+        return f'synthetic image {index}'

@@ -1,0 +1,534 @@
+"""Writes a TFDS data set in ArrayRecord from a catalogue: on every core, to be gone on with.
+
+While it is being written the data set is the hidden folder `.VERSION.incomplete` beside its later
+place. A shard has a name of its own there only once it is whole, and its record (what it counted,
+which images it left out) only after it; a restart keeps the shards that have one. The folder gets
+its real name last, so what TFDS finds is always complete.
+
+Images are stored in the order of a hash of their names. Which image is in which record is so a
+function of the catalogue alone, whoever writes it and however often that was cut short.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from tensorflow_datasets.proto import tf_example_pb2
+
+from alexnet_jax import images, locks, statistics
+from alexnet_jax.datasets.catalogue import Catalogue, Entries
+from alexnet_jax.errors import UserError, first_line
+
+VERSION = '5.1.0'  # of TFDS's imagenet2012, whose features and classes the original size keeps
+STATISTICS_SIZE = 256  # pixels across, where the images are kept as they are
+MOST_SHARDS = 256  # per split: a reader keeps them all open
+LEAST_IN_A_SHARD = 500
+SPARE = 1 << 30  # bytes of disk to leave free
+SOURCE = 'prepared.json'  # in the data set's folder: from what it was made
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """How images are kept.
+
+    Attributes:
+      size: pixels across of the square they become; 0 keeps the files as they are.
+      raw: as uint8 pixels, not as a JPEG.
+      quality: of the JPEG, 1 to 100.
+      filter: one of images.FILTERS.
+    """
+
+    size: int = 256
+    raw: bool = False
+    quality: int = 90
+    filter: str = 'bicubic'
+
+    def name(self, source: str) -> str:
+        """The data set's name: what differs from the defaults is in it."""
+        if not self.size:
+            return source
+        parts = [source, str(self.size), 'raw' if self.raw else '']
+        parts.append('' if self.raw or self.quality == Storage.quality else f'q{self.quality}')
+        parts.append('' if self.filter == Storage.filter else self.filter)
+        return '_'.join(part for part in parts if part)
+
+    def features(self, classes: list[str]) -> tfds.features.FeaturesDict:
+        """Of a record; for the original size those of TFDS's imagenet2012."""
+        shape = (self.size, self.size, 3) if self.size else (None, None, 3)
+        image = (
+            tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
+            if self.raw
+            else tfds.features.Image(shape=shape, encoding_format='jpeg')
+        )
+        label = tfds.features.ClassLabel(names=classes)
+        return tfds.features.FeaturesDict(
+            {'image': image, 'label': label, 'file_name': tfds.features.Text()}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    """One worker's task."""
+
+    path: Path  # of the ArrayRecord file, complete
+    names: list[str]
+    labels: np.ndarray
+    files: list[str]
+    where: np.ndarray
+    classes: list[str]
+    storage: Storage
+    upright: bool
+    count: bool  # its pixels, for the statistics
+    skip: bool  # images that cannot be decoded
+
+    @property
+    def record(self) -> Path:
+        """Says that the shard is complete: how many images, which left out, what was counted."""
+        return self.path.with_name(f'{self.path.name}.done.npz')
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What was written.
+
+    Attributes:
+      folder: of the data set.
+      images: per split.
+      skipped: names of images that could not be decoded and were left out.
+    """
+
+    folder: Path
+    images: dict[str, int]
+    skipped: list[str]
+
+
+Progress = Callable[[int, int], None]  # images done, of how many
+
+
+def folder_of(data_dir: Path, catalogue: Catalogue, storage: Storage) -> Path:
+    """Where the data set is once it is complete."""
+    return data_dir / storage.name(catalogue.name) / VERSION
+
+
+def write(
+    catalogue: Catalogue,
+    storage: Storage,
+    data_dir: Path,
+    workers: int,
+    skip_bad: int,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> Result:
+    """Writes what is missing of a data set.
+
+    Args:
+      workers: processes; 0 is one per core.
+      skip_bad: training images that may be left out because they cannot be decoded.
+      say: is told what is about to happen.
+      progress: is called about twice a second.
+
+    Raises:
+      UserError: an image is bad, the disk is too small, another process writes the same, or what
+        was begun is of other settings.
+    """
+    final = folder_of(data_dir, catalogue, storage)
+    unfinished = final.with_name(f'.{VERSION}.incomplete')
+    with locks.take(final.parent / '.lock', 'choose another --data_dir'):
+        _claim(unfinished, catalogue, storage)
+        shards = list(_shards(unfinished, catalogue, storage, skip_bad > 0))
+        todo = [shard for shard in shards if not shard.record.exists()]
+        total = sum(len(shard.names) for shard in shards)
+        done = total - sum(len(shard.names) for shard in todo)
+        if done:
+            say(f'going on after {done:,} of {total:,} images')
+        _check_disk(todo, storage, data_dir, say)
+        _run(todo, workers or os.cpu_count() or 1, lambda n: progress(done + n, total))
+        records = {shard.path: _Record.load(shard.record) for shard in shards}
+        skipped = [name for record in records.values() for name in record.skipped]
+        if len(skipped) > skip_bad:
+            raise UserError(
+                f'{len(skipped)} training images cannot be decoded, {skipped[0]} among them: '
+                f'allow as many with --skip_bad={len(skipped)}'
+            )
+        _finish(unfinished, final, catalogue, storage, shards, records)
+    lengths = {
+        split: sum(records[s.path].images for s in shards if _split_of(s.path) == split)
+        for split in catalogue.splits
+    }
+    return Result(final, lengths, skipped)
+
+
+def check_unchanged(folder: Path, catalogue: Catalogue) -> None:
+    """Compares what is to be prepared with what a data set was made from.
+
+    Raises:
+      UserError: they differ.
+    """
+    known = json.loads((folder / SOURCE).read_text())
+    if known['fingerprint'] != catalogue.fingerprint():
+        then, now = sum(known['images'].values()), sum(map(len, catalogue.splits.values()))
+        raise UserError(
+            f'{folder} was prepared from other images ({then:,} then, {now:,} now): delete it to '
+            'prepare it again'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    images: int
+    skipped: list[str]
+    sums: statistics.Sums | None
+
+    def save(self, path: Path) -> None:
+        values: dict[str, Any] = {'images': self.images, 'skipped': np.array(self.skipped, 'U')}
+        if self.sums:
+            values |= {'pixels_HWC': self.sums.pixels_HWC, 'products': self.sums.products}
+        partial = path.with_name(f'.{os.getpid()}.partial.npz')
+        try:
+            np.savez(partial, **values)
+        except OSError as error:
+            raise UserError(f'cannot write {partial}: {error}') from error
+        partial.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> '_Record':
+        with np.load(path, allow_pickle=False) as file:
+            images, skipped = int(file['images']), [str(name) for name in file['skipped']]
+            counted = 'products' in file
+            sums = (
+                statistics.Sums(images, file['pixels_HWC'], file['products']) if counted else None
+            )
+        return cls(images, skipped, sums)
+
+
+def _claim(unfinished: Path, catalogue: Catalogue, storage: Storage) -> None:
+    """Begins the folder, or goes on in it if it was begun from the same."""
+    plan = {
+        'images': {split: len(entries) for split, entries in catalogue.splits.items()},
+        'fingerprint': catalogue.fingerprint(),
+        'storage': dataclasses.asdict(storage),
+        'upright': catalogue.upright,
+    }
+    file = unfinished / 'plan.json'
+    if file.exists():
+        known = json.loads(file.read_text())
+        if known != plan:
+            raise UserError(
+                f'{unfinished} was begun from other images or with other settings: delete it to '
+                'begin again'
+            )
+    else:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix('.partial')
+        partial.write_text(json.dumps(plan, indent=2) + '\n')
+        partial.rename(file)
+    for left in (*unfinished.glob('*.partial'), *unfinished.glob('.*.partial.npz')):
+        left.unlink()
+
+
+def _shards(
+    unfinished: Path, catalogue: Catalogue, storage: Storage, skip: bool
+) -> Iterator[_Shard]:
+    name = storage.name(catalogue.name)
+    for split, entries in catalogue.splits.items():
+        order, where = entries.shuffled(), entries.where
+        shards = max(1, min(MOST_SHARDS, len(order) // LEAST_IN_A_SHARD))
+        parts = np.array_split(order, shards)
+        for number, part in enumerate(parts):
+            file = f'{name}-{split}.array_record-{number:05d}-of-{len(parts):05d}'
+            yield _Shard(
+                path=unfinished / file,
+                names=[entries.names[i] for i in part],
+                labels=entries.labels[part],
+                **_only(entries, where[part]),
+                classes=catalogue.classes,
+                storage=storage,
+                upright=catalogue.upright,
+                count=split == 'train',
+                skip=skip and split == 'train',
+            )
+
+
+def _only(entries: Entries, where: np.ndarray) -> dict[str, Any]:
+    """The files these images lie in; the others need not travel to the worker."""
+    used, index = np.unique(where[:, 0], return_inverse=True)
+    files = [entries.files[i] for i in used]
+    return {'files': files, 'where': np.column_stack([index, where[:, 1:]])}
+
+
+def _split_of(path: Path) -> str:
+    return path.name.partition('.')[0].rpartition('-')[2]
+
+
+def _check_disk(
+    todo: list[_Shard], storage: Storage, data_dir: Path, say: Callable[[str], None]
+) -> None:
+    """Says how much will be written, and refuses what does not fit."""
+    if not todo:
+        return
+    if storage.size and storage.raw:
+        each = storage.size**2 * 3 + 100.0
+    elif storage.size:
+        each = _sampled_size(todo)
+    else:
+        each = float(np.concatenate([shard.where[:, 2] for shard in todo]).mean()) + 100
+    need = int(each * sum(len(shard.names) for shard in todo))
+    free = shutil.disk_usage(data_dir).free
+    say(f'about {need / 1e9:,.1f} GB to write in {data_dir}, {free / 1e9:,.1f} GB free')
+    if need + SPARE > free:
+        raise UserError(
+            f'{data_dir} has {free / 1e9:,.1f} GB free and about {(need + SPARE) / 1e9:,.1f} GB '
+            'are needed: make room, or choose another --data_dir'
+        )
+
+
+def _sampled_size(todo: list[_Shard], samples: int = 32) -> float:
+    """Mean size in bytes of a stored JPEG, from a few."""
+    sizes = []
+    for i in np.linspace(0, len(todo) - 1, samples).astype(int):
+        shard = todo[i]
+        row = len(sizes) * len(shard.names) // samples
+        with _Files(shard.files) as files:
+            try:
+                sizes.append(len(_stored(shard, files.read(*shard.where[row]))[0]))
+            except images.BadImage:
+                continue  # it will be met again, where it counts
+    return float(np.mean(sizes or [30_000])) + 100
+
+
+def _run(todo: list[_Shard], workers: int, progress: Callable[[int], None]) -> None:
+    """Writes shards, in processes if that is worth their start."""
+    if not todo:
+        return
+    if workers == 1 or len(todo) == 1:
+        counter = _Counter(progress)
+        for shard in todo:
+            _write_shard(shard, counter.add)
+        return
+    context = multiprocessing.get_context('spawn')  # fork does not go with JAX's threads
+    done, stop = context.Value('q', 0), context.Value('b', 0)
+    executor = concurrent.futures.ProcessPoolExecutor(
+        min(workers, len(todo)), context, _begin_worker, (done, stop, os.getpid())
+    )
+    try:
+        # One process a core: the library that scales need not be parallel itself.
+        os.environ['RAYON_NUM_THREADS'] = '1'
+        running = {executor.submit(_work, shard) for shard in todo}
+        while running:
+            ready, running = concurrent.futures.wait(
+                running, 0.5, concurrent.futures.FIRST_COMPLETED
+            )
+            progress(done.value)
+            for future in ready:
+                future.result()
+    except concurrent.futures.BrokenExecutor as error:
+        raise UserError(
+            'a worker process died (out of memory?): the same command goes on; --workers=N takes '
+            'fewer'
+        ) from error
+    finally:
+        stop.value = 1
+        executor.shutdown(cancel_futures=True)
+
+
+class _Counter:
+    """Adds up, and passes the sum on twice a second."""
+
+    def __init__(self, progress: Callable[[int], None]) -> None:
+        self._progress, self._images, self._told = progress, 0, 0.0
+
+    def add(self, images: int) -> None:
+        self._images += images
+        if time.monotonic() - self._told > 0.5:
+            self._told = time.monotonic()
+            self._progress(self._images)
+
+
+_worker: dict[str, Any] = {}  # what a worker process shares with its parent
+
+
+def _begin_worker(done: Any, stop: Any, parent: int) -> None:
+    """In a new worker: leaves Ctrl-C to the parent, and ends if the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker.update(done=done, stop=stop)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(shard: _Shard) -> None:
+    def add(images: int) -> None:
+        if _worker['stop'].value:
+            raise UserError('stopped')
+        with _worker['done'].get_lock():
+            _worker['done'].value += images
+
+    _write_shard(shard, add)
+
+
+def _write_shard(shard: _Shard, add: Callable[[int], None]) -> None:
+    """Writes one file of records and then its own record, each under its name once it is whole."""
+    partial = shard.path.with_name(f'{shard.path.name}.{os.getpid()}.partial')
+    size = shard.storage.size or STATISTICS_SIZE
+    sums = statistics.Sums.of_none(size) if shard.count else None
+    skipped = []
+    try:
+        writer = _Writer(partial)
+        with _Files(shard.files) as files:
+            for name, label, where in zip(shard.names, shard.labels, shard.where, strict=True):
+                try:
+                    stored, pixels_HWC = _stored(shard, files.read(*where))
+                except images.BadImage as error:
+                    if not shard.skip:
+                        raise UserError(_bad(shard.files[where[0]], name, error)) from error
+                    skipped.append(name)
+                    continue
+                writer.write(stored, int(label), name)
+                if sums is not None:
+                    sums.add(pixels_HWC)
+                add(1)
+        writer.close()
+        partial.rename(shard.path)
+        _Record(len(shard.names) - len(skipped), skipped, sums).save(shard.record)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _bad(file: str, name: str, error: images.BadImage) -> str:
+    where = file if file.endswith(name) else f'{name} in {file}'
+    return f'{where}: {error}; mend or replace it, or allow N bad training images: --skip_bad=N'
+
+
+def _stored(shard: _Shard, data: bytes) -> tuple[bytes, np.ndarray]:
+    """What is kept of an image, and its square of pixels."""
+    storage = shard.storage
+    if storage.size:
+        square = images.square(data, storage.size, storage.filter, shard.upright)
+        return square.tobytes() if storage.raw else images.encode(square, storage.quality), square
+    whole = images.decode(data)  # a file that does not decode is found now, not in the training
+    square = images.central_square(whole, STATISTICS_SIZE, storage.filter)
+    plain = images.is_plain_jpeg(data)
+    return data if plain else images.encode(whole, quality=100), square
+
+
+class _Writer:
+    """An ArrayRecord file whose errors name it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._named():
+            # JPEGs do not shrink further, and raw pixels are wanted fast.
+            self._file = array_record_module.ArrayRecordWriter(
+                str(path), 'group_size:1,uncompressed'
+            )
+
+    def write(self, image: bytes, label: int, name: str) -> None:
+        """Adds a record, as TFDS serializes it."""
+        example = tf_example_pb2.Example()  # pyrefly: ignore[missing-attribute]
+        feature = example.features.feature
+        feature['image'].bytes_list.value.append(image)
+        feature['label'].int64_list.value.append(label)
+        feature['file_name'].bytes_list.value.append(name.encode())
+        with self._named():
+            self._file.write(example.SerializeToString(deterministic=True))
+
+    def close(self) -> None:
+        """Waits until it is on the disk: a power cut leaves no complete name on half a file."""
+        with self._named():
+            self._file.close()
+            with open(self._path, 'rb') as file:
+                os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f'cannot write {self._path}: {first_line(error)}') from error
+
+
+class _Files:
+    """Reads pieces of files, the last of which stays open."""
+
+    def __init__(self, paths: list[str]) -> None:
+        self._paths, self._index, self._file = paths, -1, -1
+
+    def __enter__(self) -> '_Files':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+
+    def read(self, index: int, offset: int, size: int) -> bytes:
+        if index != self._index:
+            self.__exit__()
+            self._file, self._index = -1, index
+        try:
+            if self._file < 0:
+                self._file = os.open(self._paths[index], os.O_RDONLY)
+            data = os.pread(self._file, size, offset)
+        except OSError as error:
+            raise UserError(f'cannot read {self._paths[index]}: {error.strerror}') from error
+        if len(data) != size:
+            raise UserError(f'{self._paths[index]} has become shorter while it was read')
+        return data
+
+
+def _finish(
+    unfinished: Path,
+    final: Path,
+    catalogue: Catalogue,
+    storage: Storage,
+    shards: list[_Shard],
+    records: dict[Path, _Record],
+) -> None:
+    """Adds metadata and statistics, and gives the folder its name."""
+    totals = statistics.Sums.of_none(storage.size or STATISTICS_SIZE)
+    for record in records.values():
+        if record.sums:
+            totals.merge(record.sums)
+    if totals.images:
+        totals.save(statistics.file_of(unfinished, 'train', storage.size or STATISTICS_SIZE))
+    infos = []
+    for split in catalogue.splits:
+        own = [shard.path for shard in shards if _split_of(shard.path) == split]
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[records[path].images for path in own],
+                num_bytes=sum(path.stat().st_size for path in own),
+            )
+        )
+    tfds.folder_dataset.write_metadata(
+        data_dir=unfinished,
+        features=storage.features(catalogue.classes),
+        split_infos=infos,
+        version=VERSION,
+        check_data=False,
+        description=catalogue.description,
+        supervised_keys=('image', 'label'),
+        homepage='https://image-net.org/' if catalogue.expected else '',
+    )
+    plan = json.loads((unfinished / 'plan.json').read_text()) | {'expected': catalogue.expected}
+    (unfinished / SOURCE).write_text(json.dumps(plan, indent=2) + '\n')
+    unfinished.rename(final)
+    for left in (*final.glob('*.done.npz'), final / 'plan.json'):
+        left.unlink()
