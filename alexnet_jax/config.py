@@ -12,6 +12,10 @@ from typing import Any
 from alexnet_jax.errors import UserError
 
 SCHEDULES = ('plateau', 'steps', 'fixed')
+RESIZE = ('area', 'bilinear', 'bicubic', 'lanczos', 'nearest')
+NOISE = ('none', 'eigenvalue', 'root')  # the paper's formula; its root, as the 2012 code
+MEAN = ('image', 'colour')  # the mean image's centre, as the 2012 code; or one mean colour
+CONSTANTS = ('data', '2012')  # computed from the training split; those of 2012 for ILSVRC
 OPERATIONS = ('relu', 'response_normalization', 'max_pooling')
 
 
@@ -19,22 +23,37 @@ OPERATIONS = ('relu', 'response_normalization', 'max_pooling')
 class Dataset:
     """What is learned (§2)."""
 
-    name: (
-        str  # a TFDS data set; 'digits' comes with the package, 'synthetic' is made up, for timing
-    )
+    name: str  # a TFDS data set; 'digits' is embedded, 'synthetic' is made up, for timing
+    folder: str  # in place of `name`: one's own images, one folder per class; '' for none
     data_dir: str  # '' is TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
     train_split: str
     eval_split: str
     classes: int
     image_size: int  # pixels: short side scaled to this, then the central square (§2)
+    resize: str  # the filter, one of RESIZE, for images that are not of that size already
+    reshuffle: bool  # a new order every epoch; the 2012 code had the same batches every epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class Colour:
+    """The colour augmentation: noise along the principal colours (§4.1)."""
+
+    noise: str  # one of NOISE: what a principal colour's normal draw is multiplied by
+    deviation: float  # standard deviation of the draws
+    divide: bool  # the image, noise included, by 1 + deviation (2012: convdata_jpeg.py:178)
+    until_epoch: float  # without noise from then on
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How images are varied (§4.1)."""
+    """How images are varied (§4.1), and what is subtracted from them (§2)."""
 
     crop: int  # pixels: side of the random training crop and of the test views (§4.1)
     mirror: bool  # horizontal reflections, in training and among the test views (§4.1)
+    images_per_draw: int  # consecutive images that share crop and reflection; 2012: 32
+    mean: str  # one of MEAN: what is subtracted
+    constants: str  # one of CONSTANTS: where mean colour and principal colours are from
+    colour: Colour
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,8 +226,10 @@ class Log:
 class Loader:
     """How images are read."""
 
-    threads: int  # that read and decode; 0 is one per core
+    threads: int  # that read and decode, in each process; 0 is one per core
+    workers: int  # processes that read and decode; 0 is none beside the main one
     prefetch: int  # decoded batches kept ready
+    skip_bad: int  # training images that may be replaced because they cannot be read
 
 
 @dataclasses.dataclass(frozen=True)

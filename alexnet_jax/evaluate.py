@@ -30,14 +30,15 @@ def credit(scores_BK: Array, labels_B: Array, top: int) -> Array:
 
 def make_evaluate(
     config: Config, mesh: jax.sharding.Mesh
-) -> Callable[[Any, Array, Iterable[Batch], int], dict[str, float]]:
+) -> Callable[[Any, Array, Iterable[Batch], int, int], dict[str, float]]:
     """Compiles the evaluation.
 
     Returns:
-      `evaluate(params, mean_image, batches, views)`, with `views` the number of test views to
-      average the softmax over: the centre alone (1) or all of them. Gives fractions and means under
-      'loss' (nats, centre), 'top1_error', 'top5_error' (centre), the same two with the prefix
-      'views/' if there are several, and 'images'.
+      `evaluate(params, mean_image, batches, views, images)`, with `views` the number of test views
+      to average the softmax over, the centre alone (1) or all of them, and `images` how many there
+      are: unless each is counted once, an AssertionError. Gives fractions and means under 'loss'
+      (nats, centre), 'top1_error', 'top5_error' (centre), the same two with the prefix 'views/' if
+      there are several, and 'images'.
     """
     graph = model.graph(config)
     params_specs = towers.specs(mesh, model.shapes(config))
@@ -68,7 +69,7 @@ def make_evaluate(
         return {name: jnp.where(weight_B > 0, x, 0.0).sum() for name, x in sums.items()}
 
     def evaluate(
-        params: Any, mean: Array, batches: Iterable[Batch], number: int
+        params: Any, mean: Array, batches: Iterable[Batch], number: int, expected: int
     ) -> dict[str, float]:
         totals: dict[str, float] = {}
         for batch in batches:
@@ -89,6 +90,8 @@ def make_evaluate(
             for name, x in jax.device_get(sums).items():
                 totals[name] = totals.get(name, 0.0) + float(x)
         images = totals.pop('images')
+        if images != expected:
+            raise AssertionError(f'{images:g} of {expected} images were evaluated')
         means = {name: x / images for name, x in totals.items()}
         if number == 1:
             means = {name: x for name, x in means.items() if not name.startswith('views/')}

@@ -1,121 +1,226 @@
-"""From a source to batches on the host (§2); their order is a function of (seed, step) alone."""
+"""From a source to batches on the host (§2); which images, is a function of (seed, step) alone.
 
-import io
+Grain gives the order and the threads; a thread makes a whole batch, image by image, straight into
+its place. Nothing depends on how many threads or processes there are, and a process reads only the
+rows of a batch that its devices need.
+"""
+
+import dataclasses
+import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grain
 import numpy as np
-from PIL import Image
+from absl import flags
 
+from alexnet_jax import images, statistics
+from alexnet_jax.config import Config
 from alexnet_jax.datasets import Source
 from alexnet_jax.errors import UserError
+from alexnet_jax.progress import Bars
 
 Batch = dict[str, np.ndarray]  # 'image': (B, size, size, 3) uint8; 'label': (B,) int32
 
+_BAD = 'bad'  # of a batch: indices of images that were replaced, and -1s
+_ALL = slice(None)
 
-def training_batches(
-    source: Source, seed: int, batch_size: int, size: int, first_step: int, threads: int, ahead: int
-) -> Iterator[Batch]:
-    """Endless batches from step `first_step` on; a new permutation of the source every epoch.
 
-    The stream is one permutation after the other, cut into batches, so each image comes once an
-    epoch and a batch may reach from one epoch into the next.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images are read; changes the speed, and but for size and filter nothing else.
 
-    Args:
+    Attributes:
       size: pixels across, to which images of other sizes are scaled.
-      threads: that read and decode; 0 is one per core.
+      resize: the filter, one of images.FILTERS.
+      threads: that read and decode, in each process; 0 is one per core.
+      workers: processes; 0 is none beside this one.
       ahead: batches kept ready.
     """
-    batches = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()
-        .map(lambda example: prepare(example, size))
-        .repeat()
-        .batch(batch_size)
-    )
-    iterator = iter(batches.to_iter_dataset(_options(threads, ahead)))
-    iterator.set_state({'next_index': first_step})
-    return iterator
+
+    size: int
+    resize: str = 'bicubic'
+    threads: int = 0
+    workers: int = 0
+    ahead: int = 2
+
+    @classmethod
+    def of(cls, config: Config) -> 'Reading':
+        """As the settings say."""
+        data, loader = config.dataset, config.loader
+        return cls(data.image_size, data.resize, loader.threads, loader.workers, loader.prefetch)
+
+
+class Bad:
+    """The training images that could not be read, and how many there may be.
+
+    Attributes:
+      names: of those met so far.
+    """
+
+    def __init__(self, source: Source, allowed: int) -> None:
+        self._source, self.allowed = source, allowed
+        self._indices: set[int] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """Where they are stored."""
+        return [self._source.where(index) for index in sorted(self._indices)]
+
+    def note(self, indices: np.ndarray) -> None:
+        """Takes in what a batch met.
+
+        Raises:
+          UserError: there are more than may be.
+        """
+        self._indices |= {int(index) for index in indices if index >= 0}
+        if len(self._indices) > self.allowed:
+            raise UserError(
+                f'{len(self._indices)} training images cannot be read, '
+                f'{self.names[0]} among them, and --skip_bad={self.allowed}: prepare the data '
+                'again, or allow more'
+            )
+
+
+def training_batches(
+    source: Source,
+    reading: Reading,
+    seed: int,
+    batch_size: int,
+    first_step: int,
+    reshuffle: bool = True,
+    rows: slice = _ALL,
+    bad: Bad | None = None,
+) -> Iterator[Batch]:
+    """Endless batches from step `first_step` on.
+
+    Reshuffled, the stream is one permutation of the source after the other, cut into batches: each
+    image comes once an epoch, and a batch may reach from one epoch into the next. Otherwise every
+    epoch has the same batches, in the order of the source, as the 2012 code; the last one is filled
+    up from the start.
+
+    Args:
+      rows: of each batch, to be read by this process.
+      bad: takes in which images were replaced, by the next in the source; None allows none.
+
+    Raises:
+      UserError: an image cannot be read.
+    """
+    length = len(source)
+    if reshuffle:
+        order = grain.MapDataset.range(length).seed(seed).shuffle()
+    else:
+        order = grain.MapDataset.range(-(-length // batch_size) * batch_size)
+    tolerant = bad is not None and bad.allowed > 0
+    read = functools.partial(_read, source, reading, rows, tolerant)
+    batches = order.repeat().batch(batch_size)[first_step:].map(read)
+    for batch in _iterate(batches, reading):
+        replaced = batch.pop(_BAD)
+        if bad is not None:
+            bad.note(replaced)
+        yield batch
 
 
 def evaluation_batches(
-    source: Source, batch_size: int, size: int, threads: int, ahead: int
+    source: Source, reading: Reading, batch_size: int, rows: slice = _ALL
 ) -> Iterator[Batch]:
-    """Every image once, in order. The last batch is filled up; 'weight' is 0 for what fills it."""
-    batches = (
-        grain.MapDataset.source(source)
-        .map(lambda example: prepare(example, size))
-        .batch(batch_size, drop_remainder=False)
-    )
-    for batch in batches.to_iter_dataset(_options(threads, ahead)):
-        images = len(batch['label'])
-        filled = {
-            name: np.concatenate([x, np.zeros((batch_size - images, *x.shape[1:]), x.dtype)])
-            for name, x in batch.items()
-        }
-        weight = np.arange(batch_size) < images
-        yield filled | {'weight': weight.astype(np.float32)}
+    """Every image once, in order. The last batch is filled up; 'weight' is 0 for what fills it.
 
-
-def _options(threads: int, ahead: int) -> grain.ReadOptions:
-    return grain.ReadOptions(num_threads=threads or os.cpu_count() or 1, prefetch_buffer_size=ahead)
-
-
-def prepare(example: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """One image as (size, size, 3) uint8 and its label as int32.
-
-    As the paper's §2: the short side is scaled to `size`, then the central square is cut out.
-    Images that are not in three colours (grey, CMYK, with a palette) are converted.
+    Raises:
+      UserError: an image cannot be read; none is ever left out here.
     """
+    length = len(source)
+    order = grain.MapDataset.range(-(-length // batch_size) * batch_size)
+    read = functools.partial(_read, source, reading, rows, False)
+    for number, batch in enumerate(_iterate(order.batch(batch_size).map(read), reading)):
+        del batch[_BAD]
+        places = np.arange(number * batch_size, (number + 1) * batch_size)[rows]
+        yield batch | {'weight': (places < length).astype(np.float32)}
+
+
+def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
+    options = grain.ReadOptions(
+        num_threads=reading.threads or os.cpu_count() or 1, prefetch_buffer_size=reading.ahead
+    )
+    stream = batches.to_iter_dataset(options)
+    if reading.workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads a flag of its own
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(reading.workers, reading.ahead))
+    iterator = iter(stream)
+    try:
+        yield from iterator
+    finally:
+        getattr(iterator, 'close', lambda: None)()
+
+
+def _read(
+    source: Source, reading: Reading, rows: slice, tolerant: bool, indices: np.ndarray
+) -> Batch:
+    """The images at these places of the source; those beyond its end are its first again."""
+    indices = indices[rows] % len(source)
+    pixels = np.empty((len(indices), reading.size, reading.size, 3), np.uint8)
+    labels = np.empty(len(indices), np.int32)
+    replaced = np.full(len(indices), -1)
+    for row, index in enumerate(indices):
+        reason = None
+        for other in range(int(index), int(index) + (len(source) if tolerant else 1)):
+            try:
+                labels[row] = read_into(source, other % len(source), pixels[row], reading.resize)
+                break
+            except images.BadImage as error:
+                replaced[row] = index
+                reason = error
+        else:
+            raise UserError(f'{source.where(int(index))} {reason}: prepare the data again')
+    return {'image': pixels, 'label': labels, _BAD: replaced}
+
+
+def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> int:
+    """Decodes an image to its place in a batch, scaled and cut as in the paper's §2.
+
+    Args:
+      out_HWC: (size, size, 3) uint8, is filled.
+      resize: the filter, one of images.FILTERS.
+
+    Returns:
+      The label.
+
+    Raises:
+      BadImage: it cannot be decoded, or has no label.
+    """
+    example = source[index]
     image = example['image']
-    if isinstance(image, np.ndarray) and image.shape == (size, size, 3):
-        return {'image': image, 'label': np.int32(example['label'])}
     if isinstance(image, bytes):
-        picture = Image.open(io.BytesIO(image), formats=('JPEG', 'PNG'))
+        if not images.decode_into(image, out_HWC):
+            out_HWC[:] = images.square(image, out_HWC.shape[0], resize)
     else:
-        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    square = np.asarray(central_square(picture.convert('RGB'), size))
-    return {'image': square, 'label': np.int32(example['label'])}
+        colour = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+        out_HWC[:] = images.central_square(colour, out_HWC.shape[0], resize)
+    if example['label'] < 0:
+        raise images.BadImage('has no label')
+    return example['label']
 
 
-def central_square(picture: Image.Image, size: int) -> Image.Image:
-    """The short side scaled to `size` pixels, then the middle of the long one."""
-    if picture.size == (size, size):
-        return picture
-    short = min(picture.size)
-    width, height = (max(size, round(n * size / short)) for n in picture.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    scaled = picture.resize((width, height), Image.Resampling.BICUBIC)
-    return scaled.crop((left, top, left + size, top + size))
-
-
-def mean_image(source: Source, size: int, folder: str, split: str, threads: int) -> np.ndarray:
-    """The mean of a source's images; kept beside the data, since ImageNet's takes an hour.
+def statistics_of(source: Source, reading: Reading, folder: str, split: str) -> statistics.Sums:
+    """The sums over a split's images; kept beside the data, where they are not there already.
 
     Args:
       folder: of the prepared data set; '' if there is none.
-      split: named in the file, so that parts of a data set do not share a mean.
-
-    Returns:
-      (size, size, 3) float32, on the scale of 0 to 255.
+      split: named in the file, so that parts of a data set do not share one.
     """
-    safe = ''.join(c if c.isalnum() else '_' for c in split)
-    path = Path(folder) / f'mean_image_{safe}_{size}.npy'
-    if folder and path.exists():
-        return np.load(path)
-    total = np.zeros((size, size, 3), np.float64)
-    for batch in evaluation_batches(source, 64, size, threads, 4):
-        total += batch['image'].sum(axis=0, dtype=np.float64)
-    mean = (total / len(source)).astype(np.float32)
+    file = statistics.file_of(Path(folder), split, reading.size)
+    if folder and file.exists():
+        return statistics.Sums.load(file)
+    sums = statistics.Sums.of_none(reading.size)
+    with Bars() as bars:
+        for batch in evaluation_batches(source, reading, 64):
+            for image, weight in zip(batch['image'], batch['weight'], strict=True):
+                if weight:
+                    sums.add(image)
+            if len(source) > 10_000:
+                bars.reading('mean image', sums.images, len(source))
     if folder:
-        try:
-            partial = path.with_suffix('.partial.npy')
-            np.save(partial, mean)
-            partial.rename(path)
-        except OSError as error:
-            raise UserError(f'cannot write {path}: {error}') from error
-    return mean
+        sums.save(file)
+    return sums

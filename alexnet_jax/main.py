@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax import config as settings
-from alexnet_jax.errors import UserError, one_line
+from alexnet_jax.errors import UserError, one_line, parse_flags
 from alexnet_jax.resolve import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +43,13 @@ _WORKDIR = flags.DEFINE_string(
 )
 _DRY_RUN = flags.DEFINE_bool(
     'dry_run', False, 'Print the resolved settings and a table of the net, and stop.'
+)
+_SKIP_BAD = flags.DEFINE_integer(
+    'skip_bad',
+    None,
+    'Training images that may be replaced by their neighbours because they cannot be read; they '
+    'are named at the end. Short for --config.loader.skip_bad; none is left out of evaluation.',
+    0,
 )
 
 
@@ -71,6 +78,8 @@ def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
             )
             return train.STOPPED
         print(f'\n{tables.summary(config, loop.results, loop.images_per_second, workdir)}')
+        if loop.bad.names:
+            print(f'left out     {len(loop.bad.names)} bad: {", ".join(loop.bad.names)}')
         return 0
 
 
@@ -85,14 +94,7 @@ def _parse(arguments: list[str]) -> list[str]:
         known = settings.flatten(_load(path).to_dict())
         for argument in arguments:
             _check_name(argument, known)
-        logging.set_verbosity(logging.FATAL)  # errors come as exceptions; --verbosity asks for more
-        try:
-            rest = flags.FLAGS(arguments)
-        except flags.Error as error:
-            raise UserError(str(error)) from error
-        if rest[1:]:
-            raise UserError(f'what is {rest[1]!r}? Settings are given as --config.NAME=VALUE')
-        return rest
+    return parse_flags(arguments)
 
 
 def _found(name: str) -> str:
@@ -129,7 +131,10 @@ def _check_name(argument: str, known: Mapping[str, Any]) -> None:
 def _run(_: Sequence[str]) -> None:
     name = Path(flags.FLAGS['config'].config_filename).stem  # pyrefly: ignore[missing-attribute]
     with one_line():
-        config = resolve(_CONFIG.value.to_dict())
+        raw = _CONFIG.value.to_dict()
+        if _SKIP_BAD.value is not None:
+            raw['loader']['skip_bad'] = _SKIP_BAD.value
+        config = resolve(raw)
         workdir = Path(_WORKDIR.value or f'runs/{name}').expanduser()
         sys.exit(main(config, workdir, _DRY_RUN.value))
 

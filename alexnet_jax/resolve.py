@@ -8,7 +8,17 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from alexnet_jax.config import OPERATIONS, SCHEDULES, Config, as_dict, flatten
+from alexnet_jax.config import (
+    CONSTANTS,
+    MEAN,
+    NOISE,
+    OPERATIONS,
+    RESIZE,
+    SCHEDULES,
+    Config,
+    as_dict,
+    flatten,
+)
 from alexnet_jax.errors import UserError
 
 
@@ -56,13 +66,21 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
+_CHOICES = {
+    'dataset.resize': RESIZE,
+    'augmentation.mean': MEAN,
+    'augmentation.constants': CONSTANTS,
+    'augmentation.colour.noise': NOISE,
+    'learning_rate.schedule': SCHEDULES,
+}
 _POSITIVE = ('.std', '.epochs', '.every_epochs', '.divide_by', '.initial', '.width')
 
 
 def _problems(c: Config) -> Iterator[str]:
     """One line for each setting that cannot be."""
     flat = flatten(as_dict(c))
-    may_be_zero = {'mesh.tower', 'mesh.data', 'loader.threads', 'learning_rate.plateau.drops'}
+    may_be_zero = {'mesh.tower', 'mesh.data', 'loader.threads', 'loader.workers'}
+    may_be_zero |= {'loader.skip_bad', 'learning_rate.plateau.drops'}
     may_be_zero |= {f'model.{name}.padding' for name in c.model.convolutions()}
     for name, value in flat.items():
         if type(value) is int and name != 'seed' and value < (name not in may_be_zero):
@@ -80,10 +98,16 @@ def _problems(c: Config) -> Iterator[str]:
             f'augmentation.crop={c.augmentation.crop} is larger than '
             f'dataset.image_size={c.dataset.image_size}'
         )
-    if c.learning_rate.schedule not in SCHEDULES:
+    for name, known in _CHOICES.items():
+        if flat[name] not in known:
+            yield f'{name}={flat[name]!r} is none of {", ".join(known)}'
+    if c.augmentation.mean == 'image' and c.augmentation.constants == '2012':
         yield (
-            f'learning_rate.schedule={c.learning_rate.schedule!r} is none of {", ".join(SCHEDULES)}'
+            "augmentation.constants='2012' has no mean image: set augmentation.mean='colour' or "
+            "augmentation.constants='data'"
         )
+    if c.augmentation.colour.deviation < 0 or c.augmentation.colour.until_epoch < 0:
+        yield 'augmentation.colour.deviation and .until_epoch must be at least 0'
     for name, layer in c.model.convolutions().items():
         for operation in layer.then:
             if operation not in OPERATIONS:

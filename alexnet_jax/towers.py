@@ -28,7 +28,7 @@ PLACEMENT = {
     'fc8/bias': None,  # (K,): added after the towers' partial products are summed
     'images': DATA,  # (B, ...): both towers see the same images
     'step': None,
-    'mean_image': None,
+    'constants': None,  # of the augmentation
     'metrics': None,
 }
 
@@ -119,8 +119,33 @@ def shardings(mesh: jax.sharding.Mesh, partitions: Any) -> Any:
 
 
 def put_batch(mesh: jax.sharding.Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
-    """Copies a batch from the host to the devices; does not wait for it."""
-    return jax.device_put(dict(batch), NamedSharding(mesh, spec(mesh, 'images')))
+    """Copies a batch from the host to the devices; does not wait for it.
+
+    Args:
+      batch: of each array, the rows that `rows_of_process` names; with one process, all.
+    """
+    sharding = NamedSharding(mesh, spec(mesh, 'images'))
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
+    shares = mesh.shape[DATA] // len(_own_shares(mesh))
+    return {
+        name: jax.make_array_from_process_local_data(sharding, x, (shares * len(x), *x.shape[1:]))
+        for name, x in batch.items()
+    }
+
+
+def rows_of_process(mesh: jax.sharding.Mesh, batch_size: int) -> slice:
+    """The images of a batch that this process's devices need: by share of the batch, not by tower.
+
+    Processes that hold different towers of the same share all read the same images.
+    """
+    own, share = _own_shares(mesh), batch_size // mesh.shape[DATA]
+    return slice(own[0] * share, (own[-1] + 1) * share)
+
+
+def _own_shares(mesh: jax.sharding.Mesh) -> list[int]:
+    here = jax.process_index()
+    return [i for i, row in enumerate(mesh.devices) if any(d.process_index == here for d in row)]
 
 
 def exchange(own: list[Array]) -> list[Array]:

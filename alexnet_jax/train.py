@@ -62,19 +62,22 @@ def _shapes(config: Config) -> State:
     return State(jax.ShapeDtypeStruct((), jnp.int32), params, velocity)
 
 
-StepFunction = Callable[[State, dict[str, Array], Array, Array], tuple[State, dict[str, Array]]]
+StepFunction = Callable[
+    [State, dict[str, Array], augmentation.Constants, Array, Array], tuple[State, dict[str, Array]]
+]
 
 
 def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
     """Compiles one step of the paper's recipe.
 
     Returns:
-      `step(state, batch, mean_image, rate)`: `batch` holds 'image', (B, size, size, 3) uint8, and
-      'label', (B,) int32; `rate` is eps, a float32 scalar. Gives the new state (the old one's
-      memory is reused) and 'loss' (nats) and 'top1_error' (fraction), means over the batch.
+      `step(state, batch, constants, rate, deviation)`: `batch` holds 'image', (B, size, size, 3)
+      uint8, and 'label', (B,) int32; `rate` is eps and `deviation` that of the colour noise,
+      float32 scalars. Gives the new state (the old one's memory is reused) and 'loss' (nats) and
+      'top1_error' (fraction), means over the batch.
     """
     graph, update = model.graph(config), paper_momentum(config.optimizer)
-    batch_size, crop = config.optimizer.batch_size, config.augmentation.crop
+    batch_size, views = config.optimizer.batch_size, config.augmentation
     state_specs = towers.specs(mesh, _shapes(config))
     images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
 
@@ -82,17 +85,23 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
     @functools.partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(state_specs, images, everywhere, everywhere),
+        in_specs=(state_specs, images, everywhere, everywhere, everywhere),
         out_specs=(state_specs, everywhere),
     )
-    def step(state: State, batch: Any, mean: Array, rate: Array) -> tuple[State, Any]:
+    def step(
+        state: State,
+        batch: Any,
+        constants: augmentation.Constants,
+        rate: Array,
+        deviation: Array,
+    ) -> tuple[State, Any]:
         """What one device does."""
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, mask_key = jax.random.split(key)
-        positions = config.dataset.image_size - crop + 1
-        draw = augmentation.draw_views(view_key, batch_size, positions, config.augmentation.mirror)
+        positions = config.dataset.image_size - views.crop + 1
+        draw = augmentation.draw_views(view_key, batch_size, positions, views)
         draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
-        views_BHWC = augmentation.random_views(batch['image'], mean, draw, crop)
+        views_BHWC = augmentation.random_views(batch['image'], constants, draw, views, deviation)
         masks = model.Masks(mask_key, batch_size)
 
         def loss(params: Any) -> tuple[Array, Array]:
@@ -144,6 +153,7 @@ class Loop:
 
     Attributes:
       results: the last evaluation, of all views once the run has ended; see `make_evaluate`.
+      bad: the training images that could not be read and were replaced.
     """
 
     def __init__(
@@ -158,15 +168,17 @@ class Loop:
         self._config, self._mesh, self._splits = config, mesh, splits
         self._plan, self._stop = plan, stop
         self.results: dict[str, float] = {}
-        mean = loader.mean_image(
-            self._splits.train,
-            config.dataset.image_size,
-            self._splits.folder,
-            config.dataset.train_split,
-            config.loader.threads,
+        self.bad = loader.Bad(splits.train, config.loader.skip_bad)
+        self._reading = loader.Reading.of(config)
+        views, sums = config.augmentation, None
+        if 'image' in views.mean or 'data' in views.constants:
+            sums = loader.statistics_of(
+                splits.train, self._reading, splits.folder, config.dataset.train_split
+            )
+        self._constants = jax.device_put(
+            augmentation.constants(views, config.dataset.image_size, sums),
+            towers.shardings(mesh, towers.spec(mesh, 'constants')),
         )
-        everywhere = towers.shardings(mesh, towers.spec(mesh, 'mean_image'))
-        self._mean = jax.device_put(mean, everywhere)
         self._train_step, self._evaluation = (
             make_train_step(config, mesh),
             make_evaluate(config, mesh),
@@ -196,7 +208,11 @@ class Loop:
             for step in range(first, self._plan.steps):
                 rate = self._rate(step)
                 self.state, coming = self._train_step(
-                    self.state, batch, self._mean, jnp.float32(rate)
+                    self.state,
+                    batch,
+                    self._constants,
+                    jnp.float32(rate),
+                    jnp.float32(self._deviation(step)),
                 )
                 batch = next(batches)  # is copied while the step runs
                 self._note(pending)  # of the step before: waiting for this one would idle the host
@@ -228,18 +244,23 @@ class Loop:
         config = self._config
         batches = loader.training_batches(
             self._splits.train,
+            self._reading,
             config.seed,
             config.optimizer.batch_size,
-            config.dataset.image_size,
             first_step,
-            config.loader.threads,
-            config.loader.prefetch,
+            reshuffle=config.dataset.reshuffle,
+            rows=towers.rows_of_process(self._mesh, config.optimizer.batch_size),
+            bad=self.bad,
         )
         return (towers.put_batch(self._mesh, batch) for batch in batches)
 
     def _rate(self, step: int) -> float:
         rate, epochs = self._config.learning_rate, self._config.optimizer.epochs
         return learning_rate(rate, self._plan.epoch(step), epochs, self._position.progress)
+
+    def _deviation(self, step: int) -> float:
+        colour = self._config.augmentation.colour
+        return colour.deviation if self._plan.epoch(step) < colour.until_epoch else 0.0
 
     def _due(self, step: int) -> bool:
         return step == self._plan.steps or not (
@@ -281,7 +302,13 @@ class Loop:
     def _evaluate(self, views: int) -> None:
         step = self._position.step
         with self._line.pause():
-            results = self._evaluation(self.state.params, self._mean, self._test_batches(), views)
+            results = self._evaluation(
+                self.state.params,
+                self._constants.mean_HWC,
+                self._test_batches(),
+                views,
+                len(self._splits.eval),
+            )
         self.results = results
         named = {
             name.replace('views', f'eval_{self._config.views}_views')
@@ -302,10 +329,9 @@ class Loop:
         config = self._config
         for batch in loader.evaluation_batches(
             self._splits.eval,
+            self._reading,
             config.evaluation.batch_size,
-            config.dataset.image_size,
-            config.loader.threads,
-            config.loader.prefetch,
+            rows=towers.rows_of_process(self._mesh, config.evaluation.batch_size),
         ):
             if self._stop.signal:
                 raise _Interrupted

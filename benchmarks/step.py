@@ -110,18 +110,21 @@ class Ours:
         images = rng.integers(256, size=(count, size, size, 3), dtype=np.uint8)
         labels = rng.integers(config.dataset.classes, size=count, dtype=np.int32)
         self._batch = towers.put_batch(self._mesh, {'image': images, 'label': labels})
-        everywhere = towers.shardings(self._mesh, towers.spec(self._mesh, 'mean_image'))
-        self._mean = jax.device_put(np.full((size, size, 3), 127.5, np.float32), everywhere)
+        everywhere = towers.shardings(self._mesh, towers.spec(self._mesh, 'constants'))
+        grey = np.full((size, size, 3), 127.5, np.float32)
+        known = augmentation.Constants(grey, np.eye(3, dtype=np.float32))
+        self._known = jax.device_put(known, everywhere)
 
     def step(self) -> Contender:
         """The step of `train`, which changes its own state."""
         take = train.make_train_step(self._config, self._mesh)
         state = train.place_initial_state(self._config, self._mesh)
         rate = jnp.float32(self._config.learning_rate.initial)
+        deviation = jnp.float32(self._config.augmentation.colour.deviation)
 
         def run() -> None:
             nonlocal state
-            state, metrics = take(state, self._batch, self._mean, rate)
+            state, metrics = take(state, self._batch, self._known, rate, deviation)
             jax.block_until_ready((state, metrics))
             check_finite(float(metrics['loss']))
 
@@ -133,7 +136,7 @@ class Ours:
         params = train.place_initial_state(config, mesh).params
         size, crop = config.dataset.image_size, config.augmentation.crop
         view = augmentation.test_views(size, crop, mirror=False)[0]
-        images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'mean_image')
+        images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'constants')
 
         @jax.jit
         @functools.partial(
@@ -148,7 +151,7 @@ class Ours:
 
         top, left = jnp.int32(view.top), jnp.int32(view.left)
         return lambda: jax.block_until_ready(
-            logits(params, self._batch['image'], self._mean, top, left)
+            logits(params, self._batch['image'], self._known.mean_HWC, top, left)
         )
 
 

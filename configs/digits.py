@@ -21,15 +21,24 @@ def get_config() -> ConfigDict:
 
     c.dataset = ConfigDict()
     c.dataset.name = 'digits'
+    c.dataset.folder = ''  # of one's own images, in place of the name
     c.dataset.data_dir = ''  # TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'test'
     c.dataset.classes = 10
     c.dataset.image_size = 72
+    c.dataset.resize = 'bicubic'
+    c.dataset.reshuffle = True
 
     c.augmentation = ConfigDict()
     c.augmentation.crop = 64
     c.augmentation.mirror = False
+    c.augmentation.images_per_draw = 1
+    c.augmentation.mean = 'image'
+    c.augmentation.constants = 'data'
+    c.augmentation.colour = ConfigDict(
+        dict(noise='none', deviation=0.1, divide=False, until_epoch=90.0)
+    )
 
     c.model = ConfigDict()
     c.model.towers = 2
@@ -77,5 +86,5 @@ def get_config() -> ConfigDict:
     c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=128))
     c.checkpoint = ConfigDict(dict(every_epochs=5.0, keep=2))
     c.log = ConfigDict(dict(every_steps=10))
-    c.loader = ConfigDict(dict(threads=0, prefetch=4))
+    c.loader = ConfigDict(dict(threads=0, workers=0, prefetch=4, skip_bad=0))
     return c

@@ -19,16 +19,25 @@ def get_config() -> ConfigDict:
     c.seed = 0
 
     c.dataset = ConfigDict()
-    c.dataset.name = 'imagenet2012'
+    c.dataset.name = 'imagenet2012_256'  # alexnet_jax.prepare makes it of the tars
+    c.dataset.folder = ''  # of one's own images, in place of the name
     c.dataset.data_dir = ''  # TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'validation'
     c.dataset.classes = 1000
     c.dataset.image_size = 256
+    c.dataset.resize = 'bicubic'
+    c.dataset.reshuffle = True
 
     c.augmentation = ConfigDict()
     c.augmentation.crop = 224
     c.augmentation.mirror = True  # section 4.1
+    c.augmentation.images_per_draw = 1
+    c.augmentation.mean = 'image'
+    c.augmentation.constants = 'data'
+    c.augmentation.colour = ConfigDict(
+        dict(noise='eigenvalue', deviation=0.1, divide=False, until_epoch=90.0)
+    )
 
     c.model = ConfigDict()
     c.model.towers = 2
@@ -76,5 +85,5 @@ def get_config() -> ConfigDict:
     c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=128))
     c.checkpoint = ConfigDict(dict(every_epochs=0.25, keep=3))
     c.log = ConfigDict(dict(every_steps=100))
-    c.loader = ConfigDict(dict(threads=0, prefetch=8))
+    c.loader = ConfigDict(dict(threads=0, workers=0, prefetch=8, skip_bad=0))
     return c

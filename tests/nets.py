@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from alexnet_jax import augmentation, model, towers
 from alexnet_jax import config as settings
-from alexnet_jax import model, towers
 from alexnet_jax.resolve import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -83,3 +83,9 @@ def compiled_logits(config: settings.Config, mesh: jax.sharding.Mesh, masks: Any
         return model.apply(graph, params, x, drawn)
 
     return jax.jit(jax.shard_map(logits, mesh=mesh, in_specs=(specs, here), out_specs=here))
+
+
+def constants(value: float = 127.0, size: int = 72) -> augmentation.Constants:
+    """Of a training set of grey images."""
+    mean = np.full((size, size, 3), value, np.float32)
+    return augmentation.Constants(mean, np.eye(3, dtype=np.float32))

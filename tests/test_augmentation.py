@@ -1,11 +1,21 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import augmentation
+import nets
+from alexnet_jax import augmentation, statistics
 
 SIZE, CROP = 12, 8
+
+
+def settings(noise='none', divide=False, **changes):
+    """The paper's augmentation with crops of 8, without colour noise, but for `changes`."""
+    ways = dataclasses.replace(nets.full().augmentation, crop=CROP, **changes)
+    colour = dataclasses.replace(ways.colour, noise=noise, divide=divide)
+    return dataclasses.replace(ways, colour=colour)
 
 
 def coordinates(images):
@@ -23,8 +33,10 @@ def coordinates(images):
 
 def views(images=2000, mirror=True, seed=0, mean=None):
     mean = jnp.zeros((SIZE, SIZE, 3)) if mean is None else mean
-    draw = augmentation.draw_views(jax.random.key(seed), images, SIZE - CROP + 1, mirror)
-    return np.asarray(augmentation.random_views(coordinates(images), mean, draw, CROP))
+    ways = settings(mirror=mirror)
+    draw = augmentation.draw_views(jax.random.key(seed), images, SIZE - CROP + 1, ways)
+    known = augmentation.Constants(mean, jnp.eye(3))
+    return np.asarray(augmentation.random_views(coordinates(images), known, draw, ways))
 
 
 def test_all_positions_are_equally_probable():
@@ -75,3 +87,95 @@ def test_a_view_is_cut_where_it_says():
     np.testing.assert_array_equal(plain[0], x[0, 4:, :8])
     mirrored = augmentation.take_view(x, mean, CROP, jnp.int32(4), jnp.int32(0), True)
     np.testing.assert_array_equal(mirrored[0], x[0, 4:, 7::-1][:, :8])
+
+
+def test_images_share_a_draw_in_chunks():
+    """2012: the same place and reflection for 32 consecutive images, another for the next."""
+    ways = settings(images_per_draw=32)
+    draw = augmentation.draw_views(jax.random.key(0), 100, 5, ways)
+    for field in (draw.top, draw.left, draw.mirrored):
+        chunks = [np.asarray(field[i : i + 32]) for i in range(0, 100, 32)]
+        assert all(len(set(chunk.tolist())) == 1 for chunk in chunks)
+    places = {(int(t), int(x)) for t, x in zip(draw.top, draw.left, strict=True)}
+    assert len(places) > 1
+
+
+def test_all_33_by_33_positions_of_the_paper_occur():
+    draw = augmentation.draw_views(jax.random.key(0), 20_000, 256 - 224 + 1, settings())
+    places = set(zip(np.asarray(draw.top).tolist(), np.asarray(draw.left).tolist(), strict=True))
+    assert len(places) == 33 * 33
+    assert max(places) == (32, 32)
+
+
+def sums_of_colours(covariance, images=8, size=64):
+    """Statistics of images whose pixels have about this covariance, around 128."""
+    rng = np.random.default_rng(0)
+    pixels = rng.multivariate_normal([128] * 3, covariance, (images, size, size))
+    sums = statistics.Sums.of_none(size)
+    for image in np.clip(np.round(pixels), 0, 255).astype(np.uint8):
+        sums.add(image)
+    return sums
+
+
+COVARIANCE = np.array([[900.0, 600, 300], [600, 800, 350], [300, 350, 500]])
+
+
+@pytest.mark.parametrize('noise', ['root', 'eigenvalue'])
+def test_colour_noise_has_the_covariance_it_should(noise):
+    """Constant over an image, mean zero; 0.01 times the data's as in 2012, else the paper's."""
+    ways, sums = settings(noise), sums_of_colours(COVARIANCE)
+    mean = np.zeros((SIZE, SIZE, 3), np.float32)
+    known = augmentation.constants(ways, 64, sums)._replace(mean_HWC=mean)
+    draw = augmentation.draw_views(jax.random.key(1), 20_000, 5, ways)
+    x = np.full((1, SIZE, SIZE, 3), 100, np.uint8)
+    still = augmentation.random_views(x, known, jax.tree.map(lambda d: d[:1], draw), ways, 0.0)
+    moved = np.asarray(
+        augmentation.random_views(np.repeat(x, 20_000, 0), known, draw, ways, 0.1)
+    ) - np.asarray(still)
+    assert np.ptp(moved, axis=(1, 2)).max() < 1e-4
+    noise_B3 = moved[:, 0, 0]
+    colours = sums.colours
+    scale = colours.eigenvalues if noise == 'root' else (colours.eigenvalues / 255) ** 2
+    expected = 0.01 * (colours.eigenvectors * scale) @ colours.eigenvectors.T
+    spread = np.sqrt(np.diag(expected))
+    assert np.all(np.abs(noise_B3.mean(0)) < 4 * spread / np.sqrt(20_000))
+    np.testing.assert_allclose(np.cov(noise_B3.T), expected, atol=0.04 * spread.max() ** 2)
+    if noise == 'root':
+        np.testing.assert_allclose(expected, 0.01 * COVARIANCE, rtol=0.03)
+
+
+def test_the_noisy_image_is_divided_as_in_2012():
+    """By 1.1, noise and all, while there is noise; by nothing once it is off."""
+    ways = settings('root')
+    divided = settings('root', divide=True)
+    sums = sums_of_colours(COVARIANCE)
+    mean = np.zeros((SIZE, SIZE, 3), np.float32)
+    known = augmentation.constants(ways, 64, sums)._replace(mean_HWC=mean)
+    draw = augmentation.draw_views(jax.random.key(1), 4, 5, ways)
+    x = coordinates(4)
+    for deviation in (0.1, 0.0):
+        plain = augmentation.random_views(x, known, draw, ways, deviation)
+        np.testing.assert_allclose(
+            augmentation.random_views(x, known, draw, divided, deviation),
+            np.asarray(plain) / np.float32(1 + deviation),
+            rtol=1e-6,
+        )
+
+
+def test_the_constants_of_2012():
+    """cuda-convnet2: make-data/input_meta; standard deviations 19.7, 37.1 and 121.8."""
+    ways = settings('root', mean='colour', constants='2012')
+    known = augmentation.constants(ways, 4, None)
+    assert known.mean_HWC.shape == (4, 4, 3)
+    np.testing.assert_allclose(known.mean_HWC[1, 2], [127.30, 119.72, 104.91], rtol=1e-6)
+    lengths = np.linalg.norm(known.colours, axis=0)
+    np.testing.assert_allclose(lengths, [19.720833, 37.093889, 121.780061], rtol=1e-4)
+    vectors = known.colours / lengths
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-4)
+
+
+def test_one_mean_colour_in_place_of_the_mean_image():
+    sums = sums_of_colours(COVARIANCE)
+    known = augmentation.constants(settings(mean='colour'), 64, sums)
+    np.testing.assert_allclose(known.mean_HWC[5, 7], sums.mean_image.mean((0, 1)), rtol=1e-5)
+    assert np.ptp(known.mean_HWC, axis=(0, 1)).max() == 0

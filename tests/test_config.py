@@ -4,6 +4,7 @@ import pytest
 
 import nets
 from alexnet_jax import config as settings
+from alexnet_jax import images
 from alexnet_jax.errors import UserError
 from alexnet_jax.resolve import resolve
 
@@ -39,6 +40,16 @@ def test_every_config_resolves():
         ({'mesh__data': 3}, 'optimizer.batch_size=8 is not divisible by mesh.data=3'),
         ({'model__towers': 0}, 'model.towers=0 must be at least 1'),
         ({'dataset__classes': 1}, 'dataset.classes=1 must be at least 2'),
+        ({'dataset__resize': 'cubic'}, "dataset.resize='cubic' is none of area, bilinear"),
+        ({'augmentation__mean': 'none'}, "augmentation.mean='none' is none of image, colour"),
+        ({'augmentation__images_per_draw': 0}, 'images_per_draw=0 must be at least 1'),
+        ({'augmentation__constants': '2012'}, "augmentation.constants='2012' has no mean image"),
+        (
+            {'augmentation__colour__noise': 'sqrt'},
+            "augmentation.colour.noise='sqrt' is none of none, eigenvalue, root",
+        ),
+        ({'augmentation__colour__deviation': -0.1}, 'deviation and .until_epoch must be at least'),
+        ({'loader__skip_bad': -1}, 'loader.skip_bad=-1 must be at least 0'),
     ],
 )
 def test_what_cannot_be_is_named(overrides, message):
@@ -77,3 +88,7 @@ def test_a_resolved_config_cannot_change():
 def test_the_two_recipes_have_the_same_settings():
     digits, full = (settings.flatten(nets.load(n).to_dict()) for n in ('digits', 'ilsvrc2012'))
     assert digits.keys() == full.keys()
+
+
+def test_the_filters_are_those_there_are():
+    assert tuple(images.FILTERS) == settings.RESIZE

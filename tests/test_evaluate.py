@@ -49,8 +49,8 @@ def test_errors_are_those_of_the_mean_softmax(mirror):
     config = nets.small(augmentation__mirror=mirror)
     mesh, pictures = nets.mesh_of(2), Pictures(11, 72)
     params, mean = model.initialize(config), np.full((72, 72, 3), 100, np.float32)
-    batches = loader.evaluation_batches(pictures, 8, 72, 2, 2)
-    found = make_evaluate(config, mesh)(params, mean, batches, config.views)
+    batches = loader.evaluation_batches(pictures, loader.Reading(72), 8)
+    found = make_evaluate(config, mesh)(params, mean, batches, config.views, 11)
 
     logits = nets.compiled_logits(config, nets.mesh_of(1))
     places = [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)]
@@ -81,13 +81,21 @@ def test_every_image_counts_once_on_any_batch_and_mesh():
         (23, nets.mesh_of(2)),
         (8, nets.mesh_of(1, data=2)),
     ):
-        batches = loader.evaluation_batches(pictures, batch_size, 72, 2, 2)
+        batches = loader.evaluation_batches(pictures, loader.Reading(72), batch_size)
         placed = jax.device_put(params, towers.shardings(mesh, towers.specs(mesh, params)))
-        found.append(make_evaluate(config, mesh)(placed, mean, batches, 1))
+        found.append(make_evaluate(config, mesh)(placed, mean, batches, 1, 23))
     assert [f['images'] for f in found] == [23] * 3
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=1e-5)
     assert not any(name.startswith('views') for name in found[0])
+
+
+def test_an_image_too_few_is_an_error():
+    config, pictures = nets.small(), Pictures(9, 72)
+    batches = list(loader.evaluation_batches(pictures, loader.Reading(72), 8))
+    params, mean = model.initialize(config), np.zeros((72, 72, 3), np.float32)
+    with pytest.raises(AssertionError, match='8 of 9 images were evaluated'):
+        make_evaluate(config, nets.mesh_of(1))(params, mean, batches[:1], 1, 9)
 
 
 def test_the_first_view_is_the_centre():

@@ -2,11 +2,14 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import runs
+import tars
+from alexnet_jax import datasets
 
 
 @pytest.mark.slow
@@ -79,7 +82,10 @@ def test_dry_run(tmp_path):
         (['--config.mesh.tower=4'], 'mesh.tower=4 does not divide model.towers=2'),
         (['--config=configs/ilsvrc2012.py'], 'ILSVRC2012_img_train.tar'),
         (['--config.dataset.train_split=train[:1%]'], 'fewer than optimizer.batch_size'),
-        (['--workdir=/proc/run'], 'cannot write to the workdir /proc/run'),
+        (['--workdir=/proc/run'], 'cannot write to /proc/run'),
+        (['--skip_bad=-1'], '-1 is not a non-negative integer'),
+        (['--config.dataset.folder=/no/such'], 'dataset.folder=/no/such is no folder'),
+        (['--config.dataset.resize=cubic'], "dataset.resize='cubic' is none of area"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, data_dir, arguments, message):
@@ -137,3 +143,71 @@ def test_four_devices(tmp_path, data_dir):
             assert '1 on each of 2 devices (cpu), times 2 that share each batch' in out
     for name, x in ends[0].items():
         assert abs(x - ends[1][name]).max() < 1e-4, name
+
+
+def test_training_on_ones_own_images(tmp_path):
+    """One folder per class; two classes that differ in colour are soon told apart."""
+    pets = tars.class_folders(tmp_path / 'pets', images=60)
+    code, out, err = runs.run(
+        runs.command(
+            tmp_path / 'run',
+            str(tmp_path),
+            dataset__folder=str(pets),
+            dataset__classes=2,
+            dataset__eval_split='validation',
+            optimizer__batch_size=16,
+            optimizer__epochs=6.0,
+            evaluation__batch_size=16,
+            augmentation__mean='colour',
+            augmentation__images_per_draw=4,
+            dataset__reshuffle=False,
+            loader__workers=1,
+        )
+    )
+    assert code == 0, err
+    assert 'preparing' in out
+    last = runs.metrics(tmp_path / 'run')[-1]
+    assert last['eval/top1_error'] < 0.2
+
+
+def spoil(data_dir, index):
+    """A copy of the digits with a flipped bit in one training image; the name of the record."""
+    shard = next(data_dir.glob('digits/*/*train.array_record*'))
+    source = datasets.Records(datasets.find_builder('digits', str(data_dir)), 'train')
+    data = bytearray(shard.read_bytes())
+    data[data.index(source[index]['image']) + 200] ^= 1
+    shard.write_bytes(data)
+    return source.where(index)
+
+
+def test_a_bad_record_stops_the_run_unless_it_may_be_skipped(tmp_path, data_dir):
+    """By name; then it is counted at the end, and what was learned before is not lost."""
+    shutil.copytree(data_dir, tmp_path / 'data')
+    where = spoil(tmp_path / 'data', 700)
+    shutil.copytree(tmp_path / 'data', tmp_path / 'other')
+    command = runs.command(tmp_path / 'run', str(tmp_path / 'data'), loader__prefetch=1)
+    code, _, err = runs.run(command)
+    assert code == 2
+    assert f'{where} is damaged' in err
+    assert len(err.strip().splitlines()) == 1, err
+    code, out, err = runs.run([*command, '--skip_bad=1'])
+    assert code == 0, err
+    assert f'left out     1 bad: {where}' in out
+
+
+def test_the_colour_noise_ends_at_its_epoch(tmp_path, data_dir):
+    """As in 2012, where it was switched off after epoch 66: from then on nothing is drawn."""
+    ends = []
+    for name, until in (('half', 1.0), ('all', 9.0)):
+        noise = {
+            'augmentation__colour__noise': 'root',
+            'augmentation__colour__deviation': 0.5,
+            'augmentation__colour__until_epoch': until,
+        }
+        workdir = tmp_path / name
+        code, _, err = runs.run(runs.command(workdir, data_dir, log__every_steps=1, **noise))
+        assert code == 0, err
+        ends.append([line.get('train/loss') for line in runs.metrics(workdir)])
+    half, everywhere = ends
+    assert half[:11] == everywhere[:11]
+    assert half[-3:] != everywhere[-3:]

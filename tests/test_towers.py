@@ -36,8 +36,8 @@ def test_a_step_exchanges_seven_times():
     step = train.make_train_step(config, mesh)
     state = train.place_initial_state(config, mesh)
     batch = towers.put_batch(mesh, nets.batch(config))
-    mean = jnp.zeros((72, 72, 3))
-    found = collectives(step, state, batch, mean, jnp.float32(0.01))
+    rate, deviation = jnp.float32(0.01), jnp.float32(0)
+    found = collectives(step, state, batch, nets.constants(), rate, deviation)
     assert found == {'all-gather': 3, 'all-reduce': 1, 'reduce-scatter': 3}
 
 
@@ -166,8 +166,8 @@ def test_a_step_lowers_for_accelerators(platform):
     step = train.make_train_step(config, mesh)
     state = train.state_shapes(config, mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nets.batch(config))
-    mean, rate = jax.ShapeDtypeStruct((72, 72, 3), jnp.float32), jnp.float32(0.01)
-    lowered = step.trace(state, batch, mean, rate).lower(lowering_platforms=(platform,))
+    traced = step.trace(state, batch, nets.constants(), jnp.float32(0.01), jnp.float32(0))
+    lowered = traced.lower(lowering_platforms=(platform,))
     text = lowered.as_text()
     assert text.count('stablehlo.all_gather') == 3
     assert text.count('stablehlo.reduce_scatter') == 3
