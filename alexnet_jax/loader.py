@@ -1,13 +1,14 @@
 """From a source to batches on the host (§2); which images, is a function of (seed, step) alone.
 
-Grain gives the order and the threads; a thread makes a whole batch, image by image, straight into
-its place. Nothing depends on how many threads or processes there are, and a process reads only the
-rows of a batch that its devices need.
+Grain runs the threads and processes; each makes a whole batch at a time, image by image, straight
+into its place. Nothing depends on how many there are, and a process reads only the rows of a batch
+that its devices need.
 """
 
 import dataclasses
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,14 +108,11 @@ def training_batches(
     Raises:
       UserError: an image cannot be read.
     """
-    length = len(source)
-    if reshuffle:
-        order = grain.MapDataset.range(length).seed(seed).shuffle()
-    else:
-        order = grain.MapDataset.range(-(-length // batch_size) * batch_size)
+    order = _Order(len(source), batch_size, seed if reshuffle else None)
     tolerant = bad is not None and bad.allowed > 0
     read = functools.partial(_read, source, reading, rows, tolerant)
-    batches = order.repeat().batch(batch_size)[first_step:].map(read)
+    steps = grain.MapDataset.range(first_step, sys.maxsize)
+    batches = steps.map(lambda step: read(order.of_step(step)))
     for batch in _iterate(batches, reading):
         replaced = batch.pop(_BAD)
         if bad is not None:
@@ -130,19 +128,55 @@ def evaluation_batches(
     Raises:
       UserError: an image cannot be read; none is ever left out here.
     """
-    length = len(source)
-    order = grain.MapDataset.range(-(-length // batch_size) * batch_size)
+    order = _Order(len(source), batch_size, None)
     read = functools.partial(_read, source, reading, rows, False)
-    for number, batch in enumerate(_iterate(order.batch(batch_size).map(read), reading)):
+    steps = grain.MapDataset.range(-(-len(source) // batch_size))
+    batches = steps.map(lambda step: read(order.of_step(step)))
+    for step, batch in enumerate(_iterate(batches, reading)):
         del batch[_BAD]
-        places = np.arange(number * batch_size, (number + 1) * batch_size)[rows]
-        yield batch | {'weight': (places < length).astype(np.float32)}
+        places = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
+        yield batch | {'weight': (places < len(source)).astype(np.float32)}
+
+
+class _Order:
+    """Which images are in which batch."""
+
+    def __init__(self, length: int, batch_size: int, seed: int | None) -> None:
+        self._length, self._batch_size, self._seed = length, batch_size, seed
+        self._known: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # the last epoch's order
+
+    def of_step(self, step: int) -> np.ndarray:
+        """(B,) indices: of a permutation for each epoch, or without a seed of the source's order.
+
+        With a seed the stream is one permutation after the other; without, every epoch begins with
+        a batch of its own, and its last one is filled up from the start.
+        """
+        if self._seed is None:
+            batches = -(-self._length // self._batch_size)
+            first = step % batches * self._batch_size
+            return np.arange(first, first + self._batch_size) % self._length
+        first = step * self._batch_size
+        places = np.arange(first, first + self._batch_size)
+        epochs = places // self._length
+        return np.concatenate(
+            [
+                self._permutation(int(epoch))[places[epochs == epoch] % self._length]
+                for epoch in np.unique(epochs)
+            ]
+        )
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        known, order = self._known
+        if known != epoch:
+            order = np.random.default_rng((self._seed or 0, epoch)).permutation(self._length)
+            self._known = epoch, order  # at once: threads may be in different epochs
+        return order
 
 
 def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
-    options = grain.ReadOptions(
-        num_threads=reading.threads or os.cpu_count() or 1, prefetch_buffer_size=reading.ahead
-    )
+    threads = reading.threads or os.cpu_count() or 1
+    # Grain lets no more threads work than there are batches to be kept, less one handed over.
+    options = grain.ReadOptions(threads, prefetch_buffer_size=max(reading.ahead, threads + 1))
     stream = batches.to_iter_dataset(options)
     if reading.workers:
         if not flags.FLAGS.is_parsed():
@@ -158,8 +192,8 @@ def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
 def _read(
     source: Source, reading: Reading, rows: slice, tolerant: bool, indices: np.ndarray
 ) -> Batch:
-    """The images at these places of the source; those beyond its end are its first again."""
-    indices = indices[rows] % len(source)
+    """The images at these places of the source."""
+    indices = indices[rows]
     pixels = np.empty((len(indices), reading.size, reading.size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
     replaced = np.full(len(indices), -1)

@@ -5,9 +5,9 @@
 The paper's net of this kind ("1 CNN" in Table 2) has 40.7 % top-1 and 18.2 % top-5 validation
 error, ten views averaged; it took five to six days on two GTX 580. We have not trained it yet.
 
-Where the paper and the 2012 code disagree, the paper's value is here (docs/decisions.md). Not here
-yet: the colour augmentation of section 4.1. The learning rate falls by itself where the authors
-turned it by hand.
+Where the paper and the 2012 code disagree, the paper's value is here (docs/decisions.md). The
+learning rate falls by itself where the authors turned it by hand. The images are made once, of the
+tars as they are downloaded: python -m alexnet_jax.prepare --tars=DIR
 """
 
 from ml_collections import ConfigDict

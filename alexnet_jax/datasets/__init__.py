@@ -5,8 +5,6 @@ uint8 array of (rows, columns, 1 or 3). ImageNet is prepared by `alexnet_jax.pre
 one's own images when it is first used, and any other TFDS data set of images and labels too.
 """
 
-import bisect
-import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +12,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_data_source
-from tensorflow_datasets.proto import tf_example_pb2  # TensorFlow's records, without it
 
 from alexnet_jax import config as settings
 from alexnet_jax.datasets import catalogue, writing
 from alexnet_jax.datasets import digits as digits  # registers its builder with TFDS
+from alexnet_jax.datasets.records import Records
 from alexnet_jax.datasets.synthetic import Synthetic
 from alexnet_jax.errors import UserError, first_line
-from alexnet_jax.images import BadImage
 from alexnet_jax.progress import Bars
 
 
@@ -56,56 +52,6 @@ class Splits(NamedTuple):
     train: Source
     eval: Source
     folder: str  # where what was computed from the data may be kept; '' for none
-
-
-class Records:
-    """A split, or part of one, of a prepared TFDS data set, at random access.
-
-    Attributes:
-      features: TFDS's description of a record.
-      info: TFDS's description of the data set.
-    """
-
-    def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
-        self.info, self.features = builder.info, builder.info.features
-        files = builder.info.splits[split].file_instructions
-        # One record at a time is read by the thread that asks for it: the batches are parallel.
-        self._data = array_record_data_source.ArrayRecordDataSource(
-            files, reader_options={'max_parallelism': '0'}
-        )
-        self._files = [(Path(f.filename).name, f.skip) for f in files]
-        self._ends = list(itertools.accumulate(f.take for f in files))
-        self._classes = self.features['label'].num_classes
-        image = self.features['image']
-        self._shape = None if isinstance(image, tfds.features.Image) else image.shape
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        try:
-            record = self._data[index]
-            # pyrefly: ignore[missing-attribute]
-            feature = tf_example_pb2.Example.FromString(record).features.feature
-            image = feature['image'].bytes_list.value[0]
-            label = feature['label'].int64_list.value[0]
-            name = feature['file_name'].bytes_list.value
-        except Exception as error:  # the reader and the parser raise what they like
-            raise BadImage(f'is damaged ({first_line(error)[:120]})') from error
-        if not -1 <= label < self._classes:
-            raise BadImage(f'has label {label}; there are {self._classes} classes')
-        if self._shape:
-            image = np.frombuffer(image, np.uint8).reshape(self._shape)
-        return {'image': image, 'label': label, 'name': name[0].decode() if name else ''}
-
-    def where(self, index: int) -> str:
-        """The shard, and the record in it, counted from 0."""
-        file = bisect.bisect_right(self._ends, index)
-        first = self._ends[file - 1] if file else 0
-        name, skip = self._files[file]
-        return f'record {skip + index - first} of {name}'
 
 
 def data_dir(given: str) -> Path:
