@@ -43,6 +43,10 @@ class Colour:
     divide: bool  # the image, noise included, by 1 + deviation (2012: convdata_jpeg.py:178)
     until_epoch: float  # without noise from then on
 
+    def deviation_at(self, epoch: float) -> float:
+        """Of the draws at this point of the training."""
+        return self.deviation if epoch < self.until_epoch else 0.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -226,7 +230,7 @@ class Log:
 class Loader:
     """How images are read."""
 
-    threads: int  # that read and decode, in each process; 0 is one per core
+    threads: int  # that read and decode, in each process; 0 is one per core in all
     workers: int  # processes that read and decode; 0 is none beside the main one
     prefetch: int  # decoded batches kept ready
     skip_bad: int  # training images that may be replaced because they cannot be read

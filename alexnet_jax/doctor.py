@@ -5,17 +5,18 @@ is published; class orders are told apart; a sample is decoded.
 """
 
 import concurrent.futures
-import os
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
-from alexnet_jax import datasets, images, statistics
+from alexnet_jax import datasets, files, images, statistics
 from alexnet_jax.datasets import catalogue, writing
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, first_line
 from alexnet_jax.progress import Bars
 
 SHOWN = 5  # of the faults of one kind
@@ -36,17 +37,19 @@ def examine(data_dir: Path, name: str, sample: int) -> int:
     Raises:
       UserError: there is no such data set.
     """
-    builders = list(_builders(data_dir, name))
-    if not builders:
-        raise UserError(
-            f'{data_dir} has no prepared data set{f" {name}" if name else ""}: prepare one with '
-            'python -m alexnet_jax.prepare --tars=DIR, or give --data_dir'
-        )
-    faults = 0
-    for builder in builders:
+    faults = examined = 0
+    for file in _data_sets(data_dir, name):
+        examined += 1
+        try:
+            builder = tfds.builder_from_directory(str(file.parent))
+            datasets.check_features(builder)
+        except (UserError, ParseError, ValueError, OSError, KeyError) as error:
+            print(f'{file.parent}\n  {"WRONG" if name else "not looked at"}: {first_line(error)}')
+            faults += bool(name)
+            continue
         print(f'{builder.name} in {builder.data_dir}')
-        for line in _unfinished(Path(builder.data_dir)):
-            print(f'  {line}')
+        for other in sorted(file.parent.parent.glob('.*.incomplete')):
+            print(f'  unfinished beside it: {other.name}; the same prepare command goes on')
         for split in builder.info.splits:
             found = _examine_split(builder, split, sample)
             faults += len(found)
@@ -54,19 +57,21 @@ def examine(data_dir: Path, name: str, sample: int) -> int:
                 print(f'    WRONG: {line}')
             if len(found) > SHOWN:
                 print(f'    WRONG: and {len(found) - SHOWN} more')
+    if not examined:
+        raise UserError(
+            f'{data_dir} has no prepared data set{f" {name}" if name else ""}: prepare one with '
+            'python -m alexnet_jax.prepare --tars=DIR, or give --data_dir'
+        )
     print('nothing is wrong' if not faults else f'{faults} faults')
     return 1 if faults else 0
 
 
-def _builders(data_dir: Path, name: str) -> Iterator[tfds.core.DatasetBuilder]:
-    for file in sorted(data_dir.glob(f'{name or "*"}/**/dataset_info.json')):
-        if '.incomplete' not in str(file):
-            yield tfds.builder_from_directory(str(file.parent))
-
-
-def _unfinished(folder: Path) -> Iterator[str]:
-    for other in sorted(folder.parent.glob('.*.incomplete')):
-        yield f'unfinished beside it: {other.name}; the same prepare command goes on'
+def _data_sets(data_dir: Path, name: str) -> list[Path]:
+    """Their dataset_info.json."""
+    if name and not all(c.isalnum() or c in '_-' for c in name):
+        raise UserError(f'--name={name} is no name of a data set: give its folder as --data_dir')
+    found = data_dir.glob(f'{name or "*"}/**/dataset_info.json')
+    return sorted(file for file in found if '.incomplete' not in str(file))
 
 
 def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -> list[str]:
@@ -85,7 +90,7 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
         example = records[index]
         if index in chosen and isinstance(example['image'], bytes):
             pixels = images.decode(example['image'])
-            if image.shape[0] and pixels.shape != image.shape:
+            if records.size and pixels.shape != image.shape:
                 raise images.BadImage(f'is {pixels.shape}, not {image.shape}')
         return int(example['label']), example['name']
 
@@ -95,7 +100,7 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
         except images.BadImage as error:
             return f'{records.where(index)} {error}'
 
-    with Bars() as bars, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with Bars() as bars, concurrent.futures.ThreadPoolExecutor(files.processors()) as pool:
         for first in range(0, every, 1024):
             indices = range(first, min(first + 1024, every))
             for found in pool.map(attempt, indices):
@@ -106,31 +111,39 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
                 if found[1]:
                     named[found[1]] = found[0]
             bars.reading(f'reading {split}', indices[-1] + 1, every)
-    size = image.shape[0] or writing.STATISTICS_SIZE
-    kept = statistics.file_of(Path(builder.data_dir), split, size)
+    kept = statistics.file_of(Path(builder.data_dir), split, records.size)
     counts = np.array([labels[label] for label in range(classes)])
-    expected = _published(builder.name).get(split)
-    of = '' if expected is None else f' of {expected:,} published'
+    published, should = _expected(builder, split)
+    of = '' if published is None else f' of {published:,} published'
     print(f'  {split}: {every:,} images{of}; {_per_class(counts, labels)}; {len(chosen):,} decoded')
     if kept.exists():
-        sums = statistics.Sums.load(kept)
-        print(f'    {_describe(sums)}')
-        if sums.images != every:
-            faults.append(f'{kept.name} counted {sums.images:,} images, not {every:,}')
-    if expected is not None and every != expected:
-        faults.append(f'{split} has {every:,} images and {expected:,} are published')
+        try:
+            sums = statistics.Sums.load(kept)
+        except UserError as error:
+            faults.append(str(error))
+        else:
+            print(f'    {_describe(sums)}')
+            if sums.images != every:
+                faults.append(f'{kept.name} counted {sums.images:,} images, not {every:,}')
+    if should is not None and every != should:
+        faults.append(f'{split} has {every:,} images, not {should:,}')
     if counts.any() and not counts.all() and split == 'train':
         faults.append(
             f'{(counts == 0).sum()} classes have no image, the first is {counts.argmin()}'
         )
-    if expected and split == 'validation' and every == expected and set(counts) != {50}:
-        faults.append('the validation set should have 50 images in every class')
+    if split == 'validation' and every == published and set(counts) != {published // classes}:
+        faults.append('the validation set should have the same number of images in every class')
     return faults + list(_class_order(builder, split, named, classes))
 
 
-def _published(name: str) -> dict[str, int]:
-    year = {'imagenet2012': catalogue.IMAGES_2012, 'imagenet2010': catalogue.IMAGES_2010}
-    return next((n for prefix, n in year.items() if name.startswith(prefix)), {})
+def _expected(builder: tfds.core.DatasetBuilder, split: str) -> tuple[int | None, int | None]:
+    """Images that are published, and that there should be: fewer if that was allowed."""
+    try:
+        known = json.loads((Path(builder.data_dir) / writing.SOURCE).read_text())
+        return known['published'].get(split), known['images'][split]
+    except (OSError, ValueError, KeyError):  # not written by this program
+        published = catalogue.IMAGES_2012 if builder.name == 'imagenet2012' else {}
+        return published.get(split), published.get(split)
 
 
 def _per_class(counts: np.ndarray, labels: Counter[int]) -> str:

@@ -106,9 +106,15 @@ def _decode_by_pillow(data: bytes, upright: bool) -> np.ndarray:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if upright:
             picture = ImageOps.exif_transpose(picture)
+        if picture.mode in ('I', 'F'):
+            raise BadImage(f'has pixels of an unknown range (mode {picture.mode})')
+        if picture.mode.startswith('I;16'):
+            picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
         if 'transparency' in picture.info:
             picture = picture.convert('RGBA')
         return np.asarray(picture.convert('RGB'))
+    except BadImage:
+        raise
     except Exception as error:  # Pillow raises many kinds for what is in a file
         if isinstance(error, Image.UnidentifiedImageError):
             raise BadImage(f'is no image ({len(data):,} bytes)') from error

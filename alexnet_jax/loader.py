@@ -7,7 +7,6 @@ that its devices need.
 
 import dataclasses
 import functools
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from alexnet_jax import images, statistics
+from alexnet_jax import files, images, statistics
 from alexnet_jax.config import Config
 from alexnet_jax.datasets import Source
 from alexnet_jax.errors import UserError
@@ -35,9 +34,9 @@ class Reading:
     Attributes:
       size: pixels across, to which images of other sizes are scaled.
       resize: the filter, one of images.FILTERS.
-      threads: that read and decode, in each process; 0 is one per core.
+      threads: that read and decode, in each process; 0 is one per core in all.
       workers: processes; 0 is none beside this one.
-      ahead: batches kept ready.
+      ahead: batches kept ready; never fewer than there are threads.
     """
 
     size: int
@@ -128,12 +127,19 @@ def evaluation_batches(
     Raises:
       UserError: an image cannot be read; none is ever left out here.
     """
+    for batch in _in_order(source, reading, batch_size, rows, tolerant=False):
+        del batch[_BAD]
+        yield batch
+
+
+def _in_order(
+    source: Source, reading: Reading, batch_size: int, rows: slice, tolerant: bool
+) -> Iterator[Batch]:
     order = _Order(len(source), batch_size, None)
-    read = functools.partial(_read, source, reading, rows, False)
+    read = functools.partial(_read, source, reading, rows, tolerant)
     steps = grain.MapDataset.range(-(-len(source) // batch_size))
     batches = steps.map(lambda step: read(order.of_step(step)))
     for step, batch in enumerate(_iterate(batches, reading)):
-        del batch[_BAD]
         places = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
         yield batch | {'weight': (places < len(source)).astype(np.float32)}
 
@@ -174,7 +180,7 @@ class _Order:
 
 
 def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
-    threads = reading.threads or os.cpu_count() or 1
+    threads = reading.threads or max(1, files.processors() // max(1, reading.workers))
     # Grain lets no more threads work than there are batches to be kept, less one handed over.
     options = grain.ReadOptions(threads, prefetch_buffer_size=max(reading.ahead, threads + 1))
     stream = batches.to_iter_dataset(options)
@@ -237,24 +243,39 @@ def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> i
     return example['label']
 
 
-def statistics_of(source: Source, reading: Reading, folder: str, split: str) -> statistics.Sums:
+def statistics_of(
+    source: Source, reading: Reading, folder: str, split: str, bad: Bad | None = None
+) -> statistics.Sums:
     """The sums over a split's images; kept beside the data, where they are not there already.
 
     Args:
       folder: of the prepared data set; '' if there is none.
       split: named in the file, so that parts of a data set do not share one.
+      bad: takes in which images were left out; None allows none.
+
+    Raises:
+      UserError: an image cannot be read.
     """
-    file = statistics.file_of(Path(folder), split, reading.size)
+    scaled_by = '' if source.size == reading.size else reading.resize
+    file = statistics.file_of(Path(folder), split, reading.size, scaled_by)
     if folder and file.exists():
         return statistics.Sums.load(file)
     sums = statistics.Sums.of_none(reading.size)
+    tolerant = bad is not None and bad.allowed > 0
     with Bars() as bars:
-        for batch in evaluation_batches(source, reading, 64):
-            for image, weight in zip(batch['image'], batch['weight'], strict=True):
-                if weight:
+        for batch in _in_order(source, reading, 64, _ALL, tolerant):
+            if bad is not None:
+                bad.note(batch[_BAD])
+            for image, wanted in zip(
+                batch['image'], (batch['weight'] > 0) & (batch[_BAD] < 0), strict=True
+            ):
+                if wanted:
                     sums.add(image)
             if len(source) > 10_000:
                 bars.reading('mean image', sums.images, len(source))
     if folder:
-        sums.save(file)
+        try:
+            sums.save(file)
+        except UserError as error:  # a data set that many share is often read-only
+            print(f'{error}: they will be counted again the next time', flush=True)
     return sums

@@ -25,11 +25,16 @@ def take(file: Path, instead: str) -> IO[str]:
         raise UserError(f'cannot write to {file.parent}: {error.strerror}; {instead}') from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         lock.seek(0)
         owner = lock.read().strip() or 'another process'
         lock.close()
         raise UserError(f'{owner} is using {file.parent}: wait for it, or {instead}') from error
+    except OSError as error:
+        lock.close()
+        raise UserError(
+            f'{file.parent} is on a file system without locks ({error.strerror}): {instead}'
+        ) from error
     lock.truncate(0)
     lock.write(f'process {os.getpid()} on {platform.node()}')
     lock.flush()

@@ -65,7 +65,7 @@ def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
     if dry_run:
         print(f'\n{tables.resolved(config)}\n\n{tables.net_table(config, mesh)}')
         return 0
-    splits = datasets.open_splits(config.dataset)
+    splits = datasets.open_splits(config.dataset, config.loader.skip_bad)
     plan = settings.durations(config, len(splits.train))
     with train.Stop() as stop, Workdir(workdir, config, mesh) as folder:
         loop = train.Loop(config, mesh, splits, plan, folder, stop)

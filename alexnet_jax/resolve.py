@@ -79,11 +79,11 @@ _POSITIVE = ('.std', '.epochs', '.every_epochs', '.divide_by', '.initial', '.wid
 def _problems(c: Config) -> Iterator[str]:
     """One line for each setting that cannot be."""
     flat = flatten(as_dict(c))
-    may_be_zero = {'mesh.tower', 'mesh.data', 'loader.threads', 'loader.workers'}
+    may_be_zero = {'seed', 'mesh.tower', 'mesh.data', 'loader.threads', 'loader.workers'}
     may_be_zero |= {'loader.skip_bad', 'learning_rate.plateau.drops'}
     may_be_zero |= {f'model.{name}.padding' for name in c.model.convolutions()}
     for name, value in flat.items():
-        if type(value) is int and name != 'seed' and value < (name not in may_be_zero):
+        if type(value) is int and value < (name not in may_be_zero):
             yield f'{name}={value} must be at least {int(name not in may_be_zero)}'
         if type(value) is float and not math.isfinite(value):
             yield f'{name}={value} must be a finite number'

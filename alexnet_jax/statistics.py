@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.errors import UserError
 
 
@@ -83,15 +84,17 @@ class Sums:
         self.products += other.products
 
     def save(self, path: Path) -> None:
-        """Writes an .npz without pickle; a half-written file never has this name."""
-        partial = path.with_name(f'.{path.stem}.partial.npz')
+        """Writes an .npz without pickle.
+
+        Raises:
+          UserError: it cannot be written.
+        """
         try:
-            np.savez(
-                partial, images=self.images, pixels_HWC=self.pixels_HWC, products=self.products
-            )
-            partial.rename(path)
+            with files.whole(path) as partial:
+                np.savez(
+                    partial, images=self.images, pixels_HWC=self.pixels_HWC, products=self.products
+                )
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise UserError(f'cannot write {path}: {error}') from error
 
     @classmethod
@@ -122,7 +125,12 @@ class Sums:
         return Colours(mean, np.maximum(eigenvalues, 0), eigenvectors)
 
 
-def file_of(folder: Path, split: str, size: int) -> Path:
-    """Where the sums of a split are kept, beside the data; sub-splits do not share a file."""
+def file_of(folder: Path, split: str, size: int, scaled_by: str = '') -> Path:
+    """Where the sums of a split are kept, beside the data; sub-splits do not share a file.
+
+    Args:
+      scaled_by: the filter, where the images are stored larger or smaller than they are counted.
+    """
     safe = ''.join(c if c.isalnum() else '_' for c in split)
-    return folder / f'statistics_{safe}_{size}.npz'
+    by = f'_{scaled_by}' if scaled_by else ''
+    return folder / f'statistics_{safe}_{size}{by}.npz'

@@ -173,7 +173,11 @@ class Loop:
         views, sums = config.augmentation, None
         if 'image' in views.mean or 'data' in views.constants:
             sums = loader.statistics_of(
-                splits.train, self._reading, splits.folder, config.dataset.train_split
+                splits.train,
+                self._reading,
+                splits.folder,
+                config.dataset.train_split,
+                self.bad,
             )
         self._constants = jax.device_put(
             augmentation.constants(views, config.dataset.image_size, sums),
@@ -206,21 +210,23 @@ class Loop:
             if first < self._plan.steps:
                 self._line.begin()
             for step in range(first, self._plan.steps):
-                rate = self._rate(step)
+                rate, epoch = self._rate(step), self._plan.epoch(step)
                 self.state, coming = self._train_step(
                     self.state,
                     batch,
                     self._constants,
                     jnp.float32(rate),
-                    jnp.float32(self._deviation(step)),
+                    jnp.float32(self._config.augmentation.colour.deviation_at(epoch)),
                 )
-                batch = next(batches)  # is copied while the step runs
+                batch, trouble = self._fetch(batches)  # is copied while the step runs
                 self._note(pending)  # of the step before: waiting for this one would idle the host
                 pending = step + 1, rate, coming
-                if self._due(step + 1) or self._stop.signal:
+                if self._due(step + 1) or self._stop.signal or trouble:
                     self._note(pending)
                     pending = None
-                    self._evaluate_and_save()
+                    self._evaluate_and_save(save=trouble is not None)
+                    if trouble:
+                        raise trouble
                     if self._stop.signal:
                         break
             self._checkpoints.wait()
@@ -229,6 +235,14 @@ class Loop:
             self._line.close()
             self._checkpoints.close()
             self._writer.close()
+
+    def _fetch(self, batches: Iterator[Any]) -> tuple[Any, Exception | None]:
+        """The next batch, or what went wrong; neither once the run is to stop."""
+        try:
+            return (None if self._stop.signal else next(batches)), None
+        except Exception as error:
+            # The signal that stops this process may have ended those that read for it, too.
+            return None, None if self._stop.signal else error
 
     @property
     def step(self) -> int:
@@ -258,10 +272,6 @@ class Loop:
         rate, epochs = self._config.learning_rate, self._config.optimizer.epochs
         return learning_rate(rate, self._plan.epoch(step), epochs, self._position.progress)
 
-    def _deviation(self, step: int) -> float:
-        colour = self._config.augmentation.colour
-        return colour.deviation if self._plan.epoch(step) < colour.until_epoch else 0.0
-
     def _due(self, step: int) -> bool:
         return step == self._plan.steps or not (
             step % self._plan.evaluate_every and step % self._plan.save_every
@@ -289,14 +299,14 @@ class Loop:
                 | ({'images_per_second': speed} if speed else {}),
             )
 
-    def _evaluate_and_save(self) -> None:
-        """Does what is due at this step; a signal cuts the evaluation short."""
+    def _evaluate_and_save(self, save: bool = False) -> None:
+        """Does what is due at this step, or saves anyway; a signal cuts the evaluation short."""
         step = self._position.step
         last = step == self._plan.steps
         if last or (step % self._plan.evaluate_every == 0 and self._position.evaluated < step):
             with contextlib.suppress(_Interrupted):
                 self._evaluate(self._config.views if last else 1)
-        if last or step % self._plan.save_every == 0 or self._stop.signal:
+        if last or save or step % self._plan.save_every == 0 or self._stop.signal:
             self._checkpoints.save(self.state, self._position)
 
     def _evaluate(self, views: int) -> None:
@@ -326,14 +336,16 @@ class Loop:
         self._line.evaluated(results)
 
     def _test_batches(self) -> Iterator[loader.Batch]:
-        config = self._config
-        for batch in loader.evaluation_batches(
-            self._splits.eval,
-            self._reading,
-            config.evaluation.batch_size,
-            rows=towers.rows_of_process(self._mesh, config.evaluation.batch_size),
-        ):
-            if self._stop.signal:
+        batch_size = self._config.evaluation.batch_size
+        rows = towers.rows_of_process(self._mesh, batch_size)
+        batches = loader.evaluation_batches(self._splits.eval, self._reading, batch_size, rows)
+        while True:
+            batch, trouble = self._fetch(batches)
+            if isinstance(trouble, StopIteration):
+                return
+            if trouble:
+                raise trouble
+            if self._stop.signal or batch is None:
                 raise _Interrupted
             yield batch
 

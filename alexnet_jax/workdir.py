@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from alexnet_jax import config as settings
-from alexnet_jax import locks
+from alexnet_jax import files, locks
 from alexnet_jax.errors import UserError
 
 VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets')
@@ -58,9 +58,8 @@ class Workdir:
                     'choose another --workdir, or delete it to begin again'
                 )
         starts.append(_start(self._mesh))
-        partial = file.with_suffix('.partial')
-        partial.write_text(json.dumps({'config': ours, 'starts': starts}, indent=2) + '\n')
-        partial.rename(file)
+        with files.whole(file) as partial:
+            partial.write_text(json.dumps({'config': ours, 'starts': starts}, indent=2) + '\n')
 
 
 def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

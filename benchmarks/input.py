@@ -1,6 +1,6 @@
 """Times the way from tars to batches: ours beside Pillow's and PyTorch's, on made-up photographs.
 
-    python benchmarks/input.py [--images=512] [--rounds=5] [--step] [--output=DIR]
+    python benchmarks/input.py [--images=512] [--rounds=5] [--step] [--output=FILE]
 
 A tar of JPEGs of 500x375 pixels is prepared in three forms: the originals, 256x256 as JPEGs, and
 256x256 as raw pixels. All of it stays in the system's memory, so disks are not measured. In each
@@ -30,11 +30,10 @@ import multiprocessing
 import random
 import shlex
 import sys
-import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -48,6 +47,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import photographs
 from torch_net import check_finite
 
 from alexnet_jax import augmentation, datasets, images, loader, tables, towers, train
@@ -55,7 +55,6 @@ from alexnet_jax.datasets import catalogue, writing
 from alexnet_jax.errors import UserError
 
 SIZE, CROP, BATCH = 256, 224, 128  # training has a batch of its own
-SYNSETS, DISTINCT, VALIDATION = 16, 32, 16
 STEPS = 5  # in a block
 HOST_CORES, DEMANDS = 16, (20_000, 50_000)  # images per second
 CORES = os.cpu_count() or 1
@@ -78,45 +77,7 @@ _IMAGES = flags.DEFINE_integer('images', 512, 'Training images in the tar.', low
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.', lower_bound=1)
 _STEP = flags.DEFINE_bool('step', False, 'Time training too; takes minutes.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Images in a batch of --step.', lower_bound=1)
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder for what is printed, as input.txt.')
-
-
-def photograph(rng: np.random.Generator) -> bytes:
-    """A JPEG of 500x375 pixels: noise of all scales, hence about as many bytes as a photograph."""
-    pixels_HWC = rng.normal(120, 4, (375, 500, 3))
-    for scale in (4, 8, 16, 32, 64, 128, 256):
-        coarse = rng.integers(256, size=(375 // scale + 2, 500 // scale + 2, 3), dtype=np.uint8)
-        smooth = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
-        pixels_HWC += 0.5 * (scale / 256) ** 0.2 * (np.asarray(smooth) - 127.5)
-    file = io.BytesIO()
-    Image.fromarray(np.clip(pixels_HWC, 0, 255).astype(np.uint8)).save(file, 'JPEG', quality=90)
-    return file.getvalue()
-
-
-def tar_of(files: Iterable[tuple[str, bytes]]) -> bytes:
-    """A tar of files by name."""
-    memory = io.BytesIO()
-    with tarfile.open(fileobj=memory, mode='w') as tar:
-        for name, data in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return memory.getvalue()
-
-
-def make_tars(folder: Path, count: int) -> float:
-    """ILSVRC-2012's two tars with few synsets and images; the mean size of an image in bytes."""
-    rng = np.random.default_rng(0)
-    pool, inner = [photograph(rng) for _ in range(DISTINCT)], []
-    for number, synset in enumerate(catalogue.labels_2012()[:SYNSETS]):
-        own = range(number, count, SYNSETS)
-        files = ((f'{synset}_{i}.JPEG', pool[i // SYNSETS % DISTINCT]) for i in own)
-        inner.append((f'{synset}.tar', tar_of(files)))
-    held_out = ((f'ILSVRC2012_val_{i + 1:08d}.JPEG', pool[i]) for i in range(VALIDATION))
-    folder.mkdir()
-    (folder / 'ILSVRC2012_img_train.tar').write_bytes(tar_of(inner))
-    (folder / 'ILSVRC2012_img_val.tar').write_bytes(tar_of(held_out))
-    return mean(map(len, pool))
+_OUTPUT = flags.DEFINE_string('output', None, 'A file for what is printed.')
 
 
 def prepare(tars: Path, form: str, where: Path) -> float:
@@ -132,6 +93,7 @@ class Repeated:
 
     def __init__(self, examples: Any) -> None:
         self.examples, self.count = examples, len(examples)
+        self.size = getattr(examples, 'size', 0)
 
     def __len__(self) -> int:
         return catalogue.IMAGES_2012['train']
@@ -259,7 +221,7 @@ class Files:
         picture = picture.crop((left, top, left + CROP, top + CROP))
         if random.random() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1), index % SYNSETS
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1), index % photographs.SYNSETS
 
 
 def pytorch(files: Any, count: int) -> Contender:
@@ -432,7 +394,7 @@ def report(folder: Path) -> Iterator[str]:
     yield '{date}, {device}, {cores} cores'.format(**about)
     versions = about['versions'] | {name: importlib.metadata.version(name) for name in PACKAGES}
     yield ', '.join(f'{name} {version}' for name, version in versions.items())
-    size = make_tars(folder / 'tars', _IMAGES.value)
+    size = photographs.make_tars(folder / 'tars', _IMAGES.value)
     for form in FORMS:
         prepare(folder / 'tars', form, folder / 'prepared')
     small = mean(len(record['image']) for record in open_forms(folder)['256 JPEG'].examples)
@@ -470,7 +432,7 @@ def main(_: Sequence[str]) -> None:
     except UserError as error:
         sys.exit(f'input.py: {error}')
     if _OUTPUT.value:
-        file = Path(_OUTPUT.value, 'input.txt')
+        file = Path(_OUTPUT.value)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text('\n'.join(pieces) + '\n')
 

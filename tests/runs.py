@@ -49,6 +49,7 @@ def start(arguments):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        start_new_session=True,  # a signal to the group is for it alone
     )
 
 

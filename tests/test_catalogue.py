@@ -1,3 +1,5 @@
+import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import scipy.io
 
 import tars
-from alexnet_jax.datasets import catalogue
+from alexnet_jax.datasets import catalogue, writing
 from alexnet_jax.errors import UserError
 
 
@@ -117,6 +119,15 @@ def test_the_test_images_have_no_label(tmp_path):
     assert entries.labels.tolist() == [catalogue.NO_LABEL]
 
 
+def test_a_tar_without_images_is_named(tmp_path):
+    (tmp_path / 'ILSVRC2012_img_val.tar').write_bytes(tars.packed({}))
+    with pytest.raises(UserError, match=r'img_val.tar has no images for validation'):
+        catalogue.find(tmp_path, silent)
+    (tmp_path / 'ILSVRC2012_img_val.tar').rename(tmp_path / 'ILSVRC2012_img_train_t3.tar')
+    with pytest.raises(UserError, match=r'has neither ILSVRC2012_img_train.tar'):
+        catalogue.find(tmp_path, silent)
+
+
 def test_2010_is_labelled_by_its_devkit(tmp_path):
     """Numbers of the devkit become places in the sorted WordNet ids, as for 2012."""
     ids = {1: 'n03', 2: 'n01', 3: 'n02'}
@@ -174,6 +185,23 @@ def test_ones_own_images_are_split_by_name(tmp_path):
     assert again.fingerprint() == found.fingerprint()
     (tmp_path / 'pets' / 'cat' / '0.jpg').unlink()
     assert catalogue.class_folders(tmp_path / 'pets').fingerprint() != found.fingerprint()
+
+
+def test_what_is_no_image_in_a_folder_is_passed_over(tmp_path):
+    """Hidden files, folders and links that lead nowhere; names in any encoding are fine."""
+    pets = tars.class_folders(tmp_path / 'pets')
+    (pets / 'cat' / '._0.jpg').write_bytes(b'x')
+    (pets / 'cat' / 'folder.jpg').mkdir()
+    (pets / 'cat' / 'link.jpg').symlink_to(tmp_path / 'nowhere')
+    (pets / '.thumbnails').mkdir()
+    (pets / 'cat' / 'readme.txt').write_text('')
+    strange = os.fsdecode(os.fsencode(pets / 'cat') + b'/caf\xe9.jpg')
+    shutil.copy(pets / 'cat' / '0.jpg', strange)
+    found = catalogue.class_folders(pets)
+    assert sum(map(len, found.splits.values())) == 41
+    storage = writing.Storage(size=16)
+    result = writing.write(found, storage, tmp_path, 1, 0, silent, silent)
+    assert sum(result.images.values()) == 41
 
 
 @pytest.mark.parametrize('name', ['val', 'validation', 'test'])

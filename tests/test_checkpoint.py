@@ -1,5 +1,6 @@
 """A restart ends where an uninterrupted run ends, bit for bit."""
 
+import os
 import random
 import signal
 import time
@@ -52,6 +53,18 @@ def test_killed(tmp_path, data_dir, whole, step):
 
 
 @pytest.mark.slow
+def test_a_signal_to_all_its_processes_loses_nothing(tmp_path, data_dir):
+    """As a scheduler or Ctrl-C sends it: those that read for the run end first, and it saves."""
+    command = runs.command(tmp_path, data_dir, loader__workers=1, optimizer__epochs=40.0)
+    process = runs.start(command)
+    runs.wait_for_step(tmp_path, 8, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    assert 'stopped by SIGINT after step' in out
+    assert runs.final(tmp_path)[0] >= 8
+
+
 def test_told_to_stop(tmp_path, data_dir, whole):
     """SIGTERM: one save, a code of its own, a line that says so; then the same end."""
     process = runs.start(runs.command(tmp_path, data_dir))

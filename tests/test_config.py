@@ -49,6 +49,7 @@ def test_every_config_resolves():
             "augmentation.colour.noise='sqrt' is none of none, eigenvalue, root",
         ),
         ({'augmentation__colour__deviation': -0.1}, 'deviation and .until_epoch must be at least'),
+        ({'seed': -1}, 'seed=-1 must be at least 0'),
         ({'loader__skip_bad': -1}, 'loader.skip_bad=-1 must be at least 0'),
     ],
 )
@@ -73,6 +74,12 @@ def test_durations_follow_the_overrides():
     assert (whole.steps, half.steps) == (300, 600)
     assert whole.epoch(whole.steps) == half.epoch(half.steps) == 24
     assert half.evaluate_every == 25
+
+
+def test_the_colour_noise_ends_at_its_epoch():
+    """In 2012 it was switched off after epoch 66 or so."""
+    colour = nets.full(augmentation__colour__until_epoch=66.5).augmentation.colour
+    assert [colour.deviation_at(epoch) for epoch in (0.0, 66.4, 66.5, 90.0)] == [0.1, 0.1, 0, 0]
 
 
 def test_a_batch_larger_than_the_data_is_refused():

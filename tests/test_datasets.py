@@ -162,8 +162,8 @@ def test_ones_own_images_are_prepared_on_first_use(tmp_path, capsys):
         splits = datasets.open_splits(folder_of(pets, tmp_path))
         assert len(splits.train) + len(splits.eval) == 80
     out = capsys.readouterr().out
-    assert out.count('preparing') == 1
-    assert f'{len(splits.train)} train, {len(splits.eval)} validation' in out
+    assert out.count('GB to write') == 1
+    assert f'{len(splits.train)} train, {len(splits.eval)} validation, 2 classes' in out
     for example in splits.train:
         image = images.decode(example['image'])
         assert image.shape == (72, 72, 3)

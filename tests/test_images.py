@@ -128,6 +128,20 @@ def jpeg_bomb():
     return bytes(data)
 
 
+def test_sixteen_bits_become_eight():
+    ramp = np.linspace(0, 65535, 60 * 40).reshape(60, 40).astype(np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(ramp).save(file, 'PNG')
+    image = images.decode(file.getvalue())
+    np.testing.assert_allclose(image[..., 0], ramp / 257, atol=1)
+
+
+def floats():
+    file = io.BytesIO()
+    Image.fromarray(np.ones((9, 9), np.float32)).save(file, 'TIFF')
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ('data', 'message'),
     [
@@ -138,6 +152,7 @@ def jpeg_bomb():
         (tars.encoded(PICTURE, mode='CMYK')[:-2000], 'truncated'),
         (tars.encoded(PICTURE, 'PNG')[:-2000], ''),
         (bomb(), 'decompression bomb'),
+        (floats(), 'pixels of an unknown range'),
         (jpeg_bomb(), '60000 x 60000 pixels'),
     ],
 )

@@ -11,6 +11,8 @@ from alexnet_jax.errors import UserError
 class Numbers:
     """Images whose label is their index."""
 
+    size = 4
+
     def __init__(self, length):
         self.length = length
 
@@ -188,3 +190,27 @@ def test_statistics_count_every_image_once(tmp_path):
     kept = loader.statistics_of(Numbers(3), reading, str(tmp_path), split)
     assert kept.images == 100  # read back, not computed from the three
     assert loader.statistics_of(Numbers(3), reading, str(tmp_path), 'train').images == 3
+
+
+def test_statistics_of_scaled_images_are_those_of_their_filter(tmp_path):
+    class Larger(Numbers):
+        size = 8
+
+    for resize in ('bicubic', 'nearest'):
+        loader.statistics_of(Larger(3), loader.Reading(4, resize), str(tmp_path), 'train')
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {'statistics_train_4_bicubic.npz', 'statistics_train_4_nearest.npz'}
+
+
+def test_statistics_leave_out_as_many_bad_images_as_allowed(tmp_path):
+    bad = loader.Bad(Damaged(20), 3)
+    sums = loader.statistics_of(Damaged(20), loader.Reading(4), str(tmp_path), 'train', bad)
+    assert sums.images == 17
+    np.testing.assert_allclose(sums.mean_image, (190 - 3 - 4 - 19) / 17, rtol=1e-6)
+    assert len(bad.names) == 3
+
+
+def test_statistics_that_cannot_be_kept_are_counted_all_the_same(capsys):
+    sums = loader.statistics_of(Numbers(3), loader.Reading(4), '/proc', 'train')
+    assert sums.images == 3
+    assert 'cannot write /proc/statistics_train_4.npz' in capsys.readouterr().out

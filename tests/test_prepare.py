@@ -23,14 +23,15 @@ def test_from_tars_to_a_data_set_that_the_doctor_reads(made, tmp_path):
     assert 'GB to write' in out
     assert 'images/s' in err
     assert 'imagenet2012_64/5.1.0: 1,006 train, 20 validation' in out
-    assert f'--config.dataset.name=imagenet2012_64 --config.dataset.data_dir={tmp_path}' in out
+    assert '--config=configs/ilsvrc2012.py --config.dataset.name=imagenet2012_64' in out
+    assert f'--config.dataset.data_dir={tmp_path} --config.dataset.image_size=64' in out
     code, out, err = prepare(f'--tars={made}', ours, '--size=64', '--partial')
     assert code == 0, err
     assert 'prepared already' in out
     code, out, err = prepare('--check', ours)
-    assert code == 1, err
-    assert '1 to 5 in each of 1,000 classes' in out
-    assert out.count('WRONG') == 2  # fewer than published, and nothing else
+    assert code == 0, err
+    assert '1,006 images of 1,281,167 published; 1 to 5 in each of 1,000 classes' in out
+    assert 'nothing is wrong' in out
 
 
 def test_any_tfds_data_set_is_prepared_once_and_counted(tmp_path):

@@ -55,6 +55,25 @@ def losses_on(batch, two_devices, number, rate):
     return losses
 
 
+def test_colour_noise_reaches_the_net():
+    """Not at deviation 0; and the same draws at any other, so that two runs can be compared."""
+    config, mesh = nets.small(augmentation__colour__noise='root'), nets.mesh_of(1)
+    step = train.make_train_step(config, mesh)
+    batch = towers.put_batch(mesh, nets.batch(config))
+
+    def loss(deviation):
+        state = train.place_initial_state(config, mesh)
+        known = KNOWN._replace(colours=200 * KNOWN.colours)
+        return float(
+            step(state, batch, known, jnp.float32(0.01), jnp.float32(deviation))[1]['loss']
+        )
+
+    plain = steps(nets.small(), mesh, 1)[1][0]['loss']
+    assert abs(loss(0.0) - plain) < 0.05  # other draws of places
+    assert loss(0.0) == loss(0.0)
+    assert loss(0.5) == loss(0.5) != loss(0.0)
+
+
 def test_dropout_and_crops_are_on(two_devices):
     """At rate 0 the parameters stay; what differs from step to step is masks and crops."""
     losses = losses_on(nets.batch(two_devices[0]), two_devices, 3, rate=0.0)

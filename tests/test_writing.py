@@ -151,8 +151,8 @@ def test_killed_at_ten_moments_the_records_are_the_same(made, written, tmp_path)
             with pytest.raises(tfds.core.DatasetNotFoundError):
                 tfds.builder('imagenet2012_32', data_dir=tmp_path)
             # What has its final name is whole, whenever the kill came.
-            for done in unfinished.glob('*.done.npz'):
-                name = done.name.removesuffix('.done.npz')
+            for done in unfinished.glob('.records/imagenet*.npz'):
+                name = done.name.removesuffix('.npz')
                 assert records(unfinished)[name] == records(written)[name]
     process = start(made, tmp_path)
     out, err = process.communicate()
@@ -178,7 +178,7 @@ def test_it_goes_on_after_the_shards_that_are_whole(found, written, tmp_path, mo
         with pytest.raises(UserError, match='No space left'):
             write(found, SMALL, tmp_path)
     unfinished = tmp_path / 'imagenet2012_32' / '.5.1.0.incomplete'
-    assert len(list(unfinished.glob('*.done.npz'))) == 2
+    assert len(list(unfinished.glob('.records/*.npz'))) == 2
     assert not list(unfinished.glob('*.partial'))
     said = []
     writing.write(found, SMALL, tmp_path, 1, 0, said.append, silent)
@@ -187,16 +187,61 @@ def test_it_goes_on_after_the_shards_that_are_whole(found, written, tmp_path, mo
     assert not unfinished.exists()
 
 
-def test_other_settings_do_not_go_on(found, tmp_path, monkeypatch):
-    def stop(*_):
-        raise UserError('stopped')
+def test_a_kill_while_metadata_are_written_loses_nothing(found, written, tmp_path, monkeypatch):
+    whole = tfds.folder_dataset.write_metadata
 
-    monkeypatch.setattr(writing, '_run', stop)
-    with pytest.raises(UserError, match='stopped'):
+    def killed(**arguments):
+        whole(**arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds.folder_dataset, 'write_metadata', killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(found, SMALL, tmp_path)
+    assert not (tmp_path / 'imagenet2012_32' / '5.1.0').exists()
+    folder = write(found, SMALL, tmp_path).folder
+    assert records(folder) == records(written)
+    for file in written.iterdir():
+        assert (folder / file.name).read_bytes() == file.read_bytes()
+
+
+def test_what_differs_is_written_again_and_nothing_else(spoilt, tmp_path):
+    """A bad image is replaced in its tar: the shards without it are kept."""
+    with pytest.raises(UserError, match='cannot be decoded'):
+        write(spoilt, SMALL, tmp_path, skip_bad=1)
+    unfinished = tmp_path / 'imagenet2012_32' / '.5.1.0.incomplete'
+    before = {f.name: f.stat().st_mtime_ns for f in unfinished.glob('*.array_record*')}
+    mended = catalogue.find(tars.ilsvrc2012(tmp_path / 'tars', extra=MENDED), silent)
+    folder = write(mended, SMALL, tmp_path).folder
+    same = [name for name, time in before.items() if (folder / name).stat().st_mtime_ns == time]
+    assert 1 <= len(same) < len(before)
+    fresh = write(mended, SMALL, tmp_path / 'fresh').folder
+    assert records(folder) == records(fresh)
+
+
+def test_other_settings_begin_again(found, tmp_path):
+    """What is no part of the name, such as turning upright: no shard of the old is kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, '_finish', lambda *_: None)
         write(found, SMALL, tmp_path)
+    said = []
     other = dataclasses.replace(found, upright=True)
-    with pytest.raises(UserError, match='was begun from other images or with other settings'):
-        write(other, SMALL, tmp_path)
+    writing.write(other, SMALL, tmp_path, 1, 0, said.append, silent)
+    assert not any('going on' in line for line in said)
+
+
+def test_a_record_that_is_not_whole_does_not_count(found, written, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, '_finish', lambda *_: None)
+        write(found, SMALL, tmp_path)
+    unfinished = tmp_path / 'imagenet2012_32' / '.5.1.0.incomplete'
+    done = sorted((unfinished / '.records').iterdir())
+    done[0].write_bytes(b'')
+    done[1].write_bytes(done[1].read_bytes()[:100])
+    said = []
+    folder = writing.write(found, SMALL, tmp_path, 1, 0, said.append, silent).folder
+    assert 'going on after' in said[0]
+    assert records(folder) == records(written)
 
 
 def test_two_at_a_time_are_refused(found, tmp_path):
@@ -234,6 +279,9 @@ BAD = {
     'n01440764_7.JPEG': b'no image',
     'n01443537_8.JPEG': tars.encoded(tars.picture(np.random.default_rng(0), 90, 90))[:-500],
 }
+
+
+MENDED = {name: tars.encoded(tars.picture(np.random.default_rng(0), 70, 70)) for name in BAD}
 
 
 @pytest.fixture(scope='module')
@@ -275,10 +323,13 @@ def test_a_tar_that_shrinks_is_named(tmp_path):
 def test_a_change_of_the_source_is_told(tmp_path):
     folder = tars.class_folders(tmp_path / 'pets')
     final = write(catalogue.class_folders(folder), SMALL, tmp_path).folder
-    writing.check_unchanged(final, catalogue.class_folders(folder))
+    assert write(catalogue.class_folders(folder), SMALL, tmp_path).folder == final
     (folder / 'cat' / '0.jpg').unlink()
     with pytest.raises(UserError, match=r'prepared from other images \(40 then, 39 now\)'):
-        writing.check_unchanged(final, catalogue.class_folders(folder))
+        write(catalogue.class_folders(folder), SMALL, tmp_path)
+    (final / writing.SOURCE).unlink()
+    with pytest.raises(UserError, match=r'was not written by alexnet_jax\.prepare'):
+        write(catalogue.class_folders(folder), SMALL, tmp_path)
 
 
 def test_ones_own_images_are_turned_upright(tmp_path):
@@ -304,4 +355,5 @@ def test_the_record_of_what_it_was_made_from(written):
     known = json.loads((written / writing.SOURCE).read_text())
     assert known['images'] == {'train': 2006, 'validation': 20}
     assert known['storage']['filter'] == 'bicubic'
-    assert not list(written.glob('*.npz.*')) + list(written.glob('*.done.npz'))
+    assert not list(written.glob('.*'))
+    assert len(list(written.iterdir())) == 4 + 1 + 5

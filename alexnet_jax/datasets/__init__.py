@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
 from alexnet_jax import config as settings
 from alexnet_jax.datasets import catalogue, writing
@@ -23,7 +24,13 @@ from alexnet_jax.progress import Bars
 
 
 class Source(Protocol):
-    """A sequence of examples; asking for one that cannot be read raises BadImage."""
+    """A sequence of examples; asking for one that cannot be read raises BadImage.
+
+    Attributes:
+      size: pixels across, if all images are squares of one size; else 0.
+    """
+
+    size: int
 
     def __len__(self) -> int: ...
 
@@ -59,8 +66,11 @@ def data_dir(given: str) -> Path:
     return Path(given or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
 
 
-def open_splits(dataset: settings.Dataset) -> Splits:
+def open_splits(dataset: settings.Dataset, skip_bad: int = 0) -> Splits:
     """The training and the evaluation split, prepared if they can be.
+
+    Args:
+      skip_bad: training images that may be left out where a folder of images is prepared.
 
     Raises:
       UserError: the data set is unknown or not prepared, a split does not exist, or it is not of
@@ -71,8 +81,9 @@ def open_splits(dataset: settings.Dataset) -> Splits:
             Synthetic(n, dataset.image_size, dataset.classes) for n in Synthetic.SIZES
         )
         return Splits(train, evaluation, folder='')
-    builder = _from_folder(dataset) if dataset.folder else _by_name(dataset)
-    _check_features(builder, dataset)
+    builder = _from_folder(dataset, skip_bad) if dataset.folder else _by_name(dataset)
+    check_features(builder)
+    _check_classes(builder.name, builder.info.features['label'].num_classes, dataset)
     train, evaluation = (
         open_split(builder, split) for split in (dataset.train_split, dataset.eval_split)
     )
@@ -83,13 +94,8 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
     """A split of a prepared data set, in TFDS's words: 'train', 'train[:10%]'.
 
     Raises:
-      UserError: it has no such split, or another format than ArrayRecord.
+      UserError: it has no such split.
     """
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise UserError(
-            f'{builder.data_dir} is in the format {builder.info.file_format.value}; only '
-            'array_record can be read at random: prepare it again in another --data_dir'
-        )
     try:
         return Records(builder, split)
     except (ValueError, KeyError, OSError) as error:
@@ -121,20 +127,21 @@ def _not_there(dataset: settings.Dataset) -> str:
     return f'the data set {dataset.name} is not in {where}: {BY_HAND[dataset.name]}'
 
 
-def _from_folder(dataset: settings.Dataset) -> tfds.core.DatasetBuilder:
+def _from_folder(dataset: settings.Dataset, skip_bad: int) -> tfds.core.DatasetBuilder:
     """One's own images, prepared on first use at the size that is trained on."""
     found = catalogue.class_folders(Path(dataset.folder).expanduser())
+    _check_classes(dataset.folder, len(found.classes), dataset)
+    for split in (dataset.train_split, dataset.eval_split):
+        if split.partition('[')[0] not in found.splits:
+            raise UserError(f'{dataset.folder} is split into train and validation, not {split}')
     storage = writing.Storage(size=dataset.image_size, filter=dataset.resize)
-    root = data_dir(dataset.data_dir)
-    final = writing.folder_of(root, found, storage)
-    if final.exists():
-        writing.check_unchanged(final, found)
-    else:
-        with Bars() as bars:
-            counts = ', '.join(f'{len(entries):,} {s}' for s, entries in found.splits.items())
-            bars.say(f'preparing {dataset.folder} in {final}: {counts}')
-            writing.write(found, storage, root, 0, 0, bars.say, bars.images)
-    return tfds.builder_from_directory(str(final))
+    counts = ', '.join(f'{len(entries):,} {split}' for split, entries in found.splits.items())
+    with Bars() as bars:
+        bars.say(f'{dataset.folder}: {counts}, {len(found.classes)} classes')
+        result = writing.write(
+            found, storage, data_dir(dataset.data_dir), 0, skip_bad, bars.say, bars.images
+        )
+    return tfds.builder_from_directory(str(result.folder))
 
 
 def find_builder(name: str, where: str) -> tfds.core.DatasetBuilder:
@@ -148,7 +155,7 @@ def find_builder(name: str, where: str) -> tfds.core.DatasetBuilder:
     """
     try:
         return tfds.builder(name, data_dir=str(data_dir(where)), file_format='array_record')
-    except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, OSError, ParseError) as error:
         raise UserError(f'{name!r} is no TFDS data set here: {first_line(error)}') from error
 
 
@@ -174,9 +181,15 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
         ) from error
 
 
-def _check_features(builder: tfds.core.DatasetBuilder, dataset: settings.Dataset) -> None:
+def check_features(builder: tfds.core.DatasetBuilder) -> None:
+    """Looks whether a prepared data set is one of images and labels, and can be read at random.
+
+    Raises:
+      UserError: it is not.
+    """
     features = builder.info.features or {}
-    if 'image' not in features or 'label' not in features:
+    label = features['label'] if 'label' in features else None
+    if 'image' not in features or not hasattr(label, 'num_classes'):
         raise UserError(
             f'{builder.name} has no images with a label (features: {", ".join(features)})'
         )
@@ -184,9 +197,16 @@ def _check_features(builder: tfds.core.DatasetBuilder, dataset: settings.Dataset
     raw = getattr(image, 'np_dtype', None) == np.uint8 and len(image.shape or ()) == 3
     if not isinstance(image, tfds.features.Image) and not raw:
         raise UserError(f'the images of {builder.name} are stored in an unknown way: {image}')
-    classes = getattr(features['label'], 'num_classes', None)
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f'{builder.data_dir} is in the format {builder.info.file_format.value}; only '
+            'array_record can be read at random: prepare it again in another --data_dir'
+        )
+
+
+def _check_classes(name: str, classes: int, dataset: settings.Dataset) -> None:
     if classes != dataset.classes:
         raise UserError(
-            f'{builder.name} has {classes} classes, not {dataset.classes}: '
+            f'{name} has {classes} classes, not {dataset.classes}: '
             f'set --config.dataset.classes={classes}'
         )

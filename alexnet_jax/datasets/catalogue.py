@@ -11,6 +11,7 @@ Facts about the official files: TFDS's imagenet2012 (labels.txt, validation_labe
 classes and the labels of the validation images, image-net.org for counts and check sums.
 """
 
+import array
 import dataclasses
 import hashlib
 import re
@@ -48,14 +49,12 @@ class Entries:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.files: list[str] = []
-        self._labels: list[int] = []
-        self._where: list[tuple[int, int, int]] = []
+        self._numbers = array.array('q')  # label, file, offset, size: of 15 million, if need be
 
     def add(self, name: str, label: int, offset: int, size: int) -> None:
         """Notes an image in the file that was begun last."""
         self.names.append(name)
-        self._labels.append(label)
-        self._where.append((len(self.files) - 1, offset, size))
+        self._numbers.extend((label, len(self.files) - 1, offset, size))
 
     def begin(self, file: Path) -> None:
         """What is added next lies in this file."""
@@ -67,17 +66,21 @@ class Entries:
     @property
     def labels(self) -> np.ndarray:
         """(n,) int32."""
-        return np.asarray(self._labels, np.int32)
+        return self._columns[:, 0].astype(np.int32)
 
     @property
     def where(self) -> np.ndarray:
         """(n, 3) int64."""
-        return np.asarray(self._where, np.int64).reshape(-1, 3)
+        return self._columns[:, 1:]
+
+    @property
+    def _columns(self) -> np.ndarray:
+        return np.array(self._numbers, np.int64).reshape(-1, 4)
 
     def shuffled(self) -> np.ndarray:
         """The order in which they are stored, once and for all: by a hash of their names."""
-        hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in self.names]
-        return np.asarray(sorted(range(len(self)), key=lambda i: (hashes[i], self.names[i])))
+        hashes = b''.join(hashlib.blake2b(bytes_of(n), digest_size=8).digest() for n in self.names)
+        return np.argsort(np.frombuffer(hashes, '>u8'), kind='stable')
 
 
 @dataclasses.dataclass
@@ -111,11 +114,8 @@ class Catalogue:
         """Changes when any image is added, taken away or replaced by one of another size."""
         digest = hashlib.blake2b(digest_size=16)
         for split, entries in sorted(self.splits.items()):
-            digest.update(f'{split} {len(entries)} {len(self.classes)}'.encode())
-            for name, label, (_, _, size) in zip(
-                entries.names, entries.labels, entries.where, strict=True
-            ):
-                digest.update(f'{name}\0{label}\0{size}\0'.encode())
+            digest.update(f'{split} {len(entries)} {len(self.classes)} '.encode())
+            digest.update(fingerprint(entries.names, entries.labels, entries.where[:, 2]).encode())
         return digest.hexdigest()
 
     def check_complete(self) -> None:
@@ -139,6 +139,14 @@ class Catalogue:
                 )
 
 
+def fingerprint(names: list[str], labels: np.ndarray, sizes: np.ndarray) -> str:
+    """Of images: by their names, labels and sizes in bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(b'\0'.join(map(bytes_of, names)))
+    digest.update(labels.astype('<i4').tobytes() + sizes.astype('<i8').tobytes())
+    return digest.hexdigest()
+
+
 def find(folder: Path, tell: Tell) -> Catalogue:
     """Looks at what a folder of tars holds and lists it.
 
@@ -150,12 +158,19 @@ def find(folder: Path, tell: Tell) -> Catalogue:
     """
     if not folder.is_dir():
         raise UserError(f'{folder} is no folder')
-    if any(folder.glob('ILSVRC2012_img_*.tar')):
-        return ilsvrc2012(folder, tell)
-    if any(folder.glob('ILSVRC2010_images_*.tar')):
-        return ilsvrc2010(folder, tell)
-    if any(folder.glob('n*.tar')):
-        return synset_tars(folder, tell)
+    known = {
+        'ILSVRC2012_img_*.tar': ilsvrc2012,
+        'ILSVRC2010_images_*.tar': ilsvrc2010,
+        'n*.tar': synset_tars,
+    }
+    for pattern, look in known.items():
+        if any(folder.glob(pattern)):
+            found = look(folder, tell)
+            for split, entries in found.splits.items():
+                if not len(entries):
+                    raise UserError(f'{entries.files[0]} has no images for {split}')
+            if found.splits:
+                return found
     raise UserError(
         f'{folder} has neither ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, nor '
         'ILSVRC2010_images_*.tar, nor tars of synsets (n01440764.tar ...): give --tars=DIR'
@@ -166,13 +181,14 @@ def ilsvrc2012(folder: Path, tell: Tell) -> Catalogue:
     """The challenge of 2012, from the tars that are there of train, val and test."""
     classes = labels_2012()
     splits = {}
-    train, val, test = (folder / f'ILSVRC2012_img_{part}.tar' for part in ('train', 'val', 'test'))
+    train, val = (folder / f'ILSVRC2012_img_{part}.tar' for part in ('train', 'val'))
+    test = next(iter(sorted(folder.glob('ILSVRC2012_img_test*.tar'))), None)
     if train.exists():
         splits['train'] = _tar_of_tars(train, classes, tell)
     if val.exists():
         labels = [classes.index(synset) for synset in validation_2012().values()]
         splits['validation'] = _numbered(val, labels, tell)
-    if test.exists():
+    if test:
         splits['test'] = _numbered(test, [], tell)
     return Catalogue(
         'imagenet2012', 'ILSVRC-2012, classes by WordNet id.', classes, splits, False, IMAGES_2012
@@ -235,7 +251,7 @@ def class_folders(folder: Path, held_out: int = 10) -> Catalogue:
     halves = [folder / name for name in ('val', 'validation', 'test') if (folder / name).is_dir()]
     ready = (folder / 'train').is_dir() and bool(halves)
     roots = {'train': folder / 'train', 'validation': halves[0]} if ready else {'train': folder}
-    classes = sorted(d.name for d in roots['train'].iterdir() if d.is_dir())
+    classes = sorted(d.name for d in roots['train'].iterdir() if _is_class(d))
     if len(classes) < 2:
         raise UserError(
             f'{roots["train"]} has {len(classes)} folders: one folder of images per class is needed'
@@ -243,7 +259,7 @@ def class_folders(folder: Path, held_out: int = 10) -> Catalogue:
     splits = {split: Entries() for split in ('train', 'validation')}
     for split, root in roots.items():
         for label, name in enumerate(classes):
-            files = sorted(f for f in (root / name).rglob('*') if f.suffix.lower() in SUFFIXES)
+            files = sorted(filter(_is_image, (root / name).rglob('*')))
             if not files:
                 raise UserError(f'{root / name} has no images ({", ".join(SUFFIXES)})')
             for file in files:
@@ -251,7 +267,7 @@ def class_folders(folder: Path, held_out: int = 10) -> Catalogue:
                 part = 'validation' if not ready and _draw(key) % held_out == 0 else split
                 splits[part].begin(file)
                 splits[part].add(key, label, 0, file.stat().st_size)
-    stray = [d.name for root in roots.values() for d in root.iterdir() if d.is_dir()]
+    stray = [d.name for root in roots.values() for d in root.iterdir() if _is_class(d)]
     unknown = sorted(set(stray) - set(classes))
     if unknown:
         raise UserError(f'{folder} has a class for validation only: {", ".join(unknown)}')
@@ -259,7 +275,7 @@ def class_folders(folder: Path, held_out: int = 10) -> Catalogue:
         if not len(entries):
             raise UserError(f'{folder} has too few images for a {split} split')
     split_by = 'its own folders' if ready else f'one image in {held_out} for validation'
-    path = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=4).hexdigest()
+    path = hashlib.blake2b(bytes_of(str(folder.resolve())), digest_size=4).hexdigest()
     return Catalogue(
         f'folder_{_safe(folder.name)}_{path}',
         f'The images of a folder, {len(classes)} classes; split by {split_by}.',
@@ -388,8 +404,23 @@ def _one(folder: Path, name: str) -> Path:
     return found[0]
 
 
+def _is_class(folder: Path) -> bool:
+    return folder.is_dir() and not folder.name.startswith('.')
+
+
+def _is_image(file: Path) -> bool:
+    """By its name; what systems hide (._cat.jpg) is none."""
+    hidden = file.name.startswith('.')
+    return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
+
+
 def _draw(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), 'big')
+    return int.from_bytes(hashlib.blake2b(bytes_of(name), digest_size=4).digest(), 'big')
+
+
+def bytes_of(name: str) -> bytes:
+    """A file's name as the system has it, whatever its encoding."""
+    return name.encode('utf-8', 'surrogateescape')
 
 
 def _safe(name: str) -> str:

@@ -24,6 +24,7 @@ class Records:
 
     Attributes:
       features: TFDS's description of a record.
+      size: pixels across, if all images are squares of one size; else 0.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
@@ -38,6 +39,8 @@ class Records:
         self._classes = self.features['label'].num_classes
         image = self.features['image']
         self._shape = None if isinstance(image, tfds.features.Image) else image.shape
+        rows, columns = image.shape[:2]
+        self.size = rows if rows and rows == columns else 0
 
     def __len__(self) -> int:
         return len(self._data)
@@ -62,7 +65,7 @@ class Records:
             label, _ = _varint(record, found[b'label'][0])
             label -= (label >> 63) << 64  # negative numbers come as their two's complement
             start, end = found.get(b'file_name', (0, 0))
-            name = record[start:end].decode()
+            name = record[start:end].decode('utf-8', 'surrogateescape')
         except Exception as error:  # the reader raises what it likes, and so does broken data
             raise BadImage(f'is damaged ({first_line(error)[:120]})') from error
         if not -1 <= label < self._classes:

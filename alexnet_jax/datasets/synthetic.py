@@ -10,6 +10,7 @@ class Synthetic:
 
     Attributes:
       SIZES: images in the training and in the evaluation split.
+      size: pixels across.
     """
 
     SIZES = (12_800, 256)
@@ -19,15 +20,15 @@ class Synthetic:
         self._noise = np.random.default_rng(0).integers(
             0, 256, (2 * image_size, image_size, 3), np.uint8
         )
-        self._size = image_size
+        self.size = image_size
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        first = index % self._size
+        first = index % self.size
         label = np.random.default_rng(index).integers(self._classes)
-        return {'image': self._noise[first : first + self._size], 'label': int(label)}
+        return {'image': self._noise[first : first + self.size], 'label': int(label)}
 
     def where(self, index: int) -> str:
         """Names an image."""

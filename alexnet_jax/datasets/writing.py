@@ -19,6 +19,7 @@ import shutil
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax import images, locks, statistics
-from alexnet_jax.datasets.catalogue import Catalogue, Entries
+from alexnet_jax import files, images, locks, statistics
+from alexnet_jax.datasets.catalogue import Catalogue, Entries, bytes_of, fingerprint
 from alexnet_jax.errors import UserError, first_line
 
 VERSION = '5.1.0'  # of TFDS's imagenet2012, whose features and classes the original size keeps
@@ -38,6 +39,7 @@ MOST_SHARDS = 256  # per split: a reader keeps them all open
 LEAST_IN_A_SHARD = 500
 SPARE = 1 << 30  # bytes of disk to leave free
 SOURCE = 'prepared.json'  # in the data set's folder: from what it was made
+_RECORDS = '.records'  # while it is being written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Storage:
 class _Shard:
     """One worker's task."""
 
+    split: str
     path: Path  # of the ArrayRecord file, complete
     names: list[str]
     labels: np.ndarray
@@ -96,8 +99,13 @@ class _Shard:
 
     @property
     def record(self) -> Path:
-        """Says that the shard is complete: how many images, which left out, what was counted."""
-        return self.path.with_name(f'{self.path.name}.done.npz')
+        """The file whose presence says that the shard is complete."""
+        return self.path.parent / _RECORDS / f'{self.path.name}.npz'
+
+    def fingerprint(self) -> str:
+        """Of its images and how they are kept; what differs is written again."""
+        images = fingerprint(self.names, self.labels, self.where[:, 2])
+        return f'{images} {self.storage} {self.upright}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,102 +149,90 @@ def write(
       progress: is called about twice a second.
 
     Raises:
-      UserError: an image is bad, the disk is too small, another process writes the same, or what
-        was begun is of other settings.
+      UserError: an image is bad, the disk is too small, another process writes the same, or it is
+        there already, made from something else.
     """
     final = folder_of(data_dir, catalogue, storage)
     unfinished = final.with_name(f'.{VERSION}.incomplete')
     with locks.take(final.parent / '.lock', 'choose another --data_dir'):
-        _claim(unfinished, catalogue, storage)
+        if final.exists():
+            say(f'prepared already in {final}')
+            return _existing(final, catalogue)
         shards = list(_shards(unfinished, catalogue, storage, skip_bad > 0))
-        todo = [shard for shard in shards if not shard.record.exists()]
+        _begin(unfinished, shards)
+        todo = [shard for shard in shards if _Record.load(shard) is None]
         total = sum(len(shard.names) for shard in shards)
         done = total - sum(len(shard.names) for shard in todo)
         if done:
             say(f'going on after {done:,} of {total:,} images')
         _check_disk(todo, storage, data_dir, say)
-        _run(todo, workers or os.cpu_count() or 1, lambda n: progress(done + n, total))
-        records = {shard.path: _Record.load(shard.record) for shard in shards}
-        skipped = [name for record in records.values() for name in record.skipped]
-        if len(skipped) > skip_bad:
-            raise UserError(
-                f'{len(skipped)} training images cannot be decoded, {skipped[0]} among them: '
-                f'allow as many with --skip_bad={len(skipped)}'
-            )
-        _finish(unfinished, final, catalogue, storage, shards, records)
-    lengths = {
-        split: sum(records[s.path].images for s in shards if _split_of(s.path) == split)
-        for split in catalogue.splits
-    }
-    return Result(final, lengths, skipped)
+        _run(todo, workers or files.processors(), lambda n: progress(done + n, total))
+        return _finish(unfinished, final, catalogue, storage, shards, skip_bad)
 
 
-def check_unchanged(folder: Path, catalogue: Catalogue) -> None:
-    """Compares what is to be prepared with what a data set was made from.
+def _existing(folder: Path, catalogue: Catalogue) -> Result:
+    """What was prepared before, if it was from the same images.
 
     Raises:
-      UserError: they differ.
+      UserError: it was not, or not by this program.
     """
-    known = json.loads((folder / SOURCE).read_text())
-    if known['fingerprint'] != catalogue.fingerprint():
-        then, now = sum(known['images'].values()), sum(map(len, catalogue.splits.values()))
+    shutil.rmtree(folder / _RECORDS, ignore_errors=True)  # a kill may have left it
+    try:
+        known = json.loads((folder / SOURCE).read_text())
+        then, same = known['images'], known['fingerprint'] == catalogue.fingerprint()
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f'{folder} was prepared from other images ({then:,} then, {now:,} now): delete it to '
-            'prepare it again'
+            f'{folder} was not written by alexnet_jax.prepare: train on it as it is, or choose '
+            'another --data_dir'
+        ) from error
+    if not same:
+        now = sum(map(len, catalogue.splits.values()))
+        raise UserError(
+            f'{folder} was prepared from other images ({sum(then.values()):,} then, {now:,} now): '
+            'delete it to prepare it again'
         )
+    return Result(folder, then, known['skipped'])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
+    """Of a complete shard: how many images, which left out, what was counted."""
+
     images: int
     skipped: list[str]
     sums: statistics.Sums | None
 
-    def save(self, path: Path) -> None:
+    def save(self, shard: _Shard) -> None:
         values: dict[str, Any] = {'images': self.images, 'skipped': np.array(self.skipped, 'U')}
         if self.sums:
             values |= {'pixels_HWC': self.sums.pixels_HWC, 'products': self.sums.products}
-        partial = path.with_name(f'.{os.getpid()}.partial.npz')
         try:
-            np.savez(partial, **values)
+            with files.whole(shard.record) as partial, partial.open('wb') as file:
+                np.savez(file, fingerprint=shard.fingerprint(), **values)
         except OSError as error:
-            raise UserError(f'cannot write {partial}: {error}') from error
-        partial.rename(path)
+            raise UserError(f'cannot write {shard.record}: {error}') from error
 
     @classmethod
-    def load(cls, path: Path) -> '_Record':
-        with np.load(path, allow_pickle=False) as file:
-            images, skipped = int(file['images']), [str(name) for name in file['skipped']]
-            counted = 'products' in file
-            sums = (
-                statistics.Sums(images, file['pixels_HWC'], file['products']) if counted else None
-            )
-        return cls(images, skipped, sums)
+    def load(cls, shard: _Shard) -> '_Record | None':
+        """None unless the shard was completed, from the same images."""
+        try:
+            with shard.record.open('rb') as opened, np.load(opened, allow_pickle=False) as file:
+                if file['fingerprint'] != shard.fingerprint():
+                    return None
+                images, skipped = int(file['images']), [str(name) for name in file['skipped']]
+                counted = (file['pixels_HWC'], file['products']) if 'products' in file else None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return cls(images, skipped, statistics.Sums(images, *counted) if counted else None)
 
 
-def _claim(unfinished: Path, catalogue: Catalogue, storage: Storage) -> None:
-    """Begins the folder, or goes on in it if it was begun from the same."""
-    plan = {
-        'images': {split: len(entries) for split, entries in catalogue.splits.items()},
-        'fingerprint': catalogue.fingerprint(),
-        'storage': dataclasses.asdict(storage),
-        'upright': catalogue.upright,
-    }
-    file = unfinished / 'plan.json'
-    if file.exists():
-        known = json.loads(file.read_text())
-        if known != plan:
-            raise UserError(
-                f'{unfinished} was begun from other images or with other settings: delete it to '
-                'begin again'
-            )
-    else:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix('.partial')
-        partial.write_text(json.dumps(plan, indent=2) + '\n')
-        partial.rename(file)
-    for left in (*unfinished.glob('*.partial'), *unfinished.glob('.*.partial.npz')):
-        left.unlink()
+def _begin(unfinished: Path, shards: list[_Shard]) -> None:
+    """Makes the folder, or removes from it what is not of these shards or not whole."""
+    (unfinished / _RECORDS).mkdir(parents=True, exist_ok=True)
+    ours = {shard.path for shard in shards}
+    for left in unfinished.iterdir():
+        if left.is_file() and left not in ours:
+            left.unlink(missing_ok=True)
 
 
 def _shards(
@@ -250,6 +246,7 @@ def _shards(
         for number, part in enumerate(parts):
             file = f'{name}-{split}.array_record-{number:05d}-of-{len(parts):05d}'
             yield _Shard(
+                split=split,
                 path=unfinished / file,
                 names=[entries.names[i] for i in part],
                 labels=entries.labels[part],
@@ -269,10 +266,6 @@ def _only(entries: Entries, where: np.ndarray) -> dict[str, Any]:
     return {'files': files, 'where': np.column_stack([index, where[:, 1:]])}
 
 
-def _split_of(path: Path) -> str:
-    return path.name.partition('.')[0].rpartition('-')[2]
-
-
 def _check_disk(
     todo: list[_Shard], storage: Storage, data_dir: Path, say: Callable[[str], None]
 ) -> None:
@@ -285,7 +278,8 @@ def _check_disk(
         each = _sampled_size(todo)
     else:
         each = float(np.concatenate([shard.where[:, 2] for shard in todo]).mean()) + 100
-    need = int(each * sum(len(shard.names) for shard in todo))
+    sums = (storage.size or STATISTICS_SIZE) ** 2 * 24 * len(todo)  # of the pixels, for a while
+    need = int(each * sum(len(shard.names) for shard in todo)) + sums
     free = shutil.disk_usage(data_dir).free
     say(f'about {need / 1e9:,.1f} GB to write in {data_dir}, {free / 1e9:,.1f} GB free')
     if need + SPARE > free:
@@ -301,9 +295,9 @@ def _sampled_size(todo: list[_Shard], samples: int = 32) -> float:
     for i in np.linspace(0, len(todo) - 1, samples).astype(int):
         shard = todo[i]
         row = len(sizes) * len(shard.names) // samples
-        with _Files(shard.files) as files:
+        with _Files(shard.files) as opened:
             try:
-                sizes.append(len(_stored(shard, files.read(*shard.where[row]))[0]))
+                sizes.append(len(_stored(shard, opened.read(*shard.where[row]))[0]))
             except images.BadImage:
                 continue  # it will be met again, where it counts
     return float(np.mean(sizes or [30_000])) + 100
@@ -324,9 +318,8 @@ def _run(todo: list[_Shard], workers: int, progress: Callable[[int], None]) -> N
         min(workers, len(todo)), context, _begin_worker, (done, stop, os.getpid())
     )
     try:
-        # One process a core: the library that scales need not be parallel itself.
-        os.environ['RAYON_NUM_THREADS'] = '1'
-        running = {executor.submit(_work, shard) for shard in todo}
+        with _as_workers_are_to_be():
+            running = {executor.submit(_work, shard) for shard in todo}
         while running:
             ready, running = concurrent.futures.wait(
                 running, 0.5, concurrent.futures.FIRST_COMPLETED
@@ -342,6 +335,24 @@ def _run(todo: list[_Shard], workers: int, progress: Callable[[int], None]) -> N
     finally:
         stop.value = 1
         executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _as_workers_are_to_be() -> Iterator[None]:
+    """What processes that are started now inherit: no Ctrl-C, and one thread for scaling each."""
+    before = os.environ.get('RAYON_NUM_THREADS')
+    os.environ['RAYON_NUM_THREADS'] = '1'
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+        if before is None:
+            del os.environ['RAYON_NUM_THREADS']
+        else:
+            os.environ['RAYON_NUM_THREADS'] = before
 
 
 class _Counter:
@@ -361,8 +372,7 @@ _worker: dict[str, Any] = {}  # what a worker process shares with its parent
 
 
 def _begin_worker(done: Any, stop: Any, parent: int) -> None:
-    """In a new worker: leaves Ctrl-C to the parent, and ends if the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a new worker: ends if the parent is killed."""
     _worker.update(done=done, stop=stop)
 
     def watch() -> None:
@@ -391,10 +401,10 @@ def _write_shard(shard: _Shard, add: Callable[[int], None]) -> None:
     skipped = []
     try:
         writer = _Writer(partial)
-        with _Files(shard.files) as files:
+        with _Files(shard.files) as opened:
             for name, label, where in zip(shard.names, shard.labels, shard.where, strict=True):
                 try:
-                    stored, pixels_HWC = _stored(shard, files.read(*where))
+                    stored, pixels_HWC = _stored(shard, opened.read(*where))
                 except images.BadImage as error:
                     if not shard.skip:
                         raise UserError(_bad(shard.files[where[0]], name, error)) from error
@@ -406,7 +416,7 @@ def _write_shard(shard: _Shard, add: Callable[[int], None]) -> None:
                 add(1)
         writer.close()
         partial.rename(shard.path)
-        _Record(len(shard.names) - len(skipped), skipped, sums).save(shard.record)
+        _Record(len(shard.names) - len(skipped), skipped, sums).save(shard)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -445,7 +455,7 @@ class _Writer:
         feature = example.features.feature
         feature['image'].bytes_list.value.append(image)
         feature['label'].int64_list.value.append(label)
-        feature['file_name'].bytes_list.value.append(name.encode())
+        feature['file_name'].bytes_list.value.append(bytes_of(name))
         with self._named():
             self._file.write(example.SerializeToString(deterministic=True))
 
@@ -453,8 +463,7 @@ class _Writer:
         """Waits until it is on the disk: a power cut leaves no complete name on half a file."""
         with self._named():
             self._file.close()
-            with open(self._path, 'rb') as file:
-                os.fsync(file.fileno())
+            files.sync(self._path)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -498,37 +507,53 @@ def _finish(
     catalogue: Catalogue,
     storage: Storage,
     shards: list[_Shard],
-    records: dict[Path, _Record],
-) -> None:
+    skip_bad: int,
+) -> Result:
     """Adds metadata and statistics, and gives the folder its name."""
-    totals = statistics.Sums.of_none(storage.size or STATISTICS_SIZE)
-    for record in records.values():
+    size = storage.size or STATISTICS_SIZE
+    sums, skipped = statistics.Sums.of_none(size), []
+    lengths: dict[str, list[int]] = {split: [] for split in catalogue.splits}
+    sizes = dict.fromkeys(catalogue.splits, 0)
+    for shard in shards:
+        record = _Record.load(shard)
+        if record is None:
+            raise UserError(f'{shard.path} has changed meanwhile: run the same command again')
+        lengths[shard.split].append(record.images)
+        sizes[shard.split] += shard.path.stat().st_size
+        skipped += record.skipped
         if record.sums:
-            totals.merge(record.sums)
-    if totals.images:
-        totals.save(statistics.file_of(unfinished, 'train', storage.size or STATISTICS_SIZE))
-    infos = []
-    for split in catalogue.splits:
-        own = [shard.path for shard in shards if _split_of(shard.path) == split]
-        infos.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[records[path].images for path in own],
-                num_bytes=sum(path.stat().st_size for path in own),
-            )
+            sums.merge(record.sums)
+    if len(skipped) > skip_bad:
+        raise UserError(
+            f'{len(skipped)} training images cannot be decoded, {skipped[0]} among them: '
+            f'allow as many with --skip_bad={len(skipped)}'
         )
+    if sums.images:
+        scaled_by = '' if storage.size else storage.filter
+        sums.save(statistics.file_of(unfinished, 'train', size, scaled_by))
     tfds.folder_dataset.write_metadata(
         data_dir=unfinished,
         features=storage.features(catalogue.classes),
-        split_infos=infos,
+        split_infos=[
+            tfds.core.SplitInfo(name=split, shard_lengths=lengths[split], num_bytes=sizes[split])
+            for split in catalogue.splits
+        ],
         version=VERSION,
         check_data=False,
         description=catalogue.description,
         supervised_keys=('image', 'label'),
         homepage='https://image-net.org/' if catalogue.expected else '',
     )
-    plan = json.loads((unfinished / 'plan.json').read_text()) | {'expected': catalogue.expected}
-    (unfinished / SOURCE).write_text(json.dumps(plan, indent=2) + '\n')
+    counts = {split: sum(numbers) for split, numbers in lengths.items()}
+    source = {
+        'images': counts,
+        'published': catalogue.expected,
+        'skipped': skipped,
+        'fingerprint': catalogue.fingerprint(),
+        'storage': dataclasses.asdict(storage),
+    }
+    with files.whole(unfinished / SOURCE) as partial:
+        partial.write_text(json.dumps(source, indent=2) + '\n')
     unfinished.rename(final)
-    for left in (*final.glob('*.done.npz'), final / 'plan.json'):
-        left.unlink()
+    shutil.rmtree(final / _RECORDS, ignore_errors=True)
+    return Result(final, counts, skipped)

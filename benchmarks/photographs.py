@@ -1,0 +1,52 @@
+"""Made-up photographs in tars as ILSVRC-2012's, for timing what reads them."""
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from PIL import Image
+
+from alexnet_jax.datasets import catalogue
+
+SYNSETS, DISTINCT, VALIDATION = 16, 32, 16
+
+
+def photograph(rng: np.random.Generator) -> bytes:
+    """A JPEG of 500x375 pixels: noise of all scales, hence about as many bytes as a photograph."""
+    pixels_HWC = rng.normal(120, 4, (375, 500, 3))
+    for scale in (4, 8, 16, 32, 64, 128, 256):
+        coarse = rng.integers(256, size=(375 // scale + 2, 500 // scale + 2, 3), dtype=np.uint8)
+        smooth = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+        pixels_HWC += 0.5 * (scale / 256) ** 0.2 * (np.asarray(smooth) - 127.5)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(pixels_HWC, 0, 255).astype(np.uint8)).save(file, 'JPEG', quality=90)
+    return file.getvalue()
+
+
+def tar_of(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """A tar of files by name."""
+    memory = io.BytesIO()
+    with tarfile.open(fileobj=memory, mode='w') as tar:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return memory.getvalue()
+
+
+def make_tars(folder: Path, count: int) -> float:
+    """ILSVRC-2012's two tars with few synsets and images; the mean size of an image in bytes."""
+    rng = np.random.default_rng(0)
+    pool, inner = [photograph(rng) for _ in range(DISTINCT)], []
+    for number, synset in enumerate(catalogue.labels_2012()[:SYNSETS]):
+        own = range(number, count, SYNSETS)
+        files = ((f'{synset}_{i}.JPEG', pool[i // SYNSETS % DISTINCT]) for i in own)
+        inner.append((f'{synset}.tar', tar_of(files)))
+    held_out = ((f'ILSVRC2012_val_{i + 1:08d}.JPEG', pool[i]) for i in range(VALIDATION))
+    folder.mkdir()
+    (folder / 'ILSVRC2012_img_train.tar').write_bytes(tar_of(inner))
+    (folder / 'ILSVRC2012_img_val.tar').write_bytes(tar_of(held_out))
+    return mean(map(len, pool))
