@@ -188,8 +188,8 @@ def check_features(builder: tfds.core.DatasetBuilder) -> None:
       UserError: it is not.
     """
     features = builder.info.features or {}
-    label = features['label'] if 'label' in features else None
-    if 'image' not in features or not hasattr(label, 'num_classes'):
+    there = 'image' in features and 'label' in features
+    if not there or not hasattr(features['label'], 'num_classes'):
         raise UserError(
             f'{builder.name} has no images with a label (features: {", ".join(features)})'
         )
