@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from alexnet_jax import files
 from alexnet_jax.config import Durations
 
 
@@ -66,9 +67,8 @@ class Writer:
             evaluation = any(name.startswith('eval') for name in values)
             if values['step'] <= (evaluated if evaluation else step):
                 kept.append(line)
-        partial = self._file.with_suffix('.partial')
-        partial.write_text(''.join(kept))
-        partial.rename(self._file)
+        with files.whole(self._file) as partial:
+            partial.write_text(''.join(kept))
 
 
 def filter_picture(kernel_THWIO: np.ndarray, columns: int = 8, zoom: int = 3) -> np.ndarray:

@@ -171,7 +171,7 @@ class Loop:
         self.bad = loader.Bad(splits.train, config.loader.skip_bad)
         self._reading = loader.Reading.of(config)
         views, sums = config.augmentation, None
-        if 'image' in views.mean or 'data' in views.constants:
+        if views.constants == 'data':
             sums = loader.statistics_of(
                 splits.train,
                 self._reading,
@@ -345,7 +345,7 @@ class Loop:
                 return
             if trouble:
                 raise trouble
-            if self._stop.signal or batch is None:
+            if self._stop.signal:
                 raise _Interrupted
             yield batch
 

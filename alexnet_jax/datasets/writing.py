@@ -12,6 +12,7 @@ function of the catalogue alone, whoever writes it and however often that was cu
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -146,7 +147,7 @@ def write(
       workers: processes; 0 is one per core.
       skip_bad: training images that may be left out because they cannot be decoded.
       say: is told what is about to happen.
-      progress: is called about twice a second.
+      progress: is called with every image or twice a second.
 
     Raises:
       UserError: an image is bad, the disk is too small, another process writes the same, or it is
@@ -240,7 +241,7 @@ def _shards(
 ) -> Iterator[_Shard]:
     name = storage.name(catalogue.name)
     for split, entries in catalogue.splits.items():
-        order, where = entries.shuffled(), entries.where
+        order, labels, where = entries.shuffled(), entries.labels, entries.where
         shards = max(1, min(MOST_SHARDS, len(order) // LEAST_IN_A_SHARD))
         parts = np.array_split(order, shards)
         for number, part in enumerate(parts):
@@ -249,7 +250,7 @@ def _shards(
                 split=split,
                 path=unfinished / file,
                 names=[entries.names[i] for i in part],
-                labels=entries.labels[part],
+                labels=labels[part],
                 **_only(entries, where[part]),
                 classes=catalogue.classes,
                 storage=storage,
@@ -262,8 +263,10 @@ def _shards(
 def _only(entries: Entries, where: np.ndarray) -> dict[str, Any]:
     """The files these images lie in; the others need not travel to the worker."""
     used, index = np.unique(where[:, 0], return_inverse=True)
-    files = [entries.files[i] for i in used]
-    return {'files': files, 'where': np.column_stack([index, where[:, 1:]])}
+    return {
+        'files': [entries.files[i] for i in used],
+        'where': np.column_stack([index, where[:, 1:]]),
+    }
 
 
 def _check_disk(
@@ -308,9 +311,9 @@ def _run(todo: list[_Shard], workers: int, progress: Callable[[int], None]) -> N
     if not todo:
         return
     if workers == 1 or len(todo) == 1:
-        counter = _Counter(progress)
+        written = itertools.count(1)
         for shard in todo:
-            _write_shard(shard, counter.add)
+            _write_shard(shard, lambda: progress(next(written)))
         return
     context = multiprocessing.get_context('spawn')  # fork does not go with JAX's threads
     done, stop = context.Value('q', 0), context.Value('b', 0)
@@ -355,19 +358,6 @@ def _as_workers_are_to_be() -> Iterator[None]:
             os.environ['RAYON_NUM_THREADS'] = before
 
 
-class _Counter:
-    """Adds up, and passes the sum on twice a second."""
-
-    def __init__(self, progress: Callable[[int], None]) -> None:
-        self._progress, self._images, self._told = progress, 0, 0.0
-
-    def add(self, images: int) -> None:
-        self._images += images
-        if time.monotonic() - self._told > 0.5:
-            self._told = time.monotonic()
-            self._progress(self._images)
-
-
 _worker: dict[str, Any] = {}  # what a worker process shares with its parent
 
 
@@ -384,22 +374,21 @@ def _begin_worker(done: Any, stop: Any, parent: int) -> None:
 
 
 def _work(shard: _Shard) -> None:
-    def add(images: int) -> None:
+    def count_one() -> None:
         if _worker['stop'].value:
             raise UserError('stopped')
         with _worker['done'].get_lock():
-            _worker['done'].value += images
+            _worker['done'].value += 1
 
-    _write_shard(shard, add)
+    _write_shard(shard, count_one)
 
 
-def _write_shard(shard: _Shard, add: Callable[[int], None]) -> None:
+def _write_shard(shard: _Shard, count_one: Callable[[], None]) -> None:
     """Writes one file of records and then its own record, each under its name once it is whole."""
-    partial = shard.path.with_name(f'{shard.path.name}.{os.getpid()}.partial')
     size = shard.storage.size or STATISTICS_SIZE
     sums = statistics.Sums.of_none(size) if shard.count else None
     skipped = []
-    try:
+    with files.whole(shard.path) as partial:
         writer = _Writer(partial)
         with _Files(shard.files) as opened:
             for name, label, where in zip(shard.names, shard.labels, shard.where, strict=True):
@@ -413,12 +402,9 @@ def _write_shard(shard: _Shard, add: Callable[[int], None]) -> None:
                 writer.write(stored, int(label), name)
                 if sums is not None:
                     sums.add(pixels_HWC)
-                add(1)
+                count_one()
         writer.close()
-        partial.rename(shard.path)
-        _Record(len(shard.names) - len(skipped), skipped, sums).save(shard)
-    finally:
-        partial.unlink(missing_ok=True)
+    _Record(len(shard.names) - len(skipped), skipped, sums).save(shard)
 
 
 def _bad(file: str, name: str, error: images.BadImage) -> str:
@@ -460,10 +446,9 @@ class _Writer:
             self._file.write(example.SerializeToString(deterministic=True))
 
     def close(self) -> None:
-        """Waits until it is on the disk: a power cut leaves no complete name on half a file."""
+        """Writes what is still to be written."""
         with self._named():
             self._file.close()
-            files.sync(self._path)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
