@@ -5,6 +5,7 @@ subtracted wherever the image was cropped (2012: convdata_jpeg.py:209).
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -118,11 +119,17 @@ def random_views(
     """
     crop = settings.crop
 
-    def view(image_HWC: Array, top: Array, left: Array, mirrored: Array) -> Array:
+    def view(one: tuple[Array, ...]) -> Array:
+        image_HWC, top, left, mirrored = one
         cropped = jax.lax.dynamic_slice(image_HWC, (top, left, jnp.uint32(0)), (crop, crop, 3))
         return jnp.where(mirrored, cropped[:, ::-1], cropped)
 
-    views = jax.vmap(view)(images_BHWC, draw.top, draw.left, draw.mirrored)
+    # On CPU image by image: in one piece, XLA computes the place of each pixel anew.
+    views = jax.lax.platform_dependent(
+        (images_BHWC, draw.top, draw.left, draw.mirrored),
+        cpu=functools.partial(jax.lax.map, view),
+        default=jax.vmap(view),
+    )
     views = views.astype(jnp.float32) - central(known.mean_HWC, crop)[None]
     if settings.colour.noise == 'none':
         return views

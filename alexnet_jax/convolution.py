@@ -1,11 +1,18 @@
 """Convolution as the 2012 code sizes it (§3.5), with a weight gradient that suits the platform."""
 
 import functools
+import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from alexnet_jax import winograd
+
+# With fewer, transforming the tiles costs more than is saved.
+FEWEST_MAPS = 16
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
@@ -29,14 +36,43 @@ def convolution(x_BHWI: Array, kernel_HWIO: Array, stride: int, padding: int) ->
     Returns:
       (images, rows', columns', maps out), sizes by `convolved_size`.
     """
-    return _plain(x_BHWI, kernel_HWIO, stride, padding)
+    cpu = _by_tiles if _suits_tiles(x_BHWI, kernel_HWIO, stride, padding) else _plain
+    return _choose(x_BHWI, kernel_HWIO, stride=stride, padding=padding, cpu=cpu, default=_plain)
 
 
-def _plain(x_BHWI: Array, kernel_HWIO: Array, stride: int, padding: int) -> Array:
-    pads = _pads(x_BHWI, kernel_HWIO, stride, padding)
-    return lax.conv_general_dilated(
-        x_BHWI, kernel_HWIO, (stride, stride), pads, dimension_numbers=LAYOUT
-    )
+def _forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple]:
+    return convolution(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(stride: int, padding: int, saved: tuple[Array, Array], g: Array) -> tuple:
+    cpu = _derivative(_by_tiles) if _suits_tiles(*saved, stride, padding) else _by_image
+    default = _derivative(_plain)
+    return _choose(*saved, g, stride=stride, padding=padding, cpu=cpu, default=default)
+
+
+convolution.defvjp(_forward, _backward)
+
+
+def _choose(*arrays: Array, stride: int, padding: int, cpu: Any, default: Any) -> Any:
+    """One way on CPU, the other elsewhere."""
+    sizes = dict(stride=stride, padding=padding)
+    cpu, default = (functools.partial(f, **sizes) for f in (cpu, default))
+    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+
+
+def _derivative(convolve: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+    """(x, kernel, cotangent) to their cotangents."""
+
+    def derivative(x: Array, kernel: Array, g: Array, **sizes: int) -> tuple[Array, Array]:
+        return jax.vjp(functools.partial(convolve, **sizes), x, kernel)[1](g)
+
+    return derivative
+
+
+def _plain(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """The library's."""
+    pads = _pads(x, kernel, stride, padding)
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=LAYOUT)
 
 
 def _pads(
@@ -50,80 +86,79 @@ def _pads(
     return pads(x_BHWI.shape[1]), pads(x_BHWI.shape[2])
 
 
-def _forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple]:
-    return _plain(x, kernel, stride, padding), (x, kernel)
-
-
-def _backward(stride: int, padding: int, saved: tuple[Array, Array], g: Array) -> tuple:
-    x, kernel = saved
-    transpose = jax.vjp(lambda x: _plain(x, kernel, stride, padding), x)[1]
-    d_kernel = lax.platform_dependent(
-        x,
-        kernel,
-        g,
-        cpu=functools.partial(_kernel_gradient_by_image, stride=stride, padding=padding),
-        default=functools.partial(_kernel_gradient, stride=stride, padding=padding),
+def _by_tiles(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """With fewer multiplications (winograd.py), in float32."""
+    rows, columns = _sizes(x, kernel, stride, padding)
+    even = (rows + rows % 2, columns + columns % 2)
+    y = winograd.convolution(
+        _folded(x, kernel, stride, padding, even).astype(jnp.float32),
+        _folded_kernel(kernel, stride).astype(jnp.float32),
     )
-    return *transpose(g), d_kernel
+    return y[:, :rows, :columns].astype(x.dtype)
 
 
-convolution.defvjp(_forward, _backward)
-
-
-def _kernel_gradient(x: Array, kernel: Array, g: Array, *, stride: int, padding: int) -> Array:
-    """The library's own: a convolution whose kernel is as large as the maps."""
-    return jax.vjp(lambda kernel: _plain(x, kernel, stride, padding), kernel)[1](g)[0]
-
-
-def _kernel_gradient_by_image(
-    x: Array, kernel: Array, g: Array, *, stride: int, padding: int
-) -> Array:
-    """One matrix product for each image, of its patches (im2col) and its cotangent.
-
-    XLA's CPU back end has no fast path for the library's form; one image's patches stay in the
-    cache, and for conv1 to conv5 this takes a third to a half of the time (docs/log.md). A kernel
-    with a stride is folded first: blocks of stride x stride pixels become maps, so that the stride
-    is one.
-    """
+def _suits_tiles(x: Array, kernel: Array, stride: int, padding: int) -> bool:
+    """Whether tiles save multiplications, and there are maps enough for matrix products."""
     size, _, maps_in, maps_out = kernel.shape
-    folded = -(-size // stride)
-    images, rows, columns, _ = g.shape
-    x = _fold(_pad_to(x, kernel, stride, padding, rows, columns, folded), stride)
+    folded, folded_maps = -(-size // stride), maps_in * stride**2
+    if folded not in winograd.KERNELS or min(folded_maps, maps_out) < FEWEST_MAPS:
+        return False
+    sizes = _sizes(x, kernel, stride, padding)
+    by_tiles = winograd.multiplications(*sizes, folded) * folded_maps
+    return by_tiles < 0.7 * math.prod(sizes) * size**2 * maps_in
+
+
+def _by_image(x: Array, kernel: Array, g: Array, stride: int, padding: int) -> tuple[Array, Array]:
+    """The library's gradient by x; that by the kernel as one matrix product for each image.
+
+    XLA's CPU back end has no fast path for a convolution whose kernel is as large as the maps. One
+    image's patches (im2col) stay in the cache, and this takes a third to a half of its time.
+    """
+    images, rows, columns, maps_out = g.shape
+    d_x = jax.vjp(lambda x: _plain(x, kernel, stride, padding), x)[1](g)[0]
+    folded, unfold = jax.vjp(lambda kernel: _folded_kernel(kernel, stride), kernel)
+    x = _folded(x, kernel, stride, padding, (rows, columns))
 
     def product(image: Array | int) -> Array:
         x_HWC = lax.dynamic_index_in_dim(x, image, keepdims=False)
         g_OP = lax.dynamic_index_in_dim(g, image, keepdims=False).reshape(-1, maps_out).T
         patches = [
             x_HWC[i : i + rows, j : j + columns].reshape(rows * columns, -1)
-            for i in range(folded)
-            for j in range(folded)
+            for i in range(len(folded))
+            for j in range(len(folded))
         ]
         return g_OP @ jnp.concatenate(patches, axis=-1)
 
     later = jnp.arange(1, images)
     d, _ = lax.scan(lambda total, image: (total + product(image), None), product(0), later)
-    d = d.T.reshape(folded, folded, stride, stride, maps_in, maps_out)
-    d = d.transpose(0, 2, 1, 3, 4, 5).reshape(folded * stride, folded * stride, maps_in, maps_out)
-    return d[:size, :size]
+    return d_x, unfold(d.T.reshape(folded.shape))[0]
 
 
-def _pad_to(
-    x: Array, kernel: Array, stride: int, padding: int, rows: int, columns: int, folded: int
-) -> Array:
-    """Zero pixels around the images, so that they hold whole blocks for all windows."""
-    (top, _), (left, _) = _pads(x, kernel, stride, padding)
-    bottom, right = (
-        (out - 1 + folded) * stride - have - before
-        for out, have, before in ((rows, x.shape[1], top), (columns, x.shape[2], left))
-    )
-    return jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+def _sizes(x: Array, kernel: Array, stride: int, padding: int) -> tuple[int, int]:
+    """Rows and columns of the result."""
+    rows, columns = (convolved_size(n, kernel.shape[0], stride, padding) for n in x.shape[1:3])
+    return rows, columns
 
 
-def _fold(x: Array, stride: int) -> Array:
-    """Blocks of stride x stride pixels as maps."""
-    if stride == 1:
-        return x
-    images, height, width, maps = x.shape
-    down, across = height // stride, width // stride
+def _folded(x: Array, kernel: Array, stride: int, padding: int, sizes: tuple[int, int]) -> Array:
+    """Zeros around the images, and blocks of stride x stride pixels as maps.
+
+    With `_folded_kernel`, a convolution with stride 1 and no zeros gives `sizes` pixels.
+    """
+    images, *have, maps = x.shape
+    size = -(-len(kernel) // stride)
+    need = [(out - 1 + size) * stride for out in sizes]
+    around = [(padding, n - m - padding, 0) for n, m in zip(need, have, strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+    down, across = (n // stride for n in need)
     x = x.reshape(images, down, stride, across, stride, maps).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(images, down, across, stride * stride * maps)
+
+
+def _folded_kernel(kernel: Array, stride: int) -> Array:
+    size, _, maps_in, maps_out = kernel.shape
+    folded = -(-size // stride)
+    more = folded * stride - size
+    kernel = jnp.pad(kernel, ((0, more), (0, more), (0, 0), (0, 0)))
+    kernel = kernel.reshape(folded, stride, folded, stride, maps_in, maps_out)
+    return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(folded, folded, -1, maps_out)

@@ -22,7 +22,7 @@ from alexnet_jax.convolution import convolution, convolved_size
 from alexnet_jax.errors import UserError
 from alexnet_jax.normalization import response_normalization
 from alexnet_jax.pooling import max_pooling, pooled_size
-from alexnet_jax.towers import combine, exchange, own_part
+from alexnet_jax.towers import combine, exchange, own_part, shown_to_all
 
 CHANNELS = 3
 
@@ -129,7 +129,7 @@ class AlexNet(nnx.Module):
         Returns:
           (B, K) float32 logits, the same for all towers.
         """
-        maps = self.conv1([images_BHWC] * len(self.conv1.kernel_THWIO[...]))
+        maps = self.conv1(shown_to_all(images_BHWC, len(self.conv1.kernel_THWIO[...])))
         maps = self.conv2(maps)
         maps = self.conv3(exchange(maps))
         maps = self.conv4(maps)

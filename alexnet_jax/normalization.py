@@ -41,6 +41,7 @@ def _backward(
     size: int, k: float, alpha: float, beta: float, x: Array, cotangent: Array
 ) -> tuple[Array]:
     """dx_j = g_j S_j^-beta - 2 alpha beta x_j sum_{i : j in window(i)} g_i x_i S_i^(-beta - 1)."""
+    x, cotangent = jax.lax.optimization_barrier((x, cotangent))
     denominator = _denominator(x, size, k, alpha)
     scaled = cotangent * _power(denominator, -beta)
     inner = scaled * x / denominator

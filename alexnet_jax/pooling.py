@@ -1,21 +1,26 @@
-"""Overlapping max-pooling (§3.4)."""
+"""Overlapping max-pooling (§3.4), and its gradient by hand."""
 
 import functools
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2) -> Array:
     """The largest value in each window of `window` x `window` pixels, `stride` pixels apart.
 
     The pools overlap where stride < window. As in the 2012 code (layer.py:1164) there are
     ceil((n - window) / stride) + 1 of them across n pixels; one that hangs over the right or bottom
-    edge takes the largest of what is there. Written as a maximum of strided slices because its
-    gradient is several times faster on CPU than that of a window reduction; where values tie, the
-    gradient is shared among them.
+    edge takes the largest of what is there.
+
+    A pixel's gradient is the sum over the pools whose largest value it holds; where values tie,
+    each gets it, as in the 2012 code (conv_util.cu, kLocalMaxUndo).
 
     Args:
       x_BHWC: (images, rows, columns, maps).
@@ -23,16 +28,18 @@ def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2) -> Array:
     Returns:
       (images, rows', columns', maps), of the same dtype.
     """
-    rows, columns = (pooled_size(n, window, stride) for n in x_BHWC.shape[1:3])
-    missing = [
-        max(0, (out - 1) * stride + window - n)
-        for out, n in zip((rows, columns), x_BHWC.shape[1:3], strict=True)
-    ]
-    x = jnp.pad(
-        x_BHWC, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), constant_values=-jnp.inf
+    x = _pad(
+        x_BHWC,
+        [
+            (0, max(0, (pooled_size(n, window, stride) - 1) * stride + window - n))
+            for n in x_BHWC.shape[1:3]
+        ],
+        -jnp.inf,
     )
+    # A maximum of strided slices: several times faster on CPU than a window reduction.
+    rows, columns = (n - window + 1 for n in x.shape[1:3])
     slices = (
-        x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        x[:, i : i + rows : stride, j : j + columns : stride]
         for i in range(window)
         for j in range(window)
     )
@@ -42,3 +49,48 @@ def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2) -> Array:
 def pooled_size(size: int, window: int, stride: int) -> int:
     """Pixels across after pooling `size` pixels."""
     return -(-max(0, size - window) // stride) + 1
+
+
+def _forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    # The derivative compares x with y, so x must have the digits that are stored: a compiler may
+    # else keep more of them in one place than in the other.
+    kind = jnp.finfo(x.dtype)
+    x = jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
+    y = max_pooling(x, window, stride)
+    return y, (x, y)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _backward(window: int, stride: int, saved: tuple[Array, Array], g_BhwC: Array) -> tuple[Array]:
+    """Each pixel asks the pools that it lies in whether it is their largest value.
+
+    The pixels of a block of stride x stride lie in the same pools: the one that begins there, and
+    those that begin up to (window - 1) // stride blocks before, as far as their window reaches. So
+    nothing is scattered, unlike in the library's derivative of a window reduction.
+    """
+    x, y_BhwC = saved
+    images, height, width, maps = x.shape
+    before = (window - 1) // stride
+    pooled = y_BhwC.shape[1:3]
+    down, across = (max(-(-n // stride), m) for n, m in zip((height, width), pooled, strict=True))
+    around = [(before, down - pooled[0]), (before, across - pooled[1])]
+    y, g = _pad(y_BhwC, around, jnp.inf), _pad(g_BhwC, around, 0)
+    blocks = _pad(x, [(0, down * stride - height), (0, across * stride - width)], 0)
+    blocks = blocks.reshape(images, down, stride, across, stride, maps)
+    pixel = np.arange(stride)
+    total = jnp.zeros_like(blocks)
+    for i, j in itertools.product(range(before + 1), repeat=2):  # so many blocks up, and left
+        rows, columns = slice(before - i, before - i + down), slice(before - j, before - j + across)
+        inside = np.outer(pixel + i * stride < window, pixel + j * stride < window)
+        largest = blocks == y[:, rows, None, columns, None]
+        largest &= inside[None, None, :, None, :, None]
+        total += jnp.where(largest, g[:, rows, None, columns, None], jnp.zeros((), g.dtype))
+    return (total.reshape(images, down * stride, across * stride, maps)[:, :height, :width],)
+
+
+max_pooling.defvjp(_forward, _backward)
+
+
+def _pad(x: Array, around: Sequence[tuple[int, int]], value: float) -> Array:
+    """Adds rows and columns."""
+    return jnp.pad(x, ((0, 0), *around, (0, 0)), constant_values=value)

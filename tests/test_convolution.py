@@ -2,7 +2,10 @@ import jax
 import numpy as np
 import pytest
 
+import nets
 import reference
+from alexnet_jax import convolution as ways
+from alexnet_jax import model, winograd
 from alexnet_jax.convolution import convolution, convolved_size
 
 # (pixels across, kernel, stride, padding): the paper's five layers in small, and odd fits.
@@ -59,16 +62,31 @@ def test_224_pixels_give_55():
     )
 
 
-def test_weight_gradient_is_the_same_on_other_platforms():
-    """Elsewhere than on CPU the library's own form is used; here both run."""
-    from alexnet_jax.convolution import _kernel_gradient, _kernel_gradient_by_image
+@pytest.mark.parametrize(('across', 'kernel', 'stride', 'padding'), CASES)
+def test_is_the_same_on_other_platforms(across, kernel, stride, padding):
+    """Elsewhere than on CPU the library's own form is used; here all forms run."""
+    sizes = dict(stride=stride, padding=padding)
+    x, w = arrays(across, kernel)
+    y = ways._plain(x, w, **sizes)
+    g = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    expected = ways._derivative(ways._plain)(x, w, g, **sizes)
+    got = [ways._by_image(x, w, g, **sizes)]
+    if -(-kernel // stride) in winograd.KERNELS:
+        np.testing.assert_allclose(ways._by_tiles(x, w, **sizes), y, rtol=1e-3, atol=1e-3)
+        got.append(ways._derivative(ways._by_tiles)(x, w, g, **sizes))
+    for gradients in got:
+        for a, b in zip(gradients, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
-    for across, kernel, stride, padding in CASES:
-        x, w = arrays(across, kernel)
-        y = convolution(x, w, stride, padding)
-        g = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
-        a, b = (
-            f(x, w, g, stride=stride, padding=padding)
-            for f in (_kernel_gradient, _kernel_gradient_by_image)
-        )
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+def test_the_papers_layers_go_by_tiles():
+    """All five, on CPU: each takes less than two thirds of the definition's multiplications."""
+    config = nets.full()
+    size, maps_in = config.augmentation.crop, 3
+    for row, layer in zip(
+        model.layer_table(config), config.model.convolutions().values(), strict=False
+    ):
+        kernel = jax.ShapeDtypeStruct((layer.kernel, layer.kernel, maps_in, row.maps), np.float32)
+        x = jax.ShapeDtypeStruct((1, size, size, maps_in), np.float32)
+        assert ways._suits_tiles(x, kernel, layer.stride, layer.padding)
+        size, maps_in = row.pooled, row.maps
