@@ -16,6 +16,7 @@ RESIZE = ('area', 'bilinear', 'bicubic', 'lanczos', 'nearest')
 NOISE = ('none', 'eigenvalue', 'root')  # the paper's formula; its root, as the 2012 code
 MEAN = ('image', 'colour')  # the mean image's centre, as the 2012 code; or one mean colour
 CONSTANTS = ('data', '2012')  # computed from the training split; those of 2012 for ILSVRC
+DTYPES = ('float32', 'bfloat16')
 OPERATIONS = ('relu', 'response_normalization', 'max_pooling')
 
 
@@ -115,6 +116,7 @@ class Model:
 
     towers: int
     width: float  # multiplies maps and units; standard deviations after conv1 by 1 / sqrt(width)
+    dtype: str  # one of DTYPES: of activations and products; parameters and loss stay float32
     conv1: Convolution
     conv2: Convolution
     conv3: Convolution

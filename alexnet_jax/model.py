@@ -9,6 +9,7 @@ conv3, fc6, fc7, and the sum in fc8.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ class Convolution(nnx.Module):
 
     def __call__(self, maps: list[Array]) -> list[Array]:
         """(B, H, W, I) to (B, H, W, O) for each tower here."""
-        kernel_THWIO, bias_TO = self.kernel_THWIO[...], self.bias_TO[...]
+        kernel_THWIO, bias_TO = like(maps[0], self.kernel_THWIO, self.bias_TO)
         return [
             self._then(
                 convolution(x_BHWI, kernel_THWIO[t], self.layer.stride, self.layer.padding)
@@ -54,13 +55,17 @@ class Convolution(nnx.Module):
         ]
 
     def _then(self, x: Array) -> Array:
-        for operation in self.layer.then:
+        rectify, then = False, self.layer.then
+        for operation, after in zip(then, (*then[1:], None), strict=True):
             match operation:
+                case 'relu' if after == 'response_normalization':
+                    rectify = True  # which takes no pass of its own there
                 case 'relu':
                     x = jax.nn.relu(x)
                 case 'response_normalization':
                     n = self.norm
-                    x = response_normalization(x, n.size, n.k, n.alpha, n.beta)
+                    x = response_normalization(x, n.size, n.k, n.alpha, n.beta, rectify=rectify)
+                    rectify = False
                 case 'max_pooling':
                     x = max_pooling(x, self.pool.window, self.pool.stride)
         return x
@@ -79,7 +84,7 @@ class Hidden(nnx.Module):
 
     def __call__(self, units: list[Array], masks: 'Masks | None') -> list[Array]:
         """(B, I) to (B, O) for each tower here."""
-        kernel_TIO, bias_TO = self.kernel_TIO[...], self.bias_TO[...]
+        kernel_TIO, bias_TO = like(units[0], self.kernel_TIO, self.bias_TO)
         out = [jax.nn.relu(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
         return dropout(out, self.layer.dropout, self.number, self.towers, masks)
 
@@ -94,9 +99,15 @@ class Output(nnx.Module):
 
     def __call__(self, units: list[Array]) -> Array:
         """(B, I) for each tower here to (B, K), the same on every device."""
-        kernel_TIK = self.kernel_TIK[...]
-        logits_BK = combine([x_BI @ kernel_TIK[t] for t, x_BI in enumerate(units)])
+        (kernel_TIK,) = like(units[0], self.kernel_TIK)
+        partial = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+        logits_BK = combine([partial(x_BI, kernel_TIK[t]) for t, x_BI in enumerate(units)])
         return logits_BK + self.bias[...][None]
+
+
+def like(x: Array, *params: nnx.Param) -> list[Array]:
+    """The parameters in the dtype of the activations that they meet."""
+    return [param[...].astype(x.dtype) for param in params]
 
 
 class AlexNet(nnx.Module):
@@ -104,6 +115,7 @@ class AlexNet(nnx.Module):
 
     def __init__(self, config: settings.Config, *, rng: Rng) -> None:
         model = config.model
+        self.dtype = model.dtype
         towers, rows = model.towers, {row.name: row for row in layer_table(config)}
 
         def conv(name: str, maps_in: int) -> Convolution:
@@ -129,6 +141,7 @@ class AlexNet(nnx.Module):
         Returns:
           (B, K) float32 logits, the same for all towers.
         """
+        images_BHWC = images_BHWC.astype(self.dtype)
         maps = self.conv1(shown_to_all(images_BHWC, len(self.conv1.kernel_THWIO[...])))
         maps = self.conv2(maps)
         maps = self.conv3(exchange(maps))

@@ -5,63 +5,129 @@
 The window is `size` adjacent maps around map i, clipped at the first and last map given: a tower
 normalizes over its own maps alone. `alpha` multiplies the sum as the paper prints it; the 2012 code
 divides it by the size (layer.py:1183), which is the caller's to do.
+
+What is here is the specification, and fast on CPU. For GPU and TPU there are kernels
+(normalization_pallas.py).
 """
 
+import concurrent.futures
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from absl import logging
 from jax import Array
 
+# Who computes it: None is the best for the platform.
+BY = (None, 'formula', 'pallas')
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+
+class Constants(NamedTuple):
+    """Of the formula."""
+
+    size: int
+    k: float
+    alpha: float
+    beta: float
+
+
 def response_normalization(
-    x: Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
+    x: Array,
+    size: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    *,
+    rectify: bool = False,
+    by: str | None = None,
 ) -> Array:
     """Normalizes each activation by its neighbours in the last axis.
 
     Args:
-      x: (..., maps), any float dtype.
+      x: (..., maps), float32 or bfloat16; the arithmetic is float32.
       size: n, the number of adjacent maps; from i - size // 2 on.
       k, alpha, beta: the constants of the paper.
+      rectify: normalizes max(x, 0): a ReLU before it (§3.1) that takes no pass of its own.
+      by: 'formula', in plain JAX; 'pallas', the kernels, which the CPU interprets slowly; None, the
+        kernels on GPUs and TPUs where they compile and agree with the formula, else the formula.
 
     Returns:
       An array like `x`. The derivative saves `x` alone and computes S again.
+
+    Raises:
+      ValueError: `by` is none of these; see also normalization_pallas.
     """
-    return x * _power(_denominator(x, size, k, alpha), -beta)
+    if by not in BY:
+        raise ValueError(f'by is {by!r}, which is none of {BY}')
+    way = _way(by or ('pallas' if x.size < 2**31 and _kernels_work() else 'formula'))
+    return _normalize(x, Constants(size, k, alpha, beta), rectify, way)
 
 
-def _forward(x: Array, size: int, k: float, alpha: float, beta: float) -> tuple[Array, Array]:
-    return response_normalization(x, size, k, alpha, beta), x
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _normalize(x: Array, constants: Constants, rectify: bool, way: str) -> Array:
+    if way == 'formula':
+        return _value(x, constants, rectify)
+    return _kernels().forward(x, *constants, rectify=rectify, **_target(way))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _backward(
-    size: int, k: float, alpha: float, beta: float, x: Array, cotangent: Array
-) -> tuple[Array]:
-    """dx_j = g_j S_j^-beta - 2 alpha beta x_j sum_{i : j in window(i)} g_i x_i S_i^(-beta - 1)."""
+def _forward(x: Array, constants: Constants, rectify: bool, way: str) -> tuple[Array, Array]:
+    return _normalize(x, constants, rectify, way), x
+
+
+def _backward(constants: Constants, rectify: bool, way: str, x: Array, g: Array) -> tuple[Array]:
+    if way == 'formula':
+        return (_derivative(x, g, constants, rectify),)
+    return (_kernels().backward(x, g, *constants, rectify=rectify, **_target(way)),)
+
+
+_normalize.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _value(x: Array, constants: Constants, rectify: bool) -> Array:
+    r = _rectified(x, rectify)
+    return (r * _power(_denominator(r, constants), -constants.beta)).astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _derivative(x: Array, cotangent: Array, constants: Constants, rectify: bool) -> Array:
+    """dr_j = g_j S_j^-beta - 2 alpha beta r_j sum_{i : j in window(i)} g_i r_i S_i^(-beta - 1)."""
+    # In one piece, XLA would compute what g is made of once for each map of a window.
     x, cotangent = jax.lax.optimization_barrier((x, cotangent))
-    denominator = _denominator(x, size, k, alpha)
-    scaled = cotangent * _power(denominator, -beta)
-    inner = scaled * x / denominator
+    size, k, alpha, beta = constants
+    r = _rectified(x, rectify)
+    # Not _denominator: where the forward pass has the same terms, XLA keeps them for this one.
+    windows = _windows(r, before=size // 2, after=size - 1 - size // 2)
+    denominator = k + alpha * _total([a * a for a in windows])
+    scaled = cotangent.astype(jnp.float32) * _power(denominator, -beta)
+    inner = scaled * r / denominator
     # j is in the window of i where i is in the mirrored window of j.
-    mirrored = _window_sum(inner, before=size - 1 - size // 2, after=size // 2)
-    return (scaled - 2 * alpha * beta * x * mirrored,)
+    mirrored = _total(_windows(inner, before=size - 1 - size // 2, after=size // 2))
+    dr = scaled - 2 * alpha * beta * r * mirrored
+    return (jnp.where(r > 0, dr, 0.0) if rectify else dr).astype(x.dtype)
 
 
-response_normalization.defvjp(_forward, _backward)
+def _rectified(x: Array, rectify: bool) -> Array:
+    x = x.astype(jnp.float32)
+    return jnp.maximum(x, 0.0) if rectify else x
 
 
-def _denominator(x: Array, size: int, k: float, alpha: float) -> Array:
-    return k + alpha * _window_sum(x * x, before=size // 2, after=size - 1 - size // 2)
+def _denominator(r: Array, constants: Constants) -> Array:
+    size, k, alpha, _ = constants
+    return k + alpha * _total(_windows(r * r, before=size // 2, after=size - 1 - size // 2))
 
 
-def _window_sum(x: Array, before: int, after: int) -> Array:
-    """Sums over `before` maps to the left, the map itself and `after` to the right."""
+def _windows(x: Array, before: int, after: int) -> list[Array]:
+    """Of each map, `before` maps to the left, itself and `after` to the right; else zeros."""
     maps = x.shape[-1]
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(before, after)])
-    return sum(padded[..., i : i + maps] for i in range(1, before + 1 + after)) + padded[..., :maps]
+    return [padded[..., i : i + maps] for i in range(before + 1 + after)]
+
+
+def _total(parts: list[Array]) -> Array:
+    return functools.reduce(jnp.add, parts)
 
 
 def _power(x: Array, exponent: float) -> Array:
@@ -70,3 +136,53 @@ def _power(x: Array, exponent: float) -> Array:
         root = jax.lax.rsqrt(x)
         return root * jnp.sqrt(root)
     return x**exponent
+
+
+def _way(by: str) -> str:
+    """'formula', or where a kernel runs: 'gpu', 'tpu', or 'interpreted'."""
+    if by == 'formula':
+        return by
+    return {'gpu': 'gpu', 'cuda': 'gpu', 'tpu': 'tpu'}.get(jax.default_backend(), 'interpreted')
+
+
+def _target(way: str) -> dict[str, Any]:
+    return dict(target='gpu', interpret=True) if way == 'interpreted' else dict(target=way)
+
+
+def _kernels() -> Any:
+    from alexnet_jax import normalization_pallas  # takes a moment, and the CPU does not need it
+
+    return normalization_pallas
+
+
+@functools.cache
+def _kernels_work() -> bool:
+    """Whether this platform has a kernel that gives the right result; tried once, on a few values.
+
+    No version of JAX promises that a kernel compiles on every device, and a run must not end on it.
+    """
+    way = _way('pallas')
+    return way != 'interpreted' and _agrees(way)
+
+
+def _agrees(way: str) -> bool:
+    try:
+        # In a thread of its own, which knows nothing of the program that is being traced here.
+        with concurrent.futures.ThreadPoolExecutor(1) as alone:
+            results = [alone.submit(_try, w).result() for w in (way, 'formula')]
+        np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4)
+    except Exception as error:  # whatever the compiler says
+        reason = str(error).strip().partition('\n')[0]
+        logging.warning('response normalization without its %s kernel: %s', way, reason)
+        return False
+    return True
+
+
+def _try(way: str) -> np.ndarray:
+    """The layer's values and derivative for some numbers."""
+    rng = np.random.default_rng(0)
+    x, g = (jnp.asarray(rng.normal(0, 100, (64, 48)), jnp.float32) for _ in range(2))
+    of = functools.partial(
+        _normalize, constants=Constants(5, 2.0, 1e-4, 0.75), rectify=True, way=way
+    )
+    return np.stack(jax.jit(lambda x, g: (of(x), *jax.vjp(of, x)[1](g)))(x, g))

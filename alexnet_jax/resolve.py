@@ -10,6 +10,7 @@ from typing import Any
 
 from alexnet_jax.config import (
     CONSTANTS,
+    DTYPES,
     MEAN,
     NOISE,
     OPERATIONS,
@@ -72,6 +73,7 @@ _CHOICES = {
     'augmentation.constants': CONSTANTS,
     'augmentation.colour.noise': NOISE,
     'learning_rate.schedule': SCHEDULES,
+    'model.dtype': DTYPES,
 }
 _POSITIVE = ('.std', '.epochs', '.every_epochs', '.divide_by', '.initial', '.width')
 

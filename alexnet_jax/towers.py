@@ -74,9 +74,10 @@ def _keep_freed_memory() -> None:
     XLA allocates a step's maps anew each time. By default such large blocks go back to the system,
     which then clears hundreds of thousands of pages in each step: up to a fifth of its time.
     """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if os.name == 'posix' else None
-    for option, value in MALLOC.values() if mallopt else ():
-        mallopt(option, value)
+    library = ctypes.CDLL(None) if os.name == 'posix' else None
+    if hasattr(library, 'mallopt'):
+        for option, value in MALLOC.values():
+            library.mallopt(option, value)  # pyrefly: ignore[missing-attribute]
 
 
 def choose_mesh(config: Config, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:

@@ -14,7 +14,6 @@ the definition's for k = 3 and about twice that for k = 5 (tests/test_winograd.p
 """
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +61,7 @@ def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     down, across = (n // 2 for n in g.shape[1:3])
 
     g_AM = jnp.stack([g[:, i::2, j::2].reshape(-1) for i, j in _pairs(2)])
-    g_PNO = (back @ g_AM).reshape(len(back), -1, maps_out)
+    g_PNO = jnp.einsum('pa,am->pm', back, g_AM).reshape(len(back), -1, maps_out)
 
     d_kernel = jnp.einsum('pni,pno->pio', _evaluate(x, size), g_PNO)
     d_kernel = jnp.einsum('pk,pio->kio', of_kernel, d_kernel).reshape(kernel.shape)
@@ -80,7 +79,8 @@ def _evaluate(x: Array, size: int) -> Array:
     """Tiles of (k + 1)^2 pixels, two apart, at each point: (points, tiles, maps)."""
     rows, columns = (n - size for n in x.shape[1:3])
     tiles = [x[:, i : i + rows : 2, j : j + columns : 2].reshape(-1) for i, j in _pairs(size + 1)]
-    return (_matrices(size)[2] @ jnp.stack(tiles)).reshape(len(tiles), -1, x.shape[-1])
+    points = jnp.einsum('pa,am->pm', _matrices(size)[2], jnp.stack(tiles))
+    return points.reshape(len(tiles), -1, x.shape[-1])
 
 
 def _evaluate_kernel(kernel: Array) -> Array:
@@ -96,13 +96,14 @@ def _add_overlapping(tiles: Array) -> Array:
     reach = len(tiles) // 2
 
     def total(i: int, j: int) -> Array:
-        return sum(
+        parts = [
             jnp.pad(
                 tiles[2 * s + i, 2 * t + j],
                 ((0, 0), (s, reach - 1 - s), (t, reach - 1 - t), (0, 0)),
             )
             for s, t in _pairs(reach)
-        )
+        ]
+        return functools.reduce(jnp.add, parts)
 
     return _interleave(jnp.stack([total(i, j) for i, j in _pairs(2)]))
 
@@ -115,7 +116,7 @@ def _interleave(phases: Array) -> Array:
 
 
 def _pairs(n: int) -> list[tuple[int, int]]:
-    return list(itertools.product(range(n), repeat=2))
+    return [(i, j) for i in range(n) for j in range(n)]
 
 
 @functools.cache

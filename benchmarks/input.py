@@ -28,7 +28,6 @@ import io
 import math
 import multiprocessing
 import random
-import shlex
 import sys
 import tempfile
 import threading
@@ -371,7 +370,7 @@ that cores share memory and clock."""
 
 def alone(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
     """Calls it in a process of its own; the result, and how busy other processes were."""
-    from step import Others
+    from measuring import Others
 
     others, start, before = Others(), time.perf_counter(), os.times()
     context = multiprocessing.get_context('spawn')
@@ -387,13 +386,11 @@ def alone(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
 
 def report(folder: Path) -> Iterator[str]:
     """What is printed, piece by piece."""
-    from step import circumstances
+    from measuring import circumstances, heading
 
-    rounds, about = _ROUNDS.value, circumstances(with_torch=TORCH)
-    yield shlex.join(['python', 'benchmarks/input.py', *sys.argv[1:]])
-    yield '{date}, {device}, {cores} cores'.format(**about)
-    versions = about['versions'] | {name: importlib.metadata.version(name) for name in PACKAGES}
-    yield ', '.join(f'{name} {version}' for name, version in versions.items())
+    rounds = _ROUNDS.value
+    packages = ('jax', 'jaxlib', 'flax', 'optax', *(['torch'] if TORCH else []), *PACKAGES)
+    yield heading(circumstances(packages))
     size = photographs.make_tars(folder / 'tars', _IMAGES.value)
     for form in FORMS:
         prepare(folder / 'tars', form, folder / 'prepared')

@@ -12,12 +12,23 @@ from alexnet_jax import model
 Contender = Callable[[], None]  # does what is timed, once, and waits for its end
 
 
-class PyTorch:
-    """The same net in eager PyTorch, on all cores."""
+VARIANTS = ('eager', 'channels_last', 'compiled', 'compiled_channels_last')
 
-    def __init__(self, config: settings.Config) -> None:
+
+class PyTorch:
+    """The same net in PyTorch, on all cores or on the GPU, if it has one.
+
+    `variant` is one of VARIANTS; the dtype is that of the settings, by autocast for bfloat16.
+    """
+
+    def __init__(self, config: settings.Config, variant: str = 'eager') -> None:
         self._torch: Any = importlib.import_module('torch')
         self._torch.set_num_threads(os.cpu_count() or 1)
+        self._device = 'cuda' if self._torch.cuda.is_available() else 'cpu'
+        # As in JAX, float32 is computed in TensorFloat-32 where the GPU has it.
+        self._torch.backends.cuda.matmul.allow_tf32 = True
+        self._torch.backends.cudnn.allow_tf32 = True
+        self._torch.backends.cudnn.benchmark = True
         self._torch.manual_seed(config.seed)
         self._config, self._parts = config, _torch_layers(self._torch, config.dataset.classes)
         _initialize(self._torch, config.model, self._parts)
@@ -26,8 +37,15 @@ class PyTorch:
             raise ValueError(f'PyTorch has another net, of {parameters:,} parameters')
         count, crop = config.optimizer.batch_size, config.augmentation.crop
         images = self._torch.randint(256, (count, 3, crop, crop)).float() - 127.5
-        self._images = self._torch.nn.functional.pad(images, (0, 3, 0, 3))
-        self._labels = self._torch.randint(config.dataset.classes, (count,))
+        images = self._torch.nn.functional.pad(images, (0, 3, 0, 3))
+        kind = dict(device=self._device)
+        if variant.endswith('channels_last'):
+            kind['memory_format'] = self._torch.channels_last
+        self._images = images.to(**kind)
+        self._parts = self._parts.to(**kind)
+        self._labels = self._torch.randint(config.dataset.classes, (count,)).to(self._device)
+        compiled = variant.startswith('compiled')
+        self._logits = self._torch.compile(self._layers) if compiled else self._layers
 
     def step(self) -> Contender:
         """Forward, cross entropy, backward and the update."""
@@ -41,10 +59,21 @@ class PyTorch:
 
         def run() -> None:
             optimizer.zero_grad(set_to_none=True)
-            loss = self._torch.nn.functional.cross_entropy(self._logits(), self._labels)
+            loss = self._loss()
             loss.backward()
             optimizer.step()
             check_finite(loss.item())
+
+        self._parts.train()
+        return run
+
+    def gradient(self) -> Contender:
+        """Forward, cross entropy and backward."""
+
+        def run() -> None:
+            self._parts.zero_grad(set_to_none=True)
+            self._loss().backward()
+            self._wait()
 
         self._parts.train()
         return run
@@ -53,13 +82,27 @@ class PyTorch:
         """The logits, without dropout and without what backward would need."""
 
         def run() -> None:
-            with self._torch.inference_mode():
+            self._parts.eval()
+            with self._torch.no_grad(), self._cast():
                 self._logits()
+            self._wait()
 
-        self._parts.eval()
         return run
 
-    def _logits(self) -> Any:
+    def _wait(self) -> None:
+        if self._device == 'cuda':
+            self._torch.cuda.synchronize()
+
+    def _cast(self) -> Any:
+        half = self._config.model.dtype == 'bfloat16'
+        return self._torch.autocast(self._device, dtype=self._torch.bfloat16, enabled=half)
+
+    def _loss(self) -> Any:
+        with self._cast():
+            logits = self._logits()
+        return self._torch.nn.functional.cross_entropy(logits.float(), self._labels)
+
+    def _layers(self) -> Any:
         """The towers meet where `cat` stands, and in `dense`."""
         cat, parts = self._torch.cat, self._parts
         maps = parts.conv3(cat([conv12(self._images) for conv12 in parts.conv12], dim=1))

@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
     c.model = ConfigDict()
     c.model.towers = 2
     c.model.width = 0.25
+    c.model.dtype = 'float32'
     c.model.conv1 = ConfigDict(
         dict(maps=48, kernel=11, stride=4, padding=0, std=0.01, bias=0.0)
         | dict(then=('relu', 'response_normalization', 'max_pooling'))

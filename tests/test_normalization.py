@@ -1,9 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import reference
+from alexnet_jax import normalization, normalization_pallas
 from alexnet_jax.normalization import response_normalization
 
 PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
@@ -45,9 +48,69 @@ def test_derivative_agrees_with_the_jacobian(shape, constants):
 def test_derivative_is_that_of_the_program():
     """Against automatic differentiation of the forward pass, with a random cotangent."""
     x, g = draw((2, 4, 4, 16), 0), draw((2, 4, 4, 16), 1)
-    _, by_hand = jax.vjp(response_normalization, x)
-    _, automatic = jax.vjp(response_normalization.fun, x)
-    np.testing.assert_allclose(by_hand(g)[0], automatic(g)[0], rtol=1e-4, atol=1e-3)
+    for rectify in (False, True):
+        of = functools.partial(response_normalization, rectify=rectify)
+        _, by_hand = jax.vjp(of, x)
+        plain = functools.partial(
+            normalization._value, constants=normalization.Constants(*PAPER.values())
+        )
+        _, automatic = jax.vjp(lambda x, r=rectify, f=plain: f(x, rectify=r), x)
+        np.testing.assert_allclose(by_hand(g)[0], automatic(g)[0], rtol=1e-4, atol=1e-3)
+
+
+def test_rectify_is_a_relu_before():
+    x, g = draw((2, 3, 3, 12), 0), draw((2, 3, 3, 12), 1)
+    y, vjp = jax.vjp(lambda x: response_normalization(x, rectify=True), x)
+    y2, vjp2 = jax.vjp(lambda x: response_normalization(jax.nn.relu(x)), x)
+    np.testing.assert_array_equal(y, y2)
+    np.testing.assert_allclose(vjp(g)[0], vjp2(g)[0], rtol=1e-6)
+
+
+def test_bfloat16_is_rounded_once():
+    """The arithmetic is float32: what is lost is in rounding the result."""
+    x, g = (jnp.asarray(draw((2, 3, 3, 48), seed), jnp.bfloat16) for seed in (0, 1))
+    y, vjp = jax.vjp(response_normalization, x)
+    assert y.dtype == vjp(g)[0].dtype == jnp.bfloat16
+    x, g = reference.float64(x), reference.float64(g)
+    expected = reference.response_normalization(x, **PAPER, groups=1)
+    np.testing.assert_allclose(reference.float64(y), expected, rtol=2**-8)
+    expected = reference.response_normalization_vjp(x, g, **PAPER, groups=1)
+    np.testing.assert_allclose(
+        reference.float64(vjp(g.astype(jnp.bfloat16))[0]), expected, rtol=2**-7, atol=1e-2
+    )
+
+
+def test_the_kernels_are_the_same_function():
+    """`by` chooses who computes it, not what."""
+    x, g = draw((2, 3, 3, 48), 0), draw((2, 3, 3, 48), 1)
+
+    def both(by):
+        y, vjp = jax.vjp(lambda x: response_normalization(x, rectify=True, by=by), x)
+        return y, vjp(g)[0]
+
+    for ours, kernel in zip(both('formula'), both('pallas'), strict=True):
+        np.testing.assert_allclose(ours, kernel, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match='by is'):
+        response_normalization(x, by='cuda')
+
+
+def test_kernels_are_tried_before_they_are_used(monkeypatch):
+    """Also while a step is traced, on several devices; one that is wrong or fails is left out."""
+    mesh = jax.make_mesh((2,), ('tower',), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.PartitionSpec('tower')
+    found = []
+
+    def of(x):
+        found.append(normalization._agrees('interpreted'))
+        return response_normalization(x)
+
+    jax.jit(jax.shard_map(of, mesh=mesh, in_specs=place, out_specs=place)).trace(draw((2, 8), 0))
+    assert found == [True]
+    wrong = normalization_pallas.Formula.powers
+    monkeypatch.setattr(normalization_pallas.Formula, 'powers', lambda self, s: wrong(self, 2 * s))
+    assert not normalization._agrees('interpreted')
+    assert not normalization._agrees('tpu')  # which is not here
+    assert not normalization._kernels_work()  # the CPU interprets them, slowly
 
 
 def test_two_towers_are_not_one_wide_layer():
@@ -64,4 +127,4 @@ def test_is_a_compiled_primitive():
     (outer,) = jax.make_jaxpr(response_normalization)(jnp.ones((1, 1, 1, 8))).eqns
     assert outer.primitive.name == 'custom_vjp_call'
     (inner,) = outer.params['call_jaxpr'].eqns
-    assert inner.params['name'] == 'response_normalization'
+    assert inner.primitive.name == 'jit'

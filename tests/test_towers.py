@@ -1,6 +1,9 @@
 import collections
 import dataclasses
+import platform
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -171,3 +174,29 @@ def test_a_step_lowers_for_accelerators(platform):
     text = lowered.as_text()
     assert text.count('stablehlo.all_gather') == 3
     assert text.count('stablehlo.reduce_scatter') == 3
+
+
+PAGES = """
+import resource, sys
+import numpy as np
+from alexnet_jax import config, towers
+if sys.argv[1] == 'keep':
+    towers.prepare_cpu_devices(config.Mesh(tower=1, data=1))
+for _ in range(3):
+    np.ones(2**23)  # 64 MB, given back at once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(2**23)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='an option of the GNU C library')
+def test_freed_memory_is_kept():
+    """Large blocks are not taken from the system, page by page, again and again."""
+
+    def faults(what):
+        command = [sys.executable, '-c', PAGES, what]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults('keep') < 0.1 * faults('as it is')

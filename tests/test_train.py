@@ -1,3 +1,4 @@
+import re
 import signal
 
 import jax
@@ -53,6 +54,22 @@ def losses_on(batch, two_devices, number, rate):
         state, metrics = step(state, on_device, KNOWN, jnp.float32(rate), NO_NOISE)
         losses.append(float(metrics['loss']))
     return losses
+
+
+def test_bfloat16_is_for_activations_alone():
+    """The same run but for rounding; parameters, velocity and loss are float32, and towers exchange
+    half the bytes."""
+    exact, rounded = nets.small(), nets.small(model__dtype='bfloat16')
+    mesh = nets.mesh_of(2)
+    (_, first), (state, second) = (steps(config, mesh, 5) for config in (exact, rounded))
+    assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype('float32'), jnp.dtype('int32')}
+    losses = [[metrics['loss'] for metrics in found] for found in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6)
+    logits = nets.compiled_logits(rounded, mesh)
+    text = logits.lower(state.params, nets.images(rounded, 8)).as_text()
+    gathers = re.findall(r'all_gather.*?-> tensor<[0-9x]*(\w+)>', text, re.DOTALL)
+    assert gathers == ['bf16'] * 3
 
 
 def test_colour_noise_reaches_the_net():

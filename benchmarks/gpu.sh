@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# All benchmarks that one NVIDIA GPU is good for, in less than eight minutes.
+#
+#     benchmarks/gpu.sh [FOLDER]
+#
+# FOLDER is where the results go: NAME.txt, as printed, and NAME.json for each part; by default
+# benchmarks/results/<date>_<device>. The most important parts come first. Each has its own limit
+# of time, and the next one runs even if it fails; at the end the parts that failed are listed, and
+# the exit code is 1 if there are any. PYTHON is the interpreter (python); JAX must find the GPU,
+# and PyTorch, where it is installed with CUDA, is timed too.
+
+set -euo pipefail
+
+folder=${1:-}
+[[ -z $folder ]] || folder=$(realpath -m -- "$folder")
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+python=${PYTHON:-python}
+failed=()
+
+device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1) || true
+if [[ -z $device ]]; then
+  echo 'gpu.sh: nvidia-smi names no GPU' >&2
+  exit 1
+fi
+slug=$(tr '[:upper:]' '[:lower:]' <<<"$device" | tr -cs 'a-z0-9' '_')
+folder=${folder:-benchmarks/results/$(date +%F)_${slug%_}}
+mkdir -p -- "$folder"
+
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
+export PYTHONUNBUFFERED=1                  # what was printed before a limit is kept
+export XLA_PYTHON_CLIENT_MEM_FRACTION=0.55 # the rest is PyTorch's
+
+# part SECONDS NAME COMMAND...: its output goes to NAME.txt.
+part() {
+  local seconds=$1 name=$2 code=0
+  shift 2
+  printf '\n== %s, after %s s, for at most %s s: %s\n' "$name" "$SECONDS" "$seconds" "$*"
+  timeout --kill-after=5 "$seconds" "$@" 2>&1 | tee -- "$folder/$name.txt" || code=$?
+  if ((code)); then
+    echo "== $name failed: exit code $code"
+    failed+=("$name ($code)")
+  fi
+}
+
+# Only part of what nvidia-smi tells: its whole table has processes of others.
+about_gpu() {
+  local fields=name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory
+  nvidia-smi --query-gpu="$fields,temperature.gpu,utilization.gpu,mig.mode.current" --format=csv
+}
+export -f about_gpu
+
+normalization() { # SECONDS NAME FLAGS...
+  local seconds=$1 name=$2
+  shift 2
+  part "$seconds" "$name" "$python" benchmarks/normalization.py --out="$folder/$name.json" "$@"
+}
+
+step() { # SECONDS NAME FLAGS...
+  local seconds=$1 name=$2
+  shift 2
+  part "$seconds" "$name" "$python" benchmarks/step.py --out="$folder/$name.json" --devices=1 \
+    --what=forward,gradient,step --forms=unrolled,vmapped,grouped \
+    --torch=eager,channels_last,compiled "$@"
+}
+
+# The limits are 475 s in all.
+part 5 gpu bash -c about_gpu
+normalization 30 kernels --check
+step 150 step_bfloat16_1024 --batch=1024 --dtype=bfloat16
+step 120 step_float32_128 --batch=128 --dtype=float32
+normalization 50 normalization_1024 --batch=1024
+normalization 40 normalization_128 --batch=128
+normalization 80 tuning --tune --batch=128 --repeats=5
+
+printf '\n%s s in all; results are in %s\n' "$SECONDS" "$folder"
+if ((${#failed[@]})); then
+  echo "failed (124 and 137 are the limit of time): ${failed[*]}"
+  exit 1
+fi

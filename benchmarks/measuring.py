@@ -1,0 +1,94 @@
+"""What benchmarks share: rounds in turn, under what it was measured, and the file of the result."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+Contender = Callable[[], object]  # does what is timed, once, and waits for its end
+
+
+def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each round, after one that is not counted."""
+    for run in contenders.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+class Others:
+    """How busy other processes keep the cores, where the system tells it (Linux)."""
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    def share(self) -> float | None:
+        """Of all cores' time since the start; None where it is not known."""
+        if self._start is None or (now := self._read()) is None:
+            return None
+        total, busy, own = (b - a for a, b in zip(self._start, now, strict=True))
+        return max(0.0, busy - own) / max(total, 1e-9)
+
+    @staticmethod
+    def _read() -> tuple[float, float, float] | None:
+        """Seconds: of all cores, of those the busy ones, of those our own."""
+        file = Path('/proc/stat')
+        if not file.exists():
+            return None
+        ticks = [int(field) for field in file.read_text().splitlines()[0].split()[1:9]]
+        total, idle = sum(ticks), sum(ticks[3:5])  # idle, and idle with a disk to wait for
+        per_second = os.sysconf('SC_CLK_TCK')
+        return total / per_second, (total - idle) / per_second, time.process_time()
+
+
+def circumstances(packages: Sequence[str]) -> dict[str, Any]:
+    """Under what the result was measured; `packages` are told beside Python, with versions."""
+    script = Path(sys.argv[0]).name
+    return {
+        'command': shlex.join(['python', f'benchmarks/{script}', *sys.argv[1:]]),
+        'date': datetime.date.today().isoformat(),
+        'device': processor() if on_cpu() else jax.devices()[0].device_kind,
+        'cores': os.cpu_count(),
+        'versions': {'python': platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def heading(about: Mapping[str, Any]) -> str:
+    """The circumstances, for a person."""
+    versions = ', '.join(f'{name} {version}' for name, version in about['versions'].items())
+    return '{command}\n{date}, {device}, {cores} cores\n'.format(**about) + versions
+
+
+def on_cpu() -> bool:
+    """Whether JAX computes on the CPU unless told otherwise."""
+    return jax.devices()[0].platform == 'cpu'
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write(path: str, about: Mapping[str, Any]) -> None:
+    """A result as JSON."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(about, indent=2) + '\n')
