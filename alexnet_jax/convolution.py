@@ -1,4 +1,4 @@
-"""Convolution as the 2012 code sizes it (§3.5), with a weight gradient that suits the platform."""
+"""Convolution as the 2012 code sizes it (§3.5), in the form that suits the platform."""
 
 import functools
 import math
