@@ -75,15 +75,11 @@ def _plain(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=LAYOUT)
 
 
-def _pads(
-    x_BHWI: Array, kernel_HWIO: Array, stride: int, padding: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    def pads(size: int) -> tuple[int, int]:
-        kernel = kernel_HWIO.shape[0]
-        out = convolved_size(size, kernel, stride, padding)
-        return padding, (out - 1) * stride + kernel - size - padding
-
-    return pads(x_BHWI.shape[1]), pads(x_BHWI.shape[2])
+def _pads(x: Array, kernel: Array, stride: int, padding: int) -> list[tuple[int, int]]:
+    """Zeros before and after the rows, and the columns."""
+    size, have = kernel.shape[0], x.shape[1:3]
+    need = ((out - 1) * stride + size for out in _sizes(x, kernel, stride, padding))
+    return [(padding, n - m - padding) for n, m in zip(need, have, strict=True)]
 
 
 def _by_tiles(x: Array, kernel: Array, stride: int, padding: int) -> Array:

@@ -50,12 +50,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import measuring
 
 from alexnet_jax import config as settings
+from alexnet_jax import files, tables, towers
 from alexnet_jax import normalization_pallas as kernels
-from alexnet_jax import tables, towers
+from alexnet_jax.errors import first_line
 from alexnet_jax.normalization import response_normalization
 
 SIZE, K, ALPHA, BETA = PAPER = (5, 2.0, 1e-4, 0.75)
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Arrays that are read or written.
 MOVES = {'forward': 2, 'backward': 3, 'forward + backward': 5}
 COPY, RELU, TORCH = 'copy', 'ReLU + ', 'PyTorch'
@@ -78,7 +78,7 @@ TUNED = {
 }
 
 _BATCH = flags.DEFINE_integer('batch', 32, 'Images in a batch.', lower_bound=1)
-_DTYPE = flags.DEFINE_list('dtype', list(DTYPES), f'Of {", ".join(DTYPES)}.')
+_DTYPE = flags.DEFINE_list('dtype', list(settings.DTYPES), f'Of {", ".join(settings.DTYPES)}.')
 _LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Of {", ".join(kernels.SHAPES)}.')
 _REPEATS = flags.DEFINE_integer('repeats', 9, 'Rounds.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'File for the result as JSON, each round by itself.')
@@ -86,7 +86,9 @@ _TORCH = flags.DEFINE_bool('torch', True, 'Time PyTorch too, where it is install
 _CHECK = flags.DEFINE_bool('check', False, 'Only compare the kernels with the formula.')
 _TUNE = flags.DEFINE_bool('tune', False, "Time the GPU kernel's constants instead.")
 
-flags.register_validator('dtype', lambda names: names and set(names) <= DTYPES.keys(), 'see --help')
+flags.register_validator(
+    'dtype', lambda names: names and set(names) <= {*settings.DTYPES}, 'see --help'
+)
 flags.register_validator(
     'layers', lambda names: names and set(names) <= kernels.SHAPES.keys(), 'see --help'
 )
@@ -210,7 +212,7 @@ def compile_all(lowered: Sequence[Any]) -> list[Any]:
         except jax.errors.JaxRuntimeError as error:
             return error
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(files.processors()) as pool:
         return list(pool.map(attempt, lowered))
 
 
@@ -259,7 +261,8 @@ def pytorch(what: str, shape: Sequence[int], dtype: str) -> dict[str, Contender]
     step = {'forward': forward, 'forward + backward': both}[what]
     try:
         step(norm)
-    except NotImplementedError:
+    except NotImplementedError as error:  # as for bfloat16 on CPUs
+        print(f'\nPyTorch is left out: {first_line(error)}')
         return {}
     named = {TORCH: norm, RELU + TORCH: rectified}
     return {n: Contender(functools.partial(run, layer), calls) for n, layer in named.items()}
@@ -284,7 +287,7 @@ def measure(
 ) -> list[Result]:
     """All contenders for one table."""
     shape = (_BATCH.value, *kernels.SHAPES[layer])
-    x, cotangent = (draw(shape, DTYPES[dtype], seed) for seed in range(2))
+    x, cotangent = (draw(shape, dtype, seed) for seed in range(2))
     contenders = ours(what, x, cotangent, with_kernels)
     if with_torch:
         contenders |= pytorch(what, shape, dtype)
@@ -372,9 +375,9 @@ def check() -> dict[str, float]:
     Raises:
       WrongKernelError: it is too large.
     """
-    errors = dict.fromkeys(DTYPES, 0.0)
-    for shape, dtype, rectify in itertools.product(CHECKED, DTYPES, (False, True)):
-        x, cotangent = (draw(shape, DTYPES[dtype], seed, CHECKED_STD) for seed in range(2))
+    errors = dict.fromkeys(settings.DTYPES, 0.0)
+    for shape, dtype, rectify in itertools.product(CHECKED, settings.DTYPES, (False, True)):
+        x, cotangent = (draw(shape, dtype, seed, CHECKED_STD) for seed in range(2))
         results = jax.jit(step_of(by('pallas', rectify), 'forward + backward'))(x, cotangent)
         exact = jax.jit(step_of(by('formula', rectify), 'forward + backward'))(
             x.astype(jnp.float32), cotangent.astype(jnp.float32)
@@ -409,7 +412,7 @@ def trials() -> Iterator[tuple[Trial, Any, tuple[Array, ...]]]:
     """Each kernel with all constants, lowered, and its arguments."""
     for layer, dtype in itertools.product(_LAYERS.value, _DTYPE.value):
         shape = (_BATCH.value, *kernels.SHAPES[layer])
-        arrays = tuple(draw(shape, DTYPES[dtype], seed) for seed in range(2))
+        arrays = tuple(draw(shape, dtype, seed) for seed in range(2))
         for constants, what in itertools.product(
             itertools.product(*TUNED.values()), ('forward', 'backward')
         ):

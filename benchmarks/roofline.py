@@ -8,11 +8,11 @@ two. Arithmetic and memory are taken not to overlap, so a device that overlaps t
 """
 
 import dataclasses
-import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from measuring import measure
 
 from alexnet_jax import config as settings
 from alexnet_jax import model
@@ -48,19 +48,13 @@ def measure_peaks(dtype: str) -> Peaks:
     )
 
 
-def _fastest(run: object, repeats: int = 9) -> float:
-    jax.block_until_ready(run())  # pyrefly: ignore[not-callable]
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())  # pyrefly: ignore[not-callable]
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def _fastest(run: Callable[[], jax.Array]) -> float:
+    return min(measure({'': lambda: jax.block_until_ready(run())}, repeats=9)[''])
 
 
 def counted_bytes(config: settings.Config, what: str) -> tuple[int, int]:
     """Bytes for each image, and for each step whatever the batch."""
-    size = np.dtype(jnp.bfloat16 if config.model.dtype == 'bfloat16' else jnp.float32).itemsize
+    size = jnp.dtype(config.model.dtype).itemsize
     towers, forward, backward = config.model.towers, 0, 0
     came = config.augmentation.crop**2 * model.CHANNELS
     for row in model.layer_table(config):

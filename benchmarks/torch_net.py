@@ -3,14 +3,13 @@
 import importlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+from measuring import Contender
 
 from alexnet_jax import config as settings
 from alexnet_jax import model
-
-Contender = Callable[[], None]  # does what is timed, once, and waits for its end
-
 
 VARIANTS = ('eager', 'channels_last', 'compiled', 'compiled_channels_last')
 
