@@ -53,17 +53,18 @@ class Position:
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints in a folder.
+    """The newest `keep` checkpoints in a folder; with None they are only read.
 
     Raises:
       UserError: from every method, where the disk does not take or give what it should.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int | None) -> None:
         self._folder = folder
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=keep is not None,  # another process may be writing one
+            read_only=keep is None,
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 

@@ -141,6 +141,10 @@ class AlexNet(nnx.Module):
         Returns:
           (B, K) float32 logits, the same for all towers.
         """
+        return self.fc8(self.hidden(images_BHWC, masks))
+
+    def hidden(self, images_BHWC: Array, masks: 'Masks | None' = None) -> list[Array]:
+        """The last hidden layer: for each tower here (B, units), as `__call__` has them."""
         images_BHWC = images_BHWC.astype(self.dtype)
         maps = self.conv1(shown_to_all(images_BHWC, len(self.conv1.kernel_THWIO[...])))
         maps = self.conv2(maps)
@@ -149,8 +153,7 @@ class AlexNet(nnx.Module):
         maps = self.conv5(maps)
         units = [x.reshape(len(x), -1) for x in maps]
         units = self.fc6(exchange(units), masks)
-        units = self.fc7(exchange(units), masks)
-        return self.fc8(units)
+        return self.fc7(exchange(units), masks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,3 +289,8 @@ def apply(
 ) -> Array:
     """`AlexNet.__call__` as a pure function of the parameters on this device."""
     return nnx.merge(graph, params)(images_BHWC, masks)
+
+
+def apply_hidden(graph: nnx.GraphDef[AlexNet], params: Any, images_BHWC: Array) -> list[Array]:
+    """`AlexNet.hidden` at test time, as a pure function of the parameters on this device."""
+    return nnx.merge(graph, params).hidden(images_BHWC)

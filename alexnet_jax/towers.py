@@ -124,6 +124,11 @@ def spec(mesh: jax.sharding.Mesh, name: str) -> PartitionSpec:
     return PartitionSpec() if axis is None or mesh.shape[axis] == 1 else PartitionSpec(axis)
 
 
+def spec_of_units(mesh: jax.sharding.Mesh) -> PartitionSpec:
+    """Of (images, units of all towers), where each device has its own of both."""
+    return PartitionSpec(*(axis if mesh.shape[axis] > 1 else None for axis in (DATA, TOWER)))
+
+
 def specs(mesh: jax.sharding.Mesh, tree: Any) -> Any:
     """Partitions of a tree of parameters, or of what holds such trees (the optimizer's state)."""
 

@@ -19,8 +19,8 @@ from alexnet_jax import augmentation, datasets, loader, metrics, model, towers
 from alexnet_jax.checkpoint import Checkpoints, Position
 from alexnet_jax.config import Config, Durations
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluate import credit, make_evaluate
 from alexnet_jax.optimizer import learning_rate, paper_momentum
+from alexnet_jax.scores import credit, make_evaluate
 
 STOPPED = 75  # exit code of a run that was told to stop, saved, and can go on
 
@@ -60,6 +60,25 @@ def _shapes(config: Config) -> State:
     params = model.shapes(config)
     velocity = jax.eval_shape(paper_momentum(config.optimizer).init, params)
     return State(jax.ShapeDtypeStruct((), jnp.int32), params, velocity)
+
+
+def place_constants(
+    config: Config, mesh: jax.sharding.Mesh, splits: datasets.Splits, bad: loader.Bad | None = None
+) -> augmentation.Constants:
+    """What the augmentation knows of the training set, on the devices; counted where it must be.
+
+    Args:
+      bad: takes in which training images cannot be read; None allows none.
+
+    Raises:
+      UserError: an image cannot be read.
+    """
+    sums = None
+    if config.augmentation.constants == 'data':
+        reading, split = loader.Reading.of(config), config.dataset.train_split
+        sums = loader.statistics_of(splits.train, reading, splits.folder, split, bad)
+    known = augmentation.constants(config.augmentation, config.dataset.image_size, sums)
+    return jax.device_put(known, towers.shardings(mesh, towers.spec(mesh, 'constants')))
 
 
 StepFunction = Callable[
@@ -170,19 +189,7 @@ class Loop:
         self.results: dict[str, float] = {}
         self.bad = loader.Bad(splits.train, config.loader.skip_bad)
         self._reading = loader.Reading.of(config)
-        views, sums = config.augmentation, None
-        if views.constants == 'data':
-            sums = loader.statistics_of(
-                splits.train,
-                self._reading,
-                splits.folder,
-                config.dataset.train_split,
-                self.bad,
-            )
-        self._constants = jax.device_put(
-            augmentation.constants(views, config.dataset.image_size, sums),
-            towers.shardings(mesh, towers.spec(mesh, 'constants')),
-        )
+        self._constants = place_constants(config, mesh, splits, self.bad)
         self._train_step, self._evaluation = (
             make_train_step(config, mesh),
             make_evaluate(config, mesh),

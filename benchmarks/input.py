@@ -93,6 +93,7 @@ class Repeated:
     def __init__(self, examples: Any) -> None:
         self.examples, self.count = examples, len(examples)
         self.size = getattr(examples, 'size', 0)
+        self.classes: list[str] = getattr(examples, 'classes', [])
 
     def __len__(self) -> int:
         return catalogue.IMAGES_2012['train']

@@ -28,9 +28,11 @@ class Source(Protocol):
 
     Attributes:
       size: pixels across, if all images are squares of one size; else 0.
+      classes: names of the labels.
     """
 
     size: int
+    classes: list[str]
 
     def __len__(self) -> int: ...
 

@@ -25,6 +25,7 @@ class Records:
     Attributes:
       features: TFDS's description of a record.
       size: pixels across, if all images are squares of one size; else 0.
+      classes: names of the labels.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
@@ -36,7 +37,7 @@ class Records:
         )
         self._files = [(Path(f.filename).name, f.skip) for f in files]
         self._ends = list(itertools.accumulate(f.take for f in files))
-        self._classes = self.features['label'].num_classes
+        self.classes: list[str] = list(self.features['label'].names)
         image = self.features['image']
         self._shape = None if isinstance(image, tfds.features.Image) else image.shape
         rows, columns = image.shape[:2]
@@ -68,8 +69,8 @@ class Records:
             name = record[start:end].decode('utf-8', 'surrogateescape')
         except Exception as error:  # the reader raises what it likes, and so does broken data
             raise BadImage(f'is damaged ({first_line(error)[:120]})') from error
-        if not -1 <= label < self._classes:
-            raise BadImage(f'has label {label}; there are {self._classes} classes')
+        if not -1 <= label < len(self.classes):
+            raise BadImage(f'has label {label}; there are {len(self.classes)} classes')
         return {'image': image, 'label': label, 'name': name}
 
     def where(self, index: int) -> str:

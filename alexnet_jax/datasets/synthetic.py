@@ -11,12 +11,14 @@ class Synthetic:
     Attributes:
       SIZES: images in the training and in the evaluation split.
       size: pixels across.
+      classes: names of the labels.
     """
 
     SIZES = (12_800, 256)
 
     def __init__(self, length: int, image_size: int, classes: int) -> None:
         self._length, self._classes = length, classes
+        self.classes = [str(number) for number in range(classes)]
         self._noise = np.random.default_rng(0).integers(
             0, 256, (2 * image_size, image_size, 3), np.uint8
         )

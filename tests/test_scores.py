@@ -5,7 +5,7 @@ import pytest
 
 import nets
 from alexnet_jax import augmentation, loader, model, towers
-from alexnet_jax.evaluate import credit, make_evaluate
+from alexnet_jax.scores import credit, make_evaluate
 
 
 def test_credit_counts_places():

@@ -28,6 +28,67 @@ def credit(scores_BK: Array, labels_B: Array, top: int) -> Array:
     return places.astype(jnp.float32) / jnp.maximum(equal, 1).astype(jnp.float32)
 
 
+def test_views(config: Config) -> list[augmentation.View]:
+    """All test views of a run's images, the centre first (§4.1)."""
+    size, views = config.dataset.image_size, config.augmentation
+    return augmentation.test_views(size, views.crop, views.mirror)
+
+
+# (parameters, mean image, images (B, size, size, 3) uint8, view) to an array with a row per image.
+Look = Callable[[Any, Array, Array, augmentation.View], Array]
+
+
+def make_log_probabilities(config: Config, mesh: jax.sharding.Mesh) -> Look:
+    """Compiles the net at test time: the log of the softmax for one view, (B, K) float32."""
+    graph = model.graph(config)
+
+    def log_probabilities(params: Any, views_BHWC: Array) -> Array:
+        return jax.nn.log_softmax(model.apply(graph, params, views_BHWC))
+
+    return _make_look(config, mesh, log_probabilities, towers.spec(mesh, 'images'))
+
+
+def make_last_hidden(config: Config, mesh: jax.sharding.Mesh) -> Look:
+    """Compiles the net up to its last hidden layer, (B, units of all towers) float32 (§6.1)."""
+    graph = model.graph(config)
+
+    def last_hidden(params: Any, views_BHWC: Array) -> Array:
+        units = model.apply_hidden(graph, params, views_BHWC)
+        return jnp.concatenate(units, axis=1).astype(jnp.float32)
+
+    return _make_look(config, mesh, last_hidden, towers.spec_of_units(mesh))
+
+
+def _make_look(
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    net: Callable[[Any, Array], Array],
+    out_spec: jax.sharding.PartitionSpec,
+) -> Look:
+    params_specs = towers.specs(mesh, model.shapes(config))
+    images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'step')
+    crop = config.augmentation.crop
+
+    @jax.jit
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(params_specs, everywhere, images, everywhere, everywhere, everywhere),
+        out_specs=out_spec,
+    )
+    def of_place(
+        params: Any, mean: Array, images_BHWC: Array, top: Array, left: Array, mirrored: Array
+    ) -> Array:
+        return net(params, augmentation.take_view(images_BHWC, mean, crop, top, left, mirrored))
+
+    def look(params: Any, mean: Array, images_BHWC: Array, view: augmentation.View) -> Array:
+        return of_place(
+            params, mean, images_BHWC, jnp.int32(view.top), jnp.int32(view.left), view.mirrored
+        )
+
+    return look
+
+
 def make_evaluate(
     config: Config, mesh: jax.sharding.Mesh
 ) -> Callable[[Any, Array, Iterable[Batch], int, int], dict[str, float]]:
@@ -40,24 +101,8 @@ def make_evaluate(
       (nats, centre), 'top1_error', 'top5_error' (centre), the same two with the prefix 'views/' if
       there are several, and 'images'.
     """
-    graph = model.graph(config)
-    params_specs = towers.specs(mesh, model.shapes(config))
-    images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'step')
-    size, crop = config.dataset.image_size, config.augmentation.crop
-    views = augmentation.test_views(size, crop, config.augmentation.mirror)
-
-    @jax.jit
-    @functools.partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(params_specs, images, everywhere, everywhere, everywhere, everywhere),
-        out_specs=images,
-    )
-    def log_probabilities(
-        params: Any, images_BHWC: Array, mean: Array, top: Array, left: Array, mirrored: Array
-    ) -> Array:
-        x = augmentation.take_view(images_BHWC, mean, crop, top, left, mirrored)
-        return jax.nn.log_softmax(model.apply(graph, params, x))
+    views = test_views(config)
+    log_probabilities = make_log_probabilities(config, mesh)
 
     @jax.jit
     def score(log_p_BK: Array, p_BK: Array, labels_B: Array, weight_B: Array) -> dict[str, Array]:
@@ -75,15 +120,7 @@ def make_evaluate(
         for batch in batches:
             on_device = towers.put_batch(mesh, batch)
             log_p = [
-                log_probabilities(
-                    params,
-                    on_device['image'],
-                    mean,
-                    jnp.int32(v.top),
-                    jnp.int32(v.left),
-                    v.mirrored,
-                )
-                for v in views[:number]
+                log_probabilities(params, mean, on_device['image'], view) for view in views[:number]
             ]
             p = sum(jnp.exp(x) for x in log_p)
             sums = score(log_p[0], p, on_device['label'], on_device['weight'])
