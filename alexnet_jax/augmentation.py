@@ -73,12 +73,16 @@ class Draw(NamedTuple):
     colour: Array  # (B, 3) float32, standard normal
 
 
-def draw_views(key: Array, images: int, positions: int, settings: Augmentation) -> Draw:
-    """Random views for a whole batch: all positions^2 places equally probable, half mirrored.
+def draw_views(key: Array, images: int, size: int, settings: Augmentation) -> Draw:
+    """Random views for a whole batch: all places equally probable, half mirrored.
 
-    Consecutive images share place and reflection if `settings.images_per_draw` is above 1; colours
-    are drawn for each.
+    Of images of `size` pixels there are (size - crop + 1)^2 places, or the `settings.positions`^2
+    in the middle: 32^2 in the paper, 33^2 in the 2012 code. Consecutive images share place and
+    reflection if `settings.images_per_draw` is above 1; colours are drawn for each.
     """
+    places = size - settings.crop + 1
+    positions = settings.positions or places
+    first = jnp.uint32((places - positions) // 2)
     chunks = -(-images // settings.images_per_draw)
     coloured = settings.colour.noise != 'none'
     bits = jax.random.bits(key, (3 * chunks + 3 * images * coloured,))
@@ -91,7 +95,8 @@ def draw_views(key: Array, images: int, positions: int, settings: Augmentation) 
     if coloured:
         colour = _normal(bits[3 * chunks :].reshape(images, 3))
     # 2^32 is so much larger than `positions` that the remainder's bias is below 1 in 10^7.
-    return Draw(top % jnp.uint32(positions), left % jnp.uint32(positions), mirrored, colour)
+    top, left = (first + x % jnp.uint32(positions) for x in (top, left))
+    return Draw(top, left, mirrored, colour)
 
 
 def _normal(bits: Array) -> Array:

@@ -91,15 +91,28 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(shapes._asdict()), position=ocp.args.JsonRestore()
         )
-        try:
+        with self._readable(step):
             restored = self._manager.restore(step, args=arguments)
-        except (ValueError, KeyError, OSError) as error:
-            raise UserError(
-                f'checkpoint {step} in {self._folder} cannot be read: {first_line(error)}; '
-                'delete that folder to go on from the one before it'
-            ) from error
         state = type(shapes)(**restored['state'])
         return jax.block_until_ready(state), Position.from_json(restored['position'])
+
+    def restore_params(self) -> dict[str, Any] | None:
+        """The newest parameters alone, whatever their shapes, on the host; None where are none.
+
+        For another net than the one that was saved: a nested dict of NumPy arrays.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        with self._readable(step):
+            known = self._manager.item_metadata(step)['state']
+            shapes = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), dict(known)
+            )
+            arguments = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+            restored = self._manager.restore(step, args=arguments)
+        return jax.device_get(restored['state']['params'])
 
     def wait(self) -> None:
         """Until all is written."""
@@ -109,6 +122,17 @@ class Checkpoints:
     def close(self) -> None:
         """Ends the background threads."""
         self._manager.close()
+
+    @contextmanager
+    def _readable(self, step: int) -> Iterator[None]:
+        """Turns what goes wrong while reading into one line."""
+        try:
+            yield
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(
+                f'checkpoint {step} in {self._folder} cannot be read: {first_line(error)}; '
+                'delete that folder to go on from the one before it'
+            ) from error
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

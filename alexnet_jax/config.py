@@ -17,7 +17,16 @@ NOISE = ('none', 'eigenvalue', 'root')  # the paper's formula; its root, as the 
 MEAN = ('image', 'colour')  # the mean image's centre, as the 2012 code; or one mean colour
 CONSTANTS = ('data', '2012')  # computed from the training split; those of 2012 for ILSVRC
 DTYPES = ('float32', 'bfloat16')
-OPERATIONS = ('relu', 'response_normalization', 'max_pooling')
+NONLINEARITIES = ('relu', 'tanh')
+OPERATIONS = (
+    *NONLINEARITIES,
+    'response_normalization',
+    'spatial_normalization',  # of the 2012 code alone
+    'batch_normalization',
+    'max_pooling',
+    'global_average_pooling',
+)
+READS = ('own', 'all')  # a layer's inputs: its own tower's maps, or those of all towers (§3.2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Augmentation:
     """How images are varied (§4.1), and what is subtracted from them (§2)."""
 
     crop: int  # pixels: side of the random training crop and of the test views (§4.1)
+    positions: int  # places of the training crop along each axis, in the middle; 0: all there are
     mirror: bool  # horizontal reflections, in training and among the test views (§4.1)
     images_per_draw: int  # consecutive images that share crop and reflection; 2012: 32
     mean: str  # one of MEAN: what is subtracted
@@ -65,12 +75,15 @@ class Augmentation:
 class Convolution:
     """A convolutional layer of each tower (§3.5)."""
 
-    maps: int  # of one tower, at width 1
+    maps: int  # of one tower, at width 1; 0: the net has no such layer
     kernel: int
     stride: int
     padding: int  # zero pixels on every side; what the stride still lacks is added right and bottom
+    reads: str  # one of READS; the first layer sees the image whatever it says
+    shared: bool  # weights over all places; else each place has its own ('local' in the 2012 code)
     std: float  # of the initial weights, at width 1
     bias: float  # initial
+    decay_factor: float  # of these weights, in units of optimizer.weight_decay
     then: tuple[str, ...]  # what follows, in order; of OPERATIONS
 
 
@@ -78,9 +91,12 @@ class Convolution:
 class Dense:
     """A fully-connected hidden layer of each tower (§3.5)."""
 
-    units: int  # of one tower, at width 1
+    units: int  # of one tower, at width 1; 0: the net has no such layer
+    reads: str  # one of READS
     std: float
     bias: float
+    decay_factor: float
+    nonlinearity: str  # one of NONLINEARITIES
     dropout: float  # share of the outputs set to zero in training (§4.2)
 
 
@@ -90,6 +106,7 @@ class Output:
 
     std: float
     bias: float
+    decay_factor: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +117,24 @@ class ResponseNormalization:
     k: float
     alpha: float  # multiplies the sum of squares, as printed; not divided by n
     beta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SpatialNormalization:
+    """The constants of the normalization over neighbouring pixels that the paper leaves out."""
+
+    size: int  # pixels across the window
+    k: float
+    alpha: float  # multiplies the sum of squares; the 2012 code's scale over size ** 2
+    beta: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNormalization:
+    """In place of response normalization (Ioffe and Szegedy, 2015)."""
+
+    epsilon: float  # added to the variance
+    memory: float  # share of the averages for test time that a step keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,19 +157,28 @@ class Model:
     conv3: Convolution
     conv4: Convolution
     conv5: Convolution
+    conv6: Convolution  # of the nets that were trained on all of ImageNet (§6); here has maps=0
     fc6: Dense
     fc7: Dense
     fc8: Output
     response_normalization: ResponseNormalization
+    spatial_normalization: SpatialNormalization
+    batch_normalization: BatchNormalization
     max_pooling: MaxPooling
 
     def convolutions(self) -> dict[str, Convolution]:
-        """The convolutional layers by name, in order."""
-        return {name: getattr(self, name) for name in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')}
+        """The convolutional layers that there are by name, in order."""
+        layers = {f'conv{i}': getattr(self, f'conv{i}') for i in range(1, 7)}
+        return {name: layer for name, layer in layers.items() if layer.maps}
 
     def hidden(self) -> dict[str, Dense]:
-        """The fully-connected hidden layers by name, in order."""
-        return {name: getattr(self, name) for name in ('fc6', 'fc7')}
+        """The fully-connected hidden layers that there are by name, in order."""
+        layers = {name: getattr(self, name) for name in ('fc6', 'fc7')}
+        return {name: layer for name, layer in layers.items() if layer.units}
+
+    def layers(self) -> dict[str, 'Convolution | Dense | Output']:
+        """All layers with weights that there are by name, in order."""
+        return self.convolutions() | self.hidden() | {'fc8': self.fc8}
 
     def widened(self, maps_or_units: int) -> int:
         """Maps or units of one tower at this width; at least one."""
@@ -159,6 +203,7 @@ class Optimizer:
     weight_decay: float
     bias_weight_decay: float
     bias_rate_factor: float  # the biases' learning rate, in units of the weights'
+    bias_rate_falls: bool  # with the weights' rate; else it stays as it began
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +232,15 @@ class Fixed:
 
 
 @dataclasses.dataclass(frozen=True)
+class FirstLayer:
+    """What the 2012 code did with conv1's rate toward the end, by epoch; 0: never."""
+
+    lower_at: float  # its weights' rate is divided from then on, beside what the schedule does
+    divide_by: float
+    freeze_at: float  # neither its weights nor its biases change from then on
+
+
+@dataclasses.dataclass(frozen=True)
 class LearningRate:
     """eps of the update rule, and how it falls (§5)."""
 
@@ -195,6 +249,15 @@ class LearningRate:
     plateau: Plateau
     steps: Steps
     fixed: Fixed
+    conv1: FirstLayer
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Another run whose parameters this one begins with (fine-tuning, §6)."""
+
+    workdir: str  # of that run; '' for none
+    layers: tuple[str, ...]  # which layers are taken over; the others begin as usual
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,10 +270,11 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How often the test error is measured."""
+    """How often the test error is measured, and of what."""
 
     every_epochs: float
     batch_size: int
+    average_views: bool  # at the end of the run, over all test views; else the centre crop alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +312,7 @@ class Config:
     model: Model
     optimizer: Optimizer
     learning_rate: LearningRate
+    pretrained: Pretrained
     mesh: Mesh
     evaluation: Evaluation
     checkpoint: Checkpoint
@@ -256,7 +321,9 @@ class Config:
 
     @property
     def views(self) -> int:
-        """Test views: four corners and the centre, and their reflections (§4.1)."""
+        """Test views: four corners and the centre, and their reflections (§4.1); or the centre."""
+        if not self.evaluation.average_views:
+            return 1
         return 10 if self.augmentation.mirror else 5
 
 

@@ -158,3 +158,27 @@ def _folded_kernel(kernel: Array, stride: int) -> Array:
     kernel = jnp.pad(kernel, ((0, more), (0, more), (0, 0), (0, 0)))
     kernel = kernel.reshape(folded, stride, folded, stride, maps_in, maps_out)
     return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(folded, folded, -1, maps_out)
+
+
+def unshared_convolution(x_BHWI: Array, kernel_YXHWIO: Array, stride: int, padding: int) -> Array:
+    """Like `convolution`, but each place has weights of its own (2012: 'local' layers).
+
+    Args:
+      x_BHWI: (images, rows, columns, maps in).
+      kernel_YXHWIO: (rows', columns', kernel, kernel, maps in, maps out), square.
+
+    Returns:
+      (images, rows', columns', maps out).
+    """
+    rows, columns, size = kernel_YXHWIO.shape[:3]
+    pads = [(0, 0), *_pads(x_BHWI, kernel_YXHWIO[0, 0], stride, padding), (0, 0)]
+    x = jnp.pad(x_BHWI, pads)
+    down, across = (1 + (n - 1) * stride for n in (rows, columns))
+    windows = [
+        x[:, i : i + down : stride, j : j + across : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    patches_BYXPI = jnp.stack(windows, axis=3)
+    kernel_YXPIO = kernel_YXHWIO.reshape(rows, columns, size * size, *kernel_YXHWIO.shape[4:])
+    return jnp.einsum('byxpi,yxpio->byxo', patches_BYXPI, kernel_YXPIO)

@@ -3,9 +3,9 @@
 Letters in names: B images, H rows, W columns, I maps (or units) in, O maps (or units) out, T towers
 (inside the step, the towers that live on this device), K classes.
 
-A layer takes and returns a list with one array per tower on this device. Where its input is
-`exchange(...)`, it reads the maps of all towers; else its own tower's alone. Count the exchanges:
-conv3, fc6, fc7, and the sum in fc8.
+A layer takes and returns a list with one array per tower on this device. Where its settings say
+reads='all' it reads `exchange(...)`, the maps of all towers; else its own tower's alone. In the
+paper's net those are conv3, fc6 and fc7; in fc8 the towers' products are summed.
 """
 
 import dataclasses
@@ -18,74 +18,119 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from alexnet_jax import batch_normalization
 from alexnet_jax import config as settings
-from alexnet_jax.convolution import convolution, convolved_size
+from alexnet_jax.convolution import convolution, convolved_size, unshared_convolution
 from alexnet_jax.errors import UserError
 from alexnet_jax.normalization import response_normalization
 from alexnet_jax.pooling import max_pooling, pooled_size
+from alexnet_jax.spatial_normalization import spatial_normalization
 from alexnet_jax.towers import combine, exchange, own_part, shown_to_all
 
 CHANNELS = 3
+FIRST = 'conv1'
 
 # Where initial weights come from. Drawn on the host, which needs no compilation (with JAX's own
 # generator it took 16 s on two cores); None leaves them zero, where shapes alone matter.
 Rng = np.random.Generator | None
 
+# What a net holds: what is learned, and what batch normalization remembers for test time.
+HELD = nnx.Any(nnx.Param, nnx.BatchStat)
+
+NONLINEARITIES = {'relu': jax.nn.relu, 'tanh': jnp.tanh}
+
 
 class Convolution(nnx.Module):
     """A convolution per tower and what follows it: ReLU, response normalization, max-pooling."""
 
-    def __init__(self, name: str, model: settings.Model, maps_in: int, *, rng: Rng) -> None:
-        layer = model.convolutions()[name]
-        towers, maps = model.towers, model.widened(layer.maps)
-        self.layer, self.norm, self.pool = layer, model.response_normalization, model.max_pooling
-        shape = (towers, layer.kernel, layer.kernel, maps_in, maps)
-        self.kernel_THWIO = nnx.Param(_gaussian(rng, shape, model.initial_std(layer)))
-        self.bias_TO = nnx.Param(np.full((towers, maps), layer.bias, np.float32))
+    def __init__(self, row: 'Row', model: settings.Model, *, rng: Rng) -> None:
+        layer = model.convolutions()[row.name]
+        towers, maps = model.towers, row.maps
+        self.layer, self.model = layer, model
+        self.exchanges = layer.reads == 'all' and row.name != FIRST
+        place = () if layer.shared else (row.size, row.size)
+        shape = (towers, *place, layer.kernel, layer.kernel, row.reads, maps)
+        kernel = nnx.Param(_gaussian(rng, shape, model.initial_std(layer)))
+        if layer.shared:
+            self.kernel_THWIO = kernel
+        else:
+            self.kernel_TYXHWIO = kernel  # Y rows and X columns of places
+        self.bias_TO = nnx.Param(np.full((towers, *place, maps), layer.bias, np.float32))
+        if 'batch_normalization' in layer.then:
+            self.scale_TO = nnx.Param(np.ones((towers, maps), np.float32))
+            self.average_mean_TO = nnx.BatchStat(np.zeros((towers, maps), np.float32))
+            self.average_variance_TO = nnx.BatchStat(np.ones((towers, maps), np.float32))
 
-    def __call__(self, maps: list[Array]) -> list[Array]:
+    def __call__(self, maps: list[Array], training: bool = False) -> list[Array]:
         """(B, H, W, I) to (B, H, W, O) for each tower here."""
-        kernel_THWIO, bias_TO = like(maps[0], self.kernel_THWIO, self.bias_TO)
+        if self.exchanges:
+            maps = exchange(maps)
+        sums = self._sums(maps)
+        if 'batch_normalization' in self.layer.then:
+            sums = self._normalized(sums, training)
+        (bias_T,) = like(maps[0], self.bias_TO)
+        bias = bias_T[:, None] if not self.layer.shared else bias_T[:, None, None, None]
+        return [self._then(x_BHWO + b) for x_BHWO, b in zip(sums, bias, strict=True)]
+
+    def _sums(self, maps: list[Array]) -> list[Array]:
+        stride, padding = self.layer.stride, self.layer.padding
+        if self.layer.shared:
+            (kernel_THWIO,) = like(maps[0], self.kernel_THWIO)
+            return [convolution(x, kernel_THWIO[t], stride, padding) for t, x in enumerate(maps)]
+        (kernel,) = like(maps[0], self.kernel_TYXHWIO)
+        return [unshared_convolution(x, kernel[t], stride, padding) for t, x in enumerate(maps)]
+
+    def _normalized(self, sums: list[Array], training: bool) -> list[Array]:
+        """By batch normalization; in training the averages become what this batch has."""
+        mean_TO, variance_TO = self.average_mean_TO[...], self.average_variance_TO[...]
+        if training:
+            seen = [batch_normalization.moments(x_BHWO) for x_BHWO in sums]
+            mean_TO, variance_TO = (jnp.stack(x) for x in zip(*seen, strict=True))
+            self.average_mean_TO[...], self.average_variance_TO[...] = mean_TO, variance_TO
+        scale_TO, epsilon = self.scale_TO[...], self.model.batch_normalization.epsilon
         return [
-            self._then(
-                convolution(x_BHWI, kernel_THWIO[t], self.layer.stride, self.layer.padding)
-                + bias_TO[t][None, None, None, :]
-            )
-            for t, x_BHWI in enumerate(maps)
+            batch_normalization.normalize(x, mean_TO[t], variance_TO[t], scale_TO[t], epsilon)
+            for t, x in enumerate(sums)
         ]
 
     def _then(self, x: Array) -> Array:
-        rectify, then = False, self.layer.then
+        rectify, then, model = False, self.layer.then, self.model
         for operation, after in zip(then, (*then[1:], None), strict=True):
             match operation:
                 case 'relu' if after == 'response_normalization':
                     rectify = True  # which takes no pass of its own there
-                case 'relu':
-                    x = jax.nn.relu(x)
+                case 'relu' | 'tanh':
+                    x = NONLINEARITIES[operation](x)
                 case 'response_normalization':
-                    n = self.norm
+                    n = model.response_normalization
                     x = response_normalization(x, n.size, n.k, n.alpha, n.beta, rectify=rectify)
                     rectify = False
+                case 'spatial_normalization':
+                    x = spatial_normalization(x, *dataclasses.astuple(model.spatial_normalization))
                 case 'max_pooling':
-                    x = max_pooling(x, self.pool.window, self.pool.stride)
+                    x = max_pooling(x, model.max_pooling.window, model.max_pooling.stride)
+                case 'global_average_pooling':
+                    x = x.mean((1, 2), keepdims=True)
         return x
 
 
 class Hidden(nnx.Module):
     """A fully-connected layer per tower, ReLU and dropout (§4.2)."""
 
-    def __init__(self, name: str, model: settings.Model, units_in: int, *, rng: Rng) -> None:
-        layer = model.hidden()[name]
-        towers, units = model.towers, model.widened(layer.units)
-        self.layer, self.number, self.towers = layer, int(name.removeprefix('fc')), towers
-        std = model.initial_std(layer)
-        self.kernel_TIO = nnx.Param(_gaussian(rng, (towers, units_in, units), std))
-        self.bias_TO = nnx.Param(np.full((towers, units), layer.bias, np.float32))
+    def __init__(self, row: 'Row', model: settings.Model, *, rng: Rng) -> None:
+        layer = model.hidden()[row.name]
+        self.layer, self.number = layer, int(row.name.removeprefix('fc'))
+        self.towers = model.towers
+        shape = (model.towers, row.reads, row.maps)
+        self.kernel_TIO = nnx.Param(_gaussian(rng, shape, model.initial_std(layer)))
+        self.bias_TO = nnx.Param(np.full((model.towers, row.maps), layer.bias, np.float32))
 
     def __call__(self, units: list[Array], masks: 'Masks | None') -> list[Array]:
         """(B, I) to (B, O) for each tower here."""
         kernel_TIO, bias_TO = like(units[0], self.kernel_TIO, self.bias_TO)
-        out = [jax.nn.relu(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
+        units = exchange(units) if self.layer.reads == 'all' else units
+        nonlinear = NONLINEARITIES[self.layer.nonlinearity]
+        out = [nonlinear(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
         return dropout(out, self.layer.dropout, self.number, self.towers, masks)
 
 
@@ -115,21 +160,15 @@ class AlexNet(nnx.Module):
 
     def __init__(self, config: settings.Config, *, rng: Rng) -> None:
         model = config.model
-        self.dtype = model.dtype
-        towers, rows = model.towers, {row.name: row for row in layer_table(config)}
-
-        def conv(name: str, maps_in: int) -> Convolution:
-            return Convolution(name, model, maps_in, rng=rng)
-
-        self.conv1 = conv('conv1', CHANNELS)
-        self.conv2 = conv('conv2', rows['conv1'].maps)
-        self.conv3 = conv('conv3', rows['conv2'].maps * towers)
-        self.conv4 = conv('conv4', rows['conv3'].maps)
-        self.conv5 = conv('conv5', rows['conv4'].maps)
-        flat = rows['conv5'].maps * rows['conv5'].pooled ** 2
-        self.fc6 = Hidden('fc6', model, flat * towers, rng=rng)
-        self.fc7 = Hidden('fc7', model, rows['fc6'].maps * towers, rng=rng)
-        self.fc8 = Output(model, rows['fc7'].maps, config.dataset.classes, rng=rng)
+        self.dtype, self.convolutions = model.dtype, tuple(model.convolutions())
+        self.hiddens = tuple(model.hidden())
+        for row in layer_table(config):
+            if row.name in self.convolutions:
+                setattr(self, row.name, Convolution(row, model, rng=rng))
+            elif row.name in self.hiddens:
+                setattr(self, row.name, Hidden(row, model, rng=rng))
+            else:
+                self.fc8 = Output(model, row.reads, config.dataset.classes, rng=rng)
 
     def __call__(self, images_BHWC: Array, masks: 'Masks | None' = None) -> Array:
         """Class scores.
@@ -144,16 +183,15 @@ class AlexNet(nnx.Module):
         return self.fc8(self.hidden(images_BHWC, masks))
 
     def hidden(self, images_BHWC: Array, masks: 'Masks | None' = None) -> list[Array]:
-        """The last hidden layer: for each tower here (B, units), as `__call__` has them."""
-        images_BHWC = images_BHWC.astype(self.dtype)
-        maps = self.conv1(shown_to_all(images_BHWC, len(self.conv1.kernel_THWIO[...])))
-        maps = self.conv2(maps)
-        maps = self.conv3(exchange(maps))
-        maps = self.conv4(maps)
-        maps = self.conv5(maps)
+        """What fc8 reads: for each tower here (B, units), as `__call__` has them."""
+        towers_here = len(self.fc8.kernel_TIK[...])
+        maps = shown_to_all(images_BHWC.astype(self.dtype), towers_here)
+        for name in self.convolutions:
+            maps = getattr(self, name)(maps, training=masks is not None)
         units = [x.reshape(len(x), -1) for x in maps]
-        units = self.fc6(exchange(units), masks)
-        return self.fc7(exchange(units), masks)
+        for name in self.hiddens:
+            units = getattr(self, name)(units, masks)
+        return units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +250,7 @@ class Row:
     name: str
     size: int  # pixels across, before pooling
     pooled: int  # pixels across, after pooling
+    reads: int  # maps (or units) that one tower's layer is connected to
     maps: int  # or units, of one tower; of fc8, the classes
     parameters: int  # of all towers
     crossing: int  # values per image that a tower's device sends to each other one, forward
@@ -226,33 +265,41 @@ def layer_table(config: settings.Config) -> list[Row]:
     model, towers = config.model, config.model.towers
     rows, size, maps_in = [], config.augmentation.crop, CHANNELS
     for name, layer in model.convolutions().items():
-        size_in = size
-        if size + 2 * layer.padding < 1:
-            raise UserError(f'augmentation.crop={config.augmentation.crop} is too small')
-        size = convolved_size(size, layer.kernel, layer.stride, layer.padding)
-        if size < 1:
-            raise UserError(
-                f'augmentation.crop={config.augmentation.crop} is too small: nothing is left of it '
-                f'at {name}'
-            )
-        pooled = size
-        if 'max_pooling' in layer.then:
-            pooled = pooled_size(size, model.max_pooling.window, model.max_pooling.stride)
-        maps = model.widened(layer.maps)
-        crossing = size_in**2 * maps_in if name == 'conv3' else 0
-        reads = maps_in * (towers if name == 'conv3' else 1)
-        parameters = towers * (layer.kernel**2 * reads * maps + maps)
-        rows.append(Row(name, size, pooled, maps, parameters, crossing))
+        crosses = layer.reads == 'all' and name != FIRST
+        crossing = size**2 * maps_in if crosses else 0
+        reads, maps = maps_in * (towers if crosses else 1), model.widened(layer.maps)
+        size, pooled = _sizes(config, name, size)
+        weights = layer.kernel**2 * reads * maps + maps
+        scales = maps if 'batch_normalization' in layer.then else 0
+        parameters = towers * (weights * (1 if layer.shared else size**2) + scales)
+        rows.append(Row(name, size, pooled, reads, maps, parameters, crossing))
         size, maps_in = pooled, maps
     units_in = size**2 * maps_in
     for name, dense in model.hidden().items():
-        units = model.widened(dense.units)
-        parameters = towers * (units_in * towers * units + units)
-        rows.append(Row(name, 1, 1, units, parameters, units_in))
+        crosses, units = dense.reads == 'all', model.widened(dense.units)
+        reads = units_in * (towers if crosses else 1)
+        parameters = towers * (reads * units + units)
+        rows.append(Row(name, 1, 1, reads, units, parameters, units_in if crosses else 0))
         units_in = units
     classes = config.dataset.classes
-    rows.append(Row('fc8', 1, 1, classes, towers * units_in * classes + classes, classes))
+    parameters = towers * units_in * classes + classes
+    rows.append(Row('fc8', 1, 1, units_in, classes, parameters, classes))
     return rows
+
+
+def _sizes(config: settings.Config, name: str, size_in: int) -> tuple[int, int]:
+    """Pixels across a convolutional layer's maps, before and after pooling."""
+    crop, layer = config.augmentation.crop, config.model.convolutions()[name]
+    size = convolved_size(size_in, layer.kernel, layer.stride, layer.padding)
+    if size_in + 2 * layer.padding < 1 or size < 1:
+        raise UserError(f'augmentation.crop={crop} is too small: nothing is left of it at {name}')
+    pooled, pools = size, config.model.max_pooling
+    for operation in layer.then:
+        if operation == 'max_pooling':
+            pooled = pooled_size(pooled, pools.window, pools.stride)
+        elif operation == 'global_average_pooling':
+            pooled = 1
+    return size, pooled
 
 
 def parameter_count(config: settings.Config) -> int:
@@ -267,12 +314,12 @@ def initialize(config: settings.Config) -> dict[str, Any]:
     the axis of towers.
     """
     net = AlexNet(config, rng=np.random.default_rng(config.seed))
-    return nnx.to_pure_dict(nnx.state(net, nnx.Param))
+    return nnx.to_pure_dict(nnx.state(net, HELD))
 
 
 def shapes(config: settings.Config) -> dict[str, Any]:
     """The shapes and dtypes of the parameters."""
-    return nnx.to_pure_dict(nnx.state(_abstract(config), nnx.Param))
+    return nnx.to_pure_dict(nnx.state(_abstract(config), HELD))
 
 
 def graph(config: settings.Config) -> nnx.GraphDef[AlexNet]:
@@ -289,6 +336,19 @@ def apply(
 ) -> Array:
     """`AlexNet.__call__` as a pure function of the parameters on this device."""
     return nnx.merge(graph, params)(images_BHWC, masks)
+
+
+def apply_training(
+    graph: nnx.GraphDef[AlexNet], params: Any, images_BHWC: Array, masks: Masks
+) -> tuple[Array, dict[str, Any]]:
+    """`apply` in training, and what batch normalization has seen of this batch.
+
+    Returns:
+      The logits, and like `params` the moments of the layers that have batch normalization.
+    """
+    net = nnx.merge(graph, params)
+    logits_BK = net(images_BHWC, masks)
+    return logits_BK, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat))
 
 
 def apply_hidden(graph: nnx.GraphDef[AlexNet], params: Any, images_BHWC: Array) -> list[Array]:

@@ -13,10 +13,13 @@ from alexnet_jax.config import (
     DTYPES,
     MEAN,
     NOISE,
+    NONLINEARITIES,
     OPERATIONS,
+    READS,
     RESIZE,
     SCHEDULES,
     Config,
+    Model,
     as_dict,
     flatten,
 )
@@ -75,7 +78,8 @@ _CHOICES = {
     'learning_rate.schedule': SCHEDULES,
     'model.dtype': DTYPES,
 }
-_POSITIVE = ('.std', '.epochs', '.every_epochs', '.divide_by', '.initial', '.width')
+_MAY_BE_ZERO = ('.padding', '.maps', '.units', '.positions')
+_POSITIVE = ('.std', '.epsilon', '.epochs', '.every_epochs', '.divide_by', '.initial', '.width')
 
 
 def _problems(c: Config) -> Iterator[str]:
@@ -83,15 +87,17 @@ def _problems(c: Config) -> Iterator[str]:
     flat = flatten(as_dict(c))
     may_be_zero = {'seed', 'mesh.tower', 'mesh.data', 'loader.threads', 'loader.workers'}
     may_be_zero |= {'loader.skip_bad', 'learning_rate.plateau.drops'}
-    may_be_zero |= {f'model.{name}.padding' for name in c.model.convolutions()}
+    may_be_zero |= {name for name in flat if name.endswith(_MAY_BE_ZERO)}
     for name, value in flat.items():
         if type(value) is int and value < (name not in may_be_zero):
             yield f'{name}={value} must be at least {int(name not in may_be_zero)}'
+        if name.endswith(('_at', '.decay_factor')) and value < 0:
+            yield f'{name}={value} must be at least 0'
         if type(value) is float and not math.isfinite(value):
             yield f'{name}={value} must be a finite number'
         if type(value) is float and name.endswith(_POSITIVE) and value <= 0:
             yield f'{name}={value} must be above 0'
-        if name.endswith(('.dropout', '.momentum')) and not 0 <= value < 1:
+        if name.endswith(('.dropout', '.momentum', '.memory')) and not 0 <= value < 1:
             yield f'{name}={value} must be at least 0 and below 1'
     if c.dataset.classes < 2:
         yield f'dataset.classes={c.dataset.classes} must be at least 2'
@@ -100,7 +106,15 @@ def _problems(c: Config) -> Iterator[str]:
             f'augmentation.crop={c.augmentation.crop} is larger than '
             f'dataset.image_size={c.dataset.image_size}'
         )
-    for name, known in _CHOICES.items():
+    places = c.dataset.image_size - c.augmentation.crop + 1
+    if c.augmentation.positions > max(1, places):
+        yield (
+            f'augmentation.positions={c.augmentation.positions}, and a crop of '
+            f'{c.augmentation.crop} of {c.dataset.image_size} pixels has {places}'
+        )
+    choices = _CHOICES | {name: READS for name in flat if name.endswith('.reads')}
+    choices |= {name: NONLINEARITIES for name in flat if name.endswith('.nonlinearity')}
+    for name, known in choices.items():
         if flat[name] not in known:
             yield f'{name}={flat[name]!r} is none of {", ".join(known)}'
     if c.augmentation.mean == 'image' and c.augmentation.constants == '2012':
@@ -110,14 +124,7 @@ def _problems(c: Config) -> Iterator[str]:
         )
     if c.augmentation.colour.deviation < 0 or c.augmentation.colour.until_epoch < 0:
         yield 'augmentation.colour.deviation and .until_epoch must be at least 0'
-    for name, layer in c.model.convolutions().items():
-        for operation in layer.then:
-            if operation not in OPERATIONS:
-                known = ', '.join(OPERATIONS)
-                yield f'model.{name}.then has {operation!r}, which is none of {known}'
-    norm = c.model.response_normalization
-    if norm.k <= 0 or norm.alpha < 0:
-        yield f'model.response_normalization needs k > 0, alpha >= 0; not {norm.k}, {norm.alpha}'
+    yield from _model_problems(c.model)
     if c.mesh.tower and c.model.towers % c.mesh.tower:
         yield (
             f'mesh.tower={c.mesh.tower} does not divide model.towers={c.model.towers}: '
@@ -127,3 +134,21 @@ def _problems(c: Config) -> Iterator[str]:
         batch_size = flat[f'{section}.batch_size']
         if c.mesh.data and batch_size % c.mesh.data:
             yield f'{section}.batch_size={batch_size} is not divisible by mesh.data={c.mesh.data}'
+
+
+def _model_problems(model: Model) -> Iterator[str]:
+    for name, layer in model.convolutions().items():
+        for operation in layer.then:
+            if operation not in OPERATIONS:
+                known = ', '.join(OPERATIONS)
+                yield f'model.{name}.then has {operation!r}, which is none of {known}'
+        if 'batch_normalization' in layer.then[1:]:
+            yield f'model.{name}.then: batch_normalization comes first, on what the layer sums up'
+        if 'batch_normalization' in layer.then and not layer.shared:
+            yield f'model.{name}: batch_normalization needs shared weights'
+    if not model.conv1.maps:
+        yield 'model.conv1.maps=0 must be at least 1: the net begins with conv1'
+    for name in ('response_normalization', 'spatial_normalization'):
+        norm = getattr(model, name)
+        if norm.k <= 0 or norm.alpha < 0:
+            yield f'model.{name} needs k > 0, alpha >= 0; not {norm.k}, {norm.alpha}'

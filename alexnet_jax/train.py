@@ -15,11 +15,20 @@ import numpy as np
 import optax
 from jax import Array
 
-from alexnet_jax import augmentation, datasets, loader, metrics, model, towers
+from alexnet_jax import (
+    augmentation,
+    batch_normalization,
+    datasets,
+    loader,
+    metrics,
+    model,
+    pretrained,
+    towers,
+)
 from alexnet_jax.checkpoint import Checkpoints, Position
 from alexnet_jax.config import Config, Durations
 from alexnet_jax.errors import UserError
-from alexnet_jax.optimizer import learning_rate, paper_momentum
+from alexnet_jax.optimizer import Rates, paper_momentum, rates
 from alexnet_jax.scores import credit, make_evaluate
 
 STOPPED = 75  # exit code of a run that was told to stop, saved, and can go on
@@ -40,10 +49,15 @@ class State(NamedTuple):
 
 
 def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
-    """The state before the first step, a function of the settings alone, where it belongs."""
+    """The state before the first step, a function of the settings alone, where it belongs.
+
+    Raises:
+      UserError: it is to begin with another run's parameters, and they do not fit.
+    """
     shardings = jax.tree.map(lambda x: x.sharding, state_shapes(config, mesh))
-    params = jax.device_put(model.initialize(config), shardings.params)
-    init = jax.jit(paper_momentum(config.optimizer).init, out_shardings=shardings.velocity)
+    params = pretrained.take_over(model.initialize(config), config.pretrained)
+    params = jax.device_put(params, shardings.params)
+    init = jax.jit(paper_momentum(config).init, out_shardings=shardings.velocity)
     return State(jax.device_put(np.int32(0), shardings.step), params, init(params))
 
 
@@ -58,7 +72,7 @@ def state_shapes(config: Config, mesh: jax.sharding.Mesh) -> State:
 
 def _shapes(config: Config) -> State:
     params = model.shapes(config)
-    velocity = jax.eval_shape(paper_momentum(config.optimizer).init, params)
+    velocity = jax.eval_shape(paper_momentum(config).init, params)
     return State(jax.ShapeDtypeStruct((), jnp.int32), params, velocity)
 
 
@@ -82,7 +96,7 @@ def place_constants(
 
 
 StepFunction = Callable[
-    [State, dict[str, Array], augmentation.Constants, Array, Array], tuple[State, dict[str, Array]]
+    [State, dict[str, Array], augmentation.Constants, Rates, Array], tuple[State, dict[str, Array]]
 ]
 
 
@@ -90,12 +104,12 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
     """Compiles one step of the paper's recipe.
 
     Returns:
-      `step(state, batch, constants, rate, deviation)`: `batch` holds 'image', (B, size, size, 3)
-      uint8, and 'label', (B,) int32; `rate` is eps and `deviation` that of the colour noise,
+      `step(state, batch, constants, rates, deviation)`: `batch` holds 'image', (B, size, size, 3)
+      uint8, and 'label', (B,) int32; `rates` are eps and `deviation` that of the colour noise,
       float32 scalars. Gives the new state (the old one's memory is reused) and 'loss' (nats) and
       'top1_error' (fraction), means over the batch.
     """
-    graph, update = model.graph(config), paper_momentum(config.optimizer)
+    graph, update = model.graph(config), paper_momentum(config)
     batch_size, views = config.optimizer.batch_size, config.augmentation
     state_specs = towers.specs(mesh, _shapes(config))
     images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
@@ -111,30 +125,30 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
         state: State,
         batch: Any,
         constants: augmentation.Constants,
-        rate: Array,
+        rates: Rates,
         deviation: Array,
     ) -> tuple[State, Any]:
         """What one device does."""
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, mask_key = jax.random.split(key)
-        positions = config.dataset.image_size - views.crop + 1
-        draw = augmentation.draw_views(view_key, batch_size, positions, views)
+        draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
         draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
         views_BHWC = augmentation.random_views(batch['image'], constants, draw, views, deviation)
         masks = model.Masks(mask_key, batch_size)
 
-        def loss(params: Any) -> tuple[Array, Array]:
+        def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.copy_for_each_share(params)
-            logits_BK = model.apply(graph, params, views_BHWC, masks)
+            logits_BK, seen = model.apply_training(graph, params, views_BHWC, masks)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
-            return towers.total_over_data(losses.sum()) / batch_size, logits_BK
+            return towers.total_over_data(losses.sum()) / batch_size, (logits_BK, seen)
 
-        (value, logits_BK), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (value, (logits_BK, seen)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, velocity = update.update(
-            gradients, state.velocity, state.params, learning_rate=rate
+            gradients, state.velocity, state.params, learning_rate=rates
         )
         right = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
+        params = batch_normalization.remember(params, seen, config.model.batch_normalization.memory)
         return State(state.step + 1, params, velocity), {
             'loss': value,
             'top1_error': 1 - right / batch_size,
@@ -217,17 +231,18 @@ class Loop:
             if first < self._plan.steps:
                 self._line.begin()
             for step in range(first, self._plan.steps):
-                rate, epoch = self._rate(step), self._plan.epoch(step)
+                epoch = self._plan.epoch(step)
+                rate = rates(self._config, epoch, self._position.progress)
                 self.state, coming = self._train_step(
                     self.state,
                     batch,
                     self._constants,
-                    jnp.float32(rate),
+                    Rates(*(jnp.float32(x) for x in rate)),
                     jnp.float32(self._config.augmentation.colour.deviation_at(epoch)),
                 )
                 batch, trouble = self._fetch(batches)  # is copied while the step runs
                 self._note(pending)  # of the step before: waiting for this one would idle the host
-                pending = step + 1, rate, coming
+                pending = step + 1, rate.weights, coming
                 if self._due(step + 1) or self._stop.signal or trouble:
                     self._note(pending)
                     pending = None
@@ -274,10 +289,6 @@ class Loop:
             bad=self.bad,
         )
         return (towers.put_batch(self._mesh, batch) for batch in batches)
-
-    def _rate(self, step: int) -> float:
-        rate, epochs = self._config.learning_rate, self._config.optimizer.epochs
-        return learning_rate(rate, self._plan.epoch(step), epochs, self._position.progress)
 
     def _due(self, step: int) -> bool:
         return step == self._plan.steps or not (

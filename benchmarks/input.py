@@ -49,7 +49,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import photographs
 from torch_net import check_finite
 
-from alexnet_jax import augmentation, datasets, images, loader, tables, towers, train
+from alexnet_jax import datasets, images, loader, optimizer, tables, towers, train
 from alexnet_jax.datasets import catalogue, writing
 from alexnet_jax.errors import UserError
 
@@ -262,11 +262,7 @@ def training(folder: Path, rounds: int, batch_size: int) -> Rates:
     towers.prepare_cpu_devices(config.mesh)
     mesh, reading = towers.choose_mesh(config), loader.Reading.of(config)
     splits = datasets.open_splits(data)
-    sums = loader.statistics_of(splits.train, reading, splits.folder, data.train_split)
-    constants = jax.device_put(
-        augmentation.constants(config.augmentation, data.image_size, sums),
-        towers.shardings(mesh, towers.spec(mesh, 'constants')),
-    )
+    constants = train.place_constants(config, mesh, splits)
     take, state = train.make_train_step(config, mesh), train.place_initial_state(config, mesh)
     rate, deviation = config.learning_rate.initial, config.augmentation.colour.deviation
     stream = loader.training_batches(
@@ -282,7 +278,7 @@ def training(folder: Path, rounds: int, batch_size: int) -> Rates:
             nonlocal state, batch
             pending, start = None, time.perf_counter()
             for _ in range(STEPS):
-                numbers = jnp.float32(rate), jnp.float32(deviation)
+                numbers = optimizer.Rates.equal(rate), jnp.float32(deviation)
                 state, coming = take(state, batch, constants, *numbers)
                 batch = following()
                 if pending is not None:

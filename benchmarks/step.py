@@ -50,6 +50,7 @@ from tower_forms import FORMS, form
 from alexnet_jax import augmentation, model, tables, towers, train
 from alexnet_jax import config as settings
 from alexnet_jax.errors import UserError
+from alexnet_jax.optimizer import Rates
 from alexnet_jax.resolve import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,7 +140,7 @@ class Ours:
         """The step of `train`, which changes its own state."""
         take = train.make_train_step(self._config, self._mesh)
         state = train.place_initial_state(self._config, self._mesh)
-        rate = jnp.float32(self._config.learning_rate.initial)
+        rate = Rates.equal(self._config.learning_rate.initial)
         deviation = jnp.float32(self._config.augmentation.colour.deviation)
 
         def run() -> None:
@@ -181,7 +182,8 @@ class Ours:
         take: Any = train.make_train_step(self._config, self._mesh)
         state = train.state_shapes(self._config, self._mesh)
         number = jax.ShapeDtypeStruct((), jnp.float32)
-        plan = take.lower(state, self._batch, self._known, number, number).compile()
+        rates = Rates(*[number] * 4)
+        plan = take.lower(state, self._batch, self._known, rates, number).compile()
         analysis = plan.memory_analysis()
         return analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
 

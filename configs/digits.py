@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
 
     c.augmentation = ConfigDict()
     c.augmentation.crop = 64
+    c.augmentation.positions = 0  # all there are
     c.augmentation.mirror = False
     c.augmentation.images_per_draw = 1
     c.augmentation.mean = 'image'
@@ -45,27 +46,43 @@ def get_config() -> ConfigDict:
     c.model.width = 0.25
     c.model.dtype = 'float32'
     c.model.conv1 = ConfigDict(
-        dict(maps=48, kernel=11, stride=4, padding=0, std=0.01, bias=0.0)
+        dict(maps=48, kernel=11, stride=4, padding=0, reads='own', shared=True)
+        | dict(std=0.01, bias=0.0, decay_factor=1.0)
         | dict(then=('relu', 'response_normalization', 'max_pooling'))
     )
     c.model.conv2 = ConfigDict(
-        dict(maps=128, kernel=5, stride=1, padding=2, std=0.01, bias=1.0)
+        dict(maps=128, kernel=5, stride=1, padding=2, reads='own', shared=True)
+        | dict(std=0.01, bias=1.0, decay_factor=1.0)
         | dict(then=('relu', 'response_normalization', 'max_pooling'))
     )
     c.model.conv3 = ConfigDict(
-        dict(maps=192, kernel=3, stride=1, padding=1, std=0.03, bias=0.0, then=('relu',))
+        dict(maps=192, kernel=3, stride=1, padding=1, reads='all', shared=True)
+        | dict(std=0.03, bias=0.0, decay_factor=1.0, then=('relu',))
     )
     c.model.conv4 = ConfigDict(
-        dict(maps=192, kernel=3, stride=1, padding=1, std=0.03, bias=1.0, then=('relu',))
+        dict(maps=192, kernel=3, stride=1, padding=1, reads='own', shared=True)
+        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu',))
     )
     c.model.conv5 = ConfigDict(
-        dict(maps=128, kernel=3, stride=1, padding=1, std=0.03, bias=1.0)
-        | dict(then=('relu', 'max_pooling'))
+        dict(maps=128, kernel=3, stride=1, padding=1, reads='own', shared=True)
+        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu', 'max_pooling'))
     )
-    c.model.fc6 = ConfigDict(dict(units=2048, std=0.03, bias=1.0, dropout=0.5))
-    c.model.fc7 = ConfigDict(dict(units=2048, std=0.01, bias=1.0, dropout=0.5))
-    c.model.fc8 = ConfigDict(dict(std=0.01, bias=0.0))
+    c.model.conv6 = ConfigDict(  # no maps: there is none; see configs/fall2011.py
+        dict(maps=0, kernel=3, stride=1, padding=1, reads='all', shared=True)
+        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu',))
+    )
+    c.model.fc6 = ConfigDict(
+        dict(units=2048, reads='all', std=0.03, bias=1.0, decay_factor=1.0)
+        | dict(nonlinearity='relu', dropout=0.5)
+    )
+    c.model.fc7 = ConfigDict(
+        dict(units=2048, reads='all', std=0.01, bias=1.0, decay_factor=1.0)
+        | dict(nonlinearity='relu', dropout=0.5)
+    )
+    c.model.fc8 = ConfigDict(dict(std=0.01, bias=0.0, decay_factor=1.0))
     c.model.response_normalization = ConfigDict(dict(size=5, k=2.0, alpha=1e-4, beta=0.75))
+    c.model.spatial_normalization = ConfigDict(dict(size=5, k=1.0, alpha=4e-5, beta=0.75))
+    c.model.batch_normalization = ConfigDict(dict(epsilon=1e-3, memory=0.9))
     c.model.max_pooling = ConfigDict(dict(window=3, stride=2))
 
     c.optimizer = ConfigDict()
@@ -75,6 +92,7 @@ def get_config() -> ConfigDict:
     c.optimizer.weight_decay = 0.0005
     c.optimizer.bias_weight_decay = 0.0005
     c.optimizer.bias_rate_factor = 1.0
+    c.optimizer.bias_rate_falls = True
 
     c.learning_rate = ConfigDict()
     c.learning_rate.initial = 0.01
@@ -82,9 +100,13 @@ def get_config() -> ConfigDict:
     c.learning_rate.plateau = ConfigDict(dict(divide_by=10.0, drops=3, patience=3))
     c.learning_rate.steps = ConfigDict(dict(divide_by=10.0, epochs=(14.0, 20.0)))
     c.learning_rate.fixed = ConfigDict(dict(levels=4, divide_by=250.0))
+    c.learning_rate.conv1 = ConfigDict(dict(lower_at=0.0, divide_by=10.0, freeze_at=0.0))  # never
 
+    c.pretrained = ConfigDict(
+        dict(workdir='', layers=('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7'))
+    )
     c.mesh = ConfigDict(dict(tower=0, data=0))  # 0 chooses
-    c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=128))
+    c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=128, average_views=True))
     c.checkpoint = ConfigDict(dict(every_epochs=5.0, keep=2))
     c.log = ConfigDict(dict(every_steps=10))
     c.loader = ConfigDict(dict(threads=0, workers=0, prefetch=4, skip_bad=0))

@@ -13,7 +13,7 @@ SIZE, CROP = 12, 8
 
 def settings(noise='none', divide=False, **changes):
     """The paper's augmentation with crops of 8, without colour noise, but for `changes`."""
-    ways = dataclasses.replace(nets.full().augmentation, crop=CROP, **changes)
+    ways = dataclasses.replace(nets.full().augmentation, **dict(crop=CROP, positions=0) | changes)
     colour = dataclasses.replace(ways.colour, noise=noise, divide=divide)
     return dataclasses.replace(ways, colour=colour)
 
@@ -34,7 +34,7 @@ def coordinates(images):
 def views(images=2000, mirror=True, seed=0, mean=None):
     mean = jnp.zeros((SIZE, SIZE, 3)) if mean is None else mean
     ways = settings(mirror=mirror)
-    draw = augmentation.draw_views(jax.random.key(seed), images, SIZE - CROP + 1, ways)
+    draw = augmentation.draw_views(jax.random.key(seed), images, SIZE, ways)
     known = augmentation.Constants(mean, jnp.eye(3))
     return np.asarray(augmentation.random_views(coordinates(images), known, draw, ways))
 
@@ -92,7 +92,7 @@ def test_a_view_is_cut_where_it_says():
 def test_images_share_a_draw_in_chunks():
     """2012: the same place and reflection for 32 consecutive images, another for the next."""
     ways = settings(images_per_draw=32)
-    draw = augmentation.draw_views(jax.random.key(0), 100, 5, ways)
+    draw = augmentation.draw_views(jax.random.key(0), 100, SIZE, ways)
     for field in (draw.top, draw.left, draw.mirrored):
         chunks = [np.asarray(field[i : i + 32]) for i in range(0, 100, 32)]
         assert all(len(set(chunk.tolist())) == 1 for chunk in chunks)
@@ -101,7 +101,7 @@ def test_images_share_a_draw_in_chunks():
 
 
 def test_all_33_by_33_positions_of_the_paper_occur():
-    draw = augmentation.draw_views(jax.random.key(0), 20_000, 256 - 224 + 1, settings())
+    draw = augmentation.draw_views(jax.random.key(0), 20_000, 256, settings(crop=224))
     places = set(zip(np.asarray(draw.top).tolist(), np.asarray(draw.left).tolist(), strict=True))
     assert len(places) == 33 * 33
     assert max(places) == (32, 32)
@@ -126,7 +126,7 @@ def test_colour_noise_has_the_covariance_it_should(noise):
     ways, sums = settings(noise), sums_of_colours(COVARIANCE)
     mean = np.zeros((SIZE, SIZE, 3), np.float32)
     known = augmentation.constants(ways, 64, sums)._replace(mean_HWC=mean)
-    draw = augmentation.draw_views(jax.random.key(1), 20_000, 5, ways)
+    draw = augmentation.draw_views(jax.random.key(1), 20_000, SIZE, ways)
     x = np.full((1, SIZE, SIZE, 3), 100, np.uint8)
     still = augmentation.random_views(x, known, jax.tree.map(lambda d: d[:1], draw), ways, 0.0)
     moved = np.asarray(
@@ -151,7 +151,7 @@ def test_the_noisy_image_is_divided_as_in_2012():
     sums = sums_of_colours(COVARIANCE)
     mean = np.zeros((SIZE, SIZE, 3), np.float32)
     known = augmentation.constants(ways, 64, sums)._replace(mean_HWC=mean)
-    draw = augmentation.draw_views(jax.random.key(1), 4, 5, ways)
+    draw = augmentation.draw_views(jax.random.key(1), 4, SIZE, ways)
     x = coordinates(4)
     for deviation in (0.1, 0.0):
         plain = augmentation.random_views(x, known, draw, ways, deviation)

@@ -6,23 +6,25 @@ import pytest
 
 import nets
 import reference
-from alexnet_jax.optimizer import Progress, learning_rate, paper_momentum
+from alexnet_jax.optimizer import Progress, Rates, learning_rate, paper_momentum
 
 
-def run(optimizer, rates, seed=0):
+def run(config, values, seed=0):
     """Parameters after a step of each rate, with random gradients; ours and the reference's."""
     rng = np.random.default_rng(seed)
-    params = {'conv1': {'kernel': rng.normal(size=7), 'bias': rng.normal(size=3)}}
+    optimizer = config.optimizer
+    params = {'conv2': {'kernel': rng.normal(size=7), 'bias': rng.normal(size=3)}}
     ours = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    theirs = {n: (x, np.zeros_like(x)) for n, x in params['conv1'].items()}
-    update = paper_momentum(optimizer)
+    theirs = {n: (x, np.zeros_like(x)) for n, x in params['conv2'].items()}
+    update = paper_momentum(config)
     state = update.init(ours)
     decays = {'kernel': optimizer.weight_decay, 'bias': optimizer.bias_weight_decay}
     factors = {'kernel': 1.0, 'bias': optimizer.bias_rate_factor}
-    for rate in rates:
-        gradient = {n: rng.normal(size=x.shape) for n, x in params['conv1'].items()}
-        as_float32 = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), {'conv1': gradient})
-        change, state = update.update(as_float32, state, ours, learning_rate=jnp.float32(rate))
+    for rate in values:
+        gradient = {n: rng.normal(size=x.shape) for n, x in params['conv2'].items()}
+        as_float32 = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), {'conv2': gradient})
+        now = Rates.equal(rate)._replace(biases=rate * factors['bias'])
+        change, state = update.update(as_float32, state, ours, learning_rate=now)
         ours = optax.apply_updates(ours, change)
         theirs = {
             n: reference.momentum_step(
@@ -30,7 +32,7 @@ def run(optimizer, rates, seed=0):
             )
             for n, (w, v) in theirs.items()
         }
-    return ours['conv1'], {n: w for n, (w, _) in theirs.items()}
+    return ours['conv2'], {n: w for n, (w, _) in theirs.items()}
 
 
 RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01, 0.001, 0.001, 0.001]
@@ -38,7 +40,7 @@ RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01, 0.001, 0.001, 0.001]
 
 def test_the_printed_update():
     """Ten steps with a rate that falls."""
-    ours, theirs = run(nets.full().optimizer, RATES)
+    ours, theirs = run(nets.full(), RATES)
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
 
@@ -50,7 +52,7 @@ def test_biases_as_in_2012():
         optimizer__bias_weight_decay=0.0,
         optimizer__weight_decay=0.1,
     )
-    ours, theirs = run(config.optimizer, RATES)
+    ours, theirs = run(config, RATES)
     for name in ours:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
 
@@ -58,23 +60,23 @@ def test_biases_as_in_2012():
 def test_the_rate_is_inside_the_velocity():
     """A fallen rate leaves the old velocity as it is; optax.sgd would scale it down at once."""
     config = nets.full(optimizer__weight_decay=0.0, optimizer__bias_weight_decay=0.0)
-    update = paper_momentum(config.optimizer)
-    w = {'a': {'kernel': jnp.zeros(1)}}
-    g = {'a': {'kernel': jnp.ones(1)}}
+    update = paper_momentum(config)
+    w = {'conv2': {'kernel': jnp.zeros(1)}}
+    g = {'conv2': {'kernel': jnp.ones(1)}}
     state = update.init(w)
-    first, state = update.update(g, state, w, learning_rate=jnp.float32(1.0))
-    second, _ = update.update(g, state, w, learning_rate=jnp.float32(0.0))
-    assert first['a']['kernel'][0] == -1
-    assert second['a']['kernel'][0] == pytest.approx(-0.9)
+    first, state = update.update(g, state, w, learning_rate=Rates.equal(1.0))
+    second, _ = update.update(g, state, w, learning_rate=Rates.equal(0.0))
+    assert first['conv2']['kernel'][0] == -1
+    assert second['conv2']['kernel'][0] == pytest.approx(-0.9)
 
 
 def test_the_state_is_one_copy_of_the_parameters():
-    w = {'a': {'kernel': jnp.zeros((3, 5)), 'bias': jnp.zeros(5)}}
-    state = paper_momentum(nets.full().optimizer).init(w)
+    w = {'conv2': {'kernel': jnp.zeros((3, 5)), 'bias': jnp.zeros(5)}}
+    state = paper_momentum(nets.full()).init(w)
     assert sum(x.size for x in jax.tree.leaves(state)) == 20
 
 
-def rates(schedule, epochs, **settings):
+def levels(schedule, epochs, **settings):
     settings = {f'learning_rate__{name}': x for name, x in settings.items()}
     rate = nets.full(learning_rate__schedule=schedule, **settings).learning_rate
     return [learning_rate(rate, epoch, 95.0, Progress()) for epoch in epochs]
@@ -82,13 +84,13 @@ def rates(schedule, epochs, **settings):
 
 def test_the_fixed_schedule_of_2012():
     """lr.cu:132: 0.01, 0.001587, 0.000252, 0.00004 in quarters of 95 epochs."""
-    found = rates('fixed', [0, 23.7, 23.8, 47.4, 47.6, 71.2, 71.3, 95])
+    found = levels('fixed', [0, 23.7, 23.8, 47.4, 47.6, 71.2, 71.3, 95])
     pairs = [x for x in (0.01, 0.001587, 0.000252, 0.00004) for _ in range(2)]
     np.testing.assert_allclose(found, pairs, rtol=2e-3)
 
 
 def test_steps():
-    found = rates('steps', [0, 24.9, 25, 51, 78.9, 79])
+    found = levels('steps', [0, 24.9, 25, 51, 78.9, 79])
     np.testing.assert_allclose(found, [1e-2, 1e-2, 1e-3, 1e-4, 1e-4, 1e-5])
 
 

@@ -13,6 +13,7 @@ import pytest
 import nets
 from alexnet_jax import loader, towers, train
 from alexnet_jax.datasets.synthetic import Synthetic
+from alexnet_jax.optimizer import Rates
 
 FIRST, STEPS = 3, 3  # begins in mid-epoch
 
@@ -42,7 +43,7 @@ def trained(config):
             state,
             towers.put_batch(mesh, batch),
             nets.constants(),
-            jnp.float32(0.01),
+            Rates.equal(0.01),
             jnp.float32(0),
         )
         losses.append(float(metrics['loss']))

@@ -13,6 +13,7 @@ import pytest
 import nets
 from alexnet_jax import model, towers, train
 from alexnet_jax.errors import UserError
+from alexnet_jax.optimizer import Rates
 
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
@@ -39,7 +40,7 @@ def test_a_step_exchanges_seven_times():
     step = train.make_train_step(config, mesh)
     state = train.place_initial_state(config, mesh)
     batch = towers.put_batch(mesh, nets.batch(config))
-    rate, deviation = jnp.float32(0.01), jnp.float32(0)
+    rate, deviation = Rates.equal(0.01), jnp.float32(0)
     found = collectives(step, state, batch, nets.constants(), rate, deviation)
     assert found == {'all-gather': 3, 'all-reduce': 1, 'reduce-scatter': 3}
 
@@ -62,7 +63,7 @@ def test_towers_are_isolated_until_conv3(tower):
         net = model.nnx.merge(graph, params)
         maps = net.conv2(net.conv1([x] * (2 // tower)))
         if through == 'conv3':
-            maps = net.conv3(towers.exchange(maps))
+            maps = net.conv3(maps)
         weight = towers.own_part(jnp.asarray([[1.0], [0.0]]))[:, 0]  # tower 0 alone
         square = [(y * y).sum() * w for y, w in zip(maps, weight, strict=True)]
         return towers.combine(square)
@@ -169,7 +170,7 @@ def test_a_step_lowers_for_accelerators(platform):
     step = train.make_train_step(config, mesh)
     state = train.state_shapes(config, mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nets.batch(config))
-    traced = step.trace(state, batch, nets.constants(), jnp.float32(0.01), jnp.float32(0))
+    traced = step.trace(state, batch, nets.constants(), Rates.equal(0.01), jnp.float32(0))
     lowered = traced.lower(lowering_platforms=(platform,))
     text = lowered.as_text()
     assert text.count('stablehlo.all_gather') == 3

@@ -8,6 +8,7 @@ import pytest
 
 import nets
 from alexnet_jax import towers, train
+from alexnet_jax.optimizer import Rates
 
 KNOWN, NO_NOISE = nets.constants(), jnp.float32(0)
 
@@ -19,7 +20,7 @@ def steps(config, mesh, number, rate=0.01):
     known = jax.device_put(KNOWN, towers.shardings(mesh, towers.spec(mesh, 'constants')))
     for i in range(number):
         batch = towers.put_batch(mesh, nets.batch(config, seed=i))
-        state, metrics = step(state, batch, known, jnp.float32(rate), NO_NOISE)
+        state, metrics = step(state, batch, known, Rates.equal(rate), NO_NOISE)
         found.append({name: float(x) for name, x in metrics.items()})
     return state, found
 
@@ -51,7 +52,7 @@ def losses_on(batch, two_devices, number, rate):
     state = train.place_initial_state(config, mesh)
     on_device, losses = towers.put_batch(mesh, batch), []
     for _ in range(number):
-        state, metrics = step(state, on_device, KNOWN, jnp.float32(rate), NO_NOISE)
+        state, metrics = step(state, on_device, KNOWN, Rates.equal(rate), NO_NOISE)
         losses.append(float(metrics['loss']))
     return losses
 
@@ -82,7 +83,7 @@ def test_colour_noise_reaches_the_net():
         state = train.place_initial_state(config, mesh)
         known = KNOWN._replace(colours=200 * KNOWN.colours)
         return float(
-            step(state, batch, known, jnp.float32(0.01), jnp.float32(deviation))[1]['loss']
+            step(state, batch, known, Rates.equal(0.01), jnp.float32(deviation))[1]['loss']
         )
 
     plain = steps(nets.small(), mesh, 1)[1][0]['loss']
