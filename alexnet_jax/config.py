@@ -233,7 +233,7 @@ class Fixed:
 
 @dataclasses.dataclass(frozen=True)
 class FirstLayer:
-    """What the 2012 code did with conv1's rate toward the end, by epoch; 0: never."""
+    """What the 2012 code did with conv1's rate toward the end, by epoch; below 0: never."""
 
     lower_at: float  # its weights' rate is divided from then on, beside what the schedule does
     divide_by: float

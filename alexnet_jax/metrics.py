@@ -71,6 +71,17 @@ class Writer:
             partial.write_text(''.join(kept))
 
 
+def named(results: Mapping[str, float], views: int) -> dict[str, float]:
+    """An evaluation (scores.make_evaluate) as the files name it."""
+    return {
+        name.replace('views', f'eval_{views}_views')
+        if name.startswith('views')
+        else f'eval/{name}': x
+        for name, x in results.items()
+        if name != 'images'
+    }
+
+
 def filter_picture(kernel_THWIO: np.ndarray, columns: int = 8, zoom: int = 3) -> np.ndarray:
     """A picture of all kernels, each stretched to its own range; (rows, columns, 3) uint8."""
     towers, size, _, _, maps = kernel_THWIO.shape

@@ -130,9 +130,9 @@ def rates(config: settings.Config, epoch: float, progress: Progress) -> Rates:
     weights = learning_rate(rate, epoch, ours.epochs, progress)
     biases = ours.bias_rate_factor * (weights if ours.bias_rate_falls else rate.initial)
     conv1 = rate.conv1
-    if conv1.freeze_at and epoch >= conv1.freeze_at:
+    if 0 <= conv1.freeze_at <= epoch:
         return Rates(weights, biases, 0.0, 0.0)
-    lowered = conv1.lower_at and epoch >= conv1.lower_at
+    lowered = 0 <= conv1.lower_at <= epoch
     return Rates(weights, biases, weights / conv1.divide_by if lowered else weights, biases)
 
 

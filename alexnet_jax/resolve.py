@@ -91,7 +91,7 @@ def _problems(c: Config) -> Iterator[str]:
     for name, value in flat.items():
         if type(value) is int and value < (name not in may_be_zero):
             yield f'{name}={value} must be at least {int(name not in may_be_zero)}'
-        if name.endswith(('_at', '.decay_factor')) and value < 0:
+        if name.endswith('.decay_factor') and value < 0:
             yield f'{name}={value} must be at least 0'
         if type(value) is float and not math.isfinite(value):
             yield f'{name}={value} must be a finite number'

@@ -75,20 +75,16 @@ def summary(
     def percent(name: str) -> str:
         return f'{results[name]:.2%}'
 
-    errors = aligned(
-        [
-            (f'{results["images"]:.0f} test images', 'top-1 error', 'top-5 error'),
-            ('centre crop', percent('top1_error'), percent('top5_error')),
-            (
-                f'mean of {config.views} views',
-                percent('views/top1_error'),
-                percent('views/top5_error'),
-            ),
-        ]
-    )
+    rows = [
+        (f'{results["images"]:.0f} test images', 'top-1 error', 'top-5 error'),
+        ('centre crop', percent('top1_error'), percent('top5_error')),
+    ]
+    if config.views > 1:
+        both = percent('views/top1_error'), percent('views/top5_error')
+        rows.append((f'mean of {config.views} views', *both))
     speed = f'{images_per_second:.0f} images/s in training, ' if images_per_second else ''
     lines = [
-        errors,
+        aligned(rows),
         f'{speed}{model.parameter_count(config):,} parameters',
         f'workdir      {workdir}',
         f'curves       tensorboard --logdir={workdir}',

@@ -338,13 +338,7 @@ class Loop:
                 len(self._splits.eval),
             )
         self.results = results
-        named = {
-            name.replace('views', f'eval_{self._config.views}_views')
-            if name.startswith('views')
-            else f'eval/{name}': x
-            for name, x in results.items()
-            if name != 'images'
-        }
+        named = metrics.named(results, self._config.views)
         if self._position.evaluated < step:
             plateau = self._config.learning_rate.plateau
             progress = self._position.progress.after_evaluation(plateau, results['top1_error'])

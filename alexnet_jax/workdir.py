@@ -51,10 +51,10 @@ class Workdir:
                 raise UserError(
                     f'{file} cannot be read: {error}; choose another --workdir'
                 ) from error
-            difference = _difference(theirs, ours)
-            if difference:
+            other = difference(theirs, ours)
+            if other:
                 raise UserError(
-                    f'{self.path} belongs to a run with {difference}: '
+                    f'{self.path} belongs to a run with {other}: '
                     'choose another --workdir, or delete it to begin again'
                 )
         starts.append(_start(self._mesh))
@@ -62,7 +62,7 @@ class Workdir:
             partial.write_text(json.dumps({'config': ours, 'starts': starts}, indent=2) + '\n')
 
 
-def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """What the settings of a run may not differ in, in a few words; '' if nothing."""
     old, new = settings.flatten(theirs), settings.flatten(ours)
     names = [

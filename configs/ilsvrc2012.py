@@ -99,7 +99,7 @@ def get_config() -> ConfigDict:
     c.learning_rate.plateau = ConfigDict(dict(divide_by=10.0, drops=3, patience=3))
     c.learning_rate.steps = ConfigDict(dict(divide_by=10.0, epochs=(25.0, 51.0, 79.0)))
     c.learning_rate.fixed = ConfigDict(dict(levels=4, divide_by=250.0))
-    c.learning_rate.conv1 = ConfigDict(dict(lower_at=0.0, divide_by=10.0, freeze_at=0.0))  # never
+    c.learning_rate.conv1 = ConfigDict(dict(lower_at=-1.0, divide_by=10.0, freeze_at=-1.0))  # never
 
     c.pretrained = ConfigDict(
         dict(workdir='', layers=('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7'))
