@@ -19,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,9 @@ def interval(errors: Sequence[float], base: Sequence[float]) -> tuple[float, flo
     """Welch's 95 % interval of the difference of the means; None where seeds show no spread."""
     if min(len(errors), len(base)) < 2 or len({*errors}) == len({*base}) == 1:
         return None
-    found = stats.ttest_ind(errors, base, equal_var=False).confidence_interval(0.95)
+    with warnings.catch_warnings():  # that one of them has no spread
+        warnings.filterwarnings('ignore', 'Precision loss', RuntimeWarning)
+        found = stats.ttest_ind(errors, base, equal_var=False).confidence_interval(0.95)
     return float(found.low), float(found.high)
 
 

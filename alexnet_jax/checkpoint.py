@@ -66,7 +66,10 @@ class Checkpoints:
             cleanup_tmp_directories=keep is not None,  # another process may be writing one
             read_only=keep is None,
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        handlers = dict(state=ocp.StandardCheckpointHandler(), position=ocp.JsonCheckpointHandler())
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(), item_handlers=handlers, options=options
+        )
 
     def save(self, state: Any, position: Position) -> None:
         """Copies the state, then writes it in the background."""
@@ -106,9 +109,9 @@ class Checkpoints:
             return None
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         with self._readable(step):
-            known = self._manager.item_metadata(step)['state']
+            known = self._manager.item_metadata(step)['state'].tree
             shapes = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), dict(known)
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), known
             )
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
             restored = self._manager.restore(step, args=arguments)

@@ -40,8 +40,8 @@ def ablate(raw: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
       names: of ABLATIONS, in any order.
 
     Raises:
-      UserError: there is no ablation of such a name, the config does not have that part, or two of
-        them change the same setting to different values.
+      UserError: there is no ablation of such a name, the config does not have that part, or not
+        after the others.
     """
     names = list(names)
     for name in names:
@@ -49,10 +49,15 @@ def ablate(raw: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
             raise UserError(f'there is no ablation {name!r}; there are {", ".join(ABLATIONS)}')
         if names.count(name) > 1:
             raise UserError(f'the ablation {name} is given twice')
-    _refuse_clashes(raw, names)
+    left = dict(raw)
     for name in sorted(names, key=list(ABLATIONS).index):
-        raw = _without(raw, name)
-    return dict(raw)
+        alone = _without(raw, name)
+        try:
+            left = alone if left == raw else _without(left, name)
+        except UserError as error:
+            others = ', '.join(other for other in names if other != name)
+            raise UserError(f'the ablation {name} clashes with {others}: {error}') from error
+    return left
 
 
 def changes(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -69,15 +74,6 @@ def _without(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     config = ConfigDict(raw, convert_dict=True)
     ABLATIONS[name].change(config)
     return config.to_dict()
-
-
-def _refuse_clashes(raw: Mapping[str, Any], names: list[str]) -> None:
-    first: dict[str, tuple[str, Any]] = {}
-    for name in names:
-        for key, value in changes(raw, name).items():
-            other, theirs = first.setdefault(key, (name, value))
-            if theirs != value:
-                raise UserError(f'the ablations {other} and {name} both change {key}: give one')
 
 
 def _needs(there: bool, name: str, what: str) -> None:

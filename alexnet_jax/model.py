@@ -265,7 +265,7 @@ def layer_table(config: settings.Config) -> list[Row]:
     model, towers = config.model, config.model.towers
     rows, size, maps_in = [], config.augmentation.crop, CHANNELS
     for name, layer in model.convolutions().items():
-        crosses = layer.reads == 'all' and name != FIRST
+        crosses = towers > 1 and layer.reads == 'all' and name != FIRST
         crossing = size**2 * maps_in if crosses else 0
         reads, maps = maps_in * (towers if crosses else 1), model.widened(layer.maps)
         size, pooled = _sizes(config, name, size)
@@ -276,14 +276,14 @@ def layer_table(config: settings.Config) -> list[Row]:
         size, maps_in = pooled, maps
     units_in = size**2 * maps_in
     for name, dense in model.hidden().items():
-        crosses, units = dense.reads == 'all', model.widened(dense.units)
+        crosses, units = towers > 1 and dense.reads == 'all', model.widened(dense.units)
         reads = units_in * (towers if crosses else 1)
         parameters = towers * (reads * units + units)
         rows.append(Row(name, 1, 1, reads, units, parameters, units_in if crosses else 0))
         units_in = units
     classes = config.dataset.classes
     parameters = towers * units_in * classes + classes
-    rows.append(Row('fc8', 1, 1, units_in, classes, parameters, classes))
+    rows.append(Row('fc8', 1, 1, units_in, classes, parameters, classes if towers > 1 else 0))
     return rows
 
 

@@ -38,7 +38,7 @@ def net_table(config: settings.Config, mesh: jax.sharding.Mesh) -> str:
     rows: list[tuple[str, ...]] = [header]
     for row in model.layer_table(config):
         maps = f'{row.maps} in all' if row.name == 'fc8' else str(row.maps)
-        bytes_crossing = row.crossing * FLOAT32_BYTES if count > 1 else 0
+        bytes_crossing = row.crossing * FLOAT32_BYTES
         rows.append(
             (
                 row.name,

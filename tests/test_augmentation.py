@@ -107,6 +107,17 @@ def test_all_33_by_33_positions_of_the_paper_occur():
     assert max(places) == (32, 32)
 
 
+@pytest.mark.parametrize(
+    ('positions', 'expected'), [(32, range(32)), (1, [16]), (3, range(15, 18))]
+)
+def test_fewer_positions_are_in_the_middle(positions, expected):
+    """The paper's "factor of 2048" is 32 x 32 places; with one, the centre."""
+    draw = augmentation.draw_views(
+        jax.random.key(0), 5_000, 256, settings(crop=224, positions=positions)
+    )
+    assert set(np.asarray(draw.top).tolist()) == set(np.asarray(draw.left).tolist()) == {*expected}
+
+
 def sums_of_colours(covariance, images=8, size=64):
     """Statistics of images whose pixels have about this covariance, around 128."""
     rng = np.random.default_rng(0)

@@ -50,6 +50,20 @@ def test_every_config_resolves():
         ),
         ({'augmentation__colour__deviation': -0.1}, 'deviation and .until_epoch must be at least'),
         ({'seed': -1}, 'seed=-1 must be at least 0'),
+        ({'augmentation__positions': 10}, 'positions=10, and a crop of 64 of 72 pixels has 9'),
+        ({'model__conv3__reads': 'both'}, "model.conv3.reads='both' is none of own, all"),
+        ({'model__fc6__nonlinearity': 'elu'}, "fc6.nonlinearity='elu' is none of relu, tanh"),
+        ({'model__conv1__maps': 0}, 'model.conv1.maps=0 must be at least 1'),
+        ({'model__conv2__decay_factor': -1.0}, 'model.conv2.decay_factor=-1.0 must be at least 0'),
+        (
+            {'model__conv2__then': ('relu', 'batch_normalization')},
+            'model.conv2.then: batch_normalization comes first',
+        ),
+        (
+            {'model__conv3__then': ('batch_normalization',), 'model__conv3__shared': False},
+            'model.conv3: batch_normalization needs shared weights',
+        ),
+        ({'model__spatial_normalization__k': 0.0}, 'model.spatial_normalization needs k > 0'),
         ({'loader__skip_bad': -1}, 'loader.skip_bad=-1 must be at least 0'),
     ],
 )
@@ -92,9 +106,8 @@ def test_a_resolved_config_cannot_change():
         nets.small().seed = 1
 
 
-def test_the_two_recipes_have_the_same_settings():
-    digits, full = (settings.flatten(nets.load(n).to_dict()) for n in ('digits', 'ilsvrc2012'))
-    assert digits.keys() == full.keys()
+def test_without_the_mean_of_views_there_is_one_view():
+    assert nets.small(evaluation__average_views=False).views == 1
 
 
 def test_the_filters_are_those_there_are():

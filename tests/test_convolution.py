@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -6,7 +7,7 @@ import nets
 import reference
 from alexnet_jax import convolution as ways
 from alexnet_jax import model, winograd
-from alexnet_jax.convolution import convolution, convolved_size
+from alexnet_jax.convolution import convolution, convolved_size, unshared_convolution
 
 # (pixels across, kernel, stride, padding): the paper's five layers in small, and odd fits.
 CASES = [(64, 11, 4, 0), (7, 5, 1, 2), (3, 3, 1, 1), (13, 3, 2, 1), (12, 5, 3, 0), (9, 2, 2, 0)]
@@ -90,3 +91,25 @@ def test_the_papers_layers_go_by_tiles():
         x = jax.ShapeDtypeStruct((1, size, size, maps_in), np.float32)
         assert ways._suits_tiles(x, kernel, layer.stride, layer.padding)
         size, maps_in = row.pooled, row.maps
+
+
+def test_places_with_the_same_weights_are_a_convolution():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 9, 9, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
+    for stride, padding in ((1, 1), (2, 0), (2, 1)):
+        plain = convolution(x, kernel, stride, padding)
+        everywhere = jnp.broadcast_to(kernel, (*plain.shape[1:3], *kernel.shape))
+        found = unshared_convolution(x, everywhere, stride, padding)
+        np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_place_knows_its_own_weights_alone():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(1, 4, 4, 2)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(4, 4, 3, 3, 2, 5)), jnp.float32)
+    gradient = jax.grad(lambda k: unshared_convolution(x, k, 1, 1)[0, 1, 2].sum())(kernel)
+    elsewhere = np.ones((4, 4), bool)
+    elsewhere[1, 2] = False
+    assert np.any(np.asarray(gradient)[1, 2])
+    assert not np.any(np.asarray(gradient)[elsewhere])

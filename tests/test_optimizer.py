@@ -7,6 +7,7 @@ import pytest
 import nets
 import reference
 from alexnet_jax.optimizer import Progress, Rates, learning_rate, paper_momentum
+from nets import override
 
 
 def run(config, values, seed=0):
@@ -104,3 +105,46 @@ def test_plateau():
         drops.append(progress.drops)
     assert drops == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3]
     assert learning_rate(rate, 50.0, 90.0, progress) == pytest.approx(1e-5)
+
+
+def test_layers_have_their_share_of_the_decay():
+    """CIFAR-10, 2012: none in the convolutions, 0.004 where weights are not shared."""
+    update = paper_momentum(override(nets.load('cifar10')))
+    w = {name: {'kernel': jnp.ones(1), 'bias': jnp.ones(1)} for name in ('conv1', 'conv3')}
+    still = jax.tree.map(jnp.zeros_like, w)
+    change, _ = update.update(still, update.init(w), w, learning_rate=Rates.equal(1.0))
+    assert change['conv1']['kernel'][0] == 0
+    assert change['conv3']['kernel'][0] == pytest.approx(-0.004)
+    assert change['conv3']['bias'][0] == 0
+
+
+def test_a_frozen_layer_stays_whatever_its_velocity():
+    """2012, weights.cu:148: with eps 0 no update at all; the others' velocity carries on."""
+    update = paper_momentum(nets.full(optimizer__weight_decay=0.0))
+    w = {name: {'kernel': jnp.ones(1), 'bias': jnp.ones(1)} for name in ('conv1', 'conv2')}
+    g = jax.tree.map(jnp.ones_like, w)
+    _, state = update.update(g, update.init(w), w, learning_rate=Rates.equal(0.1))
+    frozen = Rates.equal(0.0)._replace(biases=jnp.float32(0.1))
+    change, _ = update.update(g, state, w, learning_rate=frozen)
+    assert change['conv1']['kernel'][0] == change['conv1']['bias'][0] == 0
+    assert change['conv2']['kernel'][0] == pytest.approx(-0.09)
+
+
+def test_rates_as_in_2012():
+    """layer-params-145.cfg: biases at 0.02 to the end; conv1 lowered at 67, frozen at 72."""
+    config = override(nets.load('ilsvrc2012_as_run'))
+    found = {epoch: rates(config, epoch, Progress()) for epoch in (0, 25, 51, 67, 71.9, 72, 79)}
+    weights = {epoch: x.weights for epoch, x in found.items()}
+    assert weights == pytest.approx(
+        {0: 1e-2, 25: 1e-3, 51: 1e-4, 67: 1e-4, 71.9: 1e-4, 72: 1e-4, 79: 1e-5}
+    )
+    assert all(x.biases == 0.02 for x in found.values())
+    conv1 = {epoch: (x.conv1_weights, x.conv1_biases) for epoch, x in found.items()}
+    assert conv1[51] == pytest.approx((1e-4, 0.02))
+    assert conv1[67] == conv1[71.9] == pytest.approx((1e-5, 0.02))
+    assert conv1[72] == conv1[79] == (0, 0)
+
+
+def test_rates_as_printed_are_equal():
+    found = rates(nets.full(), 50.0, Progress(drops=2))
+    assert {float(x) for x in found} == {pytest.approx(1e-4)}

@@ -1,10 +1,11 @@
-"""The paper, as assertions on configs/ilsvrc2012.py at full size."""
+"""The paper, as assertions on configs/ilsvrc2012.py at full size; the 2012 code, on the others."""
 
 import jax
 import numpy as np
 import pytest
 
 import nets
+from alexnet_jax import config as settings
 from alexnet_jax import model
 
 # (shape over both towers, standard deviation, bias): §3.5, §5 and Figure 2.
@@ -101,3 +102,150 @@ def test_order_of_operations(config):
     then = [layer.then for layer in config.model.convolutions().values()]
     whole = ('relu', 'response_normalization', 'max_pooling')
     assert then == [whole, whole, ('relu',), ('relu',), ('relu', 'max_pooling')]
+
+
+# --- configs/ilsvrc2012_as_run.py: net #145 of the 2012 code, value by value.
+
+
+@pytest.fixture(scope='module')
+def as_run():
+    return nets.override(nets.load('ilsvrc2012_as_run'))
+
+
+def test_the_recipes_differ_in_values_only(config, as_run):
+    """And in these settings only: the rows of docs/decisions.md."""
+    printed, run = (settings.flatten(settings.as_dict(c)) for c in (config, as_run))
+    assert printed.keys() == run.keys()
+    assert {name for name in run if printed[name] != run[name]} == {
+        'dataset.reshuffle',
+        'augmentation.positions',
+        'augmentation.images_per_draw',
+        'augmentation.colour.noise',
+        'augmentation.colour.divide',
+        'augmentation.colour.until_epoch',
+        'model.conv1.then',
+        'model.conv2.then',
+        'model.conv5.then',
+        'model.conv3.std',
+        'model.conv4.std',
+        'model.conv5.std',
+        'model.conv6.std',
+        'model.response_normalization.alpha',
+        'optimizer.epochs',
+        'optimizer.bias_weight_decay',
+        'optimizer.bias_rate_factor',
+        'optimizer.bias_rate_falls',
+        'learning_rate.schedule',
+        'learning_rate.conv1.lower_at',
+        'learning_rate.conv1.freeze_at',
+    }
+
+
+def test_order_as_run(as_run):
+    """layers-145.cfg: rnorm1 before pool1 and its ReLU; rnorm2 and cnorm2 after conv2's ReLU."""
+    m = as_run.model
+    assert m.conv1.then == ('response_normalization', 'max_pooling', 'relu')
+    assert m.conv2.then == (
+        'relu',
+        'response_normalization',
+        'spatial_normalization',
+        'max_pooling',
+    )
+    assert m.conv5.then == ('max_pooling', 'relu')
+
+
+def test_normalization_as_run(as_run):
+    """layer-params-145.cfg with layer.py:1183: scales of 1e-4 over 5 and of 1e-3 over 25."""
+    norm, spatial = as_run.model.response_normalization, as_run.model.spatial_normalization
+    assert (norm.size, norm.k, norm.beta) == (5, 2, 0.75)
+    assert norm.alpha == pytest.approx(0.0001 / 5)
+    assert (spatial.size, spatial.k, spatial.beta) == (5, 1, 0.75)
+    assert spatial.alpha == pytest.approx(0.001 / 25)
+
+
+def test_initial_values_as_run(as_run):
+    layers = as_run.model.layers()
+    assert [layer.std for layer in layers.values()] == [0.01, 0.01, 0.03, 0.03, 0.03] + [0.01] * 3
+    assert [layer.bias for layer in layers.values()] == [0, 1, 0, 1, 1, 1, 1, 0]
+
+
+def test_learning_as_run(as_run):
+    """layer-params-145.cfg:169, weights.cu:146, convdata_jpeg.py; the rates are in test_optimizer."""
+    ours, views = as_run.optimizer, as_run.augmentation
+    assert (ours.batch_size, ours.momentum, ours.epochs) == (128, 0.9, 91)
+    assert (ours.weight_decay, ours.bias_weight_decay) == (0.0005, 0)
+    assert (as_run.learning_rate.initial * ours.bias_rate_factor, ours.bias_rate_falls) == (
+        0.02,
+        False,
+    )
+    assert as_run.learning_rate.steps.epochs == (25, 51, 79)
+    assert (views.crop, views.positions, views.images_per_draw, views.mean) == (
+        224,
+        33,
+        32,
+        'image',
+    )
+    noise = views.colour
+    assert (noise.noise, noise.deviation, noise.divide) == ('root', 0.1, True)
+    assert (noise.deviation_at(66.9), noise.deviation_at(67.0)) == (0.1, 0)
+    assert not as_run.dataset.reshuffle
+
+
+def test_the_sixth_layer():
+    """layers-146-2011.cfg: 128 maps of 3x3 over the last pools of both towers, std 0.03, bias 1."""
+    config = nets.override(nets.load('fall2011'))
+    layer = config.model.convolutions()['conv6']
+    assert (layer.maps, layer.kernel, layer.padding, layer.reads) == (128, 3, 1, 'all')
+    assert (layer.std, layer.bias, layer.then) == (0.03, 1, ('relu',))
+    rows = {row.name: row for row in model.layer_table(config)}
+    assert (rows['conv6'].size, rows['conv6'].reads, rows['fc8'].maps) == (6, 256, 21_841)
+    assert rows['conv6'].crossing == 36 * 128
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in (nets.ROOT / 'configs').glob('*.py')))
+def test_every_config_is_whole(name):
+    """All the settings there are, values that can be, layers that fit; and a docstring."""
+    raw = nets.load(name).to_dict()
+    config = nets.override(nets.load(name))
+    assert settings.flatten(raw).keys() == settings.flatten(nets.load('digits').to_dict()).keys()
+    assert model.parameter_count(config) == sum(
+        x.size for x in jax.tree.leaves(model.shapes(config))
+    ) - averages(config)
+    assert f'--config=configs/{name}.py' in (nets.ROOT / 'configs' / f'{name}.py').read_text() or (
+        name == 'digits'
+    )
+
+
+def averages(config):
+    """What batch normalization keeps beside the parameters."""
+    return sum(
+        x.size
+        for layer in model.shapes(config).values()
+        for leaf, x in layer.items()
+        if leaf.startswith('average')
+    )
+
+
+def test_the_cifar_nets():
+    """layers-conv-local-13pct.cfg and -11pct.cfg, and their layer-params."""
+    plain, normalized = (
+        nets.override(nets.load(name)) for name in ('cifar10', 'cifar10_normalized')
+    )
+    rows = model.layer_table(plain)
+    assert [(r.size, r.pooled, r.maps) for r in rows] == [
+        (32, 16, 64),
+        (16, 8, 64),
+        (8, 8, 32),
+        (8, 8, 32),
+        (1, 1, 10),
+    ]
+    assert [layer.std for layer in plain.model.layers().values()] == [1e-4, 0.01, 0.04, 0.04, 0.01]
+    for config, fc10 in ((plain, 0.004), (normalized, 0.01)):
+        decay = [layer.decay_factor * 0.004 for layer in config.model.layers().values()]
+        assert decay == pytest.approx([0, 0, 0.004, 0.004, fc10])
+        assert config.learning_rate.initial == 0.001
+        assert config.optimizer.bias_rate_factor == 2
+    norm = normalized.model.response_normalization
+    assert (norm.size, norm.k, norm.beta) == (9, 1, 0.75)
+    assert norm.alpha == pytest.approx(0.001 / 9)
+    assert normalized.model.conv3.maps == 64
