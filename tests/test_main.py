@@ -4,13 +4,12 @@ import json
 import re
 import shutil
 
-import jax
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import runs
 import tars
-from alexnet_jax import datasets, main
+from alexnet_jax import datasets
 
 
 @pytest.mark.slow
@@ -195,17 +194,3 @@ def test_a_bad_record_stops_the_run_unless_it_may_be_skipped(tmp_path, data_dir)
     code, out, err = runs.run([*command, '--skip_bad=1'])
     assert code == 0, err
     assert f'left out     1 bad: {where}' in out
-
-
-def test_programs_are_kept_for_the_next_run(monkeypatch, tmp_path):
-    """In the user's cache folder, unless JAX's own setting says where."""
-    before = jax.config.jax_compilation_cache_dir
-    main._keep_compiled()
-    assert jax.config.jax_compilation_cache_dir == before  # the tests set the variable
-    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    try:
-        main._keep_compiled()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'alexnet_jax')
-    finally:
-        jax.config.update('jax_compilation_cache_dir', before)
