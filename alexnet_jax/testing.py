@@ -127,7 +127,7 @@ def results(nets: Sequence[Net], labels_N: np.ndarray) -> list[Result]:
         views = ensemble.mean([net.views_NK for net in nets])
         found += [
             Result(name, None, 'centre crop', scores.errors(centre, labels_N)),
-            Result(name, None, 'mean of all views', scores.errors(views, labels_N)),
+            Result(name, None, 'all views', scores.errors(views, labels_N)),
         ]
     return found
 
@@ -159,14 +159,14 @@ def _tune(
     tuned_on, others = ensemble.halves(labels_N)
     p_MNK = [net.views_NK for net in nets]
     print(
-        f'\nweights tuned on {len(tuned_on):,} images, every second of each class; the errors '
-        'below are of the others, which had no part in it',
+        f'\nweights tuned on {len(tuned_on):,} images, every second of each class; errors of the '
+        'others, which had no part in it:',
         flush=True,
     )
     weights = ensemble.tune([p_NK[tuned_on] for p_NK in p_MNK], labels_N[tuned_on])
     weighted = ensemble.mean(p_MNK, weights)
     found = [
-        Result(name, None, 'mean of all views', scores.errors(p_NK[others], labels_N[others]))
+        Result(name, None, 'all views', scores.errors(p_NK[others], labels_N[others]))
         for name, p_NK in (('equal weights', ensemble.mean(p_MNK)), ('tuned weights', weighted))
     ]
     shares = [(net.name, f'{weight:.3f}') for net, weight in zip(nets, weights, strict=True)]

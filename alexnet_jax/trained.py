@@ -41,7 +41,7 @@ def read_config(workdir: Path) -> settings.Config:
     try:
         return resolve(raw)
     except UserError as error:
-        raise UserError(f'{file} is not of this version: {error}') from error
+        raise UserError(f'{file} is of another version: {error}') from error
 
 
 def newest_step(workdir: Path) -> int:
