@@ -92,7 +92,7 @@ def test(workdirs: Sequence[Path], changes: Mapping[str, Any], out: Path, tune: 
     summary, extra = _summary(configs[0], nets, found), {}
     if tune:
         summary['tuned'], extra = _tune(nets, known.labels)
-    print('\nThe intervals (Wilson) are what so many images leave open.')
+    print('\nWilson intervals: with so many images, differences within them may be chance.')
     together = ensemble.mean([net.views_NK for net in nets])
     written = predictions.write(out, known, together, extra)
     written.append(out / 'summary.json')

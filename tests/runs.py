@@ -89,8 +89,11 @@ def metrics(workdir):
 
 def spoil(data_dir, split, index):
     """Flips a bit of an image of the digits in this folder; gives the name of the record."""
+    builder = datasets.find_builder('digits', str(data_dir))
+    if not builder.is_prepared():
+        datasets.prepare(builder)
     shard = next(data_dir.glob(f'digits/*/*{split}.array_record*'))
-    source = datasets.Records(datasets.find_builder('digits', str(data_dir)), split)
+    source = datasets.Records(builder, split)
     data = bytearray(shard.read_bytes())
     data[data.index(source[index]['image']) + 200] ^= 1
     shard.write_bytes(data)

@@ -7,7 +7,7 @@ import pytest
 
 import nets
 import runs
-from alexnet_jax import datasets, loader, scores, trained
+from alexnet_jax import loader, scores, trained
 from alexnet_jax.errors import UserError
 from alexnet_jax.trained import Trained
 
@@ -94,7 +94,6 @@ def test_images_may_be_others_than_in_training(workdir, data_dir):
 
 
 def test_a_damaged_test_image_is_named(tmp_path, data_dir, workdir):
-    datasets.open_splits(settings(data_dir).dataset)  # prepares them
     shutil.copytree(data_dir, tmp_path / 'data')
     where = runs.spoil(tmp_path / 'data', 'test', 4)
     net = Trained(workdir, config=settings(str(tmp_path / 'data')))
