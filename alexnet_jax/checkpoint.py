@@ -82,13 +82,18 @@ class Checkpoints:
         with self._explained():
             self._manager.save(position.step, args=arguments)
 
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint; None where there is none."""
+        return self._manager.latest_step()
+
     def restore(self, shapes: Any) -> tuple[Any, Position] | None:
         """The newest state and position; None where there is none.
 
         Args:
           shapes: the state's shapes, dtypes and the shardings to place it by.
         """
-        step = self._manager.latest_step()
+        step = self.newest
         if step is None:
             return None
         arguments = ocp.args.Composite(

@@ -8,8 +8,9 @@ that its devices need.
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
@@ -204,7 +205,7 @@ def _read(
     labels = np.empty(len(indices), np.int32)
     replaced = np.full(len(indices), -1)
     for row, index in enumerate(indices):
-        reason = None
+        reason: Exception | None = None
         for other in range(int(index), int(index) + (len(source) if tolerant else 1)):
             try:
                 labels[row] = read_into(source, other % len(source), pixels[row], reading.resize)
@@ -213,8 +214,25 @@ def _read(
                 replaced[row] = index
                 reason = error
         else:
-            raise UserError(f'{source.where(int(index))} {reason}: prepare the data again')
+            raise unreadable(source, int(index), reason)
     return {'image': pixels, 'label': labels, _BAD: replaced}
+
+
+def unreadable(source: Source, index: int, reason: Exception | None) -> UserError:
+    """What to tell of an image that cannot be read."""
+    return UserError(f'{source.where(index)} {reason}: prepare the data again')
+
+
+def labelled(source: Source, index: int) -> Mapping[str, Any]:
+    """An example that has a label, its image still as it is stored.
+
+    Raises:
+      BadImage: it cannot be read, or has no label.
+    """
+    example = source[index]
+    if example['label'] < 0:
+        raise images.BadImage('has no label')
+    return example
 
 
 def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> int:
@@ -230,7 +248,7 @@ def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> i
     Raises:
       BadImage: it cannot be decoded, or has no label.
     """
-    example = source[index]
+    example = labelled(source, index)
     image = example['image']
     if isinstance(image, bytes):
         if not images.decode_into(image, out_HWC):
@@ -238,8 +256,6 @@ def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> i
     else:
         colour = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
         out_HWC[:] = images.central_square(colour, out_HWC.shape[0], resize)
-    if example['label'] < 0:
-        raise images.BadImage('has no label')
     return example['label']
 
 

@@ -13,7 +13,6 @@ Exit codes: 0 trained, 2 a mistake in the command or the data (one line says wha
 (SIGTERM, Ctrl-C) and saved, 130 interrupted before there was anything to save.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,11 +51,11 @@ _SKIP_BAD = flags.DEFINE_integer(
 
 def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
     """Runs; gives the exit code."""
-    from alexnet_jax import datasets, model, tables, towers, train
+    from alexnet_jax import compiled, datasets, model, tables, towers, train
     from alexnet_jax.workdir import Workdir
 
     model.layer_table(config)  # refuses sizes that do not fit, before anything is written
-    _keep_compiled()
+    compiled.keep()
     towers.prepare_cpu_devices(config.mesh)
     mesh = towers.choose_mesh(config)
     print(towers.describe_mesh(mesh, config.model.towers), flush=True)
@@ -79,17 +78,6 @@ def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
         if loop.bad.names:
             print(f'left out     {len(loop.bad.names)} bad: {", ".join(loop.bad.names)}')
         return 0
-
-
-def _keep_compiled() -> None:
-    """Programs are compiled once for a machine; JAX_COMPILATION_CACHE_DIR says where they lie."""
-    import jax
-
-    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-        caches = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-        jax.config.update('jax_compilation_cache_dir', str(caches / 'alexnet_jax'))
-    if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 def _run(_: Sequence[str]) -> None:

@@ -1,11 +1,13 @@
 """Top-1 and top-5 error, on the centre crop and averaged over views (§4.1, §6)."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from alexnet_jax import augmentation, model, towers
@@ -28,11 +30,46 @@ def credit(scores_BK: Array, labels_B: Array, top: int) -> Array:
     return places.astype(jnp.float32) / jnp.maximum(equal, 1).astype(jnp.float32)
 
 
+class Errors(NamedTuple):
+    """What is wrong of a number of images, as fractions; `loss` in nats."""
+
+    images: int
+    top1: float
+    top5: float
+    loss: float
+
+
+def credits_of(p_NK: np.ndarray, labels_N: np.ndarray) -> dict[int, np.ndarray]:
+    """For each of TOP, (N,) float32: see `credit`."""
+    return {top: np.asarray(_credit(p_NK, labels_N, top)) for top in TOP}
+
+
+def errors(p_NK: np.ndarray, labels_N: np.ndarray) -> Errors:
+    """Of probabilities, (N, K) float32. One that is 0 counts as the least there is."""
+    right = credits_of(p_NK, labels_N)
+    own = np.take_along_axis(p_NK, labels_N[:, None], axis=1)
+    loss = -np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean(dtype=np.float64)
+    top1, top5 = (1 - float(right[top].mean(dtype=np.float64)) for top in TOP)
+    return Errors(len(labels_N), top1, top5, float(loss))
+
+
+def interval(error: float, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an error that was measured on so many images."""
+    z = 1.959964
+    shrink = 1 + z * z / images
+    middle = (error + z * z / (2 * images)) / shrink
+    spread = error * (1 - error) / images + (z / (2 * images)) ** 2
+    half = z / shrink * math.sqrt(max(0.0, spread))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def test_views(config: Config) -> list[augmentation.View]:
     """All test views of a run's images, the centre first (§4.1)."""
     size, views = config.dataset.image_size, config.augmentation
     return augmentation.test_views(size, views.crop, views.mirror)
 
+
+_credit = jax.jit(credit, static_argnums=2)
 
 # (parameters, mean image, images (B, size, size, 3) uint8, view) to an array with a row per image.
 Look = Callable[[Any, Array, Array, augmentation.View], Array]

@@ -10,6 +10,7 @@ from alexnet_jax import config as settings
 from alexnet_jax import model, towers
 
 FLOAT32_BYTES = 4
+MADE_UP = 'MADE-UP IMAGES: only the speed means anything; the errors are of noise'
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -90,5 +91,5 @@ def summary(
         f'curves       tensorboard --logdir={workdir}',
     ]
     if config.dataset.name == 'synthetic':
-        lines.insert(0, 'MADE-UP IMAGES: only the speed means anything; the errors are of noise')
+        lines.insert(0, MADE_UP)
     return '\n'.join(lines)

@@ -57,7 +57,7 @@ class Workdir:
                     f'{self.path} belongs to a run with {other}: '
                     'choose another --workdir, or delete it to begin again'
                 )
-        starts.append(_start(self._mesh))
+        starts.append(start_record(self._mesh))
         with files.whole(file) as partial:
             partial.write_text(json.dumps({'config': ours, 'starts': starts}, indent=2) + '\n')
 
@@ -75,7 +75,8 @@ def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return ', '.join(shown) + more
 
 
-def _start(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def start_record(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """When, with which versions and on which devices something is done, as plain values."""
     return {
         'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'python': platform.python_version(),

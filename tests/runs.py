@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 import nets
-from alexnet_jax import train
-from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax import datasets, train
+from alexnet_jax.checkpoint import Checkpoints, Position
 from alexnet_jax.resolve import resolve
+from alexnet_jax.workdir import Workdir
 
 # Small and short: 22 steps, evaluated every 11 or so, saved every 5.
 SHORT = {
@@ -84,3 +85,27 @@ def metrics(workdir):
     """The lines of metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != 'images_per_second'} for line in lines]
+
+
+def spoil(data_dir, split, index):
+    """Flips a bit of an image of the digits in this folder; gives the name of the record."""
+    builder = datasets.find_builder('digits', str(data_dir))
+    if not builder.is_prepared():
+        datasets.prepare(builder)
+    shard = next(data_dir.glob(f'digits/*/*{split}.array_record*'))
+    source = datasets.Records(builder, split)
+    data = bytearray(shard.read_bytes())
+    data[data.index(source[index]['image']) + 200] ^= 1
+    shard.write_bytes(data)
+    return source.where(index)
+
+
+def untrained(workdir, config, step=3):
+    """A workdir as a run leaves it, with a checkpoint of the initial state at this step."""
+    mesh = nets.mesh_of(1)
+    with Workdir(workdir, config, mesh):
+        checkpoints = Checkpoints(workdir / 'checkpoints', keep=9)
+        checkpoints.save(train.place_initial_state(config, mesh), Position(step=step))
+        checkpoints.wait()
+        checkpoints.close()
+    return workdir

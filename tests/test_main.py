@@ -4,13 +4,11 @@ import json
 import re
 import shutil
 
-import jax
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import runs
 import tars
-from alexnet_jax import datasets, main
 
 
 @pytest.mark.slow
@@ -172,20 +170,10 @@ def test_training_on_ones_own_images(tmp_path):
     assert last['eval/top1_error'] < 0.2
 
 
-def spoil(data_dir, index):
-    """A copy of the digits with a flipped bit in one training image; the name of the record."""
-    shard = next(data_dir.glob('digits/*/*train.array_record*'))
-    source = datasets.Records(datasets.find_builder('digits', str(data_dir)), 'train')
-    data = bytearray(shard.read_bytes())
-    data[data.index(source[index]['image']) + 200] ^= 1
-    shard.write_bytes(data)
-    return source.where(index)
-
-
 def test_a_bad_record_stops_the_run_unless_it_may_be_skipped(tmp_path, data_dir):
     """By name; then it is counted at the end, and what was learned before is not lost."""
     shutil.copytree(data_dir, tmp_path / 'data')
-    where = spoil(tmp_path / 'data', 700)
+    where = runs.spoil(tmp_path / 'data', 'train', 700)
     shutil.copytree(tmp_path / 'data', tmp_path / 'other')
     command = runs.command(tmp_path / 'run', str(tmp_path / 'data'), loader__prefetch=1)
     code, _, err = runs.run(command)
@@ -195,17 +183,3 @@ def test_a_bad_record_stops_the_run_unless_it_may_be_skipped(tmp_path, data_dir)
     code, out, err = runs.run([*command, '--skip_bad=1'])
     assert code == 0, err
     assert f'left out     1 bad: {where}' in out
-
-
-def test_programs_are_kept_for_the_next_run(monkeypatch, tmp_path):
-    """In the user's cache folder, unless JAX's own setting says where."""
-    before = jax.config.jax_compilation_cache_dir
-    main._keep_compiled()
-    assert jax.config.jax_compilation_cache_dir == before  # the tests set the variable
-    monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    try:
-        main._keep_compiled()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'alexnet_jax')
-    finally:
-        jax.config.update('jax_compilation_cache_dir', before)

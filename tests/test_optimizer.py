@@ -6,7 +6,7 @@ import pytest
 
 import nets
 import reference
-from alexnet_jax.optimizer import Progress, Rates, learning_rate, paper_momentum
+from alexnet_jax.optimizer import Progress, Rates, learning_rate, paper_momentum, rates
 from nets import override
 
 

@@ -170,7 +170,7 @@ def test_initial_values_as_run(as_run):
 
 
 def test_learning_as_run(as_run):
-    """layer-params-145.cfg:169, weights.cu:146, convdata_jpeg.py; the rates are in test_optimizer."""
+    """layer-params-145.cfg:169, weights.cu:146, convdata_jpeg.py; rates: see test_optimizer.py."""
     ours, views = as_run.optimizer, as_run.augmentation
     assert (ours.batch_size, ours.momentum, ours.epochs) == (128, 0.9, 91)
     assert (ours.weight_decay, ours.bias_weight_decay) == (0.0005, 0)

@@ -5,7 +5,7 @@ import pytest
 
 import nets
 from alexnet_jax import augmentation, loader, model, towers
-from alexnet_jax.scores import credit, make_evaluate
+from alexnet_jax.scores import credit, errors, interval, make_evaluate
 
 
 def test_credit_counts_places():
@@ -100,3 +100,24 @@ def test_an_image_too_few_is_an_error():
 
 def test_the_first_view_is_the_centre():
     assert augmentation.test_views(72, 64, mirror=True)[0] == augmentation.View(4, 4, False)
+
+
+def test_errors_of_probabilities():
+    """Ties share; a label that has no chance is not an infinite loss."""
+    p = np.float32([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [1.0, 0.0, 0.0]])
+    found = errors(p, np.int32([0, 1, 2]))
+    assert found.images == 3
+    assert found.top1 == pytest.approx(1 - (1 + 0.5 + 0) / 3)
+    assert found.top5 == 0
+    floor = -np.log(np.finfo(np.float32).tiny)
+    assert found.loss == pytest.approx((np.log(2) + np.log(2.5) + floor) / 3)
+
+
+def test_the_interval_is_wilsons():
+    """The borders are the errors from which what was measured is 1.96 deviations away."""
+    for error, images in ((0.1, 100), (0.5, 7), (0.18, 50_000)):
+        for border in interval(error, images):
+            deviation = np.sqrt(border * (1 - border) / images)
+            assert abs(error - border) / deviation == pytest.approx(1.96, abs=1e-3)
+    assert interval(0.0, 355) == pytest.approx((0, 0.0107), abs=1e-4)
+    assert interval(1.0, 10) == pytest.approx((0.722, 1), abs=1e-3)
