@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import comparisons, files, history, overview, sections
+from alexnet_jax import comparisons, files, history
 from alexnet_jax.errors import UserError, one_line, parse_flags
 from alexnet_jax.markup import joined
 from alexnet_jax.page import Section, page
-from alexnet_jax.trained import Trained
 
 _WORKDIR = flags.DEFINE_string('workdir', '', 'Folder of the run.')
 _OUT = flags.DEFINE_string('out', '', 'The page to write. Default: report.html in the workdir.')
@@ -64,6 +63,9 @@ def _comparisons(workdir: Path) -> list[Section]:
 
 def _page_of(workdir: Path, compared: list[Section]) -> str:
     """The page, from the newest checkpoint of the run."""
+    from alexnet_jax import overview, sections  # and with them JAX: a mistake is told before
+    from alexnet_jax.trained import Trained
+
     trained = Trained(workdir)
     config, classes, log = trained.config, trained.source.classes, history.read(workdir)
     labels_N = trained.labels()

@@ -54,7 +54,6 @@ def whole(workdir, ablations):
         *(f'--relu={workdir}', f'--tanh={workdir}'),
     )
     assert code == 0, err
-    assert err == ''
     assert told.splitlines()[-1] == str(out)
     return out
 
