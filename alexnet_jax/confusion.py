@@ -44,18 +44,23 @@ def write(folder: Path, counts_KK: np.ndarray, classes: Sequence[str]) -> list[P
     return [table, image]
 
 
-def picture(counts_KK: np.ndarray, classes: Sequence[str]) -> Image.Image:
-    """Rows are classes, columns answers; blue is right, red is wrong.
+def cells(counts_KK: np.ndarray) -> np.ndarray:
+    """(K, K, 3) uint8: white for none, blue is right, red is wrong.
 
-    A cell's strength is the root of its share of the class, so that rare mistakes are seen. Where
-    classes are few, they are named and the cells are numbered.
+    A cell's strength is the root of its share of the class, so that rare mistakes are seen.
+    """
+    shares = np.sqrt(counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1))
+    ink = np.where(np.eye(len(counts_KK), dtype=bool)[..., None], RIGHT, WRONG)
+    return (255 - shares[..., None] * (255 - ink)).astype(np.uint8)
+
+
+def picture(counts_KK: np.ndarray, classes: Sequence[str]) -> Image.Image:
+    """Rows are classes, columns answers. Where classes are few, they are named, and the cells are
+    numbered.
     """
     named = len(classes) <= NAMED_CLASSES
     cell = 28 if named else max(1, 1000 // len(classes))
-    shares = np.sqrt(counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1))
-    ink = np.where(np.eye(len(classes), dtype=bool)[..., None], RIGHT, WRONG)
-    cells = np.uint8(255 - shares[..., None] * (255 - ink))
-    grid = Image.fromarray(cells.repeat(cell, 0).repeat(cell, 1))
+    grid = Image.fromarray(cells(counts_KK).repeat(cell, 0).repeat(cell, 1))
     return _with_names(grid, counts_KK, classes, cell) if named else grid
 
 

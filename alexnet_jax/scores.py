@@ -64,9 +64,9 @@ def interval(error: float, images: int) -> tuple[float, float]:
 
 
 def test_views(config: Config) -> list[augmentation.View]:
-    """All test views of a run's images, the centre first (§4.1)."""
+    """The test views of a run's images, the centre first (§4.1)."""
     size, views = config.dataset.image_size, config.augmentation
-    return augmentation.test_views(size, views.crop, views.mirror)
+    return augmentation.test_views(size, views.crop, views.mirror)[: config.views]
 
 
 _credit = jax.jit(credit, static_argnums=2)

@@ -65,3 +65,13 @@ def test_few_classes_are_named():
     assert pixels[margin:, : margin - 2].min() < 100  # and to the left
     assert tuple(pixels[margin + 2, margin + 2]) == confusion.RIGHT
     assert tuple(pixels[margin + 40, margin + 2]) == (255, 255, 255)
+
+
+def test_cells_are_the_darker_the_larger_their_share():
+    cells = confusion.cells(np.array([[5, 0, 1], [3, 2, 0], [0, 0, 9]]))
+    assert cells[0, 1].tolist() == [255, 255, 255]
+    red, _, blue = cells[1, 0].tolist()
+    assert red > blue  # a mistake
+    red, _, blue = cells[2, 2].tolist()
+    assert blue > red
+    assert cells[2, 2].sum() < cells[1, 1].sum()  # all of a row is darker than some

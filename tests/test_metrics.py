@@ -83,3 +83,15 @@ def test_the_progress_line_says_where_training_stands(capsys, monkeypatch):
         first
         == 'epoch 1.1/5.0  step 11/50  loss 1.2500  error 50.0%  rate 0.01  5 images/s  1:18 left'
     )
+
+
+def test_a_towers_picture_is_its_own():
+    kernels = np.random.default_rng(0).normal(size=(2, 5, 5, 3, 7))
+    both = metrics.filter_picture(kernels, columns=4, zoom=2)
+    one, other = (metrics.tower_picture(kernel, 4, 2) for kernel in kernels)
+    assert one.shape == (2 * 11 + 1, 4 * 11 + 1, 3)
+    np.testing.assert_array_equal(both[:, : one.shape[1]], one)
+    np.testing.assert_array_equal(both[:, one.shape[1] + 3 : -3], other)
+    assert (one[12:, 34:] == 255).all()  # no eighth kernel
+    assert (one[::11] == 255).all()  # white between and around them
+    assert (one[:, ::11] == 255).all()

@@ -1,0 +1,85 @@
+"""What metrics.jsonl tells of a run, as curves over epochs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+Points = tuple[np.ndarray, np.ndarray]  # x and y, each (n,) float64
+
+
+class History:
+    """The lines of a metrics.jsonl; names as in metrics.py.
+
+    Attributes:
+      step: the newest one; 0 where nothing has been logged.
+      images_per_second: of the newest start; 0 if unknown.
+    """
+
+    def __init__(self, lines: Sequence[Mapping[str, float]]) -> None:
+        self._lines = lines
+        self.step = int(max((line['step'] for line in lines), default=0))
+        self.images_per_second = next(
+            (line['images_per_second'] for line in lines[::-1] if 'images_per_second' in line), 0.0
+        )
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training set after `step` steps; 0 where the log does not tell."""
+        for line in self._lines:
+            if 'epoch' in line and line['step']:
+                return step * line['epoch'] / line['step']
+        return 0.0
+
+    def curve(self, name: str) -> Points:
+        """Epochs, and the values under a name."""
+        found = [
+            (self.epoch(int(line['step'])), line[name]) for line in self._lines if name in line
+        ]
+        x, y = np.array(found, np.float64).reshape(-1, 2).T
+        return x, y
+
+    def epochs_to_reach(self, name: str, level: float) -> float | None:
+        """The first epoch at which the values are at `level` or below; None if they never are."""
+        x, y = self.curve(name)
+        below = np.flatnonzero(y <= level)
+        return float(x[below[0]]) if below.size else None
+
+    def training_seconds(self, batch_size: int) -> float:
+        """About how long the training steps took, all starts together.
+
+        Compilation and tests are not in it. The speed on each line is a mean since its start, so
+        the sum is exact only where the speed is constant.
+        """
+        seconds, before = 0.0, 0
+        for line in self._lines:
+            if line.get('images_per_second'):
+                seconds += (line['step'] - before) * batch_size / line['images_per_second']
+                before = line['step']
+        return seconds
+
+
+def read(workdir: Path) -> History:
+    """The history of the run in a folder; an empty one where nothing has been logged.
+
+    A line that is not whole ends it: the run may be writing it.
+    """
+    file = workdir / 'metrics.jsonl'
+    lines = []
+    for line in file.read_text().splitlines() if file.is_file() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return History(lines)
+
+
+def thinned(points: Points, most: int = 400) -> Points:
+    """At most about `most` points: each the mean of as many that follow each other."""
+    group = -(-len(points[0]) // most)
+    if group <= 1:
+        return points
+    starts = np.arange(0, len(points[0]), group)
+    sizes = np.diff(np.append(starts, len(points[0])))
+    x, y = (np.add.reduceat(values, starts) / sizes for values in points)
+    return x, y

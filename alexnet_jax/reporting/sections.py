@@ -1,0 +1,212 @@
+"""The parts of a report that show a trained net: figures 3 and 4 of the paper, and its mistakes.
+
+Letters as in figures.py.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from alexnet_jax import confusion, metrics
+from alexnet_jax.reporting import figures
+from alexnet_jax.reporting.markup import Html, joined, tag
+from alexnet_jax.reporting.page import (
+    Prose,
+    Section,
+    figure,
+    paragraph,
+    percent,
+    picture,
+    scrolling,
+    table,
+)
+
+TABLE_CLASSES = 20  # with more, the confusion matrix is a picture
+QUERIES = 2000  # test images whose nearest neighbour is looked at, at most
+NEIGHBOURS = 6
+
+Images = Callable[[int], np.ndarray]  # from a test image's number to (rows, columns, 3) uint8
+
+
+def filters(kernel_THWIO: np.ndarray, grey: bool) -> Section:
+    """Figure 3: the first layer's kernels, a picture for each tower.
+
+    Args:
+      grey: whether the images are.
+    """
+    *_, size, channels, maps = kernel_THWIO.shape
+    # As many in a row as leave no gap in the last one, if that can be.
+    columns = next((number for number in range(8, 2, -1) if maps % number == 0), 8)
+    pictures = [
+        figure(
+            picture(
+                figures.png(metrics.tower_picture(kernel_HWIO, columns, zoom=1)),
+                f'{maps} kernels of tower {number}',
+            ),
+            f'Tower {number}: colourfulness {figures.colourfulness(kernel_HWIO):.2f}',
+        )
+        for number, kernel_HWIO in enumerate(kernel_THWIO)
+    ]
+    about = (
+        f'The kernels of the first layer, {size}x{size}x{channels}, {maps} in each tower, each '
+        "stretched to its own range. In the paper those of GPU 1 are 'largely color-agnostic', "
+        "those of GPU 2 'largely color-specific' (§6.1)."
+    )
+    measure = (
+        "Colourfulness, from 0 to 1: the share of a kernel's squared weights that is gone when "
+        "red, green and blue are replaced by their mean at every pixel; the mean over the tower's "
+        'kernels. Grey kernels have 0, red against green has 1, random initial weights have 0.67.'
+    )
+    told = ' The images are grey: no colour can be learned from them.' if grey else None
+    body = joined(
+        paragraph(about, told), tag('div', *pictures, class_='pair filters'), paragraph(measure)
+    )
+    return Section('filters', 'First-layer kernels (Figure 3)', body)
+
+
+def predictions(
+    images: Images, p_NK: np.ndarray, labels_N: np.ndarray, classes: Sequence[str], wanted: int
+) -> Section:
+    """Figure 4, left: test images and the five labels that the net finds most probable."""
+    usual, mistakes = figures.examples(p_NK, labels_N, wanted)
+    grid = [_example(images(n), p_NK[n], labels_N[n], classes, n) for n in usual + mistakes]
+    last = f', but the last {len(mistakes)}: the most confident mistakes' if mistakes else ''
+    caption = (
+        'The true label stands under each image; the bars are the labels that the net finds most '
+        'probable, means over all test views, the true one in pink. The images are spaced evenly '
+        f'through the test set{last}.'
+    )
+    shown = figure(tag('ol', *grid, class_='examples'), caption, class_='grid')
+    return Section('examples', 'Test images (Figure 4, left)', shown)
+
+
+def _example(
+    image: np.ndarray, p_K: np.ndarray, label: int, classes: Sequence[str], number: int
+) -> Html:
+    bars = [
+        tag(
+            'li',
+            tag('span', classes[k]),
+            tag('span', percent(p_K[k], 0) if p_K[k] >= 0.005 else f'<{percent(0.01, 0)}'),
+            class_='true' if k == label else None,
+            style=f'--p:{100 * p_K[k]:.1f}%',
+        )
+        for k in np.argsort(-p_K, kind='stable')[:5]
+    ]
+    address = figures.png(figures.thumbnail(image))
+    return tag(
+        'li',
+        picture(address, f'test image {number}: {classes[label]}'),
+        tag('strong', classes[label]),
+        tag('ol', *bars, class_='bars'),
+    )
+
+
+def nearest(
+    images: Images, vectors_NU: np.ndarray, labels_N: np.ndarray, classes: Sequence[str]
+) -> Section:
+    """Figure 4, right: the test images whose last hidden layer is nearest to that of others."""
+    title = 'Nearest neighbours (Figure 4, right)'
+    if len(labels_N) < 2:
+        return Section('neighbours', title, paragraph('There is one test image alone.'))
+    queries = figures.spread_over_classes(labels_N, 5)
+    found_QM = figures.neighbours(vectors_NU, queries, NEIGHBOURS)
+    cells = [
+        _neighbour(images(number), number, query, labels_N, classes)
+        for query, others in zip(queries, found_QM.tolist(), strict=True)
+        for number in (query, *others)
+    ]
+    others = found_QM.shape[1]
+    grid = tag('div', *cells, class_='neighbours', style=f'--others:{others}')
+    caption = (
+        'First column: test images, evenly spaced over the classes. Beside each: the '
+        f'{others} other test images at the least Euclidean distance in the last hidden layer '
+        f'({vectors_NU.shape[1]:,} units). Another class is in red. The paper looks for the '
+        'neighbours among training images.'
+    )
+    body = joined(figure(grid, caption, class_='grid'), paragraph(_agreement(vectors_NU, labels_N)))
+    return Section('neighbours', title, body)
+
+
+def _neighbour(
+    image: np.ndarray, number: int, query: int, labels_N: np.ndarray, classes: Sequence[str]
+) -> Html:
+    same = labels_N[number] == labels_N[query]
+    name = classes[labels_N[number]]
+    address = figures.png(figures.thumbnail(image, 112))
+    kind = 'query' if number == query else None if same else 'wrong'
+    return tag('div', picture(address, f'test image {number}: {name}'), name, class_=kind)
+
+
+def _agreement(vectors_NU: np.ndarray, labels_N: np.ndarray) -> str:
+    asked = figures.spread(len(labels_N), QUERIES)
+    first = figures.neighbours(vectors_NU, asked, 1)[:, 0]
+    share = float(np.mean(labels_N[first] == labels_N[asked]))
+    among = '' if len(asked) == len(labels_N) else f' (of {len(asked):,} evenly spaced ones)'
+    return f'The nearest neighbour has the same class for {percent(share)} of the images{among}.'
+
+
+def confusions(p_NK: np.ndarray, labels_N: np.ndarray, classes: Sequence[str]) -> Section:
+    """Which classes are taken for which."""
+    counts_KK = confusion.matrix(p_NK, labels_N)
+    small = len(classes) <= TABLE_CLASSES
+    matrix = _matrix_table(counts_KK, classes) if small else _matrix_picture(counts_KK)
+    often = [
+        (classes[true], Prose(classes[guess]), count, counts_KK[true].sum())
+        for true, guess, count in figures.frequent_confusions(counts_KK)
+    ]
+    worst = [
+        (classes[k], wrong, images, percent(wrong / images, 1))
+        for k, wrong, images in figures.worst_classes(counts_KK)
+    ]
+    if not often:
+        return Section('confusions', 'Confusions', joined(matrix, paragraph('There are none.')))
+    lists = (
+        table(
+            ('class', Prose('taken for'), 'times', 'of'),
+            often,
+            'The most frequent confusions, at most ten.',
+        ),
+        table(
+            ('class', 'mistakes', 'of', 'error'),
+            worst,
+            'The classes with most mistakes, at most ten.',
+        ),
+    )
+    return Section('confusions', 'Confusions', joined(matrix, tag('div', *lists, class_='pair')))
+
+
+_MATRIX = (
+    'Test images by their class (rows) and the most probable label (columns), means over all test '
+    'views; the darker, the larger the share of the row.'
+)
+
+
+def _matrix_table(counts_KK: np.ndarray, classes: Sequence[str]) -> Html:
+    long = 'long' if max(map(len, classes)) > 3 else None
+    head = [tag('th', tag('div', name, class_=long), scope='col') for name in classes]
+    rows = [
+        tag(
+            'tr',
+            tag('th', classes[row], scope='row'),
+            *(_count(n, counts_K.sum(), row == column) for column, n in enumerate(counts_K)),
+        )
+        for row, counts_K in enumerate(counts_KK)
+    ]
+    top = tag('thead', tag('tr', tag('th'), *head))
+    matrix = tag('table', top, tag('tbody', *rows), class_='confusion')
+    return figure(scrolling(matrix), _MATRIX)
+
+
+def _count(count: int, of_row: int, same: bool) -> Html:
+    """A cell of the matrix; the root of the share, so that few are seen as well."""
+    kind = 'same' if same else None
+    if not count:
+        return tag('td', tag('span', '·', class_='faint'), class_=kind)
+    return tag('td', count, class_=kind, style=f'--c:{45 * (count / of_row) ** 0.5:.0f}%')
+
+
+def _matrix_picture(counts_KK: np.ndarray) -> Html:
+    address = figures.png(confusion.cells(counts_KK))
+    image = picture(address, f'confusion matrix of {len(counts_KK)} classes')
+    return figure(image, f'{_MATRIX} Blue: right, red: wrong.', class_='matrix')

@@ -1,0 +1,105 @@
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax.reporting import figures
+
+
+def test_png_holds_the_pixels():
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    address = figures.png(picture)
+    head, data = address.split(',')
+    assert head == 'data:image/png;base64'
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), picture
+    )
+
+
+def test_a_thumbnail_keeps_its_shape_and_is_never_enlarged():
+    assert figures.thumbnail(np.zeros((100, 300, 3), np.uint8), 60).shape == (20, 60, 3)
+    assert figures.thumbnail(np.zeros((9, 8, 3), np.uint8), 60).shape == (9, 8, 3)
+
+
+def kernels(*colours):
+    """(11, 11, 3, O): each a pattern times a colour."""
+    pattern_HW = np.random.default_rng(0).normal(size=(11, 11))
+    return np.stack([pattern_HW[..., None] * np.array(c) for c in colours], -1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ('colour', 'share'),
+    [((1, 1, 1), 0), ((1, 0, 0), 2 / 3), ((1, -1, 0), 1), ((0, 1, 1), 1 / 3), ((0, 0, 0), 0)],
+)
+def test_how_colourful_a_filter_is(colour, share):
+    assert figures.colourfulness(kernels(colour)) == pytest.approx(share, abs=1e-6)
+    assert figures.colourfulness(100 * kernels(colour)) == pytest.approx(share, abs=1e-6)
+
+
+def test_a_tower_is_as_colourful_as_its_filters_on_average():
+    """However large the weights of each are."""
+    kernel = kernels((1, 1, 1), (1, 1, 1), (1, -1, 0), (1, 0, 0))
+    kernel[..., 2] *= 1000
+    assert figures.colourfulness(kernel) == pytest.approx((1 + 2 / 3) / 4, abs=1e-6)
+    random = np.random.default_rng(0).normal(size=(11, 11, 3, 500))
+    assert figures.colourfulness(random) == pytest.approx(2 / 3, abs=0.01)
+
+
+@pytest.mark.parametrize('count', [1, 2, 8, 9, 355, 50_000])
+def test_spread_is_even_and_within(count):
+    found = figures.spread(count, 8)
+    assert len(found) == min(8, count)
+    assert len(set(found)) == len(found)
+    assert 0 <= found[0] <= found[-1] < count
+    gaps = np.diff([-found[0] - 1, *found, 2 * count - found[-1]])  # mirrored at both ends
+    assert gaps.max() - gaps.min() <= 3
+
+
+def test_examples_are_the_confident_mistakes_and_others():
+    labels = np.zeros(20, np.int32)
+    p = np.tile(np.float32([0.9, 0.1, 0.0]), (20, 1))
+    p[3], p[7], p[12] = (0.2, 0.8, 0.0), (0.0, 0.01, 0.99), (0.45, 0.55, 0.0)
+    usual, mistakes = figures.examples(p, labels, 4)
+    assert mistakes == [7, 3]
+    assert len(usual) == 2
+    assert not {3, 7} & set(usual)
+    usual, mistakes = figures.examples(p, labels, 10)
+    assert mistakes == [7, 3, 12]
+    assert len(usual) == 7
+    assert usual == sorted(usual)
+    assert figures.examples(p, labels, 100)[1] == [7, 3, 12]
+    assert len(figures.examples(p, labels, 100)[0]) == 17
+
+
+def test_queries_are_of_all_classes():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 9))
+    assert labels[figures.spread_over_classes(labels, 5)].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_neighbours_are_by_distance_and_not_by_angle():
+    """Far from the origin, with a long vector in the same direction, and without the query."""
+    vectors = np.float32([[1, 0], [2, 0], [100, 0], [1, 0.5], [1, -3]]) + np.float32(500)
+    found = figures.neighbours(vectors, [0, 2], 3)
+    assert found.tolist() == [[3, 1, 4], [1, 0, 3]]
+    assert figures.neighbours(vectors, [0], 9).shape == (1, 4)
+
+
+def test_neighbours_are_those_of_the_definition():
+    vectors = np.random.default_rng(0).normal(3, 1, (150, 8)).astype(np.float32)
+    found = figures.neighbours(vectors, range(150), 4)
+    for number, near in enumerate(found):
+        distances = np.linalg.norm(vectors.astype(np.float64) - vectors[number], axis=1)
+        distances[number] = np.inf
+        assert near.tolist() == np.argsort(distances)[:4].tolist()
+
+
+COUNTS = np.array([[5, 0, 1], [3, 2, 0], [0, 0, 9]])
+
+
+def test_confusions_are_counted():
+    assert figures.frequent_confusions(COUNTS) == [(1, 0, 3), (0, 2, 1)]
+    assert figures.frequent_confusions(COUNTS, 1) == [(1, 0, 3)]
+    assert figures.worst_classes(COUNTS) == [(1, 3, 5), (0, 1, 6)]
+    assert figures.worst_classes(np.diag([3, 0, 5])) == []

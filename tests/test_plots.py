@@ -1,0 +1,95 @@
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from alexnet_jax.reporting import plots
+from alexnet_jax.reporting.plots import Curve, decades, line_plot, round_ticks
+
+
+@pytest.mark.parametrize(
+    ('low', 'high'),
+    [(0, 24), (0, 2.47), (0, 93.3), (0, 1e-7), (0.3, 0.31), (-4, 7), (0, 90), (5, 5), (0, 0)],
+)
+def test_ticks_are_round_and_cover_the_data(low, high):
+    ticks = round_ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 2 <= len(ticks) <= 8
+    steps = np.diff(ticks)
+    np.testing.assert_allclose(steps, steps[0])
+    leading = steps[0] / 10 ** math.floor(math.log10(steps[0]) + 1e-9)
+    assert min(abs(leading - x) for x in (1, 2, 5)) < 1e-6
+    assert high == low or ticks[1] > low  # no tick is wasted
+    assert high == low or ticks[-2] < high
+
+
+@pytest.mark.parametrize(
+    ('low', 'high', 'ticks'),
+    [
+        (1e-4, 0.01, [1e-4, 1e-3, 1e-2]),
+        (0.01, 0.01, [0.01, 0.1]),
+        (3e-5, 0.02, [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]),
+    ],
+)
+def test_decades_cover_the_data(low, high, ticks):
+    assert decades(low, high) == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    ('tick', 'text'), [(0.0, '0'), (20.0, '20'), (0.0001, '0.0001'), (1e-5, '10⁻⁵'), (2.5, '2.5')]
+)
+def test_numbers_are_written_short(tick, text):
+    assert plots.number(tick) == text
+
+
+def drawn(svg):
+    """The points of every curve, and where the numbers beside the axes stand, by text."""
+    root = ET.fromstring(svg)
+    curves = [g for g in root if g.get('class', '').startswith('curve')]
+    paths = [
+        [tuple(map(float, pair.split(','))) for pair in re.findall(r'[\d.]+,[\d.]+', p.get('d'))]
+        for p in (curve.find('path') for curve in curves)
+    ]
+    texts = {(t.text, t.get('text-anchor')): t for t in root.iter('text')}
+    return paths, texts
+
+
+def test_points_stand_at_the_numbers_of_their_values():
+    x, y = np.array([0.0, 10.0, 20.0]), np.array([0.0, 40.0, 100.0])
+    (points,), texts = drawn(line_plot([Curve('a', (x, y))], 'epochs', 'error'))
+    for value, at in zip(x, points, strict=True):
+        assert float(texts[f'{value:g}', 'middle'].get('x')) == at[0]
+    for value, at in zip(y, points, strict=True):
+        assert float(texts[f'{value:g}', 'end'].get('y')) == pytest.approx(at[1] + 4)
+    assert points[0][1] > points[1][1] > points[2][1]  # up is more
+
+
+def test_logarithms_are_evenly_spaced():
+    y = np.array([1.0, 0.1, 0.01])
+    plot = line_plot([Curve('a', (np.arange(3.0), y))], 'x', 'y', log=True)
+    ((a, b, c),), _ = drawn(plot)
+    assert b[1] - a[1] == pytest.approx(c[1] - b[1], abs=0.11)
+
+
+def test_several_curves_share_their_axes_and_are_told_apart():
+    one = Curve('ReLU & co', (np.array([1.0, 2.0]), np.array([50.0, 10.0])))
+    other = Curve('<tanh>', (np.array([1.0, 4.0]), np.array([50.0, 30.0])), 'dashed')
+    svg = line_plot([one, other], 'epochs', 'error (%)', level=(25.0, '25 %'))
+    (first, second), texts = drawn(svg)
+    assert first[0] == second[0]
+    assert ('<tanh>', 'end') in texts
+    assert 'dashed' in svg
+    line = next(x for x in ET.fromstring(svg).iter('line') if x.get('class') == 'level')
+    assert second[1][1] < float(line.get('y1')) < first[1][1]  # 30 above 25 above 10
+
+
+def test_a_line_by_itself_is_drawn_where_the_axis_reaches():
+    """A level beyond the data is on the plot all the same."""
+    svg = line_plot(
+        [Curve('a', (np.array([1.0, 2.0]), np.array([5.0, 2.0])))], 'x', 'y', level=(25.0, '25 %')
+    )
+    line = next(x for x in ET.fromstring(svg).iter('line') if x.get('class') == 'level')
+    assert plots.TOP <= float(line.get('y1')) <= 280 - plots.BOTTOM

@@ -1,0 +1,240 @@
+"""The whole program on a short run, and its page in a browser."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+import runs
+from alexnet_jax.reporting import page, sections
+from alexnet_jax.reporting.markup import joined
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), ''
+)
+ARGUMENTS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run']
+ARGUMENTS += ['--disable-background-networking', '--disable-component-update', '--disable-sync']
+PARTS = ['run', 'curves', 'filters', 'examples', 'neighbours', 'confusions', 'settings']
+
+
+def report(*arguments):
+    return runs.run([sys.executable, '-m', 'alexnet_jax.report', *map(str, arguments)])
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory, data_dir):
+    """A short run on the digits."""
+    folder = tmp_path_factory.mktemp('runs') / 'short'
+    code, _, err = runs.run(runs.command(folder, data_dir))
+    assert code == 0, err
+    return folder
+
+
+@pytest.fixture(scope='module')
+def ablations(tmp_path_factory):
+    row = {'name': 'paper', 'claim': 'a <claim>', 'paper': None, 'log': '1.4', 'errors': [0.5]}
+    row |= {'mean': 0.5, 'difference': None, 'low': None, 'high': None, 'minutes': 1.0}
+    file = tmp_path_factory.mktemp('ablations') / 'some.json'
+    results = {'config': 'digits', 'seeds': [0], 'command': 'python', 'rows': [row]}
+    file.write_text(json.dumps(results))
+    return file
+
+
+@pytest.fixture(scope='module')
+def whole(workdir, ablations):
+    """The page of the run, with everything that can be on it."""
+    out = workdir.parent / 'whole.html'
+    code, told, err = report(
+        *(f'--workdir={workdir}', f'--out={out}', '--images=4', f'--ablations={ablations}'),
+        *(f'--relu={workdir}', f'--tanh={workdir}'),
+    )
+    assert code == 0, err
+    assert told.splitlines()[-1] == str(out)
+    return out
+
+
+@pytest.mark.slow
+def test_the_page_says_what_the_run_has_logged(workdir, whole):
+    text = whole.read_text()
+    last = [line for line in runs.metrics(workdir) if 'eval/top1_error' in line][-1]
+    named = re.findall(r'<div class="big">([\d.]+)\xa0%</div>', text)
+    names = (
+        'eval/top1_error',
+        'eval/top5_error',
+        'eval_5_views/top1_error',
+        'eval_5_views/top5_error',
+    )
+    assert [float(x) / 100 for x in named] == pytest.approx([last[n] for n in names], abs=6e-5)
+    assert '<title>short: AlexNet on digits</title>' in text
+    assert 'optimizer.batch_size = 128' in text
+    assert text.count('colourfulness 0.') == 2
+    assert 'no colour can be learned' in text
+    assert '<span>--images=4</span>' in text
+    assert len(re.findall(r'<ol class="bars">', text)) == 4
+    assert 'a &lt;claim&gt;' in text
+    assert 'gone on to step' not in text
+    assert 'http' not in text
+    assert '<script' not in text
+
+
+@pytest.mark.slow
+def test_a_run_in_training_is_shown_as_far_as_it_is(workdir, tmp_path):
+    """Of its newest checkpoint, and what has been logged since; where nothing else is said."""
+    folder = shutil.copytree(workdir, tmp_path / 'run')
+    steps = sorted(int(x.name) for x in (folder / 'checkpoints').iterdir() if x.name.isdigit())
+    shutil.rmtree(folder / 'checkpoints' / str(steps[-1]))
+    code, told, err = report(f'--workdir={folder}')
+    assert code == 0, err
+    assert told.splitlines()[-1] == str(folder / 'report.html')
+    text = (folder / 'report.html').read_text()
+    assert f'gone on to step {steps[-1]} since' in text
+    assert f'checkpoint at step {steps[-2]}.' in text
+    assert 'id="relu"' not in text
+    assert 'id="ablations"' not in text
+    assert len(re.findall(r'<ol class="bars">', text)) == 8
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'say which run: --workdir=DIR'),
+        (['--workdir=/no/such'], '/no/such is no workdir of a run'),
+        (['--workdir=.', '--relu=x'], 'give both --relu=DIR and --tanh=DIR'),
+        (['--workdir=.', '--ablations=pyproject.toml'], 'pyproject.toml is no table of ablations'),
+        (['--workdir=.', '--images=0'], '0 is not a positive integer'),
+        (['--workdir=.', '--out=/no/such/page.html'], 'there is no folder /no/such'),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message):
+    code, _, err = report(*arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+@pytest.mark.slow
+def test_a_run_without_a_checkpoint_is_a_mistake(workdir, tmp_path):
+    shutil.copy(workdir / 'config.json', tmp_path)
+    code, _, err = report(f'--workdir={tmp_path}')
+    assert code == 2
+    assert 'has no checkpoint yet' in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+@contextmanager
+def browser():
+    if not CHROMIUM:
+        assert os.environ.get('CI_BROWSER') != '1', 'CI_BROWSER=1, but there is no Chromium'
+        pytest.skip('there is no Chromium to open the page in')
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def opened(chromium, file, width, scheme='light'):
+    """The page in a window; afterwards nothing has been complained about or fetched."""
+    context = chromium.new_context(
+        viewport={'width': width, 'height': 800}, color_scheme=scheme, java_script_enabled=True
+    )
+    tab, complaints, asked = context.new_page(), [], []
+    tab.on('console', lambda message: complaints.append(message.text))
+    tab.on('pageerror', lambda error: complaints.append(str(error)))
+    tab.on('request', lambda request: asked.append(request.url))
+    tab.goto(file.as_uri())
+    yield tab
+    context.close()
+    assert complaints == []
+    assert [url for url in asked if not url.startswith('data:')] == [file.as_uri()]
+
+
+SIDEWAYS = 'document.documentElement.scrollWidth'
+UNSEEN = '[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).length'
+# What sticks out of the window, though the page does not scroll; boxes that scroll may.
+OUTSIDE = """[...document.querySelectorAll('main *')].filter(
+  e => !e.closest('.scroll, svg') && e.getBoundingClientRect().right > innerWidth + 0.5
+).map(e => e.outerHTML.slice(0, 200))"""
+PAPER = 'getComputedStyle(document.body).backgroundColor'
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(whole):
+    """On a phone and on a wide screen: all pictures are there, and nothing is too wide."""
+    with browser() as chromium:
+        for width in (400, 1200):
+            with opened(chromium, whole, width) as tab:
+                assert tab.evaluate('document.images.length') == 2 + 4 + 5 * 7
+                assert tab.evaluate(UNSEEN) == 0
+                assert tab.evaluate(SIDEWAYS) <= width
+                assert tab.evaluate(OUTSIDE) == []
+                ids = tab.eval_on_selector_all('section', 'all => all.map(s => s.id)')
+                assert [name for name in ids if name in PARTS] == PARTS
+                assert {'relu', 'ablations'} < set(ids)
+                for name in ids:
+                    assert tab.locator(f'#{name} h2').is_visible()
+                    assert tab.locator(f'nav a[href="#{name}"]').is_visible()
+                assert tab.eval_on_selector_all('svg', 'all => all.length') == 4
+                alternatives = tab.eval_on_selector_all('img', 'all => all.map(i => i.alt)')
+                assert all(alternatives)
+
+
+@pytest.mark.slow
+def test_by_night_and_on_paper(whole, tmp_path):
+    """Light letters on dark; on paper always dark on nothing, with the settings shown."""
+    with browser() as chromium, opened(chromium, whole, 1200, 'dark') as tab:
+        assert sum(map(int, re.findall(r'\d+', tab.evaluate(PAPER))[:3])) < 150
+        ink = tab.evaluate('getComputedStyle(document.querySelector("svg text")).fill')
+        assert sum(map(int, re.findall(r'\d+', ink)[:3])) > 500
+        assert not tab.locator('pre').is_visible()
+        tab.emulate_media(media='print', color_scheme='dark')
+        assert tab.evaluate(PAPER) == 'rgba(0, 0, 0, 0)'
+        assert (
+            tab.evaluate("getComputedStyle(document.querySelector('h1')).color")
+            == 'rgb(29, 29, 27)'
+        )
+        assert tab.locator('pre').bounding_box()['height'] > 200
+        tab.emulate_media(media='null')
+        printed = tmp_path / 'page.pdf'
+        tab.pdf(path=printed, format='A4')
+        data = printed.read_bytes()
+        assert data.startswith(b'%PDF')
+        assert 2 <= len(re.findall(rb'/Type\s*/Page\b', data)) <= 12
+
+
+@pytest.mark.slow
+def test_long_names_and_many_classes_stay_on_the_page(tmp_path):
+    """Names without a space, twenty in a table and a thousand in a picture."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for count in (3, 20, 1000):
+        classes = [f'<{k}>&{"long_name_" * 7}' for k in range(count)]
+        labels = rng.integers(0, count, 60, np.int32)
+        p = rng.dirichlet(np.ones(count), 60).astype(np.float32)
+
+        def image(number):
+            return np.full((300, 300, 3), number, np.uint8)
+
+        vectors = rng.normal(size=(60, 8)).astype(np.float32)
+        bodies = [
+            sections.predictions(image, p, labels, classes, 5),
+            sections.nearest(image, vectors, labels, classes),
+            sections.confusions(p, labels, classes),
+        ]
+        parts.append(page.Section(f's{count}', classes[0], joined(*(s.body for s in bodies))))
+    kernel = rng.normal(size=(4, 11, 11, 3, 48))
+    parts.append(sections.filters(kernel, grey=False))
+    file = tmp_path / 'page.html'
+    file.write_text(page.page('x' * 80, page.paragraph('y' * 200), parts), encoding='utf-8')
+    with browser() as chromium, opened(chromium, file, 400) as tab:
+        assert tab.evaluate(SIDEWAYS) <= 400
+        assert tab.evaluate(OUTSIDE) == []
+        assert tab.evaluate(UNSEEN) == 0
+        assert tab.locator('strong').first.inner_text().startswith('<')
