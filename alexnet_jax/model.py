@@ -22,6 +22,7 @@ from alexnet_jax import config as settings
 from alexnet_jax.convolution import convolution, convolved_size
 from alexnet_jax.errors import UserError
 from alexnet_jax.normalization import response_normalization
+from alexnet_jax.normalized_pooling import normalized_pooling
 from alexnet_jax.pooling import max_pooling, pooled_size
 from alexnet_jax.towers import combine, exchange, own_part, shown_to_all
 
@@ -55,19 +56,23 @@ class Convolution(nnx.Module):
         ]
 
     def _then(self, x: Array) -> Array:
-        rectify, then = False, self.layer.then
-        for operation, after in zip(then, (*then[1:], None), strict=True):
-            match operation:
-                case 'relu' if after == 'response_normalization':
-                    rectify = True  # which takes no pass of its own there
-                case 'relu':
+        then, n = self.layer.then, self.norm
+        norm, pool = (n.size, n.k, n.alpha, n.beta), (self.pool.window, self.pool.stride)
+        for before, operation, after in zip((None, *then), then, (*then[1:], None), strict=False):
+            rectify = before == 'relu'  # which takes no pass of its own there
+            match before, operation, after:
+                case _, 'relu', 'response_normalization':
+                    pass
+                case _, 'relu', _:
                     x = jax.nn.relu(x)
-                case 'response_normalization':
-                    n = self.norm
-                    x = response_normalization(x, n.size, n.k, n.alpha, n.beta, rectify=rectify)
-                    rectify = False
-                case 'max_pooling':
-                    x = max_pooling(x, self.pool.window, self.pool.stride)
+                case _, 'response_normalization', 'max_pooling':
+                    x = normalized_pooling(x, *norm, *pool, rectify=rectify)
+                case _, 'response_normalization', _:
+                    x = response_normalization(x, *norm, rectify=rectify)
+                case 'response_normalization', 'max_pooling', _:
+                    pass
+                case _, 'max_pooling', _:
+                    x = max_pooling(x, *pool)
         return x
 
 
