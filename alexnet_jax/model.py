@@ -23,6 +23,7 @@ from alexnet_jax import config as settings
 from alexnet_jax.convolution import convolution, convolved_size, unshared_convolution
 from alexnet_jax.errors import UserError
 from alexnet_jax.normalization import response_normalization
+from alexnet_jax.normalized_pooling import normalized_pooling
 from alexnet_jax.pooling import max_pooling, pooled_size
 from alexnet_jax.spatial_normalization import spatial_normalization
 from alexnet_jax.towers import combine, exchange, own_part, shown_to_all
@@ -94,22 +95,27 @@ class Convolution(nnx.Module):
         ]
 
     def _then(self, x: Array) -> Array:
-        rectify, then, model = False, self.layer.then, self.model
-        for operation, after in zip(then, (*then[1:], None), strict=True):
-            match operation:
-                case 'relu' if after == 'response_normalization':
-                    rectify = True  # which takes no pass of its own there
-                case 'relu' | 'tanh':
+        then, model = self.layer.then, self.model
+        norm = dataclasses.astuple(model.response_normalization)
+        pool = dataclasses.astuple(model.max_pooling)
+        for before, operation, after in zip((None, *then), then, (*then[1:], None), strict=False):
+            rectify = before == 'relu'  # which takes no pass of its own there
+            match before, operation, after:
+                case _, 'relu', 'response_normalization':
+                    pass
+                case _, 'relu' | 'tanh', _:
                     x = NONLINEARITIES[operation](x)
-                case 'response_normalization':
-                    n = model.response_normalization
-                    x = response_normalization(x, n.size, n.k, n.alpha, n.beta, rectify=rectify)
-                    rectify = False
-                case 'spatial_normalization':
+                case _, 'response_normalization', 'max_pooling':
+                    x = normalized_pooling(x, *norm, *pool, rectify=rectify)
+                case _, 'response_normalization', _:
+                    x = response_normalization(x, *norm, rectify=rectify)
+                case _, 'spatial_normalization', _:
                     x = spatial_normalization(x, *dataclasses.astuple(model.spatial_normalization))
-                case 'max_pooling':
-                    x = max_pooling(x, model.max_pooling.window, model.max_pooling.stride)
-                case 'global_average_pooling':
+                case 'response_normalization', 'max_pooling', _:
+                    pass
+                case _, 'max_pooling', _:
+                    x = max_pooling(x, *pool)
+                case _, 'global_average_pooling', _:
                     x = x.mean((1, 2), keepdims=True)
         return x
 

@@ -12,6 +12,7 @@ What is here is the specification, and fast on CPU. For GPU and TPU there are ke
 
 import concurrent.futures
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,13 +25,28 @@ from jax import Array
 BY = (None, 'formula', 'pallas')
 
 
-class Constants(NamedTuple):
-    """Of the formula."""
+class Formula(NamedTuple):
+    """Its constants, and whether it gets max(x, 0) in place of x."""
 
     size: int
     k: float
     alpha: float
     beta: float
+    rectify: bool
+
+    @property
+    def before(self) -> int:
+        """How many maps of a window are before its own."""
+        return self.size // 2
+
+    @property
+    def after(self) -> int:
+        """How many maps of a window are after its own."""
+        return self.size - 1 - self.before
+
+
+# What kernels are tried with: the paper's constants, after a ReLU.
+PROBE = Formula(5, 2.0, 1e-4, 0.75, rectify=True)
 
 
 def response_normalization(
@@ -61,62 +77,61 @@ def response_normalization(
     """
     if by not in BY:
         raise ValueError(f'by is {by!r}, which is none of {BY}')
-    way = _way(by or ('pallas' if x.size < 2**31 and _kernels_work() else 'formula'))
-    return _normalize(x, Constants(size, k, alpha, beta), rectify, way)
+    way = way_of(by or ('pallas' if x.size < 2**31 and _kernels_work() else 'formula'))
+    return _normalize(x, Formula(size, k, alpha, beta, rectify), way)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _normalize(x: Array, constants: Constants, rectify: bool, way: str) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _normalize(x: Array, formula: Formula, way: str) -> Array:
     if way == 'formula':
-        return _value(x, constants, rectify)
-    return _kernels().forward(x, *constants, rectify=rectify, **_target(way))
+        return _value(x, formula)
+    return _kernels().forward(x, formula, **_target(way))
 
 
-def _forward(x: Array, constants: Constants, rectify: bool, way: str) -> tuple[Array, Array]:
-    return _normalize(x, constants, rectify, way), x
+def _forward(x: Array, formula: Formula, way: str) -> tuple[Array, Array]:
+    return _normalize(x, formula, way), x
 
 
-def _backward(constants: Constants, rectify: bool, way: str, x: Array, g: Array) -> tuple[Array]:
+def _backward(formula: Formula, way: str, x: Array, g: Array) -> tuple[Array]:
     if way == 'formula':
-        return (_derivative(x, g, constants, rectify),)
-    return (_kernels().backward(x, g, *constants, rectify=rectify, **_target(way)),)
+        return (_derivative(x, g, formula),)
+    return (_kernels().backward(x, g, formula, **_target(way)),)
 
 
 _normalize.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _value(x: Array, constants: Constants, rectify: bool) -> Array:
-    r = _rectified(x, rectify)
-    return (r * _power(_denominator(r, constants), -constants.beta)).astype(x.dtype)
+@functools.partial(jax.jit, static_argnums=1)
+def _value(x: Array, formula: Formula) -> Array:
+    r = _rectified(x, formula)
+    return (r * _power(_denominator(r, formula), -formula.beta)).astype(x.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _derivative(x: Array, cotangent: Array, constants: Constants, rectify: bool) -> Array:
+@functools.partial(jax.jit, static_argnums=2)
+def _derivative(x: Array, cotangent: Array, formula: Formula) -> Array:
     """dr_j = g_j S_j^-beta - 2 alpha beta r_j sum_{i : j in window(i)} g_i r_i S_i^(-beta - 1)."""
     # In one piece, XLA would compute what g is made of once for each map of a window.
     x, cotangent = jax.lax.optimization_barrier((x, cotangent))
-    size, k, alpha, beta = constants
-    r = _rectified(x, rectify)
+    _, k, alpha, beta, rectify = formula
+    r = _rectified(x, formula)
     # Not _denominator: where the forward pass has the same terms, XLA keeps them for this one.
-    windows = _windows(r, before=size // 2, after=size - 1 - size // 2)
+    windows = _windows(r, formula.before, formula.after)
     denominator = k + alpha * _total([a * a for a in windows])
     scaled = cotangent.astype(jnp.float32) * _power(denominator, -beta)
     inner = scaled * r / denominator
     # j is in the window of i where i is in the mirrored window of j.
-    mirrored = _total(_windows(inner, before=size - 1 - size // 2, after=size // 2))
+    mirrored = _total(_windows(inner, formula.after, formula.before))
     dr = scaled - 2 * alpha * beta * r * mirrored
     return (jnp.where(r > 0, dr, 0.0) if rectify else dr).astype(x.dtype)
 
 
-def _rectified(x: Array, rectify: bool) -> Array:
+def _rectified(x: Array, formula: Formula) -> Array:
     x = x.astype(jnp.float32)
-    return jnp.maximum(x, 0.0) if rectify else x
+    return jnp.maximum(x, 0.0) if formula.rectify else x
 
 
-def _denominator(r: Array, constants: Constants) -> Array:
-    size, k, alpha, _ = constants
-    return k + alpha * _total(_windows(r * r, before=size // 2, after=size - 1 - size // 2))
+def _denominator(r: Array, formula: Formula) -> Array:
+    return formula.k + formula.alpha * _total(_windows(r * r, formula.before, formula.after))
 
 
 def _windows(x: Array, before: int, after: int) -> list[Array]:
@@ -138,9 +153,9 @@ def _power(x: Array, exponent: float) -> Array:
     return x**exponent
 
 
-def _way(by: str) -> str:
-    """'formula', or where a kernel runs: 'gpu', 'tpu', or 'interpreted'."""
-    if by == 'formula':
+def way_of(by: str) -> str:
+    """Where kernels run: 'gpu', 'tpu', or 'interpreted'; what is not 'pallas' is itself the way."""
+    if by != 'pallas':
         return by
     return {'gpu': 'gpu', 'cuda': 'gpu', 'tpu': 'tpu'}.get(jax.default_backend(), 'interpreted')
 
@@ -157,32 +172,47 @@ def _kernels() -> Any:
 
 @functools.cache
 def _kernels_work() -> bool:
-    """Whether this platform has a kernel that gives the right result; tried once, on a few values.
-
-    No version of JAX promises that a kernel compiles on every device, and a run must not end on it.
-    """
-    way = _way('pallas')
+    """Whether this platform has kernels that give the right result; tried once."""
+    way = way_of('pallas')
     return way != 'interpreted' and _agrees(way)
 
 
 def _agrees(way: str) -> bool:
+    of = [functools.partial(_normalize, formula=PROBE, way=w) for w in (way, 'formula')]
+    return agree(f'response normalization without its {way} kernel', *of, shape=(64, 48))
+
+
+def agree(
+    otherwise: str,
+    kernel: Callable[[Array], Array],
+    specification: Callable[[Array], Array],
+    shape: tuple[int, ...],
+) -> bool:
+    """Whether a kernel compiles here and gives the right values and derivative for some numbers.
+
+    No version of JAX promises that a kernel compiles on every device, and a run must not end on it.
+
+    Args:
+      otherwise: the warning where it does not.
+      kernel, specification: functions of a float32 array.
+      shape: of that array.
+    """
     try:
         # In a thread of its own, which knows nothing of the program that is being traced here.
         with concurrent.futures.ThreadPoolExecutor(1) as alone:
-            results = [alone.submit(_try, w).result() for w in (way, 'formula')]
-        np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-4)
+            results = [alone.submit(_try, of, shape).result() for of in (kernel, specification)]
+        for own, right in zip(*results, strict=True):
+            np.testing.assert_allclose(own, right, rtol=1e-4, atol=1e-4)
     except Exception as error:  # whatever the compiler says
         reason = str(error).strip().partition('\n')[0]
-        logging.warning('response normalization without its %s kernel: %s', way, reason)
+        logging.warning('%s: %s', otherwise, reason)
         return False
     return True
 
 
-def _try(way: str) -> np.ndarray:
-    """The layer's values and derivative for some numbers."""
+def _try(of: Callable[[Array], Array], shape: tuple[int, ...]) -> list[np.ndarray]:
+    """The values, and the derivative times a random cotangent."""
     rng = np.random.default_rng(0)
-    x, g = (jnp.asarray(rng.normal(0, 100, (64, 48)), jnp.float32) for _ in range(2))
-    of = functools.partial(
-        _normalize, constants=Constants(5, 2.0, 1e-4, 0.75), rectify=True, way=way
-    )
-    return np.stack(jax.jit(lambda x, g: (of(x), *jax.vjp(of, x)[1](g)))(x, g))
+    x = jnp.asarray(rng.normal(0, 100, shape), jnp.float32)
+    g = jnp.asarray(rng.normal(0, 100, jax.eval_shape(of, x).shape), jnp.float32)
+    return [np.asarray(a) for a in jax.jit(lambda x, g: (of(x), *jax.vjp(of, x)[1](g)))(x, g)]

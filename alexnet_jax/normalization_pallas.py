@@ -5,6 +5,7 @@ normalization.py holds the formula and its derivative, and decides who computes 
 cotangent and writes dx, once each: neighbours come from the cache, or lie in the same block. Only x
 is kept in between; S is computed again. Values may be bfloat16, the arithmetic is float32. The
 arrays are row-major, maps last: where XLA has chosen another layout, it copies them first.
+normalized_pooling_pallas.py has kernels made of the GPU's parts here.
 
 With rectify=True the kernels take max(x, 0) first, so that the ReLU before the layer (§3.1) needs
 no pass of its own.
@@ -18,7 +19,7 @@ interpret mode and lower them for both kinds of device; none of that compiles th
 import functools
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -29,7 +30,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as plgpu
 
+from alexnet_jax.normalization import Formula
+
 Target = Literal['gpu', 'tpu']
+Load = Callable[[int], Array]  # the values so many maps from a segment's first; 0 where none is
 
 # What a tower of the paper normalizes, (rows, columns, maps) an image: for tests and benchmarks.
 SHAPES = {'conv1': (55, 55, 48), 'conv2': (27, 27, 128)}
@@ -50,23 +54,12 @@ MOST_MAPS = 1024
 INTERPRETED_BLOCK = 2**30
 
 
-def forward(
-    x: Array,
-    size: int,
-    k: float,
-    alpha: float,
-    beta: float,
-    *,
-    rectify: bool,
-    target: Target,
-    interpret: bool = False,
-) -> Array:
+def forward(x: Array, formula: Formula, *, target: Target, interpret: bool = False) -> Array:
     """y = r / S^beta, where r is x, or max(x, 0).
 
     Args:
       x: (..., maps), float32 or bfloat16.
-      size, k, alpha, beta: the constants of the paper; k > 0.
-      rectify: whether r is max(x, 0).
+      formula: with k > 0.
       target: 'gpu' or 'tpu', whose kernel.
       interpret: run it on the CPU, slowly; inside a shard_map this needs check_vma=False.
 
@@ -76,69 +69,18 @@ def forward(
     Raises:
       ValueError: another target, 2**31 elements or more, or on a TPU more than 1,024 maps.
     """
-    formula = Formula(size, k, alpha, beta, rectify)
     return _call('forward', formula, target, interpret, x)
 
 
 def backward(
-    x: Array,
-    cotangent: Array,
-    size: int,
-    k: float,
-    alpha: float,
-    beta: float,
-    *,
-    rectify: bool,
-    target: Target,
-    interpret: bool = False,
+    x: Array, cotangent: Array, formula: Formula, *, target: Target, interpret: bool = False
 ) -> Array:
     """The derivative of `forward` at `x`, times the cotangent; 0 at max(0, 0), as in jax.nn.relu.
 
     Arguments and errors are those of `forward`. `cotangent` and the result are arrays like `x`, and
     a cotangent of another shape or dtype is a ValueError.
     """
-    formula = Formula(size, k, alpha, beta, rectify)
     return _call('backward', formula, target, interpret, x, cotangent)
-
-
-class Formula(NamedTuple):
-    """The elementwise parts of the formula, for arrays of any shape in float32."""
-
-    size: int
-    k: float
-    alpha: float
-    beta: float
-    rectify: bool
-
-    @property
-    def before(self) -> int:
-        """How many maps of a window are before its own."""
-        return self.size // 2
-
-    @property
-    def after(self) -> int:
-        """How many maps of a window are after its own."""
-        return self.size - 1 - self.before
-
-    def rectified(self, x: Array) -> Array:
-        """The activations r: x or max(x, 0), in float32."""
-        x = x.astype(jnp.float32)
-        # Not jnp.maximum, which in Triton turns a NaN into 0.
-        return jnp.where(x < 0, 0.0, x) if self.rectify else x
-
-    def powers(self, squares: Array) -> tuple[Array, Array]:
-        """S^-beta and 1 / S from the sum of the squares in a window."""
-        denominator = self.k + self.alpha * squares
-        if self.beta == 0.75:
-            root = jax.lax.rsqrt(denominator)
-            # The square root of `root` by a second reciprocal one: an instruction on GPU and TPU.
-            return root * (root * jax.lax.rsqrt(root)), root * root
-        return jnp.exp(-self.beta * jnp.log(denominator)), 1 / denominator
-
-    def derivative(self, r: Array, scaled: Array, mirrored: Array) -> Array:
-        """The result dx, from g S^-beta and the mirrored window's sum of g r S^(-beta - 1)."""
-        d_r = scaled - (2 * self.alpha * self.beta) * (r * mirrored)
-        return jnp.where(r > 0, d_r, 0.0) if self.rectify else d_r
 
 
 def _call(
@@ -153,40 +95,102 @@ def _call(
     x, *others = arrays
     if any((a.shape, a.dtype) != (x.shape, x.dtype) for a in others):
         raise ValueError(f'the cotangent of {jax.typeof(x)} is {jax.typeof(others[0])}')
-    if x.size >= 2**31:
-        raise ValueError(f'{x.shape} is 2**31 elements or more: an index is an int32')
+    expect_int32_indices(x)
     if not x.size:
         return x  # no blocks: a grid must not be empty
     return (_call_gpu if target == 'gpu' else _call_tpu)(direction, formula, interpret, *arrays)
 
 
-def _out_shape(arrays: tuple[Array, ...], shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """The result's type; in a shard_map it varies over the mesh axes that any argument does."""
+def expect_int32_indices(x: Array) -> None:
+    """Raises a ValueError for an array whose elements an int32 cannot count."""
+    if x.size >= 2**31:
+        raise ValueError(f'{x.shape} is 2**31 elements or more: an index is an int32')
+
+
+def _result_type(arrays: Sequence[Array], shape: tuple[int, ...], dtype: Any) -> Any:
+    """In a shard_map a result varies over the mesh axes that any argument does."""
     varying = frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
     manual = jax.sharding.ManualAxisType(varying=varying)
-    return jax.ShapeDtypeStruct(shape, arrays[0].dtype, manual_axis_type=manual)
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=manual)
+
+
+# --- The elementwise parts of the formula, in float32.
+
+
+def _rectified(x: Array, formula: Formula) -> Array:
+    """The activations r: x or max(x, 0)."""
+    x = x.astype(jnp.float32)
+    # Not jnp.maximum, which in Triton turns a NaN into 0.
+    return jnp.where(x < 0, 0.0, x) if formula.rectify else x
+
+
+def _powers(squares: Array, formula: Formula) -> tuple[Array, Array]:
+    """S^-beta and 1 / S from the sum of the squares in a window."""
+    denominator = formula.k + formula.alpha * squares
+    if formula.beta == 0.75:
+        root = jax.lax.rsqrt(denominator)
+        # The square root of `root` by a second reciprocal one: an instruction on GPU and TPU.
+        return root * (root * jax.lax.rsqrt(root)), root * root
+    return jnp.exp(-formula.beta * jnp.log(denominator)), 1 / denominator
+
+
+def _derivative(r: Array, scaled: Array, mirrored: Array, formula: Formula) -> Array:
+    """The result dx, from g S^-beta and the mirrored window's sum of g r S^(-beta - 1)."""
+    d_r = scaled - (2 * formula.alpha * formula.beta) * (r * mirrored)
+    return jnp.where(r > 0, d_r, 0.0) if formula.rectify else d_r
 
 
 # --- GPU: flat arrays; a thread holds a segment of adjacent maps and its neighbours in registers.
 
 
 def _call_gpu(direction: str, formula: Formula, interpret: bool, *arrays: Array) -> Array:
-    _expect_triton()
     x = arrays[0]
-    length = next(n for n in SEGMENTS if x.shape[-1] % n == 0)
-    count = x.size // length
-    block = min(INTERPRETED_BLOCK, pl.next_power_of_2(count)) if interpret else BLOCK
     kernel = {'forward': _gpu_forward, 'backward': _gpu_backward}[direction]
-    segments = functools.partial(Segments.of_program, x.shape[-1], length, count, block)
-    flat = pl.pallas_call(
-        functools.partial(kernel, formula=formula, segments=segments),
-        out_shape=_out_shape(arrays, (x.size,)),
+    (flat,) = launch(
+        functools.partial(kernel, formula=formula),
+        f'response_normalization_{direction}',
+        arrays,
+        [(x.size, x.dtype)],
+        pixels=x.size // x.shape[-1],
+        maps=x.shape[-1],
+        interpret=interpret,
+    )
+    return flat.reshape(x.shape)
+
+
+def launch(
+    kernel: Callable[..., None],
+    name: str,
+    arrays: Sequence[Array],
+    results: Sequence[tuple[int, Any]],
+    *,
+    pixels: int,
+    maps: int,
+    interpret: bool,
+) -> Sequence[Array]:
+    """Runs a kernel with a thread for each segment of `pixels` pixels of `maps` maps.
+
+    Args:
+      kernel: called with the arrays and results, flat, and `segments`, a function without arguments
+        that returns those of its program.
+      name: for profiles.
+      arrays: what it reads.
+      results: size and dtype of each array that it writes.
+    """
+    _expect_triton()
+    length = next(n for n in SEGMENTS if maps % n == 0)
+    count = pixels * maps // length
+    block = min(INTERPRETED_BLOCK, pl.next_power_of_2(count)) if interpret else BLOCK
+    return pl.pallas_call(
+        functools.partial(
+            kernel, segments=functools.partial(Segments.of_program, maps, length, count, block)
+        ),
+        out_shape=[_result_type(arrays, (size,), dtype) for size, dtype in results],
         grid=(pl.cdiv(count, block),),
         compiler_params=plgpu.CompilerParams(num_warps=NUM_WARPS, num_stages=1),
         interpret=interpret,
-        name=f'response_normalization_{direction}',
+        name=name,
     )(*(a.reshape(-1) for a in arrays))
-    return flat.reshape(x.shape)
 
 
 def _expect_triton() -> None:
@@ -220,7 +224,8 @@ class Segments(NamedTuple):
             inside &= self.first >= -offset
         elif offset >= self.length:
             inside &= self.first < self.maps - offset
-        return plgpu.load(ref.at[self.start + offset], mask=inside, other=0.0)
+        zero = np.zeros((), ref.dtype)
+        return plgpu.load(ref.at[self.start + offset], mask=inside, other=zero)
 
     def store(self, ref: Any, offset: int, values: Array) -> None:
         """Writes (block,) float32 values, 0 <= offset < length."""
@@ -231,33 +236,51 @@ class Segments(NamedTuple):
 def _gpu_forward(
     x_ref: Any, y_ref: Any, *, formula: Formula, segments: Callable[[], Segments]
 ) -> None:
-    here, before, after = segments(), formula.before, formula.after
-    near = range(-before, here.length + after)
-    r = {j: formula.rectified(here.load(x_ref, j)) for j in near}
-    squares = {j: r[j] * r[j] for j in near}
-    for i in range(here.length):
-        power, _ = formula.powers(_sum(squares, i - before, i + after))
-        here.store(y_ref, i, r[i] * power)
+    here = segments()
+    for i, y in enumerate(normalized(functools.partial(here.load, x_ref), here.length, formula)):
+        here.store(y_ref, i, y)
 
 
 def _gpu_backward(
     x_ref: Any, g_ref: Any, dx_ref: Any, *, formula: Formula, segments: Callable[[], Segments]
 ) -> None:
-    here, before, after = segments(), formula.before, formula.after
-    # Map i takes part in the S of maps i - after to i + before: the windows of those are needed.
-    near = range(-after, here.length + before)
-    far = range(near.start - before, near.stop + after)
-    r = {j: formula.rectified(here.load(x_ref, j)) for j in far}
-    g = {j: here.load(g_ref, j).astype(jnp.float32) for j in near}
-    squares = {j: r[j] * r[j] for j in far}
+    here = segments()
+    g = {j: here.load(g_ref, j).astype(jnp.float32) for j in reach(here.length, formula)}
+    load = functools.partial(here.load, x_ref)
+    for i, dx in enumerate(pulled_back(load, g, here.length, formula)):
+        here.store(dx_ref, i, dx)
+
+
+def normalized(load: Load, length: int, formula: Formula) -> list[Array]:
+    """The float32 results of a segment of `length` maps."""
+    before, after = formula.before, formula.after
+    r = {j: _rectified(load(j), formula) for j in range(-before, length + after)}
+    squares = {j: a * a for j, a in r.items()}
+    sums = [_sum(squares, i - before, i + after) for i in range(length)]
+    return [r[i] * _powers(s, formula)[0] for i, s in enumerate(sums)]
+
+
+def reach(length: int, formula: Formula) -> range:
+    """The maps whose S a segment of `length` maps takes part in, from its first one on."""
+    return range(-formula.after, length + formula.before)
+
+
+def pulled_back(
+    load: Load, g: Mapping[int, Array | float], length: int, formula: Formula
+) -> Iterator[Array]:
+    """The float32 derivative of a segment of `length` maps, from the cotangent `g` of its reach."""
+    before, after = formula.before, formula.after
+    near = reach(length, formula)
+    r = {j: _rectified(load(j), formula) for j in range(near.start - before, near.stop + after)}
+    squares = {j: a * a for j, a in r.items()}
     scaled, inner = {}, {}
     for j in near:
-        power, inverse = formula.powers(_sum(squares, j - before, j + after))
+        power, inverse = _powers(_sum(squares, j - before, j + after), formula)
         scaled[j] = g[j] * power
         inner[j] = scaled[j] * r[j] * inverse  # 0 where the pixel has no map j: r is
-    for i in range(here.length):
+    for i in range(length):
         mirrored = _sum(inner, i - after, i + before)
-        here.store(dx_ref, i, formula.derivative(r[i], scaled[i], mirrored))
+        yield _derivative(r[i], scaled[i], mirrored, formula)
 
 
 def _sum(values: Mapping[int, Array], first: int, last: int) -> Array:
@@ -280,7 +303,7 @@ def _call_tpu(direction: str, formula: Formula, interpret: bool, *arrays: Array)
     kernel = {'forward': _tpu_forward, 'backward': _tpu_backward}[direction]
     flat = pl.pallas_call(
         functools.partial(kernel, formula=formula),
-        out_shape=_out_shape(arrays, (pixels, maps)),
+        out_shape=_result_type(arrays, (pixels, maps), x.dtype),
         grid=(pl.cdiv(pixels, rows),),
         in_specs=[spec] * len(arrays),
         out_specs=spec,
@@ -292,17 +315,17 @@ def _call_tpu(direction: str, formula: Formula, interpret: bool, *arrays: Array)
 
 
 def _tpu_forward(x_ref: Any, y_ref: Any, *, formula: Formula) -> None:
-    r = formula.rectified(x_ref[...])
-    power, _ = formula.powers(_window_sum(r * r, formula.before, formula.after))
+    r = _rectified(x_ref[...], formula)
+    power, _ = _powers(_window_sum(r * r, formula.before, formula.after), formula)
     y_ref[...] = (r * power).astype(y_ref.dtype)
 
 
 def _tpu_backward(x_ref: Any, g_ref: Any, dx_ref: Any, *, formula: Formula) -> None:
-    r = formula.rectified(x_ref[...])
-    power, inverse = formula.powers(_window_sum(r * r, formula.before, formula.after))
+    r = _rectified(x_ref[...], formula)
+    power, inverse = _powers(_window_sum(r * r, formula.before, formula.after), formula)
     scaled = g_ref[...].astype(jnp.float32) * power
     mirrored = _window_sum(scaled * r * inverse, formula.after, formula.before)
-    dx_ref[...] = formula.derivative(r, scaled, mirrored).astype(dx_ref.dtype)
+    dx_ref[...] = _derivative(r, scaled, mirrored, formula).astype(dx_ref.dtype)
 
 
 def _window_sum(values: Array, before: int, after: int) -> Array:

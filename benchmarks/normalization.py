@@ -1,32 +1,37 @@
-"""Times local response normalization (§3.3): formula and kernels, beside PyTorch's.
+"""Times local response normalization (§3.3), and pooling with it: kernels, formula, PyTorch.
 
     python benchmarks/normalization.py [--batch=32] [--dtype=float32,bfloat16] [--repeats=9]
-    python benchmarks/normalization.py --check  # only: do the kernels agree with the formula?
-    python benchmarks/normalization.py --tune   # the kernel's constants, on a GPU
+    python benchmarks/normalization.py --check  # only: do the kernels compute what they should?
 
 The arrays are what one tower normalizes after conv1 and after conv2; forward alone, and forward and
 backward with a random cotangent. The contenders:
 
 - formula: alexnet_jax/normalization.py in plain JAX, with the derivative written by hand.
 - Pallas: the kernels of alexnet_jax/normalization_pallas.py, on GPUs and TPUs.
+- one kernel: on GPUs, alexnet_jax/normalized_pooling_pallas.py, which pools too.
 - automatic derivative: slices and a power in plain JAX, in the dtype of x, derived by JAX.
 - PyTorch: eager nn.LocalResponseNorm, maps before rows and columns, on the same kind of device.
 
-'ReLU +' is with max(x, 0) before it. In each round every contender takes its turn, after a round
-that is not counted. The tables have medians of the rounds; ratios are medians of those of rounds.
-'GB/s' counts what must be moved: forward reads x and writes y, backward reads x and the cotangent
-and writes dx. 'of copy' compares that with the copy in the same table, which reads an array of the
-same size and writes it plus one; what fits into a cache, such as small batches, may go faster than
-memory. 'speed' is in units of PyTorch's.
+'ReLU +' is with max(x, 0) before it. 'with ReLU and pooling' is the three in turn, as the net has
+them: ReLU, normalization, and windows of 3, two apart; formula and Pallas are followed by
+alexnet_jax/pooling.py there, PyTorch's by its nn.MaxPool2d.
+
+In each round every contender takes its turn, after a round that is not counted. The tables have
+medians of the rounds; ratios are medians of those of rounds. 'GB/s' counts what must be moved,
+whoever computes it: forward reads x and writes y, backward reads x and the cotangent of y and
+writes dx. (The one kernel's mask is not counted: twice a quarter of x in bfloat16, half of that in
+float32.) 'of copy' compares that with the copy in the same table, which reads an array like x and
+writes it plus one; what fits into a cache, such as small batches, may go faster than memory.
+'speed' is in units of PyTorch's.
 
 Off the CPU a call takes less time than starting it: there one measurement is many calls, several
-of them compiled as one program, in which each takes what the one before it gave.
+of them compiled as one program, in which each takes what the one before it gave, or an array of its
+own.
 
-On GPUs and TPUs the kernels are compared with the formula first; where they fail, they are not
-timed and the exit code is 1. What PyTorch does not have, such as bfloat16 on CPUs, is left out.
+On GPUs and TPUs the kernels are checked first; those that fail are not timed, and the exit code is
+1. What PyTorch does not have, such as bfloat16 on CPUs, is left out.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import importlib
@@ -35,7 +40,7 @@ import itertools
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +53,24 @@ from jax import Array
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import measuring
+from programs import Step, compile_all, draw, lower, lower_each, start
 
 from alexnet_jax import config as settings
-from alexnet_jax import files, tables, towers
 from alexnet_jax import normalization_pallas as kernels
+from alexnet_jax import tables, towers
 from alexnet_jax.errors import first_line
 from alexnet_jax.normalization import response_normalization
+from alexnet_jax.normalized_pooling import normalized_pooling
+from alexnet_jax.pooling import max_pooling
 
 SIZE, K, ALPHA, BETA = PAPER = (5, 2.0, 1e-4, 0.75)
-# Arrays that are read or written.
-MOVES = {'forward': 2, 'backward': 3, 'forward + backward': 5}
+POOL = (3, 2)
+WHATS = ('forward', 'forward + backward')
+FUNCTIONS = ALONE, POOLED = ('normalization', 'ReLU, normalization, pooling')
 COPY, RELU, TORCH = 'copy', 'ReLU + ', 'PyTorch'
 
 # One measurement off the CPU: programs started one after the other, and calls in each.
 PROGRAMS, CHAIN = 4, 10
-TUNING_PROGRAMS, TUNING_CHAIN = 10, 4  # there are many to compile
 TORCH_CALLS = 5  # each is many kernels
 
 # The check: numbers of maps with segments of all lengths, and more than one block; values as large
@@ -70,12 +78,8 @@ TORCH_CALLS = 5  # each is many kernels
 CHECKED = [(3, 5, 7, maps) for maps in (48, 128, 96, 5, 4, 1)] + [(2, 55, 55, 48)]
 CHECKED_STD = 100
 TOLERANCE = {'float32': 1e-5, 'bfloat16': 2**-8}
-
-TUNED = {
-    'SEGMENTS': [(1,), (2, 1), (4, 2, 1), (8, 4, 2, 1)],
-    'BLOCK': [128, 256, 512, 1024],
-    'NUM_WARPS': [4, 8],
-}
+# Where rounding decides which pixels tie in a pool, its cotangent may go elsewhere.
+ELSEWHERE = 1e-3
 
 _BATCH = flags.DEFINE_integer('batch', 32, 'Images in a batch.', lower_bound=1)
 _DTYPE = flags.DEFINE_list('dtype', list(settings.DTYPES), f'Of {", ".join(settings.DTYPES)}.')
@@ -83,8 +87,7 @@ _LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Of {", ".join(kern
 _REPEATS = flags.DEFINE_integer('repeats', 9, 'Rounds.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'File for the result as JSON, each round by itself.')
 _TORCH = flags.DEFINE_bool('torch', True, 'Time PyTorch too, where it is installed.')
-_CHECK = flags.DEFINE_bool('check', False, 'Only compare the kernels with the formula.')
-_TUNE = flags.DEFINE_bool('tune', False, "Time the GPU kernel's constants instead.")
+_CHECK = flags.DEFINE_bool('check', False, 'Only check the kernels.')
 
 flags.register_validator(
     'dtype', lambda names: names and set(names) <= {*settings.DTYPES}, 'see --help'
@@ -99,7 +102,6 @@ class WrongKernelError(Exception):
 
 
 Layer = Callable[[Array], Array]  # x to y
-Step = Callable[..., tuple[Array, ...]]  # arrays to those that take the place of the last of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,30 +118,45 @@ class Contender:
 
 
 @dataclasses.dataclass(frozen=True)
+class Table:
+    """What its contenders compute.
+
+    Attributes:
+      function: of FUNCTIONS.
+      layer, dtype: of which maps.
+      what: of WHATS.
+    """
+
+    function: str
+    layer: str
+    dtype: str
+    what: str
+
+    @property
+    def title(self) -> str:
+        """For a person."""
+        pooled = ' with ReLU and pooling' if self.function == POOLED else ''
+        return f'{self.layer}{pooled}, {self.dtype}, {self.what}'
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """The times of one contender.
 
     Attributes:
-      layer, dtype, what, contender: what was timed; `what` is of MOVES.
+      table, contender: what was timed.
       seconds: of one call, for each round.
       gigabytes_per_second: counted bytes by the median.
       of_copy: share of the copy's bandwidth.
       speed: in units of PyTorch's; None where that was not timed.
     """
 
-    layer: str
-    dtype: str
-    what: str
+    table: Table
     contender: str
     seconds: list[float]
     gigabytes_per_second: float
     of_copy: float
     speed: float | None
-
-
-def draw(shape: Sequence[int], dtype: Any, seed: int, std: float = 1.0) -> Array:
-    """Normal numbers on the device."""
-    return (std * jax.random.normal(jax.random.key(seed), shape)).astype(dtype)
 
 
 def by(way: str, rectify: bool) -> Layer:
@@ -155,94 +172,85 @@ def plain(x: Array) -> Array:
     return x * (K + ALPHA * squares) ** -BETA
 
 
-def layers(with_kernels: bool) -> dict[str, Layer]:
-    """The contenders in JAX, by name."""
-    ways = {'formula': 'formula'} | ({'Pallas': 'pallas'} if with_kernels else {})
+def layers(function: str, sound: Collection[str]) -> dict[str, Layer]:
+    """The contenders in JAX, by name; `sound` are the functions whose kernels are."""
+    ways = {'formula': 'formula'} | ({'Pallas': 'pallas'} if ALONE in sound else {})
+    if function == POOLED:
+        one = {'one kernel': pooled('pallas', rectify=True)} if POOLED in sound else {}
+        return {name: then_pooled(by(way, rectify=True)) for name, way in ways.items()} | one
     ours = {name: by(way, rectify=False) for name, way in ways.items()}
     rectifying = {RELU + name: by(way, rectify=True) for name, way in ways.items()}
     return ours | {'automatic derivative': plain} | rectifying
 
 
+def then_pooled(layer: Layer) -> Layer:
+    """The layer and max-pooling after it."""
+    return lambda x: max_pooling(layer(x), *POOL)
+
+
+def pooled(way: str, rectify: bool) -> Layer:
+    """Normalization and pooling by one function of ours, computed in this way."""
+    return lambda x: normalized_pooling(x, *PAPER, *POOL, rectify=rectify, by=way)
+
+
 def step_of(layer: Layer, what: str) -> Step:
-    """`layer` forward, or forward and backward; called with (x,) or (x, cotangent)."""
+    """`layer` forward, or forward and backward; called with (x,) or (x, cotangent).
+
+    Where y is like x, the step returns (y,) or (y, dx); where it is smaller, dx comes first.
+    """
 
     def forward(x: Array) -> tuple[Array, ...]:
         return (layer(x),)
 
     def both(x: Array, cotangent: Array) -> tuple[Array, ...]:
         y, pull_back = jax.vjp(layer, x)
-        return y, *pull_back(cotangent)
+        (dx,) = pull_back(cotangent)
+        return (y, dx) if y.shape == x.shape else (dx, y)
 
     return {'forward': forward, 'forward + backward': both}[what]
 
 
-def lower(step: Step, arrays: tuple[Array, ...], chain: int) -> Any:
-    """`chain` steps as one program, not yet compiled; each gets what the one before it gave."""
-    once = jax.jit(step)  # traced once, not for each step of the chain
-
-    def program(*arrays: Array) -> tuple[Array, ...]:
-        given: tuple[Array, ...] = ()
-        for _ in range(chain):
-            # Without the barrier XLA might compute two steps in one pass.
-            given = jax.lax.optimization_barrier(once(*arrays))
-            arrays = arrays[: len(arrays) - len(given)] + given
-        return given
-
-    return jax.jit(program).lower(*arrays)
+def arguments(table: Table) -> tuple[Array, Array]:
+    """x and the cotangent of y."""
+    x = draw((_BATCH.value, *kernels.SHAPES[table.layer]), table.dtype, seed=0)
+    y = jax.eval_shape(layers(table.function, ())['formula'], x)
+    return x, draw(y.shape, table.dtype, seed=1)
 
 
-def start(compiled: Any, arrays: tuple[Array, ...], programs: int) -> Callable[[], None]:
-    """Runs a compiled program so many times, and waits once."""
-
-    def run() -> None:
-        result = None
-        for _ in range(programs):
-            result = compiled(*arrays)
-        jax.block_until_ready(result)
-
-    return run
-
-
-def compile_all(lowered: Sequence[Any]) -> list[Any]:
-    """On all cores; for what does not compile, the exception."""
-
-    def attempt(program: Any) -> Any:
-        try:
-            return program.compile()
-        except jax.errors.JaxRuntimeError as error:
-            return error
-
-    with concurrent.futures.ThreadPoolExecutor(files.processors()) as pool:
-        return list(pool.map(attempt, lowered))
-
-
-def ours(what: str, x: Array, cotangent: Array, with_kernels: bool) -> dict[str, Contender]:
+def ours(table: Table, x: Array, cotangent: Array, sound: Collection[str]) -> dict[str, Contender]:
     """The copy and the contenders in JAX, compiled."""
     programs, chain = (1, 1) if measuring.on_cpu() else (PROGRAMS, CHAIN)
-    arrays = (x,) if what == 'forward' else (x, cotangent)
-    steps: dict[str, tuple[Step, tuple[Array, ...]]] = {COPY: (lambda x: (x + 1,), (x,))}
-    steps |= {name: (step_of(layer, what), arrays) for name, layer in layers(with_kernels).items()}
-    compiled = compile_all([lower(step, given, chain) for step, given in steps.values()])
+    given = (x,) if table.what == 'forward' else (x, cotangent)
+    each: tuple[Array, ...] = ()
+    if table.function == POOLED and table.what == 'forward':  # y cannot take the place of x
+        each = tuple(x + n for n in range(chain))
+    lowered = {COPY: lower(lambda x: (x + 1,), (x,), chain)}
+    for name, layer in layers(table.function, sound).items():
+        step = step_of(layer, table.what)
+        lowered[name] = lower_each(step, each) if each else lower(step, given, chain)
     contenders = {}
-    for (name, (_, given)), program in zip(steps.items(), compiled, strict=True):
+    for name, program in zip(lowered, compile_all([*lowered.values()]), strict=True):
         if isinstance(program, Exception):
             raise program
-        contenders[name] = Contender(start(program, given, programs), programs * chain)
+        arrays = (x,) if name == COPY else each or given
+        contenders[name] = Contender(start(program, arrays, programs), programs * chain)
     return contenders
 
 
-def pytorch(what: str, shape: Sequence[int], dtype: str) -> dict[str, Contender]:
-    """PyTorch's layer, alone and after its ReLU, on the kind of device that JAX uses."""
+def pytorch(
+    table: Table, shape: Sequence[int], pooled_shape: Sequence[int]
+) -> dict[str, Contender]:
+    """PyTorch's layers on the kind of device that JAX uses."""
     torch: Any = importlib.import_module('torch')
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     device, calls = ('cpu', 1) if measuring.on_cpu() else ('cuda', TORCH_CALLS)
-    count, rows, columns, maps = shape
-    options = dict(dtype=getattr(torch, dtype), device=device)
-    x, cotangent = (torch.randn(count, maps, rows, columns, **options) for _ in range(2))
-    # It divides alpha by the size.
-    norm = torch.nn.LocalResponseNorm(size=SIZE, alpha=SIZE * ALPHA, beta=BETA, k=K)
-    rectified = torch.nn.Sequential(torch.nn.ReLU(), norm)
+    options = dict(dtype=getattr(torch, table.dtype), device=device)
+    x, cotangent = (
+        torch.randn(count, maps, rows, columns, **options)
+        for count, rows, columns, maps in (shape, pooled_shape)
+    )
+    variable = x.detach().requires_grad_()
 
     def forward(layer: Any) -> None:
         with torch.inference_mode():
@@ -257,15 +265,24 @@ def pytorch(what: str, shape: Sequence[int], dtype: str) -> dict[str, Contender]
         if device == 'cuda':
             torch.cuda.synchronize()
 
-    variable = x.detach().requires_grad_()
-    step = {'forward': forward, 'forward + backward': both}[what]
+    step = {'forward': forward, 'forward + backward': both}[table.what]
+    named = torch_layers(torch, table.function)
     try:
-        step(norm)
+        step(named[TORCH])
     except NotImplementedError as error:  # as for bfloat16 on CPUs
         print(f'\nPyTorch is left out: {first_line(error)}')
         return {}
-    named = {TORCH: norm, RELU + TORCH: rectified}
     return {n: Contender(functools.partial(run, layer), calls) for n, layer in named.items()}
+
+
+def torch_layers(torch: Any, function: str) -> dict[str, Any]:
+    """The layer alone and after its ReLU, or ReLU, layer and pooling."""
+    # It divides alpha by the size.
+    norm = torch.nn.LocalResponseNorm(size=SIZE, alpha=SIZE * ALPHA, beta=BETA, k=K)
+    if function == POOLED:
+        pool = torch.nn.MaxPool2d(*POOL, ceil_mode=True)
+        return {TORCH: torch.nn.Sequential(torch.nn.ReLU(), norm, pool)}
+    return {TORCH: norm, RELU + TORCH: torch.nn.Sequential(torch.nn.ReLU(), norm)}
 
 
 def without_torch() -> str:
@@ -282,23 +299,22 @@ def without_torch() -> str:
     return '' if here else 'PyTorch is installed without a GPU to use: its rows are left out'
 
 
-def measure(
-    layer: str, dtype: str, what: str, with_kernels: bool, with_torch: bool
-) -> list[Result]:
+def measure(table: Table, sound: Collection[str], with_torch: bool) -> list[Result]:
     """All contenders for one table."""
-    shape = (_BATCH.value, *kernels.SHAPES[layer])
-    x, cotangent = (draw(shape, dtype, seed) for seed in range(2))
-    contenders = ours(what, x, cotangent, with_kernels)
+    x, cotangent = arguments(table)
+    contenders = ours(table, x, cotangent, sound)
     if with_torch:
-        contenders |= pytorch(what, shape, dtype)
+        contenders |= pytorch(table, x.shape, cotangent.shape)
     runs = {name: contender.run for name, contender in contenders.items()}
     seconds = {
         name: [s / contenders[name].calls for s in rounds]
         for name, rounds in measuring.measure(runs, _REPEATS.value).items()
     }
-    return [
-        compare(name, seconds, layer, dtype, what, x.nbytes) for name in sorted(seconds, key=order)
-    ]
+    copied = 2 * x.nbytes
+    moved = x.nbytes + cotangent.nbytes  # forward: x and y
+    if table.what != 'forward':
+        moved += 2 * x.nbytes + cotangent.nbytes
+    return [compare(name, seconds, table, moved, copied) for name in sorted(seconds, key=order)]
 
 
 def order(name: str) -> tuple[bool, bool]:
@@ -307,20 +323,19 @@ def order(name: str) -> tuple[bool, bool]:
 
 
 def compare(
-    name: str, seconds: Mapping[str, list[float]], layer: str, dtype: str, what: str, nbytes: int
+    name: str, seconds: Mapping[str, list[float]], table: Table, moved: int, copied: int
 ) -> Result:
-    """One contender beside the copy and PyTorch, round by round; `nbytes` are those of x."""
-    moves = MOVES['forward' if name == COPY else what]
+    """One contender beside the copy and PyTorch, round by round; bytes that they move."""
+    own = copied if name == COPY else moved
 
     def ratio(rival: str) -> float:
         pairs = zip(seconds[rival], seconds[name], strict=True)
-        return statistics.median(theirs / own for theirs, own in pairs)
+        return statistics.median(theirs / mine for theirs, mine in pairs)
 
     rival = (RELU if name.startswith(RELU) else '') + TORCH
     speed = ratio(rival) if rival in seconds and name != COPY else None
-    of_copy = ratio(COPY) * moves / MOVES['forward']
-    rate = moves * nbytes / statistics.median(seconds[name]) / 1e9
-    return Result(layer, dtype, what, name, seconds[name], rate, of_copy, speed)
+    rate = own / statistics.median(seconds[name]) / 1e9
+    return Result(table, name, seconds[name], rate, ratio(COPY) * own / copied, speed)
 
 
 def three_digits(value: float) -> str:
@@ -330,9 +345,9 @@ def three_digits(value: float) -> str:
 
 def table(results: Sequence[Result]) -> str:
     """What a person reads."""
-    first = results[0]
-    title = f'{first.layer}, {first.dtype}, {first.what}'
-    rows: list[tuple[str, ...]] = [(title, 'ms', 'fastest', 'slowest', 'GB/s', 'of copy', 'speed')]
+    rows: list[tuple[str, ...]] = [
+        (results[0].table.title, 'ms', 'fastest', 'slowest', 'GB/s', 'of copy', 'speed')
+    ]
     for result in results:
         times = result.seconds
         rows.append(
@@ -350,12 +365,11 @@ def table(results: Sequence[Result]) -> str:
     return tables.aligned(rows)
 
 
-def benchmark(about: dict[str, Any], with_kernels: bool, missing: str) -> None:
+def benchmark(about: dict[str, Any], sound: Collection[str], missing: str) -> None:
     """Times and prints each table; `missing` says why PyTorch is not timed."""
     results, others = [], measuring.Others()
-    whats = ('forward', 'forward + backward')
-    for layer, dtype, what in itertools.product(_LAYERS.value, _DTYPE.value, whats):
-        these = measure(layer, dtype, what, with_kernels, with_torch=not missing)
+    for each in itertools.product(FUNCTIONS, _LAYERS.value, _DTYPE.value, WHATS):
+        these = measure(Table(*each), sound, with_torch=not missing)
         print(f'\n{table(these)}', flush=True)
         results += these
     share = others.share()
@@ -366,162 +380,84 @@ def benchmark(about: dict[str, Any], with_kernels: bool, missing: str) -> None:
     about |= {'others': share, 'results': [dataclasses.asdict(result) for result in results]}
 
 
-def check() -> dict[str, float]:
-    """The largest error of the kernels in each dtype, which it prints.
+def check(function: str) -> dict[str, float]:
+    """The largest error of a function's kernels in each dtype, which it prints.
 
-    An error is divided by the largest value of its array. The formula gets the same numbers in
-    float32. On a CPU the kernels are interpreted.
+    An error is divided by the largest value of its array. On a CPU the kernels are interpreted.
 
     Raises:
       WrongKernelError: it is too large.
     """
     errors = dict.fromkeys(settings.DTYPES, 0.0)
     for shape, dtype, rectify in itertools.product(CHECKED, settings.DTYPES, (False, True)):
-        x, cotangent = (draw(shape, dtype, seed, CHECKED_STD) for seed in range(2))
-        results = jax.jit(step_of(by('pallas', rectify), 'forward + backward'))(x, cotangent)
-        exact = jax.jit(step_of(by('formula', rectify), 'forward + backward'))(
-            x.astype(jnp.float32), cotangent.astype(jnp.float32)
-        )
-        for name, own, right in zip(('forward', 'backward'), results, exact, strict=True):
-            own, right = np.asarray(own, np.float64), np.asarray(right, np.float64)
-            error = float(np.max(abs(own - right)) / np.max(abs(right)))
+        results = values(function, shape, dtype, rectify)
+        for name, (own, right) in zip(('y', 'dx'), results, strict=True):
+            error = difference(own, right, ELSEWHERE if (function, name) == (POOLED, 'dx') else 0)
             if not error <= TOLERANCE[dtype]:  # NaN is not
                 case = f'{name}, {dtype}, {shape}, rectify={rectify}'
-                raise WrongKernelError(f'kernel and formula differ by {error:.2g}: {case}')
+                raise WrongKernelError(f'{function}: kernel differs by {error:.2g}: {case}')
             errors[dtype] = max(errors[dtype], error)
     largest = ', '.join(f'{error:.1e} in {dtype}' for dtype, error in errors.items())
     how = ', interpreted' if measuring.on_cpu() else ''
-    print(f'kernels agree with the formula: largest relative error {largest}{how}', flush=True)
+    print(f'{function}: kernels are right, largest relative error {largest}{how}', flush=True)
     return errors
 
 
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """A kernel with some constants.
+def values(
+    function: str, shape: Sequence[int], dtype: str, rectify: bool
+) -> list[tuple[Array, Array]]:
+    """y and dx, by the kernels and as they should be."""
+    if function == ALONE:
+        own, right, digits = by('pallas', rectify), by('formula', rectify), 'float32'
+    else:  # whose ties depend on the digits
+        own, right, digits = pooled('pallas', rectify), then_pooled(by('formula', rectify)), dtype
+    x = draw(shape, dtype, 0, CHECKED_STD)
+    cotangent = draw(jax.eval_shape(own, x).shape, dtype, 1, CHECKED_STD)
 
-    Attributes:
-      constants: values for the names in TUNED.
-      column: what it computes, e.g. 'conv1 float32 forward'.
-    """
+    def run(layer: Layer, x: Array, cotangent: Array) -> tuple[Array, Array]:
+        y, pull_back = jax.vjp(layer, x)
+        return y, pull_back(cotangent)[0]
 
-    constants: tuple[Any, ...]
-    column: str
-
-
-def trials() -> Iterator[tuple[Trial, Any, tuple[Array, ...]]]:
-    """Each kernel with all constants, lowered, and its arguments."""
-    for layer, dtype in itertools.product(_LAYERS.value, _DTYPE.value):
-        shape = (_BATCH.value, *kernels.SHAPES[layer])
-        arrays = tuple(draw(shape, dtype, seed) for seed in range(2))
-        for constants, what in itertools.product(
-            itertools.product(*TUNED.values()), ('forward', 'backward')
-        ):
-            for name, value in zip(TUNED, constants, strict=True):
-                setattr(kernels, name, value)
-            jax.clear_caches()  # what was traced has the constants of before
-            given = arrays[:1] if what == 'forward' else arrays
-            lowered = lower(functools.partial(kernel_step, what), given, TUNING_CHAIN)
-            yield Trial(constants, f'{layer} {dtype} {what}'), lowered, given
+    exact = jax.jit(functools.partial(run, right))(x.astype(digits), cotangent.astype(digits))
+    return list(zip(jax.jit(functools.partial(run, own))(x, cotangent), exact, strict=True))
 
 
-def kernel_step(what: str, *arrays: Array) -> tuple[Array, ...]:
-    """The kernel forward, or backward alone, as training uses it: after a ReLU."""
-    kernel: Any = {'forward': kernels.forward, 'backward': kernels.backward}[what]
-    return (kernel(*arrays, *PAPER, rectify=True, target='gpu'),)
-
-
-def tune(about: dict[str, Any]) -> None:
-    """Times the kernel with each choice of its constants, and prints the best."""
-    now = tuple(getattr(kernels, name) for name in TUNED)
-    try:
-        tried = list(trials())
-    finally:
-        for name, value in zip(TUNED, now, strict=True):
-            setattr(kernels, name, value)
-    programs = compile_all([lowered for _, lowered, _ in tried])
-    microseconds: dict[tuple[Any, ...], dict[str, float]] = {}
-    failures = []
-    for (trial, _, arrays), program in zip(tried, programs, strict=True):
-        row = microseconds.setdefault(trial.constants, {})
-        if isinstance(program, Exception):
-            failures.append(f'{trial.constants} {trial.column}: {str(program).splitlines()[0]}')
-            continue
-        runs = {trial.column: start(program, arrays, TUNING_PROGRAMS)}
-        try:
-            seconds = measuring.measure(runs, _REPEATS.value)[trial.column]
-        except jax.errors.JaxRuntimeError as error:
-            failures.append(f'{trial.constants} {trial.column}: {str(error).splitlines()[0]}')
-            continue
-        row[trial.column] = 1e6 * statistics.median(seconds) / (TUNING_PROGRAMS * TUNING_CHAIN)
-    print(f'\n{tuning_table(microseconds, now)}')
-    for failure in failures:
-        print(f'failed: {failure}')
-    rows = [
-        dict(zip(TUNED, constants, strict=True)) | {'microseconds': row}
-        for constants, row in microseconds.items()
-    ]
-    about |= {'failures': failures, 'tuning': rows}
-
-
-def tuning_table(
-    microseconds: Mapping[tuple[Any, ...], Mapping[str, float]], now: tuple[Any, ...]
-) -> str:
-    """Best first: by the geometric mean of a row's times over the best ones of the columns."""
-    columns = sorted({column for row in microseconds.values() for column in row})
-    best = {c: min(row[c] for row in microseconds.values() if c in row) for c in columns}
-
-    def overall(constants: tuple[Any, ...]) -> float:
-        row = microseconds[constants]
-        if len(row) < len(columns) or not row:
-            return float('inf')
-        return statistics.geometric_mean([row[c] / best[c] for c in columns])
-
-    def cell(row: Mapping[str, float], column: str) -> str:
-        if column not in row:
-            return '-'
-        return ('* ' if row[column] == best[column] else '') + f'{row[column]:.1f}'
-
-    rows = [(', '.join(TUNED), 'overall', *(str(i + 1) for i in range(len(columns))))]
-    for constants in sorted(microseconds, key=overall):
-        name = ', '.join(str(value) for value in constants)
-        name += ' (set now)' if constants == now else ''
-        cells = (cell(microseconds[constants], column) for column in columns)
-        rows.append((name, f'{overall(constants):.3f}', *cells))
-    legend = [f'{i + 1}: {column}' for i, column in enumerate(columns)]
-    note = 'microseconds; * is the best of its column; overall is how many times the best ones'
-    return '\n'.join([tables.aligned(rows), note, *legend])
+def difference(own: Array, right: Array, elsewhere: float) -> float:
+    """The largest, over the largest value; of all but a part of the elements."""
+    a, b = np.asarray(own, np.float64), np.asarray(right, np.float64)
+    return float(np.quantile(abs(a - b), 1 - elsewhere, method='lower') / np.max(abs(b)))
 
 
 def main(_: Sequence[str]) -> None:
     """Reads the flags."""
     logging.set_verbosity(logging.ERROR)
     towers.prepare_cpu_devices(settings.Mesh(tower=1, data=1))  # as in training, PyTorch too
-    if _TUNE.value and jax.default_backend() != 'gpu':
-        sys.exit('normalization.py: --tune needs a GPU')
-    only_kernels = _CHECK.value or _TUNE.value
     missing = without_torch()
-    packages = ['jax', 'jaxlib', *([] if missing or only_kernels else ['torch'])]
+    packages = ['jax', 'jaxlib', *([] if missing or _CHECK.value else ['torch'])]
     about = measuring.circumstances(packages)
-    about |= {'batch': _BATCH.value, 'repeats': _REPEATS.value}
+    about |= {'batch': _BATCH.value, 'repeats': _REPEATS.value, 'errors': {}, 'problems': []}
     print(measuring.heading(about))
     if not _CHECK.value:
         print('batch {batch}, {repeats} rounds'.format(**about), flush=True)
-    problem, with_kernels = '', not measuring.on_cpu()
-    if with_kernels or _CHECK.value:
+    for function in kernels_to_check():
         try:
-            about['errors'] = check()
+            about['errors'][function] = check(function)
         except Exception as error:  # also whatever the compiler says
-            problem, with_kernels = f'{type(error).__name__}: {error}', False
-            if only_kernels:
-                sys.exit(f'normalization.py: {problem}')
-            print(f'the kernels are left out: {problem}', flush=True)
-    if _TUNE.value:
-        tune(about)
-    elif not _CHECK.value:
-        benchmark(about, with_kernels, missing)
+            about['problems'].append(f'{type(error).__name__}: {first_line(error)}')
+            print(f'left out: {about["problems"][-1]}', flush=True)
+    if not _CHECK.value:
+        benchmark(about, about['errors'], missing)
     if _OUT.value:
-        measuring.write(_OUT.value, about | {'problem': problem})
-    sys.exit(1 if problem else 0)
+        measuring.write(_OUT.value, about)
+    sys.exit(1 if about['problems'] else 0)
+
+
+def kernels_to_check() -> Sequence[str]:
+    """The functions that have kernels on this device; on a CPU, which interprets them, if asked."""
+    platform = jax.default_backend()
+    if platform == 'cpu':
+        return FUNCTIONS if _CHECK.value else ()
+    return FUNCTIONS if platform == 'gpu' else (ALONE,)
 
 
 if __name__ == '__main__':

@@ -51,10 +51,8 @@ def test_derivative_is_that_of_the_program():
     for rectify in (False, True):
         of = functools.partial(response_normalization, rectify=rectify)
         _, by_hand = jax.vjp(of, x)
-        plain = functools.partial(
-            normalization._value, constants=normalization.Constants(*PAPER.values())
-        )
-        _, automatic = jax.vjp(lambda x, r=rectify, f=plain: f(x, rectify=r), x)
+        formula = normalization.Formula(**PAPER, rectify=rectify)
+        _, automatic = jax.vjp(functools.partial(normalization._value, formula=formula), x)
         np.testing.assert_allclose(by_hand(g)[0], automatic(g)[0], rtol=1e-4, atol=1e-3)
 
 
@@ -106,8 +104,8 @@ def test_kernels_are_tried_before_they_are_used(monkeypatch):
 
     jax.jit(jax.shard_map(of, mesh=mesh, in_specs=place, out_specs=place)).trace(draw((2, 8), 0))
     assert found == [True]
-    wrong = normalization_pallas.Formula.powers
-    monkeypatch.setattr(normalization_pallas.Formula, 'powers', lambda self, s: wrong(self, 2 * s))
+    right = normalization_pallas._powers
+    monkeypatch.setattr(normalization_pallas, '_powers', lambda s, formula: right(2 * s, formula))
     assert not normalization._agrees('interpreted')
     assert not normalization._agrees('tpu')  # which is not here
     assert not normalization._kernels_work()  # the CPU interprets them, slowly

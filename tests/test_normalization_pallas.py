@@ -1,20 +1,20 @@
 """The kernels in interpret mode against the formula in float64, and lowered for both devices."""
 
 import collections
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
-from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+import devices
 import reference
 from alexnet_jax import normalization_pallas
+from alexnet_jax.normalization import Formula
 from alexnet_jax.normalization_pallas import SHAPES, backward, forward
+from devices import TOWERS, calls, lowered, run
 
 PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
 # (shape, constants): maps in segments of four, two and one; pixels that do not fill the blocks;
@@ -33,10 +33,6 @@ CASES = [
 ]
 # The target, the platform JAX lowers for, and what calls a kernel there.
 DEVICES = [('gpu', 'cuda', '__gpu$xla.gpu.triton'), ('tpu', 'tpu', 'tpu_custom_call')]
-# JAX 0.12 asks for which GPU it lowers, where there is none.
-GPU = AbstractDevice('NVIDIA H100 80GB HBM3', 132, 'gpu')
-NO_MESH = AbstractMesh((), (), abstract_device=GPU)
-TOWERS = AbstractMesh((2, 2), ('data', 'tower'), (AxisType.Auto,) * 2, abstract_device=GPU)
 
 each_target = pytest.mark.parametrize('target', ['gpu', 'tpu'])
 each_device = pytest.mark.parametrize(('target', 'platform', 'custom_call'), DEVICES)
@@ -51,18 +47,13 @@ def draw(shape, seed, dtype=np.float32):
 
 def both(target, constants=PAPER, rectify=False, interpret=True):
     """The function of x and g that returns y and dx."""
-    options = dict(rectify=rectify, target=target, interpret=interpret)
+    formula = Formula(**constants, rectify=rectify)
+    options = dict(formula=formula, target=target, interpret=interpret)
 
     def of(x, g):
-        y = forward(x, *constants.values(), **options)
-        return y, backward(x, g, *constants.values(), **options)
+        return forward(x, **options), backward(x, g, **options)
 
     return of
-
-
-def run(of, x, g):
-    """Compiled without optimizations, which take longer than all else."""
-    return jax.jit(of, compiler_options={'xla_backend_optimization_level': 0})(x, g)
 
 
 def assert_agrees(results, x, g, constants, rectify, tolerance):
@@ -115,57 +106,14 @@ def test_several_blocks_with_a_ragged_end(target, monkeypatch):
     monkeypatch.setattr(normalization_pallas, 'INTERPRETED_BLOCK', 16)
     x, g = draw((3, 3, 5, 12), 0), draw((3, 3, 5, 12), 1)
     blocks = {'gpu': 9, 'tpu': 3}[target]  # 135 segments of four maps, or 45 pixels, by sixteens
-    assert {call.params['grid_mapping'].grid for call in kernels(both(target), x)} == {(blocks,)}
+    assert {call.params['grid_mapping'].grid for call in calls(both(target), x, x)} == {(blocks,)}
     assert_agrees(run(both(target), x, g), x, g, PAPER, False, tolerance=1e-6)
-
-
-class Memory:
-    """A flat array in place of a kernel's, for load and store; it refuses addresses outside."""
-
-    def __init__(self, values):
-        self.values, self.dtype = np.array(values), values.dtype
-        self.writes = np.zeros(len(values), int)
-
-    at = property(lambda self: self)
-
-    def __getitem__(self, index):
-        return self, np.asarray(index)
-
-    @staticmethod
-    def load(place, *, mask, other):
-        (self, index), mask = place, np.asarray(mask)
-        assert np.all((index >= 0) & (index < len(self.values)), where=mask)
-        values = np.full(index.shape, other, self.dtype)
-        values[mask] = self.values[index[mask]]
-        return jnp.asarray(values)
-
-    @staticmethod
-    def store(place, values, *, mask):
-        (self, index), mask = place, np.asarray(mask)
-        assert np.all((index >= 0) & (index < len(self.values)), where=mask)
-        self.values[index[mask]] = np.asarray(values)[mask]
-        np.add.at(self.writes, index[mask], 1)
-
-    @classmethod
-    def pallas_call(cls, kernel, *, out_shape, grid, monkeypatch, **_):
-        def call(*arrays):
-            inputs, out = [cls(a) for a in arrays], cls(jnp.full(out_shape.shape, jnp.nan))
-            for program in range(*grid):
-                monkeypatch.setattr(pl, 'program_id', lambda _, program=program: program)
-                kernel(*inputs, out)
-            assert np.all(out.writes == 1)
-            return jnp.asarray(out.values)
-
-        return call
 
 
 @pytest.mark.parametrize('shape', [(3, 5, 5, 48), (13, 5, 5)])
 def test_gpu_touches_nothing_outside_and_writes_all_once(shape, monkeypatch):
     """Several blocks of the size in use; interpret mode lets an address outside an array pass."""
-    call = functools.partial(Memory.pallas_call, monkeypatch=monkeypatch)
-    monkeypatch.setattr(pl, 'pallas_call', call)
-    monkeypatch.setattr(plgpu, 'load', Memory.load)
-    monkeypatch.setattr(plgpu, 'store', Memory.store)
+    devices.in_guarded_memory(monkeypatch)
     x, g = draw(shape, 0), draw(shape, 1)
     results = both('gpu', interpret=False)(x, g)
     assert_agrees(results, x, g, PAPER, False, tolerance=1e-6)
@@ -219,11 +167,6 @@ def test_no_images_give_no_images(target):
     assert [a.shape for a in both(target)(x, x)] == [x.shape] * 2
 
 
-def lowered(of, platform, *arguments, mesh=NO_MESH):
-    with use_abstract_mesh(mesh):
-        return jax.jit(of).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
-
-
 @each_device
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
@@ -258,19 +201,12 @@ def test_lowers_inside_a_checked_shard_map(target, platform, custom_call, varyin
     assert text.count(f'custom_call @{custom_call}(') == 2
 
 
-def kernels(of, x):
-    """The pallas_call equations of a function of x and g."""
-    like = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    equations = jax.make_jaxpr(of)(like, like).eqns
-    return [equation for equation in equations if equation.primitive.name == 'pallas_call']
-
-
 def test_gpu_loads_each_neighbour_once_and_computes_each_s_once():
     """For a segment of four maps and windows of five: all that the four results depend on."""
     x = jax.ShapeDtypeStruct((128, *SHAPES['conv1']), jnp.float32)
     counts = [
         collections.Counter(e.primitive.name for e in call.params['jaxpr'].eqns)
-        for call in kernels(both('gpu', interpret=False), x)
+        for call in calls(both('gpu', interpret=False), x, x)
     ]
     # Each S takes two reciprocal roots.
     assert [(n['masked_load'], n['masked_swap'], n['rsqrt'] // 2) for n in counts] == [

@@ -1,0 +1,169 @@
+"""Times the GPU kernel of local response normalization (§3.3) with other constants.
+
+    python benchmarks/tune_normalization.py [--batch=128] [--dtype=float32,bfloat16] [--repeats=5]
+
+The constants are those at the top of alexnet_jax/normalization_pallas.py; the arrays are what one
+tower normalizes after conv1 and after conv2, as the net does: after a ReLU; forward and backward by
+themselves. Best first: by the geometric mean of a row's times over the best of their columns.
+"""
+
+import dataclasses
+import functools
+import itertools
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from jax import Array
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import measuring
+from programs import compile_all, draw, lower, start
+
+from alexnet_jax import config as settings
+from alexnet_jax import normalization_pallas as kernels
+from alexnet_jax import tables
+from alexnet_jax.normalization import PROBE
+
+# One measurement: programs started one after the other, and calls in each; there are many to
+# compile.
+PROGRAMS, CHAIN = 10, 4
+
+TUNED = {
+    'SEGMENTS': [(1,), (2, 1), (4, 2, 1), (8, 4, 2, 1)],
+    'BLOCK': [128, 256, 512, 1024],
+    'NUM_WARPS': [4, 8],
+}
+
+_BATCH = flags.DEFINE_integer('batch', 128, 'Images in a batch.', lower_bound=1)
+_DTYPE = flags.DEFINE_list('dtype', list(settings.DTYPES), f'Of {", ".join(settings.DTYPES)}.')
+_LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Of {", ".join(kernels.SHAPES)}.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Rounds.', lower_bound=1)
+_OUT = flags.DEFINE_string('out', None, 'File for the result as JSON.')
+
+flags.register_validator(
+    'dtype', lambda names: names and set(names) <= {*settings.DTYPES}, 'see --help'
+)
+flags.register_validator(
+    'layers', lambda names: names and set(names) <= kernels.SHAPES.keys(), 'see --help'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A kernel with some constants.
+
+    Attributes:
+      constants: values for the names in TUNED.
+      column: what it computes, e.g. 'conv1 float32 forward'.
+    """
+
+    constants: tuple[Any, ...]
+    column: str
+
+
+def trials() -> Iterator[tuple[Trial, Any, tuple[Array, ...]]]:
+    """Each kernel with all constants, lowered, and its arguments."""
+    for layer, dtype in itertools.product(_LAYERS.value, _DTYPE.value):
+        shape = (_BATCH.value, *kernels.SHAPES[layer])
+        arrays = tuple(draw(shape, dtype, seed) for seed in range(2))
+        for constants, what in itertools.product(
+            itertools.product(*TUNED.values()), ('forward', 'backward')
+        ):
+            for name, value in zip(TUNED, constants, strict=True):
+                setattr(kernels, name, value)
+            jax.clear_caches()  # what was traced has the constants of before
+            given = arrays[:1] if what == 'forward' else arrays
+            lowered = lower(functools.partial(kernel_step, what), given, CHAIN)
+            yield Trial(constants, f'{layer} {dtype} {what}'), lowered, given
+
+
+def kernel_step(what: str, *arrays: Array) -> tuple[Array, ...]:
+    """The kernel forward, or backward alone, as training uses it: after a ReLU."""
+    kernel: Any = {'forward': kernels.forward, 'backward': kernels.backward}[what]
+    return (kernel(*arrays, PROBE, target='gpu'),)
+
+
+def tune(about: dict[str, Any]) -> None:
+    """Times the kernel with each choice of its constants, and prints the best."""
+    now = tuple(getattr(kernels, name) for name in TUNED)
+    try:
+        tried = list(trials())
+    finally:
+        for name, value in zip(TUNED, now, strict=True):
+            setattr(kernels, name, value)
+    programs = compile_all([lowered for _, lowered, _ in tried])
+    microseconds: dict[tuple[Any, ...], dict[str, float]] = {}
+    failures = []
+    for (trial, _, arrays), program in zip(tried, programs, strict=True):
+        row = microseconds.setdefault(trial.constants, {})
+        if isinstance(program, Exception):
+            failures.append(f'{trial.constants} {trial.column}: {str(program).splitlines()[0]}')
+            continue
+        runs = {trial.column: start(program, arrays, PROGRAMS)}
+        try:
+            seconds = measuring.measure(runs, _REPEATS.value)[trial.column]
+        except jax.errors.JaxRuntimeError as error:
+            failures.append(f'{trial.constants} {trial.column}: {str(error).splitlines()[0]}')
+            continue
+        row[trial.column] = 1e6 * statistics.median(seconds) / (PROGRAMS * CHAIN)
+    print(f'\n{tuning_table(microseconds, now)}')
+    for failure in failures:
+        print(f'failed: {failure}')
+    rows = [
+        dict(zip(TUNED, constants, strict=True)) | {'microseconds': row}
+        for constants, row in microseconds.items()
+    ]
+    about |= {'failures': failures, 'tuning': rows}
+
+
+def tuning_table(
+    microseconds: Mapping[tuple[Any, ...], Mapping[str, float]], now: tuple[Any, ...]
+) -> str:
+    """Best first: by the geometric mean of a row's times over the best ones of the columns."""
+    columns = sorted({column for row in microseconds.values() for column in row})
+    best = {c: min(row[c] for row in microseconds.values() if c in row) for c in columns}
+
+    def overall(constants: tuple[Any, ...]) -> float:
+        row = microseconds[constants]
+        if len(row) < len(columns) or not row:
+            return float('inf')
+        return statistics.geometric_mean([row[c] / best[c] for c in columns])
+
+    def cell(row: Mapping[str, float], column: str) -> str:
+        if column not in row:
+            return '-'
+        return ('* ' if row[column] == best[column] else '') + f'{row[column]:.1f}'
+
+    rows = [(', '.join(TUNED), 'overall', *(str(i + 1) for i in range(len(columns))))]
+    for constants in sorted(microseconds, key=overall):
+        name = ', '.join(str(value) for value in constants)
+        name += ' (set now)' if constants == now else ''
+        cells = (cell(microseconds[constants], column) for column in columns)
+        rows.append((name, f'{overall(constants):.3f}', *cells))
+    legend = [f'{i + 1}: {column}' for i, column in enumerate(columns)]
+    note = 'microseconds; * is the best of its column; overall is how many times the best ones'
+    return '\n'.join([tables.aligned(rows), note, *legend])
+
+
+def main(_: Sequence[str]) -> None:
+    """Reads the flags."""
+    logging.set_verbosity(logging.ERROR)
+    if jax.default_backend() != 'gpu':
+        sys.exit('tune_normalization.py: it needs a GPU')
+    about = measuring.circumstances(['jax', 'jaxlib'])
+    about |= {'batch': _BATCH.value, 'repeats': _REPEATS.value}
+    print(measuring.heading(about))
+    print('batch {batch}, {repeats} rounds'.format(**about), flush=True)
+    tune(about)
+    if _OUT.value:
+        measuring.write(_OUT.value, about)
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,83 @@
+"""What can be tried of kernels without their device: addresses, interpreting, lowering."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
+
+# JAX 0.12 asks for which GPU it lowers, where there is none.
+GPU = AbstractDevice('NVIDIA H100 80GB HBM3', 132, 'gpu')
+NO_MESH = AbstractMesh((), (), abstract_device=GPU)
+TOWERS = AbstractMesh((2, 2), ('data', 'tower'), (AxisType.Auto,) * 2, abstract_device=GPU)
+
+
+def run(of, *arrays):
+    """Compiled without optimizations, which take longer than all else."""
+    return jax.jit(of, compiler_options={'xla_backend_optimization_level': 0})(*arrays)
+
+
+def lowered(of, platform, *arguments, mesh=NO_MESH):
+    """The text of a function's program for another platform."""
+    with use_abstract_mesh(mesh):
+        return jax.jit(of).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+
+def calls(of, *arrays):
+    """The pallas_call equations of a function."""
+    like = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
+    equations = jax.make_jaxpr(of)(*like).eqns
+    return [equation for equation in equations if equation.primitive.name == 'pallas_call']
+
+
+def in_guarded_memory(monkeypatch):
+    """From now on, GPU kernels run block by block in NumPy, and fail at an address outside."""
+    call = functools.partial(Memory.pallas_call, monkeypatch=monkeypatch)
+    monkeypatch.setattr(pl, 'pallas_call', call)
+    monkeypatch.setattr(plgpu, 'load', Memory.load)
+    monkeypatch.setattr(plgpu, 'store', Memory.store)
+
+
+class Memory:
+    """A flat array in place of a kernel's, for load and store; each address is written once."""
+
+    def __init__(self, values):
+        self.values, self.dtype = np.array(values), values.dtype
+        self.writes = np.zeros(len(values), int)
+
+    at = property(lambda self: self)
+
+    def __getitem__(self, index):
+        return self, np.asarray(index)
+
+    @staticmethod
+    def load(place, *, mask, other):
+        (self, index), mask = place, np.asarray(mask)
+        assert np.all((index >= 0) & (index < len(self.values)), where=mask)
+        values = np.full(index.shape, other, self.dtype)
+        values[mask] = self.values[index[mask]]
+        return jnp.asarray(values)
+
+    @staticmethod
+    def store(place, values, *, mask):
+        (self, index), mask = place, np.asarray(mask)
+        assert np.all((index >= 0) & (index < len(self.values)), where=mask)
+        self.values[index[mask]] = np.asarray(values)[mask]
+        np.add.at(self.writes, index[mask], 1)
+
+    @classmethod
+    def pallas_call(cls, kernel, *, out_shape, grid, monkeypatch, **_):
+        def call(*arrays):
+            inputs, results = ([cls(a) for a in several] for several in (arrays, blank))
+            for program in range(*grid):
+                monkeypatch.setattr(pl, 'program_id', lambda _, program=program: program)
+                kernel(*inputs, *results)
+            assert all(np.all(result.writes == 1) for result in results)
+            return [jnp.asarray(result.values) for result in results]
+
+        blank = [np.zeros(a.shape, a.dtype) for a in out_shape]
+
+        return call
