@@ -304,9 +304,9 @@ def test_on_the_cpu_it_is_the_two_functions():
 def test_a_gpu_takes_the_kernel_where_it_works_and_suits(monkeypatch):
     on_a_gpu(monkeypatch)
 
-    def takes_it(shape, window=3):
+    def takes_it(shape, window=3, dtype=jnp.float32):
         of = functools.partial(normalized_pooling, **PAPER, window=window, stride=2)
-        return 'pallas_call' in str(jax.make_jaxpr(of)(jax.ShapeDtypeStruct(shape, jnp.bfloat16)))
+        return 'pallas_call' in str(jax.make_jaxpr(of)(jax.ShapeDtypeStruct(shape, dtype)))
 
     monkeypatch.setattr(module, '_kernel_works', lambda: True)
     assert takes_it((2, 9, 9, 8))
@@ -315,6 +315,7 @@ def test_a_gpu_takes_the_kernel_where_it_works_and_suits(monkeypatch):
     assert takes_it((2**15 - 1, 2**6, 2**6, 2**4))
     assert not takes_it((2**15, 2**6, 2**6, 2**4))
     assert not takes_it((0, 9, 9, 8))
+    assert not takes_it((2, 9, 9, 8), dtype=jnp.bfloat16)  # it would do too much again
     monkeypatch.setattr(module, '_kernel_works', lambda: False)
     assert not takes_it((2, 9, 9, 8))
 
