@@ -148,6 +148,8 @@ def _model_problems(model: Model) -> Iterator[str]:
             yield f'model.{name}: batch_normalization needs shared weights'
     if not model.conv1.maps:
         yield 'model.conv1.maps=0 must be at least 1: the net begins with conv1'
+    if not model.conv1.shared:
+        yield 'model.conv1.shared=False must be True: its kernels are shown as pictures'
     for name in ('response_normalization', 'spatial_normalization'):
         norm = getattr(model, name)
         if norm.k <= 0 or norm.alpha < 0:

@@ -116,20 +116,21 @@ def results(nets: Sequence[Net], labels_N: np.ndarray) -> list[Result]:
     """The errors of each net, and of their mean where there are several."""
     found = []
     for net in nets:
-        views = f'mean of {net.views} views'
-        found += [
-            Result(net.name, net.step, 'centre crop', scores.errors(net.centre_NK, labels_N)),
-            Result(net.name, net.step, views, scores.errors(net.views_NK, labels_N)),
-        ]
+        seen = {'centre crop': net.centre_NK}
+        if net.views > 1:
+            seen[f'mean of {net.views} views'] = net.views_NK
+        found += [Result(net.name, net.step, *_errors(x, labels_N)) for x in seen.items()]
     if len(nets) > 1:
+        seen = {'centre crop': ensemble.mean([net.centre_NK for net in nets])}
+        if any(net.views > 1 for net in nets):
+            seen['all views'] = ensemble.mean([net.views_NK for net in nets])
         name = f'mean of {len(nets)} nets'
-        centre = ensemble.mean([net.centre_NK for net in nets])
-        views = ensemble.mean([net.views_NK for net in nets])
-        found += [
-            Result(name, None, 'centre crop', scores.errors(centre, labels_N)),
-            Result(name, None, 'all views', scores.errors(views, labels_N)),
-        ]
+        found += [Result(name, None, *_errors(x, labels_N)) for x in seen.items()]
     return found
+
+
+def _errors(seen: tuple[str, np.ndarray], labels_N: np.ndarray) -> tuple[str, scores.Errors]:
+    return seen[0], scores.errors(seen[1], labels_N)
 
 
 def table(found: Sequence[Result]) -> str:

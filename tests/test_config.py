@@ -54,6 +54,7 @@ def test_every_config_resolves():
         ({'model__conv3__reads': 'both'}, "model.conv3.reads='both' is none of own, all"),
         ({'model__fc6__nonlinearity': 'elu'}, "fc6.nonlinearity='elu' is none of relu, tanh"),
         ({'model__conv1__maps': 0}, 'model.conv1.maps=0 must be at least 1'),
+        ({'model__conv1__shared': False}, 'model.conv1.shared=False must be True'),
         ({'model__conv2__decay_factor': -1.0}, 'model.conv2.decay_factor=-1.0 must be at least 0'),
         (
             {'model__conv2__then': ('relu', 'batch_normalization')},

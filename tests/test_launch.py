@@ -17,7 +17,8 @@ SCRIPTS = sorted((nets.ROOT / 'launch').iterdir())
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda script: script.name)
 def test_scripts_parse_and_name_flags_that_exist(script):
     subprocess.run(['bash', '-n', script], check=True)
-    source = (nets.ROOT / 'alexnet_jax' / 'main.py').read_text()
+    flags = ('main.py', 'config_file.py')
+    source = ''.join((nets.ROOT / 'alexnet_jax' / name).read_text() for name in flags)
     commands = re.findall(r'alexnet_jax\.main(.*)', script.read_text())
     assert commands
     for flag in re.findall(r'--(\w+)=', ' '.join(commands)):

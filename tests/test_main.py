@@ -75,7 +75,7 @@ def test_dry_run(tmp_path):
         (['--config.optimizer.momentun=0.9'], 'did you mean optimizer.momentum?'),
         (['--wrokdir=x'], 'Did you mean: workdir'),
         (['--config.optimizer.batch_size=many'], "invalid literal for int() with base 10: 'many'"),
-        (['--config=configs/digit.py'], 'there are configs/digits.py'),
+        (['--config=configs/digit.py'], 'configs/cifar10_normalized.py, configs/digits.py'),
         (['runs/digits'], "what is 'runs/digits'?"),
         (['--config.mesh.data=3'], 'optimizer.batch_size=128 is not divisible by mesh.data=3'),
         (['--config.mesh.tower=4'], 'mesh.tower=4 does not divide model.towers=2'),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nets
-from alexnet_jax import augmentation, loader, model, towers
+from alexnet_jax import augmentation, loader, model, scores, towers
 from alexnet_jax.scores import credit, errors, interval, make_evaluate
 
 
@@ -96,6 +96,13 @@ def test_an_image_too_few_is_an_error():
     params, mean = model.initialize(config), np.zeros((72, 72, 3), np.float32)
     with pytest.raises(AssertionError, match='8 of 9 images were evaluated'):
         make_evaluate(config, nets.mesh_of(1))(params, mean, batches[:1], 1, 9)
+
+
+def test_a_run_may_test_the_centre_alone():
+    config = nets.small(augmentation__mirror=True)
+    assert len(scores.test_views(config)) == 10
+    alone = nets.small(augmentation__mirror=True, evaluation__average_views=False)
+    assert scores.test_views(alone) == [augmentation.View(4, 4, False)]
 
 
 def test_the_first_view_is_the_centre():

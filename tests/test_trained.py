@@ -116,7 +116,7 @@ def test_a_folder_without_a_trained_net_is_one_line(tmp_path, workdir):
         with pytest.raises(UserError, match=r'config\.json cannot be read'):
             Trained(tmp_path)
     raw = json.loads((workdir / 'config.json').read_text())
-    raw['config']['model']['batch_normalization'] = True
+    raw['config']['model']['squeeze_and_excitation'] = True
     (tmp_path / 'config.json').write_text(json.dumps(raw))
     with pytest.raises(UserError, match='of another version: unknown setting model'):
         Trained(tmp_path)

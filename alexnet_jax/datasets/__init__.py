@@ -52,6 +52,15 @@ BY_HAND = {
     'imagenet2012_256': _TARS,
     'imagenet2012_256_raw': f'{_TARS} --storage=raw',
     'imagenet2012': f'{_TARS} --size=original',
+    'imagenet2012_256_lanczos': f'{_TARS} --filter=lanczos',
+    'imagenet2010_256': (
+        'put ILSVRC2010_images_train.tar, _val.tar and _test.tar and the unpacked devkit into DIR, '
+        'then run: python -m alexnet_jax.prepare --tars=DIR'
+    ),
+    'synsets_fall2011_256': (
+        'put the tars of the synsets (n00004475.tar ...) into a folder named fall2011, then run: '
+        'python -m alexnet_jax.prepare --tars=fall2011'
+    ),
 }
 
 

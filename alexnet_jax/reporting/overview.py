@@ -92,10 +92,10 @@ def errors(
       centre_NK, mean_NK: (N, K) float32 probabilities.
     """
     top = [n for n in scores.TOP if n < config.dataset.classes]  # the others are 0 by definition
-    rows = [
-        (name, *(_error(p_NK, labels_N, n) for n in top))
-        for name, p_NK in (('centre crop', centre_NK), (f'mean of {config.views} views', mean_NK))
-    ]
+    seen = {'centre crop': centre_NK}
+    if config.views > 1:
+        seen[f'mean of {config.views} views'] = mean_NK
+    rows = [(name, *(_error(p, labels_N, n) for n in top)) for name, p in seen.items()]
     split = f'{config.dataset.eval_split} of {config.dataset.folder or config.dataset.name}'
     caption = (
         f'{len(labels_N):,} test images ({split}). Below each error its 95 % interval for the '
