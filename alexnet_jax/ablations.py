@@ -16,13 +16,14 @@ Welch's 95 % interval over the seeds. It knows nothing of which images happen to
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from absl import app, flags
 from scipy import stats  # comes with scikit-learn
@@ -150,16 +151,32 @@ def _train_one(study: Study, name: str, seed: int, arguments: list[str]) -> None
     command += [f'--workdir={folder}'] + ([] if name == BASE else [f'--ablate={name}'])
     start = time.monotonic()
     with (folder / 'output.txt').open('a') as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
-    if done.returncode == STOPPED:
+        code, errors = _run(command, output)
+    if code == STOPPED:
         print('stopped: the same command goes on from there')
         sys.exit(STOPPED)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
-        raise UserError(f'{name} with seed {seed} failed: {lines[-1]} ({shlex.join(command)})')
+    if code:
+        last = (errors.strip().splitlines() or [f'exit code {code}'])[-1]
+        reason = last.removeprefix('alexnet_jax: ')
+        raise UserError(f'{name} with seed {seed} failed: {reason} ({shlex.join(command)})')
     found = final_errors(folder) | {'seconds': time.monotonic() - start}
     with files.whole(folder / 'result.json') as partial:
         partial.write_text(json.dumps(found) + '\n')
+
+
+def _run(command: list[str], output: TextIO) -> tuple[int, str]:
+    """A run to its end: exit code, errors. A signal to stop is passed on, so that it saves."""
+    process = subprocess.Popen(
+        command, stdout=output, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {n: signal.signal(n, lambda n, _: process.send_signal(n)) for n in numbers}
+    try:
+        _, errors = process.communicate()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return process.returncode, errors
 
 
 def final_errors(folder: Path) -> Result:

@@ -1,6 +1,8 @@
 import json
+import signal
 import statistics
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -101,12 +103,24 @@ def test_a_run_with_other_settings_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_as_a_user_runs_it(tmp_path, data_dir):
-    """Trains, tabulates, and goes on: the second time one more row, and nothing twice."""
+    """Stops, goes on, tabulates; the last time with one more row, and nothing twice."""
+
+    def command(only):
+        _, *settings = runs.command(tmp_path, data_dir, optimizer__epochs=0.3)[3:]
+        program = [sys.executable, '-m', 'alexnet_jax.ablations', f'--workdir={tmp_path}']
+        return [*program, *settings, '--seeds=1', f'--only={only}']
 
     def run(only):
-        _, *settings = runs.command(tmp_path, data_dir, optimizer__epochs=0.3)[3:]
-        command = [sys.executable, '-m', 'alexnet_jax.ablations', f'--workdir={tmp_path}']
-        return runs.run([*command, *settings, '--seeds=1', f'--only={only}'])
+        return runs.run(command(only))
+
+    process = runs.start(command('lrn'))
+    while process.poll() is None and not (tmp_path / 'base-0' / 'config.json').exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 75, err
+    assert 'stopped: the same command goes on' in out
+    assert not (tmp_path / 'base-0' / 'result.json').exists()
 
     code, out, err = run('lrn')
     assert code == 0, err
