@@ -264,8 +264,8 @@ def main(_: Sequence[str]) -> None:
 
 def _note(study: Study) -> str:
     return (
-        f'means over {len(study.seeds)} seeds of the error of the test views; difference: to '
-        '(nothing), in points; noise: the interval over seeds has 0 in it'
+        f'error of the test views, means over the {len(study.seeds)} seeds as far as they are done; '
+        'difference: to (nothing), in points; noise: the interval over seeds has 0 in it'
     )
 
 

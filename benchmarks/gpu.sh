@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All benchmarks that one NVIDIA GPU is good for, in less than nine minutes.
+# All benchmarks that one NVIDIA GPU is good for, in less than eight minutes.
 #
 #     benchmarks/gpu.sh [FOLDER]
 #
@@ -70,14 +70,14 @@ tuning() { # SECONDS NAME FLAGS...
   part "$seconds" "$name" "$python" benchmarks/tune_normalization.py --out="$folder/$name.json" "$@"
 }
 
-# The limits are 535 s in all.
+# The limits are 470 s in all.
 part 5 gpu bash -c about_gpu
 normalization 50 kernels --check
-step 150 step_bfloat16_1024 --batch=1024 --dtype=bfloat16
-step 120 step_float32_128 --batch=128 --dtype=float32
-normalization 70 normalization_1024 --batch=1024
-normalization 60 normalization_128 --batch=128
-tuning 80 tuning --batch=128 --repeats=5
+step 135 step_bfloat16_1024 --batch=1024 --dtype=bfloat16
+step 105 step_float32_128 --batch=128 --dtype=float32
+normalization 65 normalization_1024 --batch=1024
+normalization 50 normalization_128 --batch=128
+tuning 60 tuning --batch=128 --repeats=5
 
 printf '\n%s s in all; results are in %s\n' "$SECONDS" "$folder"
 if ((${#failed[@]})); then
