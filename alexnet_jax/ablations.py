@@ -264,7 +264,7 @@ def main(_: Sequence[str]) -> None:
 
 def _note(study: Study) -> str:
     return (
-        f'error of the test views, means over the {len(study.seeds)} seeds as far as they are done; '
+        f'error of the test views, means over {len(study.seeds)} seeds, as far as they are done; '
         'difference: to (nothing), in points; noise: the interval over seeds has 0 in it'
     )
 

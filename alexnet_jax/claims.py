@@ -211,7 +211,10 @@ def _ten_views(c: ConfigDict) -> None:
     c.evaluation.average_views = False
 
 
-_MIDDLE = '"removing any of the middle layers results in a loss of about 2% for top-1" (§7)'
+_MIDDLE = (
+    '"removing any of the middle layers results in a loss of about 2% for the top-1 performance '
+    'of the network" (§7)'
+)
 
 # In the order in which several are done.
 ABLATIONS = {
@@ -239,10 +242,16 @@ ABLATIONS = {
         '0.4 / 0.3',
         '0.394 / 0.300 (147)',
     ),
-    'dropout': Ablation(_dropout, '"without dropout, substantial overfitting" (§4.2)'),
-    'crops': Ablation(_crops, 'without random crops, "substantial overfitting" (§4.1)'),
+    'dropout': Ablation(
+        _dropout, '"without dropout, our network exhibits substantial overfitting" (§4.2)'
+    ),
+    'crops': Ablation(
+        _crops, 'without crops "our network suffers from substantial overfitting" (§4.1)'
+    ),
     'mirror': Ablation(_mirror, 'horizontal reflections, as the crops (§4.1)'),
-    'colour': Ablation(_colour, 'noise in colour lowers the error (§4.1)', 'over 1 / -'),
+    'colour': Ablation(
+        _colour, 'colour noise "reduces the top-1 error rate by over 1%" (§4.1)', 'over 1 / -'
+    ),
     'weight_decay': Ablation(_weight_decay, 'decay "reduces the model\'s training error" (§5)'),
     'momentum': Ablation(_momentum, 'momentum of 0.9; no claim is made (§5)'),
     'conv3': Ablation(_layer('conv3'), _MIDDLE, 'about 2 / -'),

@@ -87,11 +87,12 @@ def test_ablations_are_in_percent_and_noise_is_called_so(tmp_path):
     section = comparisons.ablations(file)
     root = ET.fromstring(f'<div>{section.body}</div>')
     rows = [[''.join(c.itertext()) for c in row] for row in root.findall('.//tbody/tr')]
-    assert rows[0] == ['paper', 'all of it', '', '', '26.0025.00 27.00', '', '1.2']
-    assert rows[1][2] == '+1.4'
-    assert rows[1][5] == '+1.00 [-0.20, +2.20]within noise'
-    assert rows[2][5] == '-1.00 [-2.00, -0.50]'
-    assert rows[3][5] == '+1.00'
+    assert rows[0] == ['nothingall of it', '26.0025.00 27.00', '', '', '', '1.2']
+    assert rows[1][0] == 'withinall of it'
+    assert rows[1][3] == '+1.4'
+    assert rows[1][2] == '+1.00-0.20 to +2.20within noise'
+    assert rows[2][2] == '-1.00-2.00 to -0.50'
+    assert rows[3][2] == '+1.00'
     assert 'alexnet_jax.ablations <x>' in told(section)
 
 

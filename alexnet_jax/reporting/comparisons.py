@@ -103,7 +103,7 @@ def ablations(file: Path) -> Section:
 
 
 def _ablations(results: Mapping[str, Any]) -> Section:
-    header = ('', Prose('claim'), 'paper', '2012 log', 'error (%)', 'difference', 'minutes')
+    header = ('without', 'error (%)', 'difference', Prose('paper'), Prose('2012 log'), 'minutes')
     rows = [_ablation(row) for row in results['rows']]
     seeds = ', '.join(map(str, results['seeds']))
     caption = joined(
@@ -118,13 +118,13 @@ def _ablations(results: Mapping[str, Any]) -> Section:
 
 def _ablation(row: Mapping[str, Any]) -> tuple[object, ...]:
     each = ' '.join(f'{100 * error:.2f}' for error in row['errors'])
+    name = 'nothing' if row['difference'] is None else row['name']
     return (
-        row['name'],
-        Prose(row['claim']),
-        row['paper'] or '',
-        row['log'] or '',
+        joined(name, tag('div', row['claim'], class_='claim')),
         joined(f'{100 * row["mean"]:.2f}', tag('div', each, class_='faint')),
         _points(row['difference'], row['low'], row['high']),
+        Prose(row['paper'] or ''),
+        Prose(row['log'] or ''),
         f'{row["minutes"]:.1f}',
     )
 
@@ -136,5 +136,6 @@ def _points(difference: float | None, low: float | None, high: float | None) -> 
     said = f'{100 * difference:+.2f}'
     if low is None or high is None:
         return said
+    bounds = tag('div', f'{100 * low:+.2f} to {100 * high:+.2f}', class_='faint')
     noise = tag('div', 'within noise', class_='faint') if low <= 0 <= high else None
-    return joined(f'{said} [{100 * low:+.2f}, {100 * high:+.2f}]', noise)
+    return joined(said, bounds, noise)

@@ -38,6 +38,8 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1rem; fo
 dt { color: var(--faint); }
 dd { margin: 0; min-width: 0; }
 
+.claim { font-weight: normal; font-size: 0.85rem; color: var(--faint); white-space: normal;
+  min-width: 9rem; max-width: 17rem; }
 .scroll { overflow-x: auto; max-width: 100%; }
 .scroll:focus-visible { outline: 2px solid var(--blue); }
 table { border-collapse: collapse; font-size: 0.95rem; font-variant-numeric: tabular-nums;
@@ -47,7 +49,7 @@ tbody tr:last-child > * { border-bottom: 2px solid var(--ink); }
 th, td { padding: 0.3rem 0.75rem; text-align: right; white-space: nowrap; }
 th:first-child, .text { text-align: left; }
 tbody th { font-weight: 400; }
-td.text { white-space: normal; min-width: 11rem; }
+td.text { white-space: normal; min-width: 7rem; }
 th:first-child { padding-left: 0.25rem; }
 .big { font-size: 1.15rem; font-weight: 600; }
 .faint { color: var(--faint); }
