@@ -31,7 +31,7 @@ from scipy import stats  # comes with scikit-learn
 from alexnet_jax import config_file, files, tables, workdir
 from alexnet_jax.claims import ABLATIONS, ablate, changes
 from alexnet_jax.config import as_dict
-from alexnet_jax.errors import UserError, one_line
+from alexnet_jax.errors import STOPPED, UserError, one_line
 from alexnet_jax.metrics import time_left
 from alexnet_jax.resolve import resolve
 
@@ -42,7 +42,6 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 BASE = 'base'
-STOPPED = 75  # what main ends with when it was told to stop
 
 Result = dict[str, float]  # 'centre', 'views': top-1 error, fractions; 'seconds'
 
@@ -114,14 +113,16 @@ class Study:
     def errors(self, name: str) -> list[float]:
         """The top-1 error of every run of a row, as far as they are done; fractions."""
         which = 'centre' if self.trained_as(name) != name else 'views'
-        found = (self.result(self.trained_as(name), seed) for seed in self.seeds)
-        return [result[which] for result in found if result]
+        return [result[which] for result in self._results(name)]
 
     def seconds(self, name: str) -> float:
         """What the runs of a row took, on average."""
-        found = [self.result(self.trained_as(name), seed) for seed in self.seeds]
-        times = [result['seconds'] for result in found if result]
+        times = [result['seconds'] for result in self._results(name)]
         return sum(times) / max(1, len(times))
+
+    def _results(self, name: str) -> list[Result]:
+        found = (self.result(self.trained_as(name), seed) for seed in self.seeds)
+        return [result for result in found if result]
 
 
 def train(study: Study, arguments: list[str]) -> Iterator[tuple[str, int]]:
@@ -258,8 +259,7 @@ def main(_: Sequence[str]) -> None:
         for name, seed in train(study, [x for x in given if not x.startswith('--config.seed=')]):
             print(f'    {study.errors(name)[-1]:.2%} top-1 error with seed {seed}', flush=True)
             _write(study, folder)
-        _write(study, folder)
-        print(f'\n{text(rows(study))}\n\n{_note(study)}\n{folder / "ablations.json"}')
+        print(f'\n{_write(study, folder)}\n{folder / "ablations.json"}')
 
 
 def _note(study: Study) -> str:
@@ -275,8 +275,10 @@ def _arguments() -> list[str]:
     return [f'--config=configs/{config_file.file().name}', *rest]
 
 
-def _write(study: Study, folder: Path) -> None:
+def _write(study: Study, folder: Path) -> str:
+    """Writes the table as it stands; gives its text."""
     table = rows(study)
+    printed = f'{text(table)}\n\n{_note(study)}'
     whole = {
         'config': f'configs/{config_file.file().name}',
         'seeds': list(study.seeds),
@@ -286,7 +288,8 @@ def _write(study: Study, folder: Path) -> None:
     with files.whole(folder / 'ablations.json') as partial:
         partial.write_text(json.dumps(whole, indent=2) + '\n')
     with files.whole(folder / 'ablations.txt') as partial:
-        partial.write_text(f'{text(table)}\n\n{_note(study)}\n')
+        partial.write_text(f'{printed}\n')
+    return printed
 
 
 if __name__ == '__main__':

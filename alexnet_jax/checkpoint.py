@@ -109,7 +109,7 @@ class Checkpoints:
 
         For another net than the one that was saved: a nested dict of NumPy arrays.
         """
-        step = self._manager.latest_step()
+        step = self.newest
         if step is None:
             return None
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -26,6 +26,11 @@ def matrix(p_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
+def mistakes(counts_KK: np.ndarray) -> np.ndarray:
+    """The same without what is right: zeros on the diagonal."""
+    return counts_KK * (1 - np.eye(len(counts_KK), dtype=np.int64))
+
+
 def write(folder: Path, counts_KK: np.ndarray, classes: Sequence[str]) -> list[Path]:
     """Writes confusion.csv, or .npz where classes are many, and confusion.png; gives the paths."""
     table = folder / ('confusion.csv' if len(classes) <= CSV_CLASSES else 'confusion.npz')

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from absl import flags, logging
 
+STOPPED = 75  # exit code of a run that was told to stop, saved, and can go on
+
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 

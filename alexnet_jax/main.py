@@ -22,7 +22,7 @@ from absl import app, flags
 from alexnet_jax import config as settings
 from alexnet_jax import config_file
 from alexnet_jax.claims import ABLATIONS, ablate
-from alexnet_jax.errors import one_line
+from alexnet_jax.errors import STOPPED, one_line
 from alexnet_jax.resolve import resolve
 
 _WORKDIR = flags.DEFINE_string(
@@ -73,7 +73,7 @@ def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
                 f'stopped by {stop.signal} after step {loop.step} of {plan.steps} and saved: '
                 'the same command goes on from there'
             )
-            return train.STOPPED
+            return STOPPED
         print(f'\n{tables.summary(config, loop.results, loop.images_per_second, workdir)}')
         if loop.bad.names:
             print(f'left out     {len(loop.bad.names)} bad: {", ".join(loop.bad.names)}')

@@ -48,7 +48,7 @@ class Convolution(nnx.Module):
         layer = model.convolutions()[row.name]
         towers, maps = model.towers, row.maps
         self.layer, self.model = layer, model
-        self.exchanges = layer.reads == 'all' and row.name != FIRST
+        self.exchanges = row.crossing > 0
         place = () if layer.shared else (row.size, row.size)
         shape = (towers, *place, layer.kernel, layer.kernel, row.reads, maps)
         kernel = nnx.Param(_gaussian(rng, shape, model.initial_std(layer)))
@@ -126,7 +126,7 @@ class Hidden(nnx.Module):
     def __init__(self, row: 'Row', model: settings.Model, *, rng: Rng) -> None:
         layer = model.hidden()[row.name]
         self.layer, self.number = layer, int(row.name.removeprefix('fc'))
-        self.towers = model.towers
+        self.towers, self.exchanges = model.towers, row.crossing > 0
         shape = (model.towers, row.reads, row.maps)
         self.kernel_TIO = nnx.Param(_gaussian(rng, shape, model.initial_std(layer)))
         self.bias_TO = nnx.Param(np.full((model.towers, row.maps), layer.bias, np.float32))
@@ -134,7 +134,7 @@ class Hidden(nnx.Module):
     def __call__(self, units: list[Array], masks: 'Masks | None') -> list[Array]:
         """(B, I) to (B, O) for each tower here."""
         kernel_TIO, bias_TO = like(units[0], self.kernel_TIO, self.bias_TO)
-        units = exchange(units) if self.layer.reads == 'all' else units
+        units = exchange(units) if self.exchanges else units
         nonlinear = NONLINEARITIES[self.layer.nonlinearity]
         out = [nonlinear(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
         return dropout(out, self.layer.dropout, self.number, self.towers, masks)

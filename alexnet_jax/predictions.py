@@ -56,8 +56,7 @@ def per_class(truth: Truth, p_NK: np.ndarray, counts_KK: np.ndarray) -> Iterator
     """The rows of per_class.csv, with a header; errors as fractions, '' where there is no image."""
     yield ['class', 'images', 'top-1 error', 'top-5 error', 'most frequent mistake', 'how often']
     credits_N = scores.credits_of(p_NK, truth.labels).values()
-    wrong_KK = counts_KK.copy()
-    np.fill_diagonal(wrong_KK, 0)
+    wrong_KK = confusion.mistakes(counts_KK)
     for k, name in enumerate(truth.classes):
         own = truth.labels == k
         errors = [

@@ -31,8 +31,6 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.optimizer import Rates, paper_momentum, rates
 from alexnet_jax.scores import credit, make_evaluate
 
-STOPPED = 75  # exit code of a run that was told to stop, saved, and can go on
-
 
 class State(NamedTuple):
     """What a step changes.

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from alexnet_jax import confusion
+
 
 def png(picture: np.ndarray) -> str:
     """A (rows, columns, 3) uint8 picture as the address of an <img>: the PNG itself."""
@@ -86,7 +88,7 @@ def neighbours(vectors_NU: np.ndarray, queries: Sequence[int], wanted: int) -> n
 
 def frequent_confusions(counts_KK: np.ndarray, most: int = 10) -> list[tuple[int, int, int]]:
     """(class, taken for, how often), the most frequent first."""
-    wrong = counts_KK * (1 - np.eye(len(counts_KK), dtype=np.int64))
+    wrong = confusion.mistakes(counts_KK)
     order = np.argsort(-wrong, axis=None, kind='stable')[:most]
     pairs = [divmod(int(place), len(counts_KK)) for place in order]
     return [(row, column, int(wrong[row, column])) for row, column in pairs if wrong[row, column]]

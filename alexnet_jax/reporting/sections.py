@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from alexnet_jax import confusion, metrics
+from alexnet_jax import predictions as predictions_of
 from alexnet_jax.reporting import figures
 from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import (
@@ -91,7 +92,7 @@ def _example(
             class_='true' if k == label else None,
             style=f'--p:{100 * p_K[k]:.1f}%',
         )
-        for k in np.argsort(-p_K, kind='stable')[:5]
+        for k in predictions_of.most_probable(p_K[None], predictions_of.ANSWERS)[0]
     ]
     address = figures.png(figures.thumbnail(image))
     return tag(
