@@ -28,12 +28,15 @@ from typing import Any, TextIO
 from absl import app, flags
 from scipy import stats  # comes with scikit-learn
 
-from alexnet_jax import config_file, files, tables, workdir
-from alexnet_jax.claims import ABLATIONS, ablate, changes
-from alexnet_jax.config import as_dict
-from alexnet_jax.errors import STOPPED, UserError, one_line
-from alexnet_jax.metrics import time_left
-from alexnet_jax.resolve import resolve
+from alexnet_jax.config import command_line as config_file
+from alexnet_jax.config.ablations import ABLATIONS, ablate, changes
+from alexnet_jax.config.schema import as_dict
+from alexnet_jax.config.validation import resolve
+from alexnet_jax.reporting import terminal as tables
+from alexnet_jax.runtime import atomic_files as files
+from alexnet_jax.runtime.user_errors import STOPPED, UserError, one_line
+from alexnet_jax.training import workdir
+from alexnet_jax.training.log import time_left
 
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Runs of each: with this many seeds, from 0 on.', 1)
 _ONLY = flags.DEFINE_list('only', [], f'These alone, of {", ".join(ABLATIONS)}. Default: all.')

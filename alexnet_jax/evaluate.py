@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alexnet_jax.errors import UserError, one_line, parse_flags
+from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
 
 _WORKDIR = flags.DEFINE_list('workdir', [], 'Folders of runs, with commas; the first is required.')
 _SPLIT = flags.DEFINE_string('split', '', "Images to test on. Default: the run's test split.")
@@ -48,7 +48,7 @@ def main(_: Sequence[str]) -> None:
     """Does what the flags say."""
     with one_line():
         workdirs = _workdirs()
-        from alexnet_jax import testing
+        from alexnet_jax.evaluation import run_evaluation as testing
 
         given = {
             'eval_split': _SPLIT.value,

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alexnet_jax import config as settings
-from alexnet_jax import config_file
-from alexnet_jax.claims import ABLATIONS, ablate
-from alexnet_jax.errors import STOPPED, one_line
-from alexnet_jax.resolve import resolve
+from alexnet_jax.config import command_line as config_file
+from alexnet_jax.config import schema as settings
+from alexnet_jax.config.ablations import ABLATIONS, ablate
+from alexnet_jax.config.validation import resolve
+from alexnet_jax.runtime.user_errors import STOPPED, one_line
 
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -51,8 +51,13 @@ _SKIP_BAD = flags.DEFINE_integer(
 
 def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
     """Runs; gives the exit code."""
-    from alexnet_jax import compiled, datasets, model, tables, towers, train
-    from alexnet_jax.workdir import Workdir
+    from alexnet_jax.data import sources as datasets
+    from alexnet_jax.model import alexnet as model
+    from alexnet_jax.model import towers
+    from alexnet_jax.reporting import terminal as tables
+    from alexnet_jax.runtime import compilation_cache as compiled
+    from alexnet_jax.training import loop as train
+    from alexnet_jax.training.workdir import Workdir
 
     model.layer_table(config)  # refuses sizes that do not fit, before anything is written
     compiled.keep()

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alexnet_jax.errors import UserError, one_line, parse_flags
-from alexnet_jax.images import FILTERS
-from alexnet_jax.progress import Bars
+from alexnet_jax.data.images import FILTERS
+from alexnet_jax.runtime.progress import Bars
+from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
 
 _TARS = flags.DEFINE_string('tars', '', 'Folder of the tars, as downloaded.')
 _DATA_DIR = flags.DEFINE_string(
@@ -56,11 +56,11 @@ _NAME = flags.DEFINE_string('name', '', 'A data set, for --check or to be prepar
 def main(_: Sequence[str]) -> None:
     """Does what the flags say."""
     with one_line():
-        from alexnet_jax import datasets
+        from alexnet_jax.data import sources as datasets
 
         data_dir = datasets.data_dir(_DATA_DIR.value)
         if _CHECK.value:
-            from alexnet_jax import doctor
+            from alexnet_jax.data import dataset_check as doctor
 
             sys.exit(doctor.examine(data_dir, _NAME.value, _SAMPLE.value))
         if _TARS.value:
@@ -72,7 +72,7 @@ def main(_: Sequence[str]) -> None:
 
 
 def _from_tars(tars: Path, data_dir: Path) -> None:
-    from alexnet_jax.datasets import catalogue, writing
+    from alexnet_jax.data import catalogue, writing
 
     size = _pixels()
     if not size and _STORAGE.value == 'raw':
@@ -119,7 +119,7 @@ def _pixels() -> int:
 
 
 def _by_tfds(name: str) -> None:
-    from alexnet_jax import datasets
+    from alexnet_jax.data import sources as datasets
 
     builder = datasets.find_builder(name, _DATA_DIR.value)
     if not builder.is_prepared():

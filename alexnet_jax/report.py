@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from alexnet_jax import files
-from alexnet_jax.errors import UserError, one_line, parse_flags
 from alexnet_jax.reporting import comparisons, history
 from alexnet_jax.reporting.markup import joined
 from alexnet_jax.reporting.page import Section, page
+from alexnet_jax.runtime import atomic_files as files
+from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
 
 _WORKDIR = flags.DEFINE_string('workdir', '', 'Folder of the run.')
 _OUT = flags.DEFINE_string('out', '', 'The page to write. Default: report.html in the workdir.')
@@ -65,9 +65,9 @@ def _comparisons(workdir: Path) -> list[Section]:
 def _page_of(workdir: Path, compared: list[Section]) -> str:
     """The page, from the newest checkpoint of the run."""
     # And with them JAX: a mistake is told before.
-    from alexnet_jax import compiled
+    from alexnet_jax.evaluation.trained_net import Trained
     from alexnet_jax.reporting import overview, sections
-    from alexnet_jax.trained import Trained
+    from alexnet_jax.runtime import compilation_cache as compiled
 
     compiled.keep()
     trained = Trained(workdir)

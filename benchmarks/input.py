@@ -13,7 +13,7 @@ medians of the rounds; a ratio is the median of those of the rounds.
   reads the same images as files with Pillow. Clocks start when the first batch has come, and run
   for many more than are kept ready.
 - Training (--step, minutes): blocks of steps of the full net on CPU devices, a tower on each of
-  two, the next batch being fetched as alexnet_jax/train.py does it.
+  two, the next batch being fetched as alexnet_jax/training/loop.py does it.
 """
 
 import os
@@ -49,9 +49,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import photographs
 from torch_net import check_finite
 
-from alexnet_jax import datasets, images, loader, optimizer, tables, towers, train
-from alexnet_jax.datasets import catalogue, writing
-from alexnet_jax.errors import UserError
+from alexnet_jax.data import catalogue, images, loader, writing
+from alexnet_jax.data import sources as datasets
+from alexnet_jax.model import towers
+from alexnet_jax.reporting import terminal as tables
+from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training import loop as train
+from alexnet_jax.training import optimizer
 
 SIZE, CROP, BATCH = 256, 224, 128  # training has a batch of its own
 STEPS = 5  # in a block

@@ -6,15 +6,16 @@
 The arrays are what one tower normalizes after conv1 and after conv2; forward alone, and forward and
 backward with a random cotangent. The contenders:
 
-- formula: alexnet_jax/normalization.py in plain JAX, with the derivative written by hand.
-- Pallas: the kernels of alexnet_jax/normalization_pallas.py, on GPUs and TPUs.
-- one kernel: on GPUs, alexnet_jax/normalized_pooling_pallas.py, which pools too.
+- formula: alexnet_jax/ops/response_normalization.py in plain JAX, with the derivative written by
+  hand.
+- Pallas: the kernels of alexnet_jax/ops/response_normalization_pallas.py, on GPUs and TPUs.
+- one kernel: on GPUs, alexnet_jax/ops/normalized_pooling_pallas.py, which pools too.
 - automatic derivative: slices and a power in plain JAX, in the dtype of x, derived by JAX.
 - PyTorch: eager nn.LocalResponseNorm, maps before rows and columns, on the same kind of device.
 
 'ReLU +' is with max(x, 0) before it. 'with ReLU and pooling' is the three in turn, as the net has
 them: ReLU, normalization, and windows of 3, two apart; formula and Pallas are followed by
-alexnet_jax/pooling.py there, PyTorch's by its nn.MaxPool2d.
+alexnet_jax/ops/max_pooling.py there, PyTorch's by its nn.MaxPool2d.
 
 In each round every contender takes its turn, after a round that is not counted. The tables have
 medians of the rounds; ratios are medians of those of rounds. 'GB/s' counts what must be moved,
@@ -55,13 +56,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import measuring
 from programs import Step, compile_all, draw, lower, lower_each, start
 
-from alexnet_jax import config as settings
-from alexnet_jax import normalization_pallas as kernels
-from alexnet_jax import tables, towers
-from alexnet_jax.errors import first_line
-from alexnet_jax.normalization import response_normalization
-from alexnet_jax.normalized_pooling import normalized_pooling
-from alexnet_jax.pooling import max_pooling
+from alexnet_jax.config import schema as settings
+from alexnet_jax.model import towers
+from alexnet_jax.ops import response_normalization_pallas as kernels
+from alexnet_jax.ops.max_pooling import max_pooling
+from alexnet_jax.ops.normalized_pooling import normalized_pooling
+from alexnet_jax.ops.response_normalization import response_normalization
+from alexnet_jax.reporting import terminal as tables
+from alexnet_jax.runtime.user_errors import first_line
 
 SIZE, K, ALPHA, BETA = PAPER = (5, 2.0, 1e-4, 0.75)
 POOL = (3, 2)

@@ -9,7 +9,7 @@ from statistics import mean
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.datasets import catalogue
+from alexnet_jax.data import catalogue
 
 SYNSETS, DISTINCT, VALIDATION = 16, 32, 16
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from alexnet_jax import files
+from alexnet_jax.runtime import atomic_files as files
 
 Step = Callable[..., tuple[Array, ...]]  # arrays to those that take the place of the last of them
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from measuring import measure
 
-from alexnet_jax import config as settings
-from alexnet_jax import model
+from alexnet_jax.config import schema as settings
+from alexnet_jax.model import alexnet as model
 
 # Floating-point operations per image: two for each multiply-add of a convolution or matrix product.
 # Training does three times the forward pass's, less the gradient by the image.

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from measuring import circumstances, heading, write
 
-from alexnet_jax import tables
+from alexnet_jax.reporting import terminal as tables
 
 ROOT = Path(__file__).resolve().parent.parent
 _CONFIG = flags.DEFINE_string('config', 'configs/digits.py', 'Of the run.')

@@ -21,7 +21,8 @@ In each round every contender does one step, in turn. The table has the medians 
 share of the least time that counted operations and bytes allow on this device (roofline.py). Busy
 spells do not hit all alike (PyTorch's threads wait for each other and lose more), so the share of
 the cores that other processes took meanwhile is told. Both programs run in this process, in which
-freed memory is kept for the next step as in training (towers.py); PyTorch gains from that too.
+freed memory is kept for the next step as in training (model/towers.py); PyTorch gains from that
+too.
 """
 
 import dataclasses
@@ -47,11 +48,15 @@ from measuring import Contender, Others, circumstances, heading, measure, write
 from torch_net import VARIANTS, PyTorch, check_finite
 from tower_forms import FORMS, form
 
-from alexnet_jax import augmentation, model, tables, towers, train
-from alexnet_jax import config as settings
-from alexnet_jax.errors import UserError
-from alexnet_jax.optimizer import Rates
-from alexnet_jax.resolve import resolve
+from alexnet_jax.config import schema as settings
+from alexnet_jax.config.validation import resolve
+from alexnet_jax.data import augmentation
+from alexnet_jax.model import alexnet as model
+from alexnet_jax.model import towers
+from alexnet_jax.reporting import terminal as tables
+from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training import loop as train
+from alexnet_jax.training.optimizer import Rates
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {

@@ -8,8 +8,8 @@ from typing import Any
 
 from measuring import Contender
 
-from alexnet_jax import config as settings
-from alexnet_jax import model
+from alexnet_jax.config import schema as settings
+from alexnet_jax.model import alexnet as model
 
 VARIANTS = ('eager', 'channels_last', 'compiled', 'compiled_channels_last')
 

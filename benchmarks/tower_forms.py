@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from alexnet_jax import convolution, model
+from alexnet_jax.model import alexnet as model
+from alexnet_jax.ops import convolution
 
 FORMS = ('unrolled', 'vmapped', 'grouped')
 

@@ -2,9 +2,10 @@
 
     python benchmarks/tune_normalization.py [--batch=128] [--dtype=float32,bfloat16] [--repeats=5]
 
-The constants are those at the top of alexnet_jax/normalization_pallas.py; the arrays are what one
-tower normalizes after conv1 and after conv2, as the net does: after a ReLU; forward and backward by
-themselves. Best first: by the geometric mean of a row's times over the best of their columns.
+The constants are those at the top of alexnet_jax/ops/response_normalization_pallas.py; the arrays
+are what one tower normalizes after conv1 and after conv2, as the net does: after a ReLU; forward
+and backward by themselves. Best first: by the geometric mean of a row's times over the best of
+their columns.
 """
 
 import dataclasses
@@ -25,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import measuring
 from programs import compile_all, draw, lower, start
 
-from alexnet_jax import config as settings
-from alexnet_jax import normalization_pallas as kernels
-from alexnet_jax import tables
-from alexnet_jax.normalization import PROBE
+from alexnet_jax.config import schema as settings
+from alexnet_jax.ops import response_normalization_pallas as kernels
+from alexnet_jax.ops.response_normalization import PROBE
+from alexnet_jax.reporting import terminal as tables
 
 # One measurement: programs started one after the other, and calls in each; there are many to
 # compile.

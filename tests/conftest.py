@@ -15,7 +15,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 import jax
 import pytest
 
-from alexnet_jax import config, towers
+from alexnet_jax.config import schema as config
+from alexnet_jax.model import towers
 
 towers.prepare_cpu_devices(config.Mesh(tower=2, data=1))
 jax.config.update('jax_numpy_dtype_promotion', 'strict')

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import augmentation, model, towers
-from alexnet_jax import config as settings
-from alexnet_jax.resolve import resolve
+from alexnet_jax.config import schema as settings
+from alexnet_jax.config.validation import resolve
+from alexnet_jax.data import augmentation
+from alexnet_jax.model import alexnet as model
+from alexnet_jax.model import towers
 
 ROOT = Path(__file__).parent.parent
 

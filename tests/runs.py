@@ -10,10 +10,11 @@ import jax
 import numpy as np
 
 import nets
-from alexnet_jax import datasets, train
-from alexnet_jax.checkpoint import Checkpoints, Position
-from alexnet_jax.resolve import resolve
-from alexnet_jax.workdir import Workdir
+from alexnet_jax.config.validation import resolve
+from alexnet_jax.data import sources as datasets
+from alexnet_jax.training import loop as train
+from alexnet_jax.training.checkpoint import Checkpoints, Position
+from alexnet_jax.training.workdir import Workdir
 
 # Small and short: 22 steps, evaluated every 11 or so, saved every 5.
 SHORT = {

@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.datasets import catalogue
+from alexnet_jax.data import catalogue
 
 CMYK, PNG = 'n01739381_1309.JPEG', 'n02105855_2933.JPEG'  # under their real names
 

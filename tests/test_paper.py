@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import nets
-from alexnet_jax import config as settings
-from alexnet_jax import model
+from alexnet_jax.config import schema as settings
+from alexnet_jax.model import alexnet as model
 
 # (shape over both towers, standard deviation, bias): §3.5, §5 and Figure 2.
 LAYERS = {

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax import config as settings
-from alexnet_jax.errors import UserError, first_line
+from alexnet_jax.config import schema as settings
 from alexnet_jax.reporting import history
 from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import Prose, Section, code, figure, paragraph, table
 from alexnet_jax.reporting.plots import Curve, line_plot
+from alexnet_jax.runtime.user_errors import UserError, first_line
 
 LEVEL = 0.25  # the training error rate of Figure 1
 

@@ -1,6 +1,6 @@
 """Pictures as PNG, and what the paper's figures 3 and 4 show of a trained net (§6.1).
 
-Letters: N test images, K classes, Q queries, U units; H, W, I, O as in model.py.
+Letters: N test images, K classes, Q queries, U units; H, W, I, O as in model/alexnet.py.
 """
 
 import base64
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import confusion
+from alexnet_jax.evaluation import confusion
 
 
 def png(picture: np.ndarray) -> str:

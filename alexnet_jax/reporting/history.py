@@ -10,7 +10,7 @@ Points = tuple[np.ndarray, np.ndarray]  # x and y, each (n,) float64
 
 
 class History:
-    """The lines of a metrics.jsonl; names as in metrics.py.
+    """The lines of a metrics.jsonl; names as in training/log.py.
 
     Attributes:
       step: the newest one; 0 where nothing has been logged.

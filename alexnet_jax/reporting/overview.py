@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import model, scores, tables
-from alexnet_jax.config import Config
-from alexnet_jax.metrics import time_left
+from alexnet_jax.config.schema import Config
+from alexnet_jax.model import alexnet as model
 from alexnet_jax.reporting import history
+from alexnet_jax.reporting import terminal as tables
 from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import Section, code, facts, figure, paragraph, percent, table
 from alexnet_jax.reporting.plots import Curve, line_plot
+from alexnet_jax.training import error_rates as scores
+from alexnet_jax.training.log import time_left
 
 
 def notes(config: Config, step: int, log: history.History) -> Html:

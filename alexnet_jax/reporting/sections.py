@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from alexnet_jax import confusion, metrics
-from alexnet_jax import predictions as predictions_of
+from alexnet_jax.evaluation import confusion
+from alexnet_jax.evaluation import prediction_files as predictions_of
 from alexnet_jax.reporting import figures
 from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import (
@@ -21,6 +21,7 @@ from alexnet_jax.reporting.page import (
     scrolling,
     table,
 )
+from alexnet_jax.training import log as metrics
 
 TABLE_CLASSES = 20  # with more, the confusion matrix is a picture
 QUERIES = 2000  # test images whose nearest neighbour is looked at, at most

@@ -1,0 +1,1 @@
+"""The settings of a run: schema, validation, command line, and the ablations (§5)."""

@@ -1,0 +1,184 @@
+"""Convolution as the 2012 code sizes it (§3.5), in the form that suits the platform."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from alexnet_jax.ops import winograd
+
+# With fewer, transforming the tiles costs more than is saved.
+FEWEST_MAPS = 16
+LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+
+
+def convolved_size(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Pixels across after a convolution: 1 + ceil((2 padding + size - kernel) / stride).
+
+    The 2012 code rounds up (layer.py:1004), so that 224 pixels under an 11x11 kernel with stride 4
+    give 55, the last window hanging 3 zero pixels over the edge; the paper's 224 is no misprint.
+    """
+    return 1 + -(-(2 * padding + size - kernel) // stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolution(x_BHWI: Array, kernel_HWIO: Array, stride: int, padding: int) -> Array:
+    """Convolution, zeros around: `padding` on all sides, what the stride lacks right and bottom.
+
+    Args:
+      x_BHWI: (images, rows, columns, maps in).
+      kernel_HWIO: (kernel, kernel, maps in, maps out), square.
+
+    Returns:
+      (images, rows', columns', maps out), sizes by `convolved_size`.
+    """
+    cpu = _by_tiles if _suits_tiles(x_BHWI, kernel_HWIO, stride, padding) else _plain
+    return _choose(x_BHWI, kernel_HWIO, stride=stride, padding=padding, cpu=cpu, default=_plain)
+
+
+def _forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple]:
+    return convolution(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(stride: int, padding: int, saved: tuple[Array, Array], g: Array) -> tuple:
+    cpu = _derivative(_by_tiles) if _suits_tiles(*saved, stride, padding) else _by_image
+    default = _derivative(_plain)
+    return _choose(*saved, g, stride=stride, padding=padding, cpu=cpu, default=default)
+
+
+convolution.defvjp(_forward, _backward)
+
+
+def _choose(*arrays: Array, stride: int, padding: int, cpu: Any, default: Any) -> Any:
+    """One way on CPU, the other elsewhere."""
+    sizes = dict(stride=stride, padding=padding)
+    cpu, default = (functools.partial(f, **sizes) for f in (cpu, default))
+    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+
+
+def _derivative(convolve: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+    """(x, kernel, cotangent) to their cotangents."""
+
+    def derivative(x: Array, kernel: Array, g: Array, **sizes: int) -> tuple[Array, Array]:
+        return jax.vjp(functools.partial(convolve, **sizes), x, kernel)[1](g)
+
+    return derivative
+
+
+def _plain(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """The library's."""
+    pads = _pads(x, kernel, stride, padding)
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=LAYOUT)
+
+
+def _pads(x: Array, kernel: Array, stride: int, padding: int) -> list[tuple[int, int]]:
+    """Zeros before and after the rows, and the columns."""
+    size, have = kernel.shape[0], x.shape[1:3]
+    need = ((out - 1) * stride + size for out in _sizes(x, kernel, stride, padding))
+    return [(padding, n - m - padding) for n, m in zip(need, have, strict=True)]
+
+
+def _by_tiles(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """With fewer multiplications (winograd.py), in float32."""
+    rows, columns = _sizes(x, kernel, stride, padding)
+    even = (rows + rows % 2, columns + columns % 2)
+    y = winograd.convolution(
+        _folded(x, kernel, stride, padding, even).astype(jnp.float32),
+        _folded_kernel(kernel, stride).astype(jnp.float32),
+    )
+    return y[:, :rows, :columns].astype(x.dtype)
+
+
+def _suits_tiles(x: Array, kernel: Array, stride: int, padding: int) -> bool:
+    """Whether tiles save multiplications, and there are maps enough for matrix products."""
+    size, _, maps_in, maps_out = kernel.shape
+    folded, folded_maps = -(-size // stride), maps_in * stride**2
+    if folded not in winograd.KERNELS or min(folded_maps, maps_out) < FEWEST_MAPS:
+        return False
+    sizes = _sizes(x, kernel, stride, padding)
+    by_tiles = winograd.multiplications(*sizes, folded) * folded_maps
+    return by_tiles < 0.7 * math.prod(sizes) * size**2 * maps_in
+
+
+def _by_image(x: Array, kernel: Array, g: Array, stride: int, padding: int) -> tuple[Array, Array]:
+    """The library's gradient by x; that by the kernel as one matrix product for each image.
+
+    XLA's CPU back end has no fast path for a convolution whose kernel is as large as the maps. One
+    image's patches (im2col) stay in the cache, and this takes a third to a half of its time.
+    """
+    images, rows, columns, maps_out = g.shape
+    d_x = jax.vjp(lambda x: _plain(x, kernel, stride, padding), x)[1](g)[0]
+    folded, unfold = jax.vjp(lambda kernel: _folded_kernel(kernel, stride), kernel)
+    x = _folded(x, kernel, stride, padding, (rows, columns))
+
+    def product(image: Array | int) -> Array:
+        x_HWC = lax.dynamic_index_in_dim(x, image, keepdims=False)
+        g_OP = lax.dynamic_index_in_dim(g, image, keepdims=False).reshape(-1, maps_out).T
+        patches = [
+            x_HWC[i : i + rows, j : j + columns].reshape(rows * columns, -1)
+            for i in range(len(folded))
+            for j in range(len(folded))
+        ]
+        return g_OP @ jnp.concatenate(patches, axis=-1)
+
+    later = jnp.arange(1, images)
+    d, _ = lax.scan(lambda total, image: (total + product(image), None), product(0), later)
+    return d_x, unfold(d.T.reshape(folded.shape))[0]
+
+
+def _sizes(x: Array, kernel: Array, stride: int, padding: int) -> tuple[int, int]:
+    """Rows and columns of the result."""
+    rows, columns = (convolved_size(n, kernel.shape[0], stride, padding) for n in x.shape[1:3])
+    return rows, columns
+
+
+def _folded(x: Array, kernel: Array, stride: int, padding: int, sizes: tuple[int, int]) -> Array:
+    """Zeros around the images, and blocks of stride x stride pixels as maps.
+
+    With `_folded_kernel`, a convolution with stride 1 and no zeros gives `sizes` pixels.
+    """
+    images, *have, maps = x.shape
+    size = -(-len(kernel) // stride)
+    need = [(out - 1 + size) * stride for out in sizes]
+    around = [(padding, n - m - padding, 0) for n, m in zip(need, have, strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+    down, across = (n // stride for n in need)
+    x = x.reshape(images, down, stride, across, stride, maps).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(images, down, across, stride * stride * maps)
+
+
+def _folded_kernel(kernel: Array, stride: int) -> Array:
+    size, _, maps_in, maps_out = kernel.shape
+    folded = -(-size // stride)
+    more = folded * stride - size
+    kernel = jnp.pad(kernel, ((0, more), (0, more), (0, 0), (0, 0)))
+    kernel = kernel.reshape(folded, stride, folded, stride, maps_in, maps_out)
+    return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(folded, folded, -1, maps_out)
+
+
+def unshared_convolution(x_BHWI: Array, kernel_YXHWIO: Array, stride: int, padding: int) -> Array:
+    """Like `convolution`, but each place has weights of its own (2012: 'local' layers).
+
+    Args:
+      x_BHWI: (images, rows, columns, maps in).
+      kernel_YXHWIO: (rows', columns', kernel, kernel, maps in, maps out), square.
+
+    Returns:
+      (images, rows', columns', maps out).
+    """
+    rows, columns, size = kernel_YXHWIO.shape[:3]
+    pads = [(0, 0), *_pads(x_BHWI, kernel_YXHWIO[0, 0], stride, padding), (0, 0)]
+    x = jnp.pad(x_BHWI, pads)
+    down, across = (1 + (n - 1) * stride for n in (rows, columns))
+    windows = [
+        x[:, i : i + down : stride, j : j + across : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    patches_BYXPI = jnp.stack(windows, axis=3)
+    kernel_YXPIO = kernel_YXHWIO.reshape(rows, columns, size * size, *kernel_YXHWIO.shape[4:])
+    return jnp.einsum('byxpi,yxpio->byxo', patches_BYXPI, kernel_YXPIO)

@@ -1,0 +1,1 @@
+"""The update rule, one training step, and the loop around it (§5)."""

@@ -1,0 +1,140 @@
+import json
+import signal
+import statistics
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import nets
+import runs
+from alexnet_jax import ablations
+from alexnet_jax.runtime.user_errors import UserError
+
+
+def study(folder, seeds=3, only=(), config='digits'):
+    return ablations.Study(nets.load(config).to_dict(), seeds, only, folder)
+
+
+def write(study, name, seed, centre, views, seconds=60.0):
+    """A run as if it were done."""
+    folder = study.folder(name, seed)
+    folder.mkdir(parents=True)
+    config = {'config': ablations.as_dict(study.config(name, seed))}
+    (folder / 'config.json').write_text(json.dumps(config))
+    result = {'centre': centre, 'views': views, 'seconds': seconds}
+    (folder / 'result.json').write_text(json.dumps(result))
+
+
+def test_what_the_config_does_not_have_is_left_out(tmp_path):
+    found = study(tmp_path)
+    assert set(found.left_out) == {'mirror', 'colour'}
+    assert found.names[0] == 'base'
+    assert 'lrn' in found.names
+    with pytest.raises(UserError, match='nothing to ablate as mirror'):
+        study(tmp_path, only=['mirror'])
+
+
+def test_views_need_no_training(tmp_path):
+    """The row without ten views is the base's, tested on the centre."""
+    found = study(tmp_path, seeds=2, only=['ten_views', 'lrn'])
+    assert found.runs() == [('base', 0), ('lrn', 0), ('base', 1), ('lrn', 1)]
+    write(found, 'base', 0, centre=0.02, views=0.01)
+    assert found.errors('ten_views') == [0.02]
+    assert found.errors('base') == [0.01]
+
+
+def test_only_what_is_named_differs_between_runs(tmp_path):
+    found = study(tmp_path)
+    base, lrn = (
+        nets.settings.flatten(ablations.as_dict(found.config(n, 1))) for n in ('base', 'lrn')
+    )
+    assert {name for name in base if base[name] != lrn[name]} == {
+        'model.conv1.then',
+        'model.conv2.then',
+    }
+    assert base['seed'] == 1
+
+
+def test_the_table(tmp_path):
+    found = study(tmp_path, only=['lrn', 'dropout'])
+    base, lrn = [0.010, 0.012, 0.011], [0.030, 0.029, 0.031]
+    for seed in range(3):
+        write(found, 'base', seed, 0.5, base[seed])
+        write(found, 'lrn', seed, 0.5, lrn[seed])
+    first, second = ablations.rows(found)  # dropout has no runs yet
+    assert (first['name'], second['name']) == ('base', 'lrn')
+    assert first['difference'] is None
+    assert second['difference'] == pytest.approx(0.019)
+    # Welch by hand: t(4) = 2.776 where both variances are equal.
+    half = 2.776 * np.sqrt((statistics.variance(base) + statistics.variance(lrn)) / 3)
+    assert second['low'] == pytest.approx(0.019 - half, rel=1e-3)
+    assert second['high'] == pytest.approx(0.019 + half, rel=1e-3)
+    assert second['paper'] == '1.4 / 1.2'
+    text = ablations.text([first, second])
+    assert '(nothing)' in text
+    assert '+1.90' in text
+    assert 'noise' not in text
+
+
+def test_a_difference_within_the_spread_is_called_noise(tmp_path):
+    found = study(tmp_path, only=['lrn'])
+    for seed, (base, lrn) in enumerate([(0.01, 0.012), (0.014, 0.011), (0.012, 0.013)]):
+        write(found, 'base', seed, 0.5, base)
+        write(found, 'lrn', seed, 0.5, lrn)
+    assert '(noise)' in ablations.text(ablations.rows(found))
+
+
+def test_without_spread_there_is_no_interval():
+    assert ablations.interval([0.1], [0.2]) is None
+    assert ablations.interval([0.1, 0.1], [0.2, 0.2]) is None
+    assert ablations.interval([0.1, 0.1], [0.2, 0.21]) is not None
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path):
+    write(study(tmp_path), 'lrn', 0, 0.1, 0.1)
+    raw = nets.load('digits').to_dict()
+    raw['optimizer']['epochs'] = 1.0
+    other = ablations.Study(raw, 3, ['lrn'], tmp_path)
+    with pytest.raises(UserError, match=r'holds a run with optimizer\.epochs=24'):
+        other.result('lrn', 0)
+
+
+@pytest.mark.slow
+def test_as_a_user_runs_it(tmp_path, data_dir):
+    """Stops, goes on, tabulates; the last time with one more row, and nothing twice."""
+
+    def command(only):
+        _, *settings = runs.command(tmp_path, data_dir, optimizer__epochs=0.3)[3:]
+        program = [sys.executable, '-m', 'alexnet_jax.ablations', f'--workdir={tmp_path}']
+        return [*program, *settings, '--seeds=1', f'--only={only}']
+
+    def run(only):
+        return runs.run(command(only))
+
+    process = runs.start(command('lrn'))
+    while process.poll() is None and not (tmp_path / 'base-0' / 'config.json').exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 75, err
+    assert 'stopped: the same command goes on' in out
+    assert not (tmp_path / 'base-0' / 'result.json').exists()
+
+    code, out, err = run('lrn')
+    assert code == 0, err
+    assert '[1/2] base, seed 0' in out
+    table = json.loads((tmp_path / 'ablations.json').read_text())
+    assert [row['name'] for row in table['rows']] == ['base', 'lrn']
+    last = runs.metrics(tmp_path / 'lrn-0')[-1]
+    assert table['rows'][1]['errors'] == [last['eval_5_views/top1_error']]
+    code, out, err = run('lrn,ten_views')
+    assert code == 0, err
+    assert '[1/' not in out
+    rows = json.loads((tmp_path / 'ablations.json').read_text())['rows']
+    centre = runs.metrics(tmp_path / 'base-0')[-1]['eval/top1_error']
+    assert rows[2]['errors'] == [centre]
+    code, out, err = run('lrm')
+    assert (code, 'Traceback' in err) == (2, False)
+    assert err.startswith("alexnet_jax: there is no ablation 'lrm'")

@@ -1,0 +1,115 @@
+import dataclasses
+
+import pytest
+
+import nets
+from alexnet_jax.config import schema as settings
+from alexnet_jax.config.validation import resolve
+from alexnet_jax.data import images
+from alexnet_jax.runtime.user_errors import UserError
+
+
+def test_every_config_resolves():
+    for path in (nets.ROOT / 'configs').glob('*.py'):
+        assert nets.override(nets.load(path.stem)).dataset.classes >= 2
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        (
+            {'optimizer__momentun': 0.9},
+            'unknown setting optimizer.momentun: did you mean optimizer.momentum?',
+        ),
+        ({'optimizer__batch_size': 8.5}, 'optimizer.batch_size must be of type int, not 8.5'),
+        ({'optimizer__batch_size': True}, 'optimizer.batch_size must be of type int, not True'),
+        ({'optimizer__momentum': 1.0}, 'optimizer.momentum=1.0 must be at least 0 and below 1'),
+        ({'optimizer__epochs': 0.0}, 'optimizer.epochs=0.0 must be above 0'),
+        (
+            {'learning_rate__initial': float('nan')},
+            'learning_rate.initial=nan must be a finite number',
+        ),
+        ({'learning_rate__schedule': 'cosine'}, "'cosine' is none of plateau, steps, fixed"),
+        ({'augmentation__crop': 73}, 'augmentation.crop=73 is larger than dataset.image_size=72'),
+        (
+            {'model__conv1__then': ('relu', 'lrn')},
+            "model.conv1.then has 'lrn', which is none of relu",
+        ),
+        ({'model__fc6': 5}, 'model.fc6 is a section with settings of its own, not 5'),
+        ({'mesh__tower': 3}, 'mesh.tower=3 does not divide model.towers=2'),
+        ({'mesh__data': 3}, 'optimizer.batch_size=8 is not divisible by mesh.data=3'),
+        ({'model__towers': 0}, 'model.towers=0 must be at least 1'),
+        ({'dataset__classes': 1}, 'dataset.classes=1 must be at least 2'),
+        ({'dataset__resize': 'cubic'}, "dataset.resize='cubic' is none of area, bilinear"),
+        ({'augmentation__mean': 'none'}, "augmentation.mean='none' is none of image, colour"),
+        ({'augmentation__images_per_draw': 0}, 'images_per_draw=0 must be at least 1'),
+        ({'augmentation__constants': '2012'}, "augmentation.constants='2012' has no mean image"),
+        (
+            {'augmentation__colour__noise': 'sqrt'},
+            "augmentation.colour.noise='sqrt' is none of none, eigenvalue, root",
+        ),
+        ({'augmentation__colour__deviation': -0.1}, 'deviation and .until_epoch must be at least'),
+        ({'seed': -1}, 'seed=-1 must be at least 0'),
+        ({'augmentation__positions': 10}, 'positions=10, and a crop of 64 of 72 pixels has 9'),
+        ({'model__conv3__reads': 'both'}, "model.conv3.reads='both' is none of own, all"),
+        ({'model__fc6__nonlinearity': 'elu'}, "fc6.nonlinearity='elu' is none of relu, tanh"),
+        ({'model__conv1__maps': 0}, 'model.conv1.maps=0 must be at least 1'),
+        ({'model__conv1__shared': False}, 'model.conv1.shared=False must be True'),
+        ({'model__conv2__decay_factor': -1.0}, 'model.conv2.decay_factor=-1.0 must be at least 0'),
+        (
+            {'model__conv2__then': ('relu', 'batch_normalization')},
+            'model.conv2.then: batch_normalization comes first',
+        ),
+        (
+            {'model__conv3__then': ('batch_normalization',), 'model__conv3__shared': False},
+            'model.conv3: batch_normalization needs shared weights',
+        ),
+        ({'model__spatial_normalization__k': 0.0}, 'model.spatial_normalization needs k > 0'),
+        ({'loader__skip_bad': -1}, 'loader.skip_bad=-1 must be at least 0'),
+    ],
+)
+def test_what_cannot_be_is_named(overrides, message):
+    with pytest.raises(UserError) as error:
+        nets.override(nets.load('digits'), **{'optimizer__batch_size': 8, **overrides})
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_a_missing_setting_is_named():
+    raw = nets.load('digits').to_dict()
+    del raw['model']['fc7']['std']
+    with pytest.raises(UserError, match=r'the config lacks model\.fc7\.std'):
+        resolve(raw)
+
+
+def test_durations_follow_the_overrides():
+    """Nothing is derived while a config file is read: a new batch size moves what is in epochs."""
+    whole = settings.durations(nets.small(optimizer__batch_size=8), examples=100)
+    half = settings.durations(nets.small(optimizer__batch_size=4), examples=100)
+    assert (whole.steps, half.steps) == (300, 600)
+    assert whole.epoch(whole.steps) == half.epoch(half.steps) == 24
+    assert half.evaluate_every == 25
+
+
+def test_the_colour_noise_ends_at_its_epoch():
+    """In 2012 it was switched off after epoch 66 or so."""
+    colour = nets.full(augmentation__colour__until_epoch=66.5).augmentation.colour
+    assert [colour.deviation_at(epoch) for epoch in (0.0, 66.4, 66.5, 90.0)] == [0.1, 0.1, 0, 0]
+
+
+def test_a_batch_larger_than_the_data_is_refused():
+    with pytest.raises(UserError, match=r'fewer than optimizer\.batch_size=8'):
+        settings.durations(nets.small(), examples=7)
+
+
+def test_a_resolved_config_cannot_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        nets.small().seed = 1
+
+
+def test_without_the_mean_of_views_there_is_one_view():
+    assert nets.small(evaluation__average_views=False).views == 1
+
+
+def test_the_filters_are_those_there_are():
+    assert tuple(images.FILTERS) == settings.RESIZE

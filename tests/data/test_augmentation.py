@@ -1,0 +1,193 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nets
+from alexnet_jax.data import augmentation
+from alexnet_jax.data import pixel_statistics as statistics
+
+SIZE, CROP = 12, 8
+
+
+def settings(noise='none', divide=False, **changes):
+    """The paper's augmentation with crops of 8, without colour noise, but for `changes`."""
+    ways = dataclasses.replace(nets.full().augmentation, **dict(crop=CROP, positions=0) | changes)
+    colour = dataclasses.replace(ways.colour, noise=noise, divide=divide)
+    return dataclasses.replace(ways, colour=colour)
+
+
+def coordinates(images):
+    """Images whose pixel at (row, column) is (row, column, number of the image)."""
+    grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE), indexing='ij'), -1)
+    number = np.arange(images)[:, None, None, None] % 256
+    return np.concatenate(
+        [
+            np.broadcast_to(grid, (images, SIZE, SIZE, 2)),
+            np.broadcast_to(number, (images, SIZE, SIZE, 1)),
+        ],
+        -1,
+    ).astype(np.uint8)
+
+
+def views(images=2000, mirror=True, seed=0, mean=None):
+    mean = jnp.zeros((SIZE, SIZE, 3)) if mean is None else mean
+    ways = settings(mirror=mirror)
+    draw = augmentation.draw_views(jax.random.key(seed), images, SIZE, ways)
+    known = augmentation.Constants(mean, jnp.eye(3))
+    return np.asarray(augmentation.random_views(coordinates(images), known, draw, ways))
+
+
+def test_all_positions_are_equally_probable():
+    corners = views(mirror=False)[:, 0, 0, :2].astype(int)
+    counts = np.zeros((5, 5))
+    np.add.at(counts, tuple(corners.T), 1)
+    # 25 positions, 80 draws each: chi squared of 24 degrees of freedom is above 51 once in 1,000.
+    assert ((counts - 80) ** 2 / 80).sum() < 51
+
+
+def test_half_are_mirrored():
+    columns = views()[:, 0, :, 1]
+    step = columns[:, 1] - columns[:, 0]
+    assert set(step) == {-1.0, 1.0}
+    assert np.mean(step < 0) == pytest.approx(0.5, abs=0.05)
+    rows = views()[:, :, 0, 0]
+    assert set(rows[:, 1] - rows[:, 0]) == {1.0}  # never upside down
+
+
+def test_without_mirror_none_are():
+    columns = views(mirror=False)[:, 0, :, 1]
+    assert set(columns[:, 1] - columns[:, 0]) == {1.0}
+
+
+def test_every_step_draws_anew():
+    assert np.mean(views(10, seed=1) == views(10)) < 1
+
+
+def test_the_mean_images_centre_is_subtracted_wherever_the_crop_was():
+    mean = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (SIZE, SIZE, 3)), jnp.float32)
+    difference = views() - views(mean=mean)
+    np.testing.assert_allclose(
+        difference, np.broadcast_to(mean[2:10, 2:10], difference.shape), atol=1e-4
+    )
+
+
+def test_ten_views_are_five_places_and_their_reflections():
+    ten = augmentation.test_views(256, 224, mirror=True)
+    places = [(v.top, v.left) for v in ten]
+    assert places == [(16, 16), (0, 0), (0, 32), (32, 0), (32, 32)] * 2
+    assert [v.mirrored for v in ten] == [False] * 5 + [True] * 5
+    assert augmentation.test_views(256, 224, mirror=False) == ten[:5]
+
+
+def test_a_view_is_cut_where_it_says():
+    x, mean = coordinates(1), jnp.zeros((SIZE, SIZE, 3))
+    plain = augmentation.take_view(x, mean, CROP, jnp.int32(4), jnp.int32(0), False)
+    np.testing.assert_array_equal(plain[0], x[0, 4:, :8])
+    mirrored = augmentation.take_view(x, mean, CROP, jnp.int32(4), jnp.int32(0), True)
+    np.testing.assert_array_equal(mirrored[0], x[0, 4:, 7::-1][:, :8])
+
+
+def test_images_share_a_draw_in_chunks():
+    """2012: the same place and reflection for 32 consecutive images, another for the next."""
+    ways = settings(images_per_draw=32)
+    draw = augmentation.draw_views(jax.random.key(0), 100, SIZE, ways)
+    for field in (draw.top, draw.left, draw.mirrored):
+        chunks = [np.asarray(field[i : i + 32]) for i in range(0, 100, 32)]
+        assert all(len(set(chunk.tolist())) == 1 for chunk in chunks)
+    places = {(int(t), int(x)) for t, x in zip(draw.top, draw.left, strict=True)}
+    assert len(places) > 1
+
+
+def test_all_33_by_33_positions_of_the_paper_occur():
+    draw = augmentation.draw_views(jax.random.key(0), 20_000, 256, settings(crop=224))
+    places = set(zip(np.asarray(draw.top).tolist(), np.asarray(draw.left).tolist(), strict=True))
+    assert len(places) == 33 * 33
+    assert max(places) == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ('positions', 'expected'), [(32, range(32)), (1, [16]), (3, range(15, 18))]
+)
+def test_fewer_positions_are_in_the_middle(positions, expected):
+    """The paper's "factor of 2048" is 32 x 32 places; with one, the centre."""
+    draw = augmentation.draw_views(
+        jax.random.key(0), 5_000, 256, settings(crop=224, positions=positions)
+    )
+    assert set(np.asarray(draw.top).tolist()) == set(np.asarray(draw.left).tolist()) == {*expected}
+
+
+def sums_of_colours(covariance, images=8, size=64):
+    """Statistics of images whose pixels have about this covariance, around 128."""
+    rng = np.random.default_rng(0)
+    pixels = rng.multivariate_normal([128] * 3, covariance, (images, size, size))
+    sums = statistics.Sums.of_none(size)
+    for image in np.clip(np.round(pixels), 0, 255).astype(np.uint8):
+        sums.add(image)
+    return sums
+
+
+COVARIANCE = np.array([[900.0, 600, 300], [600, 800, 350], [300, 350, 500]])
+
+
+@pytest.mark.parametrize('noise', ['root', 'eigenvalue'])
+def test_colour_noise_has_the_covariance_it_should(noise):
+    """Constant over an image, mean zero; 0.01 times the data's as in 2012, else the paper's."""
+    ways, sums = settings(noise), sums_of_colours(COVARIANCE)
+    mean = np.zeros((SIZE, SIZE, 3), np.float32)
+    known = augmentation.constants(ways, 64, sums)._replace(mean_HWC=mean)
+    draw = augmentation.draw_views(jax.random.key(1), 20_000, SIZE, ways)
+    x = np.full((1, SIZE, SIZE, 3), 100, np.uint8)
+    still = augmentation.random_views(x, known, jax.tree.map(lambda d: d[:1], draw), ways, 0.0)
+    moved = np.asarray(
+        augmentation.random_views(np.repeat(x, 20_000, 0), known, draw, ways, 0.1)
+    ) - np.asarray(still)
+    assert np.ptp(moved, axis=(1, 2)).max() < 1e-4
+    noise_B3 = moved[:, 0, 0]
+    colours = sums.colours
+    scale = colours.eigenvalues if noise == 'root' else (colours.eigenvalues / 255) ** 2
+    expected = 0.01 * (colours.eigenvectors * scale) @ colours.eigenvectors.T
+    spread = np.sqrt(np.diag(expected))
+    assert np.all(np.abs(noise_B3.mean(0)) < 4 * spread / np.sqrt(20_000))
+    np.testing.assert_allclose(np.cov(noise_B3.T), expected, atol=0.04 * spread.max() ** 2)
+    if noise == 'root':
+        np.testing.assert_allclose(expected, 0.01 * COVARIANCE, rtol=0.03)
+
+
+def test_the_noisy_image_is_divided_as_in_2012():
+    """By 1.1, noise and all, while there is noise; by nothing once it is off."""
+    ways = settings('root')
+    divided = settings('root', divide=True)
+    sums = sums_of_colours(COVARIANCE)
+    mean = np.zeros((SIZE, SIZE, 3), np.float32)
+    known = augmentation.constants(ways, 64, sums)._replace(mean_HWC=mean)
+    draw = augmentation.draw_views(jax.random.key(1), 4, SIZE, ways)
+    x = coordinates(4)
+    for deviation in (0.1, 0.0):
+        plain = augmentation.random_views(x, known, draw, ways, deviation)
+        np.testing.assert_allclose(
+            augmentation.random_views(x, known, draw, divided, deviation),
+            np.asarray(plain) / np.float32(1 + deviation),
+            rtol=1e-6,
+        )
+
+
+def test_the_constants_of_2012():
+    """cuda-convnet2: make-data/input_meta; standard deviations 19.7, 37.1 and 121.8."""
+    ways = settings('root', mean='colour', constants='2012')
+    known = augmentation.constants(ways, 4, None)
+    assert known.mean_HWC.shape == (4, 4, 3)
+    np.testing.assert_allclose(known.mean_HWC[1, 2], [127.30, 119.72, 104.91], rtol=1e-6)
+    lengths = np.linalg.norm(known.colours, axis=0)
+    np.testing.assert_allclose(lengths, [19.720833, 37.093889, 121.780061], rtol=1e-4)
+    vectors = known.colours / lengths
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-4)
+
+
+def test_one_mean_colour_in_place_of_the_mean_image():
+    sums = sums_of_colours(COVARIANCE)
+    known = augmentation.constants(settings(mean='colour'), 64, sums)
+    np.testing.assert_allclose(known.mean_HWC[5, 7], sums.mean_image.mean((0, 1)), rtol=1e-5)
+    assert np.ptp(known.mean_HWC, axis=(0, 1)).max() == 0

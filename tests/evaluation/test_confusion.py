@@ -1,0 +1,77 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from alexnet_jax.evaluation import confusion
+
+
+@pytest.fixture
+def answers():
+    rng = np.random.default_rng(0)
+    p = rng.random((60, 4)).astype(np.float32)
+    return p, rng.integers(3, size=60).astype(np.int32)  # class 3 has no image
+
+
+def test_rows_are_the_classes_and_the_diagonal_is_what_is_right(answers):
+    p, labels = answers
+    counts = confusion.matrix(p, labels)
+    np.testing.assert_array_equal(counts.sum(axis=1), np.bincount(labels, minlength=4))
+    np.testing.assert_array_equal(counts.sum(axis=0), np.bincount(p.argmax(axis=1), minlength=4))
+    assert np.trace(counts) == (p.argmax(axis=1) == labels).sum()
+    one = confusion.matrix(np.float32([[0.1, 0.7, 0.2]]), np.int32([2]))
+    assert one.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_the_table_can_be_read_back(tmp_path, answers):
+    counts, names = confusion.matrix(*answers), ['a,b', 'ä', 'c"', 'd']
+    table, image = confusion.write(tmp_path, counts, names)
+    rows = list(csv.reader(io.StringIO(table.read_text('utf-8'), newline='')))
+    assert rows[0][1:] == [row[0] for row in rows[1:]] == names
+    np.testing.assert_array_equal(np.array([row[1:] for row in rows[1:]], int), counts)
+    assert image.read_bytes().startswith(b'\x89PNG')
+    assert sorted(tmp_path.iterdir()) == sorted([table, image])
+
+
+def test_many_classes_are_arrays(tmp_path):
+    counts = np.diag(np.arange(101))
+    table, _ = confusion.write(tmp_path, counts, [str(i) for i in range(101)])
+    assert table.name == 'confusion.npz'
+    with np.load(table) as file:
+        np.testing.assert_array_equal(file['counts'], counts)
+        assert file['classes'][100] == '100'
+
+
+def test_right_is_blue_wrong_is_red_and_nothing_white():
+    """Of 50 classes, too many to name: a cell is 20 pixels."""
+    counts = np.diag(np.full(50, 3))
+    counts[7, 30] = 1
+    pixels = np.asarray(confusion.picture(counts, ['x'] * 50))
+    assert pixels.shape == (1000, 1000, 3)
+    assert tuple(pixels[10, 10]) == confusion.RIGHT
+    red, green, blue = (int(x) for x in pixels[150, 610])
+    assert red > blue == green
+    assert tuple(pixels[10, 610]) == (255, 255, 255)
+
+
+def test_few_classes_are_named():
+    """The cells are those of the plain picture, moved by the margin; the margin is written on."""
+    counts = np.array([[3, 0], [0, 4]])
+    pixels = np.asarray(confusion.picture(counts, ['a cat', 'a dog']))
+    margin = len(pixels) - 57
+    assert margin > 20
+    assert pixels[:margin, margin:].min() < 100  # names above
+    assert pixels[margin:, : margin - 2].min() < 100  # and to the left
+    assert tuple(pixels[margin + 2, margin + 2]) == confusion.RIGHT
+    assert tuple(pixels[margin + 40, margin + 2]) == (255, 255, 255)
+
+
+def test_cells_are_the_darker_the_larger_their_share():
+    cells = confusion.cells(np.array([[5, 0, 1], [3, 2, 0], [0, 0, 9]]))
+    assert cells[0, 1].tolist() == [255, 255, 255]
+    red, _, blue = cells[1, 0].tolist()
+    assert red > blue  # a mistake
+    red, _, blue = cells[2, 2].tolist()
+    assert blue > red
+    assert cells[2, 2].sum() < cells[1, 1].sum()  # all of a row is darker than some

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from alexnet_jax.evaluation import ensemble
+from alexnet_jax.training import error_rates as scores
+
+
+def net(labels, seed, sharpness, noise=1.0):
+    """A softmax that knows the labels as well as `sharpness` says; 0 is noise."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, noise, (len(labels), 10))
+    logits[np.arange(len(labels)), labels] += sharpness
+    p = np.exp(logits)
+    return (p / p.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def ranked(p, labels):
+    found = scores.errors(p, labels)
+    return found.top5, found.top1, found.loss
+
+
+@pytest.fixture
+def labels():
+    return np.random.default_rng(0).integers(10, size=400).astype(np.int32)
+
+
+def test_the_mean_is_that_of_the_probabilities():
+    one, other = np.float32([[0.9, 0.1], [0.2, 0.8]]), np.float32([[0.5, 0.5], [0.6, 0.4]])
+    np.testing.assert_allclose(ensemble.mean([one, other]), [[0.7, 0.3], [0.4, 0.6]], rtol=1e-6)
+    np.testing.assert_allclose(
+        ensemble.mean([one, other], [0.25, 0.75]), [[0.6, 0.4], [0.5, 0.5]], rtol=1e-6
+    )
+    np.testing.assert_array_equal(ensemble.mean([one]), one)
+
+
+def test_the_order_of_nets_does_not_matter(labels):
+    nets = [net(labels, seed, 2.0) for seed in range(3)]
+    np.testing.assert_allclose(ensemble.mean(nets), ensemble.mean(nets[::-1]), rtol=1e-6)
+
+
+def test_halves_share_every_class_and_no_image():
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(5), [7, 2, 1, 11, 20]))
+    one, other = ensemble.halves(labels)
+    assert sorted([*one, *other]) == list(range(41))
+    counts = [np.bincount(labels[half], minlength=5) for half in (one, other)]
+    assert abs(counts[0] - counts[1]).max() <= 1
+    assert abs(len(one) - len(other)) <= 1
+    assert (np.diff(one) > 0).all()
+
+
+def test_tuned_weights_are_never_worse_where_they_were_tuned(labels):
+    for seed in range(4):
+        nets = [net(labels, 10 * seed + i, sharpness) for i, sharpness in enumerate((0.5, 1, 2))]
+        weights = ensemble.tune(nets, labels)
+        assert sum(weights) == pytest.approx(1)
+        assert min(weights) >= 0
+        tuned = ranked(ensemble.mean(nets, weights), labels)
+        assert tuned < ranked(ensemble.mean(nets), labels)
+        assert all(tuned <= ranked(p, labels) for p in nets)
+
+
+def test_noise_gets_no_weight():
+    labels = np.random.default_rng(0).integers(10, size=4000).astype(np.int32)
+    for seed in (0, 10, 20):
+        noise = net(labels, seed, 0.0, noise=4.0)
+        nets = [net(labels, seed + 1, 2.0), noise, net(labels, seed + 2, 2.0)]
+        weights = ensemble.tune(nets, labels)
+        assert weights[1] <= 0.02
+        assert min(weights[0], weights[2]) > 0.2
+
+
+def test_top5_counts_before_top1_and_both_before_the_loss():
+    """Label 0 of two images: one net has it among five both times, the other first once."""
+    labels = np.int32([0, 0])
+    among = np.float32([[0.2, 0.6, 0.05, 0.05, 0.05, 0.05], [0.1, 0.3, 0.2, 0.2, 0.11, 0.09]])
+    first = np.float32([[0.3, 0.25, 0.15, 0.1, 0.1, 0.1], [0.0, 0.1, 0.1, 0.1, 0.1, 0.6]])
+    assert ensemble.tune([among, first], labels) == [1, 0]
+    once = np.float32([[0.3, 0.29, 0.2, 0.1, 0.06, 0.05], [0.01, 0.5, 0.2, 0.2, 0.085, 0.005]])
+    near = np.float32([[0.3, 0.69, 0.01, 0.0, 0.0, 0.0]] * 2)  # second twice: the lower loss
+    weights = ensemble.tune([once, near], labels)
+    assert scores.errors(ensemble.mean([once, near], weights), labels).top1 == 0.5
+    sure, unsure = (np.float32([[x, *[(1 - x) / 5] * 5]] * 2) for x in (0.9, 0.6))
+    assert ensemble.tune([unsure, sure], labels) == [0, 1]

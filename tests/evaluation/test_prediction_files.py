@@ -1,0 +1,85 @@
+import csv
+
+import numpy as np
+import pytest
+
+from alexnet_jax.evaluation import prediction_files as predictions
+from alexnet_jax.evaluation.trained_net import Truth
+from alexnet_jax.training import error_rates as scores
+
+
+@pytest.fixture
+def truth():
+    labels = np.random.default_rng(0).integers(7, size=90).astype(np.int32)
+    names = [f'{i}.jpg' for i in range(89)] + ['caf\udce9.jpg']  # a byte that is no UTF-8
+    return Truth([f'class {k}' for k in range(8)], names, labels)  # class 7 has no image
+
+
+@pytest.fixture
+def p():
+    p = np.random.default_rng(1).random((90, 8)).astype(np.float32)
+    p[:20] = np.round(p[:20], 1)  # with ties
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def read(path):
+    with path.open(newline='', encoding='utf-8', errors='surrogateescape') as file:
+        return list(csv.DictReader(file))
+
+
+def test_errors_of_the_classes_make_up_the_error(tmp_path, truth, p):
+    """Weighted by their images; a class without one has none."""
+    predictions.write(tmp_path, truth, p, {})
+    rows = read(tmp_path / 'per_class.csv')
+    assert [row['class'] for row in rows] == truth.classes
+    assert rows[7]['images'] == '0'
+    assert rows[7]['top-1 error'] == rows[7]['most frequent mistake'] == ''
+    images = np.array([int(row['images']) for row in rows[:7]])
+    total = scores.errors(p, truth.labels)
+    for name, error in (('top-1 error', total.top1), ('top-5 error', total.top5)):
+        own = np.array([float(row[name]) for row in rows[:7]])
+        assert (images * own).sum() / 90 == pytest.approx(error, abs=1e-5)
+
+
+def test_the_most_frequent_mistake_is_not_the_class_itself(tmp_path, truth):
+    p = np.full((90, 8), 0.01, np.float32)
+    p[np.arange(90), truth.labels] = 0.9
+    wrong = np.flatnonzero(truth.labels == 3)[:3]
+    p[wrong[0], 5] = p[wrong[1], 6] = p[wrong[2], 6] = 1
+    predictions.write(tmp_path, truth, p, {})
+    row = read(tmp_path / 'per_class.csv')[3]
+    assert (row['most frequent mistake'], row['how often']) == ('class 6', '2')
+    assert read(tmp_path / 'per_class.csv')[2]['most frequent mistake'] == ''
+
+
+def test_predictions_are_the_five_most_probable(tmp_path, truth, p):
+    predictions.write(tmp_path, truth, p, {})
+    rows = read(tmp_path / 'predictions.csv')
+    assert [row['name'] for row in rows] == truth.names
+    for index in (0, 50, 89):
+        row = rows[index]
+        assert row['index'] == str(index)
+        assert row['class'] == truth.classes[truth.labels[index]]
+        written = [float(row[f'probability {place}']) for place in range(1, 6)]
+        np.testing.assert_allclose(written, np.sort(p[index])[::-1][:5], rtol=1e-5)
+        answers = [row[f'answer {place}'] for place in range(1, 6)]
+        assert len(set(answers)) == 5
+        for answer, probability in zip(answers, written, strict=True):
+            assert p[index, truth.classes.index(answer)] == pytest.approx(probability, rel=1e-5)
+
+
+def test_fewer_classes_than_five(tmp_path):
+    truth = Truth(['cat', 'dog'], ['1', '2'], np.int32([0, 1]))
+    predictions.write(tmp_path, truth, np.float32([[0.5, 0.5], [0.1, 0.9]]), {})
+    rows = read(tmp_path / 'predictions.csv')
+    assert rows[0]['answer 1'] == 'cat'  # of equals the first
+    assert 'answer 3' not in rows[0]
+
+
+def test_arrays_and_all_files_are_there(tmp_path, truth, p):
+    written = predictions.write(tmp_path, truth, p, {'tuned_on': np.arange(3)})
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    with np.load(tmp_path / 'probabilities.npz') as file:
+        np.testing.assert_array_equal(file['probabilities'], p)
+        np.testing.assert_array_equal(file['labels'], truth.labels)
+        assert file['tuned_on'].tolist() == [0, 1, 2]

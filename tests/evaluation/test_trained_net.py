@@ -1,0 +1,124 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import nets
+import runs
+from alexnet_jax.data import loader
+from alexnet_jax.evaluation import trained_net as trained
+from alexnet_jax.evaluation.trained_net import Trained
+from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training import error_rates as scores
+
+
+def settings(data_dir, **overrides):
+    few = {'dataset__eval_split': 'test[:21]', 'dataset__data_dir': data_dir}
+    return nets.small(**few | overrides)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory, data_dir):
+    return runs.untrained(tmp_path_factory.mktemp('run'), settings(data_dir))
+
+
+@pytest.fixture(scope='module')
+def net(workdir):
+    return Trained(workdir)
+
+
+def test_probabilities_have_the_errors_of_the_evaluation_during_training(net):
+    """Each image once, though the last batch is filled up."""
+    batches = loader.evaluation_batches(net.source, loader.Reading.of(net.config), 8)
+    evaluate = scores.make_evaluate(net.config, net.mesh)
+    expected = evaluate(net.params, net._mean_HWC, batches, net.config.views, 21)
+    centre, views = (scores.errors(p, net.labels()) for p in net.probabilities())
+    assert centre.images == 21
+    for p in net.probabilities():
+        np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+    assert centre.top1 == pytest.approx(expected['top1_error'])
+    assert centre.top5 == pytest.approx(expected['top5_error'])
+    assert centre.loss == pytest.approx(expected['loss'])
+    assert views.top1 == pytest.approx(expected['views/top1_error'])
+    assert views.top5 == pytest.approx(expected['views/top5_error'])
+
+
+def test_rows_are_in_the_order_of_the_images(net):
+    """Image 20, by itself through the net, is row 20: of a batch that is not full."""
+    centre = (net.image(20) - np.asarray(net._mean_HWC))[4:68, 4:68]
+    params = jax.device_get(net.params)
+    logits = nets.compiled_logits(net.config, nets.mesh_of(1))(params, centre[None])
+    np.testing.assert_allclose(
+        net.probabilities()[0][20], jax.nn.softmax(logits)[0], rtol=1e-4, atol=1e-7
+    )
+
+
+def test_the_last_hidden_layer_is_what_the_output_reads(net):
+    hidden = net.last_hidden()
+    assert hidden.shape == (21, 2 * 256)
+    last = jax.device_get(net.params['fc8'])
+    kernel = np.concatenate([*last['kernel_TIK']])
+    p = jax.nn.softmax(hidden @ kernel + last['bias'])
+    np.testing.assert_allclose(net.probabilities()[0], p, rtol=1e-4, atol=1e-7)
+
+
+def test_names_and_labels_are_those_of_the_records(net):
+    known = trained.truth(net.source)
+    assert known.classes == [str(digit) for digit in range(10)]
+    assert known.names[20].startswith('record 20 of digits-test.array_record')
+    assert known.labels.tolist() == [net.source[i]['label'] for i in range(21)]
+    assert len(set(known.labels.tolist())) > 5
+
+
+def test_the_mesh_is_of_the_devices_here_and_the_newest_checkpoint_counts(tmp_path, data_dir, net):
+    """Not of those it was trained on; the numbers are the same."""
+    config = settings(data_dir, mesh__tower=1)
+    runs.untrained(tmp_path, config, step=5)
+    runs.untrained(tmp_path, config, step=7)
+    other = Trained(tmp_path)
+    assert other.step == 7 == trained.newest_step(tmp_path)
+    assert other.mesh.shape['tower'] == 2
+    one = Trained(tmp_path, nets.mesh_of(1))
+    assert one.mesh.shape['tower'] == 1
+    for a, b, c in zip(
+        net.probabilities(), other.probabilities(), one.probabilities(), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-7)
+
+
+def test_images_may_be_others_than_in_training(workdir, data_dir):
+    elsewhere = Trained(workdir, config=settings(data_dir, dataset__eval_split='train[:9]'))
+    assert len(elsewhere.labels()) == 9
+    assert 'train' in elsewhere.source.where(0)
+
+
+def test_a_damaged_test_image_is_named(tmp_path, data_dir, workdir):
+    shutil.copytree(data_dir, tmp_path / 'data')
+    where = runs.spoil(tmp_path / 'data', 'test', 4)
+    net = Trained(workdir, config=settings(str(tmp_path / 'data')))
+    for read in (net.labels, net.probabilities, lambda: net.image(4)):
+        with pytest.raises(UserError, match=f'{where} is damaged .*: prepare the data again'):
+            read()
+
+
+def test_a_folder_without_a_trained_net_is_one_line(tmp_path, workdir):
+    with pytest.raises(UserError, match='no workdir of a run: there is no'):
+        Trained(tmp_path / 'nowhere')
+    (tmp_path / 'config.json').write_text((workdir / 'config.json').read_text())
+    with pytest.raises(UserError, match='has no checkpoint yet'):
+        Trained(tmp_path)
+    (tmp_path / 'checkpoints').mkdir()
+    with pytest.raises(UserError, match='has no checkpoint yet'):
+        Trained(tmp_path)
+    for text in ('{"config": ', '[]', '{"config": 3}', '{"starts": []}'):
+        (tmp_path / 'config.json').write_text(text)
+        with pytest.raises(UserError, match=r'config\.json cannot be read'):
+            Trained(tmp_path)
+    raw = json.loads((workdir / 'config.json').read_text())
+    raw['config']['model']['squeeze_and_excitation'] = True
+    (tmp_path / 'config.json').write_text(json.dumps(raw))
+    with pytest.raises(UserError, match='of another version: unknown setting model'):
+        Trained(tmp_path)

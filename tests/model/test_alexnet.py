@@ -1,0 +1,241 @@
+import jax
+import numpy as np
+import pytest
+
+import nets
+import reference
+from alexnet_jax.model import alexnet as model
+from alexnet_jax.model import towers
+from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training import error_rates as scores
+
+
+def per_tower(params):
+    """Our parameters under the names of the reference."""
+    return {
+        layer: {name.partition('_')[0]: np.asarray(x) for name, x in arrays.items()}
+        for layer, arrays in params.items()
+    }
+
+
+def lively(config):
+    """Initial parameters with random biases, and a signal of the same size in every layer."""
+    params = model.initialize(config)
+    rng = np.random.default_rng(1)
+
+    def scale(path, x):
+        if path[-1].key.startswith('bias'):
+            return rng.normal(size=x.shape).astype(np.float32)
+        inputs = x[0].size // x.shape[-1]
+        return np.asarray(x / x.std() / np.sqrt(inputs))
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+@pytest.mark.parametrize('tower', [1, 2])
+def test_logits_agree_with_numpy(tower):
+    """Both towers against one grouped net in float64, written from the formulas."""
+    # alpha as large as it takes for the sum of squares to matter beside k.
+    config = nets.small(model__response_normalization__alpha=0.02, augmentation__crop=64)
+    params, x = lively(config), nets.images(config, 4) / 64
+    ours = nets.compiled_logits(config, nets.mesh_of(tower))(params, x)
+    grouped = reference.grouped_params(per_tower(params))
+    theirs = reference.alexnet(grouped, x, alpha=0.02)['logits']
+    assert np.std(theirs) > 0.1  # not all biases
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+def test_full_size_logits_agree_with_numpy():
+    config = nets.full()
+    params, x = lively(config), nets.images(config, 2)
+    ours = nets.compiled_logits(config, nets.mesh_of(2))(params, x)
+    theirs = reference.alexnet(reference.grouped_params(per_tower(params)), x)['logits']
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_table_agrees_with_the_arrays():
+    config = nets.small(model__towers=4, dataset__classes=7)
+    params = model.initialize(config)
+    counted = {layer: sum(x.size for x in jax.tree.leaves(p)) for layer, p in params.items()}
+    assert counted == {row.name: row.parameters for row in model.layer_table(config)}
+
+
+def on_one_device(function, *arguments):
+    mesh = nets.mesh_of(1)
+    here = towers.spec(mesh, 'step')
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=here, out_specs=here))(*arguments)
+
+
+def masks(layer=6, seed=0, images=2):
+    """(2 towers, images, 4096)."""
+    draw = model.Masks(jax.random.key(seed), images).draw
+    return np.asarray(on_one_device(lambda: draw(layer, 2, 4096, 0.5)))
+
+
+def test_dropout_masks_differ_between_layers_towers_images_and_steps():
+    first = masks()
+    assert first.mean() == pytest.approx(0.5, abs=0.02)
+    for other in (masks(layer=7), masks(seed=1), first[::-1], first[:, ::-1]):
+        assert 0.45 < np.mean(first == other) < 0.55
+
+
+@pytest.mark.parametrize(('tower', 'data'), [(2, 1), (1, 2)])
+def test_a_mask_does_not_depend_on_where_its_tower_or_image_is(tower, data):
+    mesh = nets.mesh_of(tower, data)
+    draw = model.Masks(jax.random.key(0), 2).draw
+    place = towers.PartitionSpec('tower', 'data')
+    parts = jax.shard_map(
+        lambda: draw(6, 2, 4096, 0.5), mesh=mesh, in_specs=(), out_specs=place, check_vma=False
+    )
+    np.testing.assert_array_equal(jax.jit(parts)(), masks())
+
+
+def test_dropout_keeps_the_mean():
+    """Half of the outputs in training, all times 0.5 at test: the expected input is the same."""
+
+    def both(x):
+        key = model.Masks(jax.random.key(0), 1)
+        return [model.dropout([x, x], 0.5, 6, 2, drawn)[0] for drawn in (key, None)]
+
+    training, test = on_one_device(both, np.ones((1, 20_000), np.float32))
+    assert set(np.unique(training)) == {0, 1}  # not scaled up, unlike the dropout of today
+    np.testing.assert_array_equal(test, 0.5)
+    assert training.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_width_keeps_the_size_of_the_signal():
+    """Standard deviations grow by 1 / sqrt(width), all but the first layer's."""
+    narrow, wide = nets.small(model__width=0.25).model, nets.small(model__width=1.0).model
+    assert narrow.initial_std(narrow.conv1) == wide.initial_std(wide.conv1)
+    for layer in ('conv2', 'conv5', 'fc6', 'fc8'):
+        ratio = narrow.initial_std(getattr(narrow, layer)) / wide.initial_std(getattr(wide, layer))
+        assert ratio == pytest.approx(2)
+
+
+def test_a_crop_that_is_too_small_is_named():
+    with pytest.raises(UserError, match=r'augmentation\.crop=2 is too small'):
+        model.layer_table(nets.small(augmentation__crop=2))
+
+
+def test_a_unit_at_rest_learns_nothing():
+    """The derivative of ReLU at 0 is 0, as in the 2012 code, and not 1/2 as that of a maximum."""
+    config = nets.small()
+    params = model.initialize(config)
+    for layer in params.values():
+        for name in layer:
+            if name.startswith('bias'):
+                layer[name][...] = 0
+    logits = nets.compiled_logits(config, nets.mesh_of(1))
+    black = np.zeros((2, 64, 64, 3), np.float32)
+    gradient = jax.grad(lambda p: logits(p, black).sum())(params)
+    assert np.all(np.asarray(gradient['conv5']['bias_TO']) == 0)
+    assert np.all(np.asarray(gradient['fc8']['bias']) == 2)
+
+
+def spatially_normalized(x, size=5, alpha=4e-5):
+    """2012, type=rnorm: over the pixels around, of the same map; float64."""
+    y = np.empty_like(x)
+    for i, j in np.ndindex(x.shape[1:3]):
+        top, left = max(0, i - size // 2), max(0, j - size // 2)
+        window = x[:, top : i + size - size // 2, left : j + size - size // 2]
+        y[:, i, j] = x[:, i, j] * (1 + alpha * (window**2).sum((1, 2))) ** -0.75
+    return y
+
+
+def test_the_order_as_run_agrees_with_numpy():
+    """Layers 1 and 2 of net #145: norm, pool, ReLU; then ReLU, norm, spatial norm, pool."""
+    run = nets.override(nets.load('ilsvrc2012_as_run')).model
+    config = nets.small(
+        model__conv1__then=run.conv1.then,
+        model__conv2__then=run.conv2.then,
+        model__conv2__reads='all',  # the list of towers is then one net's maps
+        model__response_normalization__alpha=0.02,
+        model__spatial_normalization__alpha=0.05,
+        model__towers=1,
+    )
+    params, x = lively(config), nets.images(config, 2) / 64
+    net = model.nnx.merge(model.graph(config), params)
+    (found,) = on_one_device(lambda x: net.conv2(net.conv1([x])), x)
+
+    layers = per_tower(params)
+    edge, two = reference.overhang(64), (2, 2)
+
+    def conv(name, x, stride, padding):
+        kernel, bias = layers[name]['kernel'][0], layers[name]['bias'][0]
+        return reference.convolution(x, kernel, bias, stride, (padding, padding), 1)
+
+    def norm(x):
+        return reference.response_normalization(x, 5, 2.0, 0.02, 0.75, 1)
+
+    y = reference.relu(reference.max_pooling(norm(conv('conv1', x, 4, edge)), 3, 2))
+    y = norm(reference.relu(conv('conv2', y, 1, two)))
+    y = reference.max_pooling(spatially_normalized(y, alpha=0.05), 3, 2)
+    np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-5 * np.abs(y).max())
+
+
+def gradient_of_first_tower(config, layer):
+    """Of what tower 0 has after a layer, to the parameters; by layer and tower, whether not 0."""
+    graph, params = model.graph(config), model.initialize(config)
+    x = nets.images(config, 2)
+
+    def total(params):
+        net = model.nnx.merge(graph, params)
+        units = net.hidden(x)
+        return (units[0] ** 2).sum() if layer == 'fc7' else 0.0
+
+    found = on_one_device(jax.grad(total), params)
+    return {
+        name: [bool(np.any(arrays['bias_TO'][tower])) for tower in range(2)]
+        for name, arrays in found.items()
+        if name != 'fc8'
+    }
+
+
+def test_towers_that_read_their_own_never_meet_before_fc8():
+    """#150: nothing of tower 1 reaches tower 0's last hidden layer."""
+    own = {f'model__{name}__reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
+    apart = gradient_of_first_tower(nets.small(**own), 'fc7')
+    assert set(map(tuple, apart.values())) == {(True, False)}
+    joined = gradient_of_first_tower(nets.small(), 'fc7')
+    assert joined['conv1'] == joined['conv5'] == [True, True]
+
+
+@pytest.mark.parametrize('tower', [1, 2])
+def test_tanh_bounds_the_units(tower):
+    tanh = {f'model__{name}__nonlinearity': 'tanh' for name in ('fc6', 'fc7')}
+    config = nets.small(**tanh)
+    mesh, params = nets.mesh_of(tower), lively(nets.small(**tanh))
+    look = scores.make_last_hidden(config, mesh)
+    images = nets.batch(config)['image']
+    mean = np.zeros((72, 72, 3), np.float32)
+    placed = jax.device_put(params, towers.shardings(mesh, towers.specs(mesh, params)))
+    hidden = np.asarray(look(placed, mean, images, scores.test_views(config)[0]))
+    assert hidden.shape == (8, 2 * config.model.widened(2048))
+    assert hidden.min() < 0
+    assert np.abs(hidden).max() <= 0.5  # times 1/2 for the dropout at test time
+    relu = scores.make_last_hidden(nets.small(), mesh)
+    assert np.asarray(relu(placed, mean, images, scores.test_views(config)[0])).min() >= 0
+
+
+def test_an_average_over_all_places():
+    """In place of fc6 and fc7: fc8 reads one number a map."""
+    config = nets.small(
+        model__conv5__then=('relu', 'global_average_pooling'),
+        model__fc6__units=0,
+        model__fc7__units=0,
+    )
+    rows = {row.name: row for row in model.layer_table(config)}
+    assert rows['conv5'].pooled == 1
+    assert rows['fc8'].reads == rows['conv5'].maps
+    params, x = lively(config), nets.images(config, 2)
+    one, two = (nets.compiled_logits(config, nets.mesh_of(n))(params, x) for n in (1, 2))
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_a_net_of_four_layers_runs():
+    """configs/cifar10.py: two layers whose weights differ from place to place."""
+    config = nets.override(nets.load('cifar10'), model__width=0.25)
+    params, x = model.initialize(config), nets.images(config, 2)
+    assert params['conv3']['kernel_TYXHWIO'].shape == (1, 8, 8, 3, 3, 16, 8)
+    assert nets.compiled_logits(config, nets.mesh_of(1))(params, x).shape == (2, 10)

@@ -1,0 +1,206 @@
+import collections
+import dataclasses
+import platform
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nets
+from alexnet_jax.model import alexnet as model
+from alexnet_jax.model import towers
+from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training import loop as train
+from alexnet_jax.training.optimizer import Rates
+
+COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
+
+
+def collectives(function, *arguments):
+    """How many of each kind stand in the compiled program."""
+    text = function.lower(*arguments).compile().as_text()
+    found = re.findall(rf' ({"|".join(COLLECTIVES)})(?:-start)?\(', text)
+    return dict(collections.Counter(found))
+
+
+def test_forward_exchanges_four_times():
+    """conv3, fc6 and fc7 gather, fc8 sums; nothing else crosses."""
+    config = nets.small()
+    logits = nets.compiled_logits(config, nets.mesh_of(2))
+    arguments = model.initialize(config), nets.images(config, 8)
+    assert collectives(logits, *arguments) == {'all-gather': 3, 'all-reduce': 1}
+
+
+def test_a_step_exchanges_seven_times():
+    """Backward, each gather returns as a sum scattered over towers; fc8's sum needs none."""
+    config = nets.small()
+    mesh = nets.mesh_of(2)
+    step = train.make_train_step(config, mesh)
+    state = train.place_initial_state(config, mesh)
+    batch = towers.put_batch(mesh, nets.batch(config))
+    rate, deviation = Rates.equal(0.01), jnp.float32(0)
+    found = collectives(step, state, batch, nets.constants(), rate, deviation)
+    assert found == {'all-gather': 3, 'all-reduce': 1, 'reduce-scatter': 3}
+
+
+def test_one_device_exchanges_nothing():
+    config = nets.small()
+    logits = nets.compiled_logits(config, nets.mesh_of(1))
+    assert collectives(logits, model.initialize(config), nets.images(config, 8)) == {}
+
+
+@pytest.mark.parametrize('tower', [1, 2])
+def test_towers_are_isolated_until_conv3(tower):
+    """Tower 0's conv2 does not depend on tower 1's parameters at all; its conv3 does."""
+    config, mesh = nets.small(), nets.mesh_of(tower)
+    graph, params = model.graph(config), model.initialize(config)
+    specs = towers.specs(mesh, params)
+    x = nets.images(config, 2)
+
+    def first_tower(params, *, through):
+        net = model.nnx.merge(graph, params)
+        maps = net.conv2(net.conv1([x] * (2 // tower)))
+        if through == 'conv3':
+            maps = net.conv3(maps)
+        weight = towers.own_part(jnp.asarray([[1.0], [0.0]]))[:, 0]  # tower 0 alone
+        square = [(y * y).sum() * w for y, w in zip(maps, weight, strict=True)]
+        return towers.combine(square)
+
+    def gradient(through):
+        loss = jax.shard_map(
+            lambda p: first_tower(p, through=through),
+            mesh=mesh,
+            in_specs=(specs,),
+            out_specs=towers.spec(mesh, 'step'),
+        )
+        return jax.jit(jax.grad(loss))(params)
+
+    early, late = gradient('conv2'), gradient('conv3')
+    for layer, kernel in (('conv1', 'kernel_THWIO'), ('conv2', 'kernel_THWIO')):
+        own, other = early[layer][kernel]
+        assert np.abs(own).max() > 0
+        assert np.all(np.asarray(other) == 0)
+        assert np.abs(late[layer][kernel][1]).max() > 0
+
+
+@pytest.mark.parametrize('number', [1, 2, 4])
+def test_any_number_of_towers_is_the_same_on_any_mesh(number):
+    config = nets.small(model__towers=number)
+    params, x = model.initialize(config), nets.images(config, 4)
+    key = jax.random.key(3)
+    meshes = [
+        towers.choose_mesh(nets.small(model__towers=number, mesh__tower=t))
+        for t in (1, 2)
+        if number % t == 0
+    ]
+    results = [nets.compiled_logits(config, mesh, key)(params, x) for mesh in meshes]
+    for other in results[1:]:
+        np.testing.assert_allclose(results[0], other, rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_live_where_the_table_says():
+    config, mesh = nets.small(), nets.mesh_of(2)
+    state = train.place_initial_state(config, mesh)
+    for tree in (state.params, state.velocity):
+        for path, x in jax.tree_util.tree_leaves_with_path(tree):
+            shares = {s.device: s.data.shape for s in x.addressable_shards}
+            whole = 'fc8' in str(path) and 'bias' in str(path)
+            expected = x.shape if whole else (1, *x.shape[1:])
+            assert set(shares.values()) == {expected}, path
+            assert len(shares) == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What of a device the choice looks at."""
+
+    id: int
+    platform: str
+
+    @property
+    def device_kind(self):
+        return self.platform
+
+
+def devices(number, platform):
+    return [Device(i, platform) for i in range(number)]
+
+
+@pytest.mark.parametrize(
+    ('number', 'platform', 'shape'),
+    [
+        (1, 'gpu', (1, 1)),  # one accelerator: both towers on it
+        (2, 'gpu', (1, 2)),
+        (3, 'gpu', (1, 2)),  # the third has no partner
+        (8, 'gpu', (4, 2)),  # the rest is data-parallel
+        (2, 'cpu', (1, 2)),
+        (8, 'cpu', (1, 2)),  # CPU devices are no more processors
+    ],
+)
+def test_the_mesh_chooses_itself(number, platform, shape):
+    mesh = towers.choose_mesh(nets.small(), devices(number, platform))
+    assert tuple(mesh.shape.values()) == shape
+    assert mesh.axis_names == ('data', 'tower')
+
+
+def test_the_choice_divides_the_batch():
+    mesh = towers.choose_mesh(nets.small(optimizer__batch_size=9), devices(8, 'gpu'))
+    assert tuple(mesh.shape.values()) == (1, 2)
+
+
+def test_too_few_devices():
+    with pytest.raises(
+        UserError, match=r'mesh.data=4 x mesh.tower=2 needs 8 devices and there are 2'
+    ):
+        towers.choose_mesh(nets.small(mesh__data=4, mesh__tower=2))
+
+
+def test_the_choice_is_said():
+    mesh = nets.mesh_of(2)
+    assert towers.describe_mesh(mesh, 2) == '2 towers, 1 on each of 2 devices (cpu)'
+    assert towers.device_names(mesh, 4) == [str(mesh.devices[0, t // 2]) for t in range(4)]
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_a_step_lowers_for_accelerators(platform):
+    """On a machine without one: the program at least exists for it, exchanges included."""
+    config, mesh = nets.small(), nets.mesh_of(2)
+    step = train.make_train_step(config, mesh)
+    state = train.state_shapes(config, mesh)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nets.batch(config))
+    traced = step.trace(state, batch, nets.constants(), Rates.equal(0.01), jnp.float32(0))
+    lowered = traced.lower(lowering_platforms=(platform,))
+    text = lowered.as_text()
+    assert text.count('stablehlo.all_gather') == 3
+    assert text.count('stablehlo.reduce_scatter') == 3
+
+
+PAGES = """
+import resource, sys
+import numpy as np
+from alexnet_jax.config import schema as config
+from alexnet_jax.model import towers
+if sys.argv[1] == 'keep':
+    towers.prepare_cpu_devices(config.Mesh(tower=1, data=1))
+for _ in range(3):
+    np.ones(2**23)  # 64 MB, given back at once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(2**23)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='an option of the GNU C library')
+def test_freed_memory_is_kept():
+    """Large blocks are not taken from the system, page by page, again and again."""
+
+    def faults(what):
+        command = [sys.executable, '-c', PAGES, what]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults('keep') < 0.1 * faults('as it is')

@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nets
+import reference
+from alexnet_jax.model import alexnet as model
+from alexnet_jax.ops import convolution as ways
+from alexnet_jax.ops import winograd
+from alexnet_jax.ops.convolution import convolution, convolved_size, unshared_convolution
+
+# (pixels across, kernel, stride, padding): the paper's five layers in small, and odd fits.
+CASES = [(64, 11, 4, 0), (7, 5, 1, 2), (3, 3, 1, 1), (13, 3, 2, 1), (12, 5, 3, 0), (9, 2, 2, 0)]
+
+
+def arrays(across, kernel, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(2, across, across, 3)).astype(np.float32)
+    return x, rng.normal(size=(kernel, kernel, 3, 4)).astype(np.float32)
+
+
+def pads(across, kernel, stride, padding):
+    out = convolved_size(across, kernel, stride, padding)
+    return ((padding, (out - 1) * stride + kernel - across - padding),) * 2
+
+
+@pytest.mark.parametrize(('across', 'kernel', 'stride', 'padding'), CASES)
+def test_agrees_with_the_definition(across, kernel, stride, padding):
+    x, w = arrays(across, kernel)
+    expected = reference.convolution(
+        x, w, np.zeros(4), stride, pads(across, kernel, stride, padding), groups=1
+    )
+    np.testing.assert_allclose(convolution(x, w, stride, padding), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('across', 'kernel', 'stride', 'padding'), CASES)
+def test_gradients_are_those_of_a_linear_map(across, kernel, stride, padding):
+    """<conv(x, w), g> = <x, dx> = <w, dw>: convolution is linear in each of its arguments."""
+    x, w = arrays(across, kernel)
+    y, vjp = jax.vjp(lambda x, w: convolution(x, w, stride, padding), x, w)
+    g = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    dx, dw = vjp(g)
+    whole = np.vdot(y, g)
+    np.testing.assert_allclose([np.vdot(x, dx), np.vdot(w, dw)], whole, rtol=1e-3, atol=1e-3)
+    # ... and the same in a direction of its own, where each tap counts by itself.
+    x2, w2 = arrays(across, kernel, seed=2)
+    np.testing.assert_allclose(
+        np.vdot(w2, dw), np.vdot(convolution(x, w2, stride, padding), g), rtol=1e-3, atol=1e-2
+    )
+    np.testing.assert_allclose(
+        np.vdot(x2, dx), np.vdot(convolution(x2, w, stride, padding), g), rtol=1e-3, atol=1e-2
+    )
+
+
+def test_224_pixels_give_55():
+    """224 is no misprint for 227: the last window hangs 3 zero pixels over the edge."""
+    assert convolved_size(224, 11, 4, 0) == 55
+    x = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
+    w = arrays(8, 11)[1]
+    padded = np.pad(x, ((0, 0), (0, 3), (0, 3), (0, 0)))
+    np.testing.assert_allclose(
+        convolution(x, w, 4, 0), convolution(padded, w, 4, 0), rtol=1e-4, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(('across', 'kernel', 'stride', 'padding'), CASES)
+def test_is_the_same_on_other_platforms(across, kernel, stride, padding):
+    """Elsewhere than on CPU the library's own form is used; here all forms run."""
+    sizes = dict(stride=stride, padding=padding)
+    x, w = arrays(across, kernel)
+    y = ways._plain(x, w, **sizes)
+    g = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    expected = ways._derivative(ways._plain)(x, w, g, **sizes)
+    got = [ways._by_image(x, w, g, **sizes)]
+    if -(-kernel // stride) in winograd.KERNELS:
+        np.testing.assert_allclose(ways._by_tiles(x, w, **sizes), y, rtol=1e-3, atol=1e-3)
+        got.append(ways._derivative(ways._by_tiles)(x, w, g, **sizes))
+    for gradients in got:
+        for a, b in zip(gradients, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_the_papers_layers_go_by_tiles():
+    """All five, on CPU: each takes less than two thirds of the definition's multiplications."""
+    config = nets.full()
+    size, maps_in = config.augmentation.crop, 3
+    for row, layer in zip(
+        model.layer_table(config), config.model.convolutions().values(), strict=False
+    ):
+        kernel = jax.ShapeDtypeStruct((layer.kernel, layer.kernel, maps_in, row.maps), np.float32)
+        x = jax.ShapeDtypeStruct((1, size, size, maps_in), np.float32)
+        assert ways._suits_tiles(x, kernel, layer.stride, layer.padding)
+        size, maps_in = row.pooled, row.maps
+
+
+def test_places_with_the_same_weights_are_a_convolution():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 9, 9, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
+    for stride, padding in ((1, 1), (2, 0), (2, 1)):
+        plain = convolution(x, kernel, stride, padding)
+        everywhere = jnp.broadcast_to(kernel, (*plain.shape[1:3], *kernel.shape))
+        found = unshared_convolution(x, everywhere, stride, padding)
+        np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_a_place_knows_its_own_weights_alone():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(1, 4, 4, 2)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(4, 4, 3, 3, 2, 5)), jnp.float32)
+    gradient = jax.grad(lambda k: unshared_convolution(x, k, 1, 1)[0, 1, 2].sum())(kernel)
+    elsewhere = np.ones((4, 4), bool)
+    elsewhere[1, 2] = False
+    assert np.any(np.asarray(gradient)[1, 2])
+    assert not np.any(np.asarray(gradient)[elsewhere])

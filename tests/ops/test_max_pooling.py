@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import reference
+from alexnet_jax.ops.max_pooling import max_pooling, pooled_size
+
+
+@pytest.mark.parametrize('across', [55, 27, 13, 15, 7, 3])
+def test_agrees_with_the_definition(across):
+    x = np.random.default_rng(0).normal(size=(2, across, across, 3)).astype(np.float32)
+    np.testing.assert_array_equal(max_pooling(x), reference.max_pooling(x, 3, 2).astype(np.float32))
+
+
+@pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (3, 1), (5, 2), (2, 3)])
+def test_gradient_goes_to_the_largest(window, stride):
+    rng = np.random.default_rng(0)
+    x = rng.permutation(2 * 14 * 14 * 3).reshape(2, 14, 14, 3).astype(np.float32)  # no ties
+    if (14 - window) % stride:
+        x = x[:, :13, :13]
+    y, vjp = jax.vjp(lambda x: max_pooling(x, window, stride), x)
+    g = rng.normal(size=y.shape).astype(np.float32)
+    expected = reference.max_pooling_vjp(x, g, window, stride)
+    np.testing.assert_allclose(vjp(g)[0], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_all_that_tie_get_the_gradient():
+    """As in the 2012 code: (img == ma) * mg, for each pixel by itself."""
+    _, vjp = jax.vjp(max_pooling, np.ones((1, 5, 5, 1), np.float32))
+    gradient = np.asarray(vjp(np.ones((1, 2, 2, 1), np.float32))[0])[0, :, :, 0]
+    pools_of_a_pixel = np.outer([1, 1, 2, 1, 1], [1, 1, 2, 1, 1])
+    np.testing.assert_array_equal(gradient, pools_of_a_pixel)
+
+
+def test_no_gradient_is_lost_to_rounding():
+    """What is pooled may be computed with more digits than it is stored with, within a program."""
+    rng = np.random.default_rng(0)
+    a = jnp.asarray(rng.normal(size=(2, 15, 15, 8)), jnp.bfloat16)
+    b = jnp.asarray(rng.uniform(0.5, 1.5, size=a.shape), jnp.bfloat16)
+    g = jnp.ones((2, 7, 7, 8), jnp.bfloat16)
+    gradient = jax.jit(lambda a: jax.vjp(lambda a: max_pooling(a * b), a)[1](g)[0])(a)
+    through = np.asarray(gradient, np.float32) / np.asarray(b, np.float32)
+    assert through.sum() >= g.size - 1  # ties, which bfloat16 has, may add to it
+
+
+@pytest.mark.parametrize(
+    ('size', 'window', 'stride', 'pooled'),
+    # The paper's three layers, and those of net #147 without overlap (2/2), where 55 gives 28.
+    [(55, 3, 2, 27), (27, 3, 2, 13), (13, 3, 2, 6), (55, 2, 2, 28), (26, 2, 2, 13), (11, 2, 2, 6)],
+)
+def test_sizes_round_up(size, window, stride, pooled):
+    assert pooled_size(size, window, stride) == pooled
+    x = (
+        np.random.default_rng(0).normal(size=(1, size, size, 1)).astype(np.float32) - 9
+    )  # all below 0
+    y = np.asarray(max_pooling(x, window, stride))
+    assert y.shape == (1, pooled, pooled, 1)
+    last = x[0, (pooled - 1) * stride :, (pooled - 1) * stride :, 0]
+    assert y[0, -1, -1, 0] == last.max()  # what hangs over the edge does not count, not even as 0
+
+
+def test_is_a_compiled_primitive():
+    (outer,) = jax.make_jaxpr(max_pooling)(np.ones((1, 5, 5, 1), np.float32)).eqns
+    assert outer.primitive.name == 'custom_vjp_call'
+    (inner,) = outer.params['call_jaxpr'].eqns
+    assert inner.params['name'] == 'max_pooling'

@@ -1,0 +1,422 @@
+"""The kernel interpreted, in guarded memory and lowered, against the layers in float64."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import devices
+import nets
+import reference
+from alexnet_jax.model import alexnet as model
+from alexnet_jax.model import towers
+from alexnet_jax.ops import normalized_pooling as module
+from alexnet_jax.ops import normalized_pooling_pallas
+from alexnet_jax.ops import response_normalization as normalization
+from alexnet_jax.ops import response_normalization_pallas as normalization_pallas
+from alexnet_jax.ops.normalized_pooling import normalized_pooling
+from alexnet_jax.ops.response_normalization_pallas import SHAPES
+from devices import TOWERS, calls, lowered, run
+
+PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
+POOL = dict(window=3, stride=2)
+# (shape, constants, pools): maps in segments of four, two and one; windows of maps that are even,
+# of one map, wider than all maps; pools that hang over the right or bottom edge or both, that do
+# not overlap, that leave pixels out, that begin beyond the edge, with masks of more than 15 pixels.
+CASES = [
+    ((2, 7, 7, 4), dict(size=3, k=2.0, alpha=1e-4, beta=0.75), POOL),
+    ((1, 6, 8, 5), PAPER, POOL),
+    ((2, 5, 4, 6), dict(size=4, k=1.0, alpha=2e-5, beta=0.5), dict(window=2, stride=1)),
+    ((1, 9, 8, 4), PAPER, dict(window=5, stride=2)),
+    ((2, 7, 7, 12), PAPER, POOL),
+    ((1, 5, 5, 48), PAPER, POOL),
+    ((1, 3, 3, 128), PAPER, POOL),
+    ((3, 4, 7, 3), dict(size=7, k=2.0, alpha=1e-4, beta=0.75), dict(window=2, stride=2)),
+    ((2, 5, 6, 1), PAPER, dict(window=3, stride=1)),
+    ((1, 2, 2, 4), dict(size=1, k=2.0, alpha=1e-4, beta=1.0), POOL),
+    ((1, 8, 7, 8), PAPER, dict(window=2, stride=3)),
+    ((2, 4, 9, 2), PAPER, dict(window=1, stride=3)),
+    ((1, 1, 1, 4), PAPER, dict(window=1, stride=1)),
+    ((1, 7, 6, 2), PAPER, dict(window=4, stride=3)),
+]
+TOLERANCE = {'float32': 1e-6, 'bfloat16': 2**-8}
+
+each_dtype = pytest.mark.parametrize('dtype', TOLERANCE)
+
+
+def draw(shape, seed=3, dtype='float32'):
+    """As large as conv1's maps; some are 0, and two columns are alike, so that pools have ties."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, 100, shape) * (rng.random(shape) > 0.1)
+    x[:, :, 1:2] = x[:, :, :1]
+    return jnp.asarray(x, dtype)
+
+
+def cotangent(x, pool, seed=1):
+    shape = jax.eval_shape(functools.partial(max_pooling, **pool), x).shape
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), x.dtype)
+
+
+def max_pooling(x, window, stride):
+    return normalized_pooling(x, 1, 1.0, 0.0, 1.0, window, stride, by='separate')
+
+
+def both(constants=PAPER, pool=POOL, rectify=True, by='pallas'):
+    """The function of x and g that returns y and dx."""
+    of = functools.partial(normalized_pooling, **constants, **pool, rectify=rectify, by=by)
+
+    def value_and_derivative(x, g):
+        y, pull_back = jax.vjp(of, x)
+        return y, pull_back(g)[0]
+
+    return value_and_derivative
+
+
+def rounded(x, dtype):
+    """float64 to the numbers of the dtype, but for float32, which is near enough."""
+    if dtype == 'float32':
+        return x
+    below, above = (np.asarray(x * (1 + e), jnp.bfloat16) for e in (-1e-6, 1e-6))
+    # Where float32 may round to either neighbour, no reference can say what ties.
+    assert np.array_equal(below, above), 'take another seed'
+    return reference.float64(below)
+
+
+def exact(x, g, constants, pool, rectify):
+    """y and dx in float64. All that hold the largest value of a pool get its cotangent."""
+    dtype, x, g = x.dtype.name, reference.float64(x), reference.float64(g)
+    r = reference.relu(x) if rectify else x
+    n = rounded(reference.response_normalization(r, **constants, groups=1), dtype)
+    window, stride = pool['window'], pool['stride']
+    over = [
+        (0, max(0, (pools - 1) * stride + window - pixels))
+        for pixels, pools in zip(n.shape[1:3], g.shape[1:3], strict=True)
+    ]
+    padded = np.pad(n, [(0, 0), *over, (0, 0)], constant_values=-np.inf)
+    y = reference.max_pooling(padded, window, stride)
+    dn = np.zeros_like(padded)
+    for i, j in itertools.product(range(window), repeat=2):
+        rows, columns = (
+            slice(first, first + (pools - 1) * stride + 1, stride)
+            for first, pools in zip((i, j), g.shape[1:3], strict=True)
+        )
+        dn[:, rows, columns] += np.where(padded[:, rows, columns] == y, g, 0)
+    dn = dn[:, : n.shape[1], : n.shape[2]]
+    dx = reference.response_normalization_vjp(r, dn, **constants, groups=1)
+    return y, np.where(x > 0, dx, 0) if rectify else dx
+
+
+def assert_agrees(results, x, g, constants=PAPER, pool=POOL, rectify=True):
+    """Within a part of the largest value, and in the places where pools have nothing to take."""
+    for ours, right in zip(results, exact(x, g, constants, pool, rectify), strict=True):
+        assert ours.dtype == x.dtype
+        ours, some = reference.float64(ours), np.isfinite(right)
+        np.testing.assert_array_equal(ours[~some], right[~some])
+        tolerance = TOLERANCE[x.dtype.name] * np.abs(right[some]).max()
+        np.testing.assert_allclose(ours[some], right[some], rtol=0, atol=tolerance)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Kernels that the CPU's compiler does not take long for: a map and a pool a thread."""
+    monkeypatch.setattr(normalization_pallas, 'SEGMENTS', (1,))
+    monkeypatch.setattr(normalized_pooling_pallas, 'DOWN', 1)
+
+
+@each_dtype
+@pytest.mark.parametrize(('shape', 'constants', 'pool'), CASES[:3])
+def test_agrees_with_the_layers(shape, constants, pool, dtype):
+    x = draw(shape, dtype=dtype)
+    g = cotangent(x, pool)
+    assert_agrees(run(both(constants, pool), x, g), x, g, constants, pool)
+
+
+@pytest.mark.parametrize(('dtype', 'rectify'), [('float32', False), ('bfloat16', True)])
+@pytest.mark.parametrize(('shape', 'constants', 'pool'), CASES)
+def test_touches_nothing_outside_and_writes_all_once(
+    shape, constants, pool, dtype, rectify, monkeypatch
+):
+    """In blocks of few segments; interpret mode lets an address outside an array pass."""
+    monkeypatch.setattr(normalization_pallas, 'BLOCK', 64)
+    devices.in_guarded_memory(monkeypatch)
+    x = draw(shape, dtype=dtype)
+    g = cotangent(x, pool)
+    results = both(constants, pool, rectify)(x, g)
+    assert_agrees(results, x, g, constants, pool, rectify)
+
+
+@pytest.mark.parametrize('down', [1, 3])
+def test_any_number_of_pools_a_thread(down, monkeypatch):
+    monkeypatch.setattr(normalized_pooling_pallas, 'DOWN', down)
+    devices.in_guarded_memory(monkeypatch)
+    x = draw((2, 9, 5, 6))
+    g = cotangent(x, POOL)
+    assert_agrees(both()(x, g), x, g)
+
+
+@pytest.mark.parametrize(('shape', 'constants', 'pool'), [CASES[0], CASES[9], CASES[10]])
+def test_is_the_two_functions(shape, constants, pool):
+    x = draw(shape)
+    g = cotangent(x, pool)
+    assert_agrees(both(constants, pool, by='separate')(x, g), x, g, constants, pool)
+
+
+def test_mask_has_a_bit_for_each_that_ties(monkeypatch):
+    devices.in_guarded_memory(monkeypatch)
+    x = np.zeros((1, 3, 5, 1), np.float32)
+    x[0, 1, 1:4] = 1
+    formula = normalization.PROBE
+    y, mask = normalized_pooling_pallas.forward(x, formula, 3, 2, with_mask=True)
+    assert mask.dtype == jnp.int16
+    assert np.asarray(mask).ravel().tolist() == [0b110_000, 0b011_000]
+    g = np.array([1.0, 10.0], np.float32).reshape(y.shape)
+    dx = normalized_pooling_pallas.backward(x, mask, g, formula, 3, 2)
+    passed = np.asarray(dx)[0, 1] / np.asarray(dx)[0, 1, 1]
+    np.testing.assert_allclose(passed.ravel(), [0, 1, 11, 10, 0], rtol=1e-6)
+    assert not np.asarray(dx)[0, ::2].any()
+    x[0, 2, 4] = np.nan
+    _, mask = normalized_pooling_pallas.forward(x, formula, 3, 2, with_mask=True)
+    assert np.asarray(mask).ravel().tolist() == [0b110_000, 0]
+
+
+def test_several_blocks_with_a_ragged_end(short, monkeypatch):
+    monkeypatch.setattr(normalization_pallas, 'INTERPRETED_BLOCK', 16)
+    x = draw((2, 7, 9, 3))
+    g = cotangent(x, POOL)
+    of = both()
+    # Of 2 x 3 x 4 pools, and of 2 x 4 x 5 blocks of pixels, with three maps each; by sixteens.
+    grids = [call.params['grid_mapping'].grid for call in calls(of, x, g)]
+    assert grids == [(5,), (8,)]
+    assert_agrees(run(of, x, g), x, g)
+
+
+def test_nan_is_seen_in_its_pools_and_stays_in_its_pixel(monkeypatch):
+    devices.in_guarded_memory(monkeypatch)
+    x = np.array(draw((2, 7, 7, 12)))
+    for column in range(3):  # the first, a middle one, and the last of a pool's window
+        x[1, 3, column, 5] = np.nan
+        y, dx = both()(x, cotangent(x, POOL))
+        assert np.isnan(np.asarray(y)[1, 1, 0, 3:8]).all()
+        assert {tuple(at[:2]) for at in np.argwhere(np.isnan(y))} == {(1, 1)}
+        # At the NaN itself, which is not above 0, the derivative of the ReLU is 0.
+        assert {tuple(at) for at in np.argwhere(np.isnan(dx))[:, :3]} == {(1, 3, column)}
+        x[1, 3, column, 5] = 0
+
+
+def test_under_vmap(short):
+    x = draw((2, 5, 2, 5, 3))
+    of = functools.partial(cotangent, pool=POOL)
+    g = jnp.stack([of(part, seed=n) for n, part in enumerate(jnp.unstack(x, axis=2))], axis=2)
+    results = run(jax.vmap(both(), in_axes=2, out_axes=2), x, g)
+    for n in range(2):
+        assert_agrees([a[:, :, n] for a in results], x[:, :, n], g[:, :, n])
+
+
+def test_inside_a_shard_map_over_two_devices(short):
+    x = draw((4, 5, 5, 3))
+    g = cotangent(x, POOL)
+    mesh = jax.make_mesh((1, 2), ('data', 'tower'), axis_types=(AxisType.Auto,) * 2)
+    specs = P(('tower', 'data'))
+    # An interpreted kernel mixes constants with values that vary, which check_vma=True refuses.
+    mapped = jax.shard_map(both(), mesh=mesh, in_specs=specs, out_specs=specs, check_vma=False)
+    results = run(mapped, x, g)
+    assert len(results[0].sharding.device_set) == 2
+    assert_agrees(results, x, g)
+
+
+def on_a_gpu(monkeypatch):
+    """What is traced from now on is for a GPU; the kernels are not tried on it."""
+    monkeypatch.setattr(normalization, 'way_of', lambda by: 'gpu' if by == 'pallas' else by)
+    monkeypatch.setattr(normalization, '_kernels_work', lambda: False)
+
+
+KERNELS = ('normalized_pooling_forward', 'normalized_pooling_backward')
+
+
+@each_dtype
+@pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
+def test_lowers_at_full_size(shape, dtype, monkeypatch):
+    on_a_gpu(monkeypatch)
+    x = jax.ShapeDtypeStruct((128, *shape), dtype)
+    g = jax.eval_shape(functools.partial(max_pooling, **POOL), x)
+    text = lowered(both(), 'cuda', x, g)
+    assert text.count('custom_call @__gpu$xla.gpu.triton(') == 2
+    assert all(name in text for name in KERNELS)
+    assert 'maxnum' not in text  # the maximum of Triton, which makes 0 of a NaN
+
+
+@pytest.mark.parametrize('varying', [P('tower'), P(('tower', 'data'))])
+def test_lowers_inside_a_checked_shard_map(varying, monkeypatch):
+    """With check_vma=True the result has to say over which axes of the mesh it varies."""
+    on_a_gpu(monkeypatch)
+    x = jax.ShapeDtypeStruct((8, 5, 5, 48), jnp.float32)
+    g = jax.ShapeDtypeStruct((8, 2, 2, 48), jnp.float32)
+    mapped = jax.shard_map(both(), mesh=TOWERS, in_specs=varying, out_specs=varying)
+    text = lowered(mapped, 'cuda', x, g, mesh=TOWERS)
+    assert text.count('custom_call @__gpu$xla.gpu.triton(') == 2
+
+
+@pytest.mark.parametrize(('shape', 'constants', 'pool'), [CASES[2], CASES[3], CASES[10]])
+def test_lowers_for_other_pools_under_vmap(shape, constants, pool, monkeypatch):
+    on_a_gpu(monkeypatch)
+    x = draw((2, *shape))
+    g = jax.vmap(functools.partial(cotangent, pool=pool))(x)
+    text = lowered(jax.vmap(both(constants, pool, rectify=False)), 'cuda', x, g)
+    assert text.count('custom_call @__gpu$xla.gpu.triton(') == 2
+
+
+def test_loads_nothing_twice_in_a_thread(monkeypatch):
+    """For segments of four maps, windows of five, and two pools or a block of four pixels."""
+    on_a_gpu(monkeypatch)
+    x = jax.ShapeDtypeStruct((8, *SHAPES['conv1']), jnp.float32)
+    g = jax.eval_shape(functools.partial(max_pooling, **POOL), x)
+    loads = [
+        [equation.primitive.name for equation in call.params['jaxpr'].eqns].count('masked_load')
+        for call in calls(both(), x, g)
+    ]
+    # 5 x 3 pixels of 8 maps; of 4 pools 8 maps of mask and cotangent, and 4 pixels of 12 maps.
+    assert loads == [15 * 8, 4 * 8 * 2 + 4 * 12]
+
+
+def test_without_a_derivative_no_mask_is_written(monkeypatch):
+    on_a_gpu(monkeypatch)
+    x = jax.ShapeDtypeStruct((8, 5, 5, 48), jnp.bfloat16)
+    of = functools.partial(normalized_pooling, **PAPER, **POOL)
+    assert 'xi16>' not in lowered(functools.partial(of, by='pallas'), 'cuda', x)
+    assert 'xi16>' in lowered(both(), 'cuda', x, jax.ShapeDtypeStruct((8, 2, 2, 48), x.dtype))
+
+
+def test_on_the_cpu_it_is_the_two_functions():
+    x = draw((2, 7, 7, 12))
+    g = cotangent(x, POOL)
+    programs = [lowered(both(by=by), 'cpu', x, g) for by in (None, 'separate')]
+    assert programs[0] == programs[1]
+    assert not module._kernel_works()
+
+
+def test_a_gpu_takes_the_kernel_where_it_works_and_suits(monkeypatch):
+    on_a_gpu(monkeypatch)
+
+    def takes_it(shape, window=3, dtype=jnp.float32):
+        of = functools.partial(normalized_pooling, **PAPER, window=window, stride=2)
+        return 'pallas_call' in str(jax.make_jaxpr(of)(jax.ShapeDtypeStruct(shape, dtype)))
+
+    monkeypatch.setattr(module, '_kernel_works', lambda: True)
+    assert takes_it((2, 9, 9, 8))
+    assert takes_it((2, 9, 9, 8), window=5)
+    assert not takes_it((2, 9, 9, 8), window=6)
+    assert takes_it((2**15 - 1, 2**6, 2**6, 2**4))
+    assert not takes_it((2**15, 2**6, 2**6, 2**4))
+    assert not takes_it((0, 9, 9, 8))
+    assert not takes_it((2, 9, 9, 8), dtype=jnp.bfloat16)  # it would do too much again
+    monkeypatch.setattr(module, '_kernel_works', lambda: False)
+    assert not takes_it((2, 9, 9, 8))
+
+
+def test_a_tpu_takes_the_kernels_of_normalization(monkeypatch):
+    monkeypatch.setattr(normalization, 'way_of', lambda by: 'tpu' if by == 'pallas' else by)
+    x, g = draw((2, 7, 7, 12)), cotangent(draw((2, 7, 7, 12)), POOL)
+    text = lowered(both(), 'tpu', x, g)
+    assert text.count('custom_call @tpu_custom_call(') == 2
+    assert not any(name in text for name in KERNELS)
+
+
+@pytest.mark.slow
+def test_is_tried_before_it_is_used(short, monkeypatch):
+    """Also while a step is traced, on several devices; one that is wrong or fails is left out."""
+    mesh = jax.make_mesh((2,), ('tower',), axis_types=(AxisType.Auto,))
+    found = []
+
+    def of(x):
+        found.append(module._agrees(interpret=True))
+        return x
+
+    place = P('tower')
+    jax.jit(jax.shard_map(of, mesh=mesh, in_specs=place, out_specs=place)).trace(np.ones(2))
+    assert found == [True]
+    assert not module._agrees(interpret=False)  # there is no GPU
+    wrong = normalized_pooling_pallas._passed
+    monkeypatch.setattr(
+        normalized_pooling_pallas, '_passed', lambda *arguments: 1.01 * wrong(*arguments)
+    )
+    assert not module._agrees(interpret=True)
+
+
+def test_refuses_other_arguments():
+    of = functools.partial(normalized_pooling, **PAPER, stride=2)
+    with pytest.raises(ValueError, match=r"by is 'formula', which is none of"):
+        of(draw((1, 5, 5, 4)), window=3, by='formula')
+    with pytest.raises(ValueError, match='a window of 6 pixels: the kernel takes 5'):
+        of(draw((1, 7, 7, 4)), window=6, by='pallas')
+    more = jax.ShapeDtypeStruct((2**15, 2**6, 2**6, 2**4), jnp.bfloat16)
+    with pytest.raises(ValueError, match=r'2\*\*31 elements or more'):
+        jax.eval_shape(functools.partial(of, window=3, by='pallas'), more)
+
+
+def test_no_images_give_no_images():
+    x = np.zeros((0, 7, 7, 8), np.float32)
+    y, dx = both()(x, np.zeros((0, 3, 3, 8), np.float32))
+    assert (y.shape, dx.shape) == ((0, 3, 3, 8), x.shape)
+
+
+@pytest.mark.parametrize(
+    ('then', 'called'),
+    [
+        (('relu', 'response_normalization', 'max_pooling'), [True]),
+        (('response_normalization', 'max_pooling', 'relu'), [False]),
+        (('relu', 'max_pooling', 'response_normalization'), []),
+        (('max_pooling', 'response_normalization', 'relu', 'max_pooling'), []),
+    ],
+)
+def test_a_layer_is_the_same_with_either(then, called, monkeypatch):
+    """And takes the function where normalization and pooling follow each other."""
+    rectified = []
+
+    def spy(x, *arguments, rectify, by=None):
+        rectified.append(rectify)
+        return normalized_pooling(x, *arguments, rectify=rectify, by=by)
+
+    config = nets.small(model__conv1__then=then, model__response_normalization__alpha=0.02)
+    row = model.layer_table(config)[0]
+    net = model.Convolution(row, config.model, rng=np.random.default_rng(0))
+    x = jnp.asarray(nets.images(config, 2))[:, :31, :31]
+    monkeypatch.setattr(model, 'normalized_pooling', functools.partial(spy, by='separate'))
+    separate = net([x, x])
+    assert rectified == called * 2
+    if called:
+        devices.in_guarded_memory(monkeypatch)
+        monkeypatch.setattr(model, 'normalized_pooling', functools.partial(spy, by='pallas'))
+        for ours, right in zip(net([x, x]), separate, strict=True):
+            np.testing.assert_allclose(ours, right, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_net_is_the_same_with_either(short, monkeypatch):
+    """The derivative of some function of the logits by every parameter."""
+    config = nets.small(augmentation__crop=48, model__width=0.0625)
+    params, x = model.initialize(config), nets.images(config, 1)
+    graph, mesh = model.graph(config), nets.mesh_of(1)
+    here = towers.spec(mesh, 'step')
+
+    def gradient(by):
+        replacement = functools.partial(normalized_pooling, by=by)
+        monkeypatch.setattr(model, 'normalized_pooling', replacement)
+        net = jax.shard_map(
+            lambda params: jnp.sin(model.apply(graph, params, x)),
+            mesh=mesh,
+            in_specs=here,
+            out_specs=here,
+            check_vma=False,  # see test_inside_a_shard_map_over_two_devices
+        )
+        of = jax.grad(lambda params: net(params).sum())
+        assert ('pallas_call' in str(jax.make_jaxpr(of)(params))) == (by == 'pallas')
+        return jax.tree.leaves(run(of, params))
+
+    for ours, right in zip(gradient('pallas'), gradient('separate'), strict=True):
+        assert np.abs(right).max() > 0
+        np.testing.assert_allclose(ours, right, rtol=1e-5, atol=1e-5 * np.abs(right).max())

@@ -1,0 +1,129 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import reference
+from alexnet_jax.ops import response_normalization as normalization
+from alexnet_jax.ops import response_normalization_pallas as normalization_pallas
+from alexnet_jax.ops.response_normalization import response_normalization
+
+PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
+# (shape, constants): the paper's two layers in small, edges shorter than the window, other windows.
+CASES = [
+    ((2, 3, 3, 48), PAPER),
+    ((2, 3, 3, 128), PAPER),
+    ((2, 2, 2, 1), PAPER),
+    ((2, 2, 2, 4), PAPER),
+    ((2, 2, 2, 5), PAPER),
+    ((2, 2, 2, 12), dict(size=4, k=1.0, alpha=2e-5, beta=0.75)),
+    ((2, 2, 2, 12), dict(size=1, k=2.0, alpha=1e-4, beta=0.5)),
+]
+
+
+def draw(shape, seed):
+    # As large as conv1's maps, so that alpha times the sum of squares is not small beside k.
+    return np.random.default_rng(seed).normal(0, 100, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(('shape', 'constants'), CASES)
+def test_agrees_with_the_formula(shape, constants):
+    x = draw(shape, 0)
+    ours = response_normalization(x, *constants.values())
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(
+        ours, reference.response_normalization(x, **constants, groups=1), rtol=2e-6
+    )
+
+
+@pytest.mark.parametrize(('shape', 'constants'), CASES)
+def test_derivative_agrees_with_the_jacobian(shape, constants):
+    x, g = draw(shape, 0), draw(shape, 1)
+    _, vjp = jax.vjp(lambda x: response_normalization(x, *constants.values()), x)
+    expected = reference.response_normalization_vjp(x, g, **constants, groups=1)
+    np.testing.assert_allclose(vjp(g)[0], expected, rtol=2e-5, atol=2e-6 * np.abs(expected).max())
+
+
+def test_derivative_is_that_of_the_program():
+    """Against automatic differentiation of the forward pass, with a random cotangent."""
+    x, g = draw((2, 4, 4, 16), 0), draw((2, 4, 4, 16), 1)
+    for rectify in (False, True):
+        of = functools.partial(response_normalization, rectify=rectify)
+        _, by_hand = jax.vjp(of, x)
+        formula = normalization.Formula(**PAPER, rectify=rectify)
+        _, automatic = jax.vjp(functools.partial(normalization._value, formula=formula), x)
+        np.testing.assert_allclose(by_hand(g)[0], automatic(g)[0], rtol=1e-4, atol=1e-3)
+
+
+def test_rectify_is_a_relu_before():
+    x, g = draw((2, 3, 3, 12), 0), draw((2, 3, 3, 12), 1)
+    y, vjp = jax.vjp(lambda x: response_normalization(x, rectify=True), x)
+    y2, vjp2 = jax.vjp(lambda x: response_normalization(jax.nn.relu(x)), x)
+    np.testing.assert_array_equal(y, y2)
+    np.testing.assert_allclose(vjp(g)[0], vjp2(g)[0], rtol=1e-6)
+
+
+def test_bfloat16_is_rounded_once():
+    """The arithmetic is float32: what is lost is in rounding the result."""
+    x, g = (jnp.asarray(draw((2, 3, 3, 48), seed), jnp.bfloat16) for seed in (0, 1))
+    y, vjp = jax.vjp(response_normalization, x)
+    assert y.dtype == vjp(g)[0].dtype == jnp.bfloat16
+    x, g = reference.float64(x), reference.float64(g)
+    expected = reference.response_normalization(x, **PAPER, groups=1)
+    np.testing.assert_allclose(reference.float64(y), expected, rtol=2**-8)
+    expected = reference.response_normalization_vjp(x, g, **PAPER, groups=1)
+    np.testing.assert_allclose(
+        reference.float64(vjp(g.astype(jnp.bfloat16))[0]), expected, rtol=2**-7, atol=1e-2
+    )
+
+
+def test_the_kernels_are_the_same_function():
+    """`by` chooses who computes it, not what."""
+    x, g = draw((2, 3, 3, 48), 0), draw((2, 3, 3, 48), 1)
+
+    def both(by):
+        y, vjp = jax.vjp(lambda x: response_normalization(x, rectify=True, by=by), x)
+        return y, vjp(g)[0]
+
+    for ours, kernel in zip(both('formula'), both('pallas'), strict=True):
+        np.testing.assert_allclose(ours, kernel, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match='by is'):
+        response_normalization(x, by='cuda')
+
+
+def test_kernels_are_tried_before_they_are_used(monkeypatch):
+    """Also while a step is traced, on several devices; one that is wrong or fails is left out."""
+    mesh = jax.make_mesh((2,), ('tower',), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.PartitionSpec('tower')
+    found = []
+
+    def of(x):
+        found.append(normalization._agrees('interpreted'))
+        return response_normalization(x)
+
+    jax.jit(jax.shard_map(of, mesh=mesh, in_specs=place, out_specs=place)).trace(draw((2, 8), 0))
+    assert found == [True]
+    right = normalization_pallas._powers
+    monkeypatch.setattr(normalization_pallas, '_powers', lambda s, formula: right(2 * s, formula))
+    assert not normalization._agrees('interpreted')
+    assert not normalization._agrees('tpu')  # which is not here
+    assert not normalization._kernels_work()  # the CPU interprets them, slowly
+
+
+def test_two_towers_are_not_one_wide_layer():
+    """The window stops at a tower's edge: only the maps beside the seam tell the two apart."""
+    x = draw((1, 2, 2, 96), 0)
+    whole = np.asarray(response_normalization(x))
+    halves = np.concatenate([response_normalization(h) for h in np.split(x, 2, axis=-1)], axis=-1)
+    differ = np.abs(whole - halves).max(axis=(0, 1, 2)) > 0
+    assert np.flatnonzero(differ).tolist() == [46, 47, 48, 49]
+
+
+def test_is_a_compiled_primitive():
+    """A program that calls it holds one jitted function of its own derivative, not the parts."""
+    (outer,) = jax.make_jaxpr(response_normalization)(jnp.ones((1, 1, 1, 8))).eqns
+    assert outer.primitive.name == 'custom_vjp_call'
+    (inner,) = outer.params['call_jaxpr'].eqns
+    assert inner.primitive.name == 'jit'

@@ -1,0 +1,106 @@
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from alexnet_jax.reporting import comparisons
+from alexnet_jax.runtime.user_errors import UserError
+
+
+def run(folder, errors, **settings):
+    """A workdir that has logged these training errors, an epoch apart."""
+    folder.mkdir()
+    lines = [
+        {'step': 10 * n, 'epoch': float(n), 'train/top1_error': e} for n, e in enumerate(errors, 1)
+    ]
+    (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    (folder / 'config.json').write_text(json.dumps({'config': {'seed': 0} | settings}))
+    return folder
+
+
+def told(section):
+    return ''.join(ET.fromstring(f'<div>{section.body}</div>').itertext())
+
+
+@pytest.mark.parametrize(
+    ('relu', 'tanh', 'says'),
+    [
+        ([0.5, 0.25], [0.9, 0.6, 0.5, 0.4, 0.3, 0.2], 'ReLU: 2.00 epochs; tanh: 6.00 epochs.'),
+        ([0.5, 0.25], [0.9, 0.6, 0.5, 0.4, 0.3, 0.2], 'tanh takes 3.0 times as many.'),
+        ([0.2], [0.9, 0.6], 'tanh: not reached in 2.00 epochs. tanh takes more than 2.0 times'),
+        ([0.9], [0.9, 0.1], 'ReLU: not reached in 1.00 epochs; tanh: 2.00 epochs.The'),
+    ],
+)
+def test_epochs_to_a_quarter_are_compared(tmp_path, relu, tanh, says):
+    section = comparisons.figure1(run(tmp_path / 'relu', relu), run(tmp_path / 'tanh', tanh))
+    assert says in told(section)
+    root = ET.fromstring(f'<div>{section.body}</div>')
+    curves = [g.get('class') for g in root.find('.//svg') if g.get('class', '')[:5] == 'curve']
+    assert curves == ['curve0 solid', 'curve1 dashed']
+
+
+def test_what_else_differs_is_said(tmp_path):
+    relu = run(tmp_path / 'relu', [0.2], model={'activation': 'relu'}, seed=3)
+    tanh = run(tmp_path / 'tanh', [0.3], model={'activation': 'tanh'}, seed=3)
+    assert 'differ in model.activation.' in told(comparisons.figure1(relu, tanh))
+    assert 'the same settings' in told(comparisons.figure1(relu, relu))
+
+
+def test_a_folder_that_is_no_run_is_a_mistake(tmp_path):
+    relu = run(tmp_path / 'relu', [0.2])
+    with pytest.raises(UserError, match=r'has no metrics.jsonl with a training error'):
+        comparisons.figure1(relu, tmp_path)
+    (relu / 'config.json').write_text('{"conf')
+    with pytest.raises(UserError, match=r'config.json cannot be read'):
+        comparisons.figure1(relu, relu)
+
+
+BASE = {
+    'name': 'paper',
+    'claim': 'all of it',
+    'paper': None,
+    'log': None,
+    'errors': [0.25, 0.27],
+    'mean': 0.26,
+    'difference': None,
+    'low': None,
+    'high': None,
+    'minutes': 1.25,
+}
+RESULTS = {
+    'config': 'configs/digits.py',
+    'seeds': [0, 1],
+    'command': 'python -m alexnet_jax.ablations <x>',
+    'rows': [
+        BASE,
+        BASE
+        | {'name': 'within', 'paper': '+1.4', 'difference': 0.01, 'low': -0.002, 'high': 0.022},
+        BASE | {'name': 'beyond', 'difference': -0.01, 'low': -0.02, 'high': -0.005},
+        BASE | {'name': 'one seed', 'difference': 0.01},
+    ],
+}
+
+
+def test_ablations_are_in_percent_and_noise_is_called_so(tmp_path):
+    file = tmp_path / 'ablations.json'
+    file.write_text(json.dumps(RESULTS))
+    section = comparisons.ablations(file)
+    root = ET.fromstring(f'<div>{section.body}</div>')
+    rows = [[''.join(c.itertext()) for c in row] for row in root.findall('.//tbody/tr')]
+    assert rows[0] == ['nothingall of it', '26.0025.00 27.00', '', '', '', '1.2']
+    assert rows[1][0] == 'withinall of it'
+    assert rows[1][3] == '+1.4'
+    assert rows[1][2] == '+1.00-0.20 to +2.20within noise'
+    assert rows[2][2] == '-1.00-2.00 to -0.50'
+    assert rows[3][2] == '+1.00'
+    assert 'alexnet_jax.ablations <x>' in told(section)
+
+
+@pytest.mark.parametrize('text', ['{"rows"', '[]', '{"rows": [{}], "seeds": [0]}', 'null'])
+def test_another_file_is_a_mistake(tmp_path, text):
+    file = tmp_path / 'x.json'
+    file.write_text(text)
+    with pytest.raises(UserError, match='is no table of ablations'):
+        comparisons.ablations(file)
+    with pytest.raises(UserError, match='is no table of ablations: FileNotFoundError'):
+        comparisons.ablations(tmp_path / 'none')

@@ -1,0 +1,26 @@
+import errno
+
+import pytest
+
+from alexnet_jax.runtime.user_errors import UserError, one_line
+
+
+@pytest.mark.parametrize(
+    ('error', 'code', 'message'),
+    [
+        (UserError('wrong:\n  do this'), 2, 'alexnet_jax: wrong: do this\n'),
+        (OSError(errno.ENOSPC, 'No space left on device'), 2, 'No space left on device'),
+        (KeyboardInterrupt(), 130, 'interrupted'),
+    ],
+)
+def test_mistakes_end_in_one_line(capsys, error, code, message):
+    with pytest.raises(SystemExit) as ended, one_line():
+        raise error
+    assert ended.value.code == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('error', [ValueError('a bug'), FileNotFoundError(errno.ENOENT, 'a bug')])
+def test_our_own_mistakes_keep_their_traceback(error):
+    with pytest.raises(type(error)), one_line():
+        raise error

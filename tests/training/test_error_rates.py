@@ -1,0 +1,133 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nets
+from alexnet_jax.data import augmentation, loader
+from alexnet_jax.model import alexnet as model
+from alexnet_jax.model import towers
+from alexnet_jax.training import error_rates as scores
+from alexnet_jax.training.error_rates import credit, errors, interval, make_evaluate
+
+
+def test_credit_counts_places():
+    scores = jnp.asarray([[0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0]])
+    labels = jnp.asarray([2, 2])
+    np.testing.assert_array_equal(credit(scores, labels, 1), [0, 0])
+    np.testing.assert_array_equal(credit(scores, labels, 2), [1, 0])
+    np.testing.assert_array_equal(credit(scores, labels, 3), [1, 1])
+
+
+def test_ties_share_the_credit():
+    """2012, layer_kernels.cu: 1 / number of equals; a net that says nothing scores as guessing."""
+    scores, labels = jnp.zeros((1, 10)), jnp.asarray([4])
+    assert credit(scores, labels, 1)[0] == pytest.approx(0.1)
+    assert credit(scores, labels, 5)[0] == pytest.approx(0.5)
+    two_ahead = scores.at[0, :2].set(1.0)
+    assert credit(two_ahead, labels, 1)[0] == 0
+    assert credit(two_ahead, labels, 5)[0] == pytest.approx(3 / 8)
+
+
+def test_no_number_earns_nothing():
+    assert credit(jnp.full((1, 10), jnp.nan), jnp.asarray([4]), 5)[0] == 0
+
+
+class Pictures:
+    def __init__(self, length, size):
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 256, (length, size, size, 3), np.uint8)
+        self.labels = rng.integers(10, size=length)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return {'image': self.images[index], 'label': int(self.labels[index])}
+
+
+@pytest.mark.parametrize('mirror', [False, True])
+def test_errors_are_those_of_the_mean_softmax(mirror):
+    """Against views cut and averaged here, one image at a time."""
+    config = nets.small(augmentation__mirror=mirror)
+    mesh, pictures = nets.mesh_of(2), Pictures(11, 72)
+    params, mean = model.initialize(config), np.full((72, 72, 3), 100, np.float32)
+    batches = loader.evaluation_batches(pictures, loader.Reading(72), 8)
+    found = make_evaluate(config, mesh)(params, mean, batches, config.views, 11)
+
+    logits = nets.compiled_logits(config, nets.mesh_of(1))
+    places = [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)]
+    stacks = []
+    for flip in (False, True) if mirror else (False,):
+        for top, left in places:
+            x = pictures.images[:, top : top + 64, left : left + 64].astype(np.float32) - 100
+            stacks.append(np.asarray(jax.nn.softmax(logits(params, x[:, :, ::-1] if flip else x))))
+    ranks = (np.mean(stacks, 0) > np.mean(stacks, 0)[np.arange(11), pictures.labels][:, None]).sum(
+        1
+    )
+    centre = (stacks[0] > stacks[0][np.arange(11), pictures.labels][:, None]).sum(1)
+    assert found['images'] == 11
+    assert found['views/top1_error'] == pytest.approx(np.mean(ranks >= 1))
+    assert found['views/top5_error'] == pytest.approx(np.mean(ranks >= 5))
+    assert found['top1_error'] == pytest.approx(np.mean(centre >= 1))
+    assert found['top5_error'] == pytest.approx(np.mean(centre >= 5))
+    own = stacks[0][np.arange(11), pictures.labels]
+    assert found['loss'] == pytest.approx(-np.log(own).mean(), rel=1e-5)
+
+
+def test_every_image_counts_once_on_any_batch_and_mesh():
+    config, pictures = nets.small(), Pictures(23, 72)
+    params, mean = model.initialize(config), np.zeros((72, 72, 3), np.float32)
+    found = []
+    for batch_size, mesh in (
+        (4, nets.mesh_of(1)),
+        (23, nets.mesh_of(2)),
+        (8, nets.mesh_of(1, data=2)),
+    ):
+        batches = loader.evaluation_batches(pictures, loader.Reading(72), batch_size)
+        placed = jax.device_put(params, towers.shardings(mesh, towers.specs(mesh, params)))
+        found.append(make_evaluate(config, mesh)(placed, mean, batches, 1, 23))
+    assert [f['images'] for f in found] == [23] * 3
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-5)
+    assert not any(name.startswith('views') for name in found[0])
+
+
+def test_an_image_too_few_is_an_error():
+    config, pictures = nets.small(), Pictures(9, 72)
+    batches = list(loader.evaluation_batches(pictures, loader.Reading(72), 8))
+    params, mean = model.initialize(config), np.zeros((72, 72, 3), np.float32)
+    with pytest.raises(AssertionError, match='8 of 9 images were evaluated'):
+        make_evaluate(config, nets.mesh_of(1))(params, mean, batches[:1], 1, 9)
+
+
+def test_a_run_may_test_the_centre_alone():
+    config = nets.small(augmentation__mirror=True)
+    assert len(scores.test_views(config)) == 10
+    alone = nets.small(augmentation__mirror=True, evaluation__average_views=False)
+    assert scores.test_views(alone) == [augmentation.View(4, 4, False)]
+
+
+def test_the_first_view_is_the_centre():
+    assert augmentation.test_views(72, 64, mirror=True)[0] == augmentation.View(4, 4, False)
+
+
+def test_errors_of_probabilities():
+    """Ties share; a label that has no chance is not an infinite loss."""
+    p = np.float32([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [1.0, 0.0, 0.0]])
+    found = errors(p, np.int32([0, 1, 2]))
+    assert found.images == 3
+    assert found.top1 == pytest.approx(1 - (1 + 0.5 + 0) / 3)
+    assert found.top5 == 0
+    floor = -np.log(np.finfo(np.float32).tiny)
+    assert found.loss == pytest.approx((np.log(2) + np.log(2.5) + floor) / 3)
+
+
+def test_the_interval_is_wilsons():
+    """The borders are the errors from which what was measured is 1.96 deviations away."""
+    for error, images in ((0.1, 100), (0.5, 7), (0.18, 50_000)):
+        for border in interval(error, images):
+            deviation = np.sqrt(border * (1 - border) / images)
+            assert abs(error - border) / deviation == pytest.approx(1.96, abs=1e-3)
+    assert interval(0.0, 355) == pytest.approx((0, 0.0107), abs=1e-4)
+    assert interval(1.0, 10) == pytest.approx((0.722, 1), abs=1e-3)

@@ -1,0 +1,128 @@
+import re
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nets
+from alexnet_jax.model import towers
+from alexnet_jax.training import loop as train
+from alexnet_jax.training.optimizer import Rates
+
+KNOWN, NO_NOISE = nets.constants(), jnp.float32(0)
+
+
+def steps(config, mesh, number, rate=0.01):
+    """State and metrics after `number` steps on different batches."""
+    step = train.make_train_step(config, mesh)
+    state, found = train.place_initial_state(config, mesh), []
+    known = jax.device_put(KNOWN, towers.shardings(mesh, towers.spec(mesh, 'constants')))
+    for i in range(number):
+        batch = towers.put_batch(mesh, nets.batch(config, seed=i))
+        state, metrics = step(state, batch, known, Rates.equal(rate), NO_NOISE)
+        found.append({name: float(x) for name, x in metrics.items()})
+    return state, found
+
+
+def test_meshes_agree_after_20_steps():
+    """One device, two devices with a tower each, two that share the batch: dropout and crops on."""
+    config = nets.small()
+    (one, first), *others = (
+        steps(config, mesh, 20)
+        for mesh in (nets.mesh_of(1), nets.mesh_of(2), nets.mesh_of(1, data=2))
+    )
+    for state, metrics in others:
+        for ours, theirs in zip(metrics, first, strict=True):
+            assert ours == pytest.approx(theirs, rel=2e-5)
+        for path, x in jax.tree_util.tree_leaves_with_path(state.params):
+            expected = one.params[path[0].key][path[1].key]
+            np.testing.assert_allclose(x, expected, rtol=1e-4, atol=2e-6, err_msg=str(path))
+
+
+@pytest.fixture(scope='module')
+def two_devices():
+    """Config, mesh and compiled step."""
+    config, mesh = nets.small(optimizer__batch_size=32), nets.mesh_of(2)
+    return config, mesh, train.make_train_step(config, mesh)
+
+
+def losses_on(batch, two_devices, number, rate):
+    config, mesh, step = two_devices
+    state = train.place_initial_state(config, mesh)
+    on_device, losses = towers.put_batch(mesh, batch), []
+    for _ in range(number):
+        state, metrics = step(state, on_device, KNOWN, Rates.equal(rate), NO_NOISE)
+        losses.append(float(metrics['loss']))
+    return losses
+
+
+def test_bfloat16_is_for_activations_alone():
+    """The same run but for rounding; parameters, velocity and loss are float32, and towers exchange
+    half the bytes."""
+    exact, rounded = nets.small(), nets.small(model__dtype='bfloat16')
+    mesh = nets.mesh_of(2)
+    (_, first), (state, second) = (steps(config, mesh, 5) for config in (exact, rounded))
+    assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype('float32'), jnp.dtype('int32')}
+    losses = [[metrics['loss'] for metrics in found] for found in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6)
+    logits = nets.compiled_logits(rounded, mesh)
+    text = logits.lower(state.params, nets.images(rounded, 8)).as_text()
+    gathers = re.findall(r'all_gather.*?-> tensor<[0-9x]*(\w+)>', text, re.DOTALL)
+    assert gathers == ['bf16'] * 3
+
+
+def test_colour_noise_reaches_the_net():
+    """Not at deviation 0; and the same draws at any other, so that two runs can be compared."""
+    config, mesh = nets.small(augmentation__colour__noise='root'), nets.mesh_of(1)
+    step = train.make_train_step(config, mesh)
+    batch = towers.put_batch(mesh, nets.batch(config))
+
+    def loss(deviation):
+        state = train.place_initial_state(config, mesh)
+        known = KNOWN._replace(colours=200 * KNOWN.colours)
+        return float(
+            step(state, batch, known, Rates.equal(0.01), jnp.float32(deviation))[1]['loss']
+        )
+
+    plain = steps(nets.small(), mesh, 1)[1][0]['loss']
+    assert abs(loss(0.0) - plain) < 0.05  # other draws of places
+    assert loss(0.0) == loss(0.0)
+    assert loss(0.5) == loss(0.5) != loss(0.0)
+
+
+def test_dropout_and_crops_are_on(two_devices):
+    """At rate 0 the parameters stay; what differs from step to step is masks and crops."""
+    losses = losses_on(nets.batch(two_devices[0]), two_devices, 3, rate=0.0)
+    assert len(set(losses)) == 3
+    assert losses == losses_on(nets.batch(two_devices[0]), two_devices, 3, rate=0.0)
+
+
+def test_steps_lower_the_loss(two_devices):
+    """Ten shades of grey are told apart."""
+    batch = nets.batch(two_devices[0])
+    batch['image'] = np.broadcast_to(
+        np.uint8(28 * batch['label'])[:, None, None, None], batch['image'].shape
+    ).copy()
+    losses = losses_on(batch, two_devices, 200, rate=0.01)
+    assert losses[0] == pytest.approx(np.log(10), abs=1)
+    assert np.mean(losses[-10:]) < 0.7 * np.log(10)
+
+
+def test_the_initial_state_does_not_depend_on_the_mesh():
+    config = nets.small()
+    one, two = (train.place_initial_state(config, nets.mesh_of(n)) for n in (1, 2))
+    jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with train.Stop() as stop:
+        assert not stop.signal
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal == 'SIGINT'
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

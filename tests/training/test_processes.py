@@ -1,0 +1,87 @@
+"""Several processes, one device each: what each reads, and that the step is the same."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nets
+from alexnet_jax.data import loader
+from alexnet_jax.data.synthetic import Synthetic
+from alexnet_jax.model import towers
+from alexnet_jax.training import loop as train
+from alexnet_jax.training.optimizer import Rates
+
+FIRST, STEPS = 3, 3  # begins in mid-epoch
+
+
+def one_of(port, process, tower, data):
+    """In a process of its own: prints the labels it read and the losses it saw."""
+    import jax
+
+    jax.config.update('jax_num_cpu_devices', 1)
+    jax.distributed.initialize(f'localhost:{port}', num_processes=2, process_id=process)
+    print(json.dumps(trained(nets.small(mesh__tower=tower, mesh__data=data))))
+
+
+def trained(config):
+    """Labels of this process's rows and losses, of STEPS steps from step FIRST on."""
+    mesh = towers.choose_mesh(config)
+    rows = towers.rows_of_process(mesh, 8)
+    batches = loader.training_batches(
+        Synthetic(30, 72, 10), loader.Reading(72), 0, 8, FIRST, rows=rows
+    )
+    step = train.make_train_step(config, mesh)
+    state, labels, losses = train.place_initial_state(config, mesh), [], []
+    for _ in range(STEPS):
+        batch = next(batches)
+        labels.append(batch['label'].tolist())
+        state, metrics = step(
+            state,
+            towers.put_batch(mesh, batch),
+            nets.constants(),
+            Rates.equal(0.01),
+            jnp.float32(0),
+        )
+        losses.append(float(metrics['loss']))
+    return {'labels': labels, 'losses': losses}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('tower', 'data'), [(2, 1), (1, 2)])
+def test_processes_read_by_share_of_the_batch_never_by_tower(tower, data):
+    """With a tower each they read the same images; with a share each, a half of them each.
+
+    Together they take the same steps as one process, which reads as many again.
+    """
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    call = 'import sys, test_processes as t; t.one_of(*map(int, sys.argv[1:]))'
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', call, *map(str, (port, process, tower, data))],
+            env=dict(os.environ, PYTHONPATH=f'{nets.ROOT}:{nets.ROOT / "tests"}'),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for process in range(2)
+    ]
+    ends = [process.communicate(timeout=300) for process in processes]
+    for process, (_, err) in zip(processes, ends, strict=True):
+        assert process.returncode == 0, err[-2000:]
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in ends)
+    alone = trained(nets.small(mesh__tower=1, mesh__data=1))
+    if data == 1:
+        assert first['labels'] == second['labels'] == alone['labels']
+    else:
+        pairs = zip(first['labels'], second['labels'], strict=True)
+        assert [a + b for a, b in pairs] == alone['labels']
+    for found in (first, second):
+        np.testing.assert_allclose(found['losses'], alone['losses'], rtol=1e-5)
