@@ -28,12 +28,12 @@ from typing import Any, TextIO
 from absl import app, flags
 from scipy import stats  # comes with scikit-learn
 
-from alexnet_jax.config import command_line as config_file
+from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS, ablate, changes
 from alexnet_jax.config.schema import as_dict
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.reporting import terminal as tables
-from alexnet_jax.runtime import atomic_files as files
+from alexnet_jax.reporting import terminal
+from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.user_errors import STOPPED, UserError, one_line
 from alexnet_jax.training import workdir
 from alexnet_jax.training.log import time_left
@@ -164,7 +164,7 @@ def _train_one(study: Study, name: str, seed: int, arguments: list[str]) -> None
         reason = last.removeprefix('alexnet_jax: ')
         raise UserError(f'{name} with seed {seed} failed: {reason} ({shlex.join(command)})')
     found = final_errors(folder) | {'seconds': time.monotonic() - start}
-    with files.whole(folder / 'result.json') as partial:
+    with atomic_files.whole(folder / 'result.json') as partial:
         partial.write_text(json.dumps(found) + '\n')
 
 
@@ -247,15 +247,15 @@ def text(table: list[dict[str, Any]]) -> str:
         known = row['paper'] or '', row['log'] or ''
         cells = (f'{row["mean"]:.2%}', difference, within, *known, f'{row["minutes"]:.1f}')
         lines.append((name, *cells))
-    return tables.aligned(lines)
+    return terminal.aligned(lines)
 
 
 def main(_: Sequence[str]) -> None:
     """Trains and tabulates."""
     with one_line():
-        config_name = config_file.file().stem
+        config_name = command_line.file().stem
         folder = Path(_WORKDIR.value or f'runs/ablations-{config_name}').expanduser().absolute()
-        study = Study(config_file.raw(), _SEEDS.value, _ONLY.value, folder)
+        study = Study(command_line.raw(), _SEEDS.value, _ONLY.value, folder)
         for why in study.left_out.values():
             print(why)
         given = [x for x in sys.argv[1:] if x.startswith('--config')]
@@ -275,7 +275,7 @@ def _note(study: Study) -> str:
 def _arguments() -> list[str]:
     """As they were given, the config by its short name."""
     rest = [x for x in sys.argv[1:] if not x.startswith(('--config=', '--workdir='))]
-    return [f'--config=configs/{config_file.file().name}', *rest]
+    return [f'--config=configs/{command_line.file().name}', *rest]
 
 
 def _write(study: Study, folder: Path) -> str:
@@ -283,17 +283,17 @@ def _write(study: Study, folder: Path) -> str:
     table = rows(study)
     printed = f'{text(table)}\n\n{_note(study)}'
     whole = {
-        'config': f'configs/{config_file.file().name}',
+        'config': f'configs/{command_line.file().name}',
         'seeds': list(study.seeds),
         'command': shlex.join(['python', '-m', 'alexnet_jax.ablations', *_arguments()]),
         'rows': table,
     }
-    with files.whole(folder / 'ablations.json') as partial:
+    with atomic_files.whole(folder / 'ablations.json') as partial:
         partial.write_text(json.dumps(whole, indent=2) + '\n')
-    with files.whole(folder / 'ablations.txt') as partial:
+    with atomic_files.whole(folder / 'ablations.txt') as partial:
         partial.write_text(f'{printed}\n')
     return printed
 
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=config_file.parse)
+    app.run(main, flags_parser=command_line.parse)

@@ -48,7 +48,7 @@ def main(_: Sequence[str]) -> None:
     """Does what the flags say."""
     with one_line():
         workdirs = _workdirs()
-        from alexnet_jax.evaluation import run_evaluation as testing
+        from alexnet_jax.evaluation import run_evaluation
 
         given = {
             'eval_split': _SPLIT.value,
@@ -56,8 +56,10 @@ def main(_: Sequence[str]) -> None:
             'folder': _FOLDER.value,
         }
         changes = {name: value for name, value in given.items() if value}
-        out = Path(_OUT.value).expanduser() if _OUT.value else testing.default_folder(workdirs)
-        testing.test(workdirs, changes, out, _TUNE_WEIGHTS.value)
+        out = (
+            Path(_OUT.value).expanduser() if _OUT.value else run_evaluation.default_folder(workdirs)
+        )
+        run_evaluation.test(workdirs, changes, out, _TUNE_WEIGHTS.value)
 
 
 def _workdirs() -> list[Path]:

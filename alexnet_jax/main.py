@@ -19,8 +19,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alexnet_jax.config import command_line as config_file
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import command_line, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime.user_errors import STOPPED, one_line
@@ -49,26 +48,25 @@ _SKIP_BAD = flags.DEFINE_integer(
 )
 
 
-def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
+def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
     """Runs; gives the exit code."""
-    from alexnet_jax.data import sources as datasets
-    from alexnet_jax.model import alexnet as model
-    from alexnet_jax.model import towers
-    from alexnet_jax.reporting import terminal as tables
-    from alexnet_jax.runtime import compilation_cache as compiled
+    from alexnet_jax.data import sources
+    from alexnet_jax.model import alexnet, towers
+    from alexnet_jax.reporting import terminal
+    from alexnet_jax.runtime import compilation_cache
     from alexnet_jax.training import loop as train
     from alexnet_jax.training.workdir import Workdir
 
-    model.layer_table(config)  # refuses sizes that do not fit, before anything is written
-    compiled.keep()
+    alexnet.layer_table(config)  # refuses sizes that do not fit, before anything is written
+    compilation_cache.keep()
     towers.prepare_cpu_devices(config.mesh)
     mesh = towers.choose_mesh(config)
     print(towers.describe_mesh(mesh, config.model.towers), flush=True)
     if dry_run:
-        print(f'\n{tables.resolved(config)}\n\n{tables.net_table(config, mesh)}')
+        print(f'\n{terminal.resolved(config)}\n\n{terminal.net_table(config, mesh)}')
         return 0
-    splits = datasets.open_splits(config.dataset, config.loader.skip_bad)
-    plan = settings.durations(config, len(splits.train))
+    splits = sources.open_splits(config.dataset, config.loader.skip_bad)
+    plan = schema.durations(config, len(splits.train))
     with train.Stop() as stop, Workdir(workdir, config, mesh) as folder:
         loop = train.Loop(config, mesh, splits, plan, folder, stop)
         if loop.step:
@@ -79,7 +77,7 @@ def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
                 'the same command goes on from there'
             )
             return STOPPED
-        print(f'\n{tables.summary(config, loop.results, loop.images_per_second, workdir)}')
+        print(f'\n{terminal.summary(config, loop.results, loop.images_per_second, workdir)}')
         if loop.bad.names:
             print(f'left out     {len(loop.bad.names)} bad: {", ".join(loop.bad.names)}')
         return 0
@@ -87,15 +85,15 @@ def main(config: settings.Config, workdir: Path, dry_run: bool) -> int:
 
 def _run(_: Sequence[str]) -> None:
     with one_line():
-        raw = config_file.raw()
+        raw = command_line.raw()
         if _SKIP_BAD.value is not None:
             raw['loader']['skip_bad'] = _SKIP_BAD.value
         raw = ablate(raw, _ABLATE.value)
-        name = '-'.join([config_file.file().stem, *_ABLATE.value])
+        name = '-'.join([command_line.file().stem, *_ABLATE.value])
         workdir = Path(_WORKDIR.value or f'runs/{name}').expanduser()
         config = resolve(raw)
         sys.exit(main(config, workdir, _DRY_RUN.value))
 
 
 if __name__ == '__main__':
-    app.run(_run, flags_parser=config_file.parse)
+    app.run(_run, flags_parser=command_line.parse)

@@ -56,13 +56,13 @@ _NAME = flags.DEFINE_string('name', '', 'A data set, for --check or to be prepar
 def main(_: Sequence[str]) -> None:
     """Does what the flags say."""
     with one_line():
-        from alexnet_jax.data import sources as datasets
+        from alexnet_jax.data import sources
 
-        data_dir = datasets.data_dir(_DATA_DIR.value)
+        data_dir = sources.data_dir(_DATA_DIR.value)
         if _CHECK.value:
-            from alexnet_jax.data import dataset_check as doctor
+            from alexnet_jax.data import dataset_check
 
-            sys.exit(doctor.examine(data_dir, _NAME.value, _SAMPLE.value))
+            sys.exit(dataset_check.examine(data_dir, _NAME.value, _SAMPLE.value))
         if _TARS.value:
             _from_tars(Path(_TARS.value).expanduser(), data_dir)
         elif _NAME.value:
@@ -119,11 +119,11 @@ def _pixels() -> int:
 
 
 def _by_tfds(name: str) -> None:
-    from alexnet_jax.data import sources as datasets
+    from alexnet_jax.data import sources
 
-    builder = datasets.find_builder(name, _DATA_DIR.value)
+    builder = sources.find_builder(name, _DATA_DIR.value)
     if not builder.is_prepared():
-        datasets.prepare(builder)
+        sources.prepare(builder)
     for split, info in builder.info.splits.items():
         print(f'{split}: {info.num_examples:,} images')
     print(f'prepared in {builder.data_dir}')

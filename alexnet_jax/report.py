@@ -19,7 +19,7 @@ from absl import app, flags
 from alexnet_jax.reporting import comparisons, history
 from alexnet_jax.reporting.markup import joined
 from alexnet_jax.reporting.page import Section, page
-from alexnet_jax.runtime import atomic_files as files
+from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
 
 _WORKDIR = flags.DEFINE_string('workdir', '', 'Folder of the run.')
@@ -43,7 +43,7 @@ def main(_: Sequence[str]) -> None:
             raise UserError(f'--out={out}: there is no folder {out.parent}')
         compared = _comparisons(workdir)
         text = _page_of(workdir, compared)
-        with files.whole(out) as partial:
+        with atomic_files.whole(out) as partial:
             partial.write_text(text, encoding='utf-8')
         print(out)
 
@@ -67,9 +67,9 @@ def _page_of(workdir: Path, compared: list[Section]) -> str:
     # And with them JAX: a mistake is told before.
     from alexnet_jax.evaluation.trained_net import Trained
     from alexnet_jax.reporting import overview, sections
-    from alexnet_jax.runtime import compilation_cache as compiled
+    from alexnet_jax.runtime import compilation_cache
 
-    compiled.keep()
+    compilation_cache.keep()
     trained = Trained(workdir)
     config, classes, log = trained.config, trained.source.classes, history.read(workdir)
     labels_N = trained.labels()

@@ -52,10 +52,9 @@ from torch_net import check_finite
 from alexnet_jax.data import catalogue, images, loader, writing
 from alexnet_jax.data import sources as datasets
 from alexnet_jax.model import towers
-from alexnet_jax.reporting import terminal as tables
+from alexnet_jax.reporting import terminal
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import loop as train
-from alexnet_jax.training import optimizer
+from alexnet_jax.training import loop, optimizer
 
 SIZE, CROP, BATCH = 256, 224, 128  # training has a batch of its own
 STEPS = 5  # in a block
@@ -266,8 +265,8 @@ def training(folder: Path, rounds: int, batch_size: int) -> Rates:
     towers.prepare_cpu_devices(config.mesh)
     mesh, reading = towers.choose_mesh(config), loader.Reading.of(config)
     splits = datasets.open_splits(data)
-    constants = train.place_constants(config, mesh, splits)
-    take, state = train.make_train_step(config, mesh), train.place_initial_state(config, mesh)
+    constants = loop.place_constants(config, mesh, splits)
+    take, state = loop.make_train_step(config, mesh), loop.place_initial_state(config, mesh)
     rate, deviation = config.learning_rate.initial, config.augmentation.colour.deviation
     stream = loader.training_batches(
         Repeated(splits.train), reading, config.seed, batch_size, first_step=0
@@ -332,7 +331,7 @@ def table(title: str, goals: Goals, rates: Rates) -> str:
             if numbers:
                 spread = (median(numbers), min(numbers), max(numbers))
                 rows[row] = (row, *map(number, spread), *rest)
-    return tables.aligned([*rows.values()])
+    return terminal.aligned([*rows.values()])
 
 
 def host(one: Rates, many: Rates) -> str:
@@ -349,7 +348,7 @@ def host(one: Rates, many: Rates) -> str:
         cells = map(number, (*values, 1 / lock, feeds * SIZE**2 * 3 / 1e9))
         needs = (f'{number(d / rate)}, {math.ceil(d * lock)}' for d in DEMANDS)
         rows.append([form, *cells, *needs])
-    return tables.aligned(rows)
+    return terminal.aligned(rows)
 
 
 # Said below the tables.

@@ -56,13 +56,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import measuring
 from programs import Step, compile_all, draw, lower, lower_each, start
 
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import schema
 from alexnet_jax.model import towers
 from alexnet_jax.ops import response_normalization_pallas as kernels
 from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
 from alexnet_jax.ops.response_normalization import response_normalization
-from alexnet_jax.reporting import terminal as tables
+from alexnet_jax.reporting import terminal
 from alexnet_jax.runtime.user_errors import first_line
 
 SIZE, K, ALPHA, BETA = PAPER = (5, 2.0, 1e-4, 0.75)
@@ -84,7 +84,7 @@ TOLERANCE = {'float32': 1e-5, 'bfloat16': 2**-8}
 ELSEWHERE = 1e-3
 
 _BATCH = flags.DEFINE_integer('batch', 32, 'Images in a batch.', lower_bound=1)
-_DTYPE = flags.DEFINE_list('dtype', list(settings.DTYPES), f'Of {", ".join(settings.DTYPES)}.')
+_DTYPE = flags.DEFINE_list('dtype', list(schema.DTYPES), f'Of {", ".join(schema.DTYPES)}.')
 _LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Of {", ".join(kernels.SHAPES)}.')
 _REPEATS = flags.DEFINE_integer('repeats', 9, 'Rounds.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'File for the result as JSON, each round by itself.')
@@ -92,7 +92,7 @@ _TORCH = flags.DEFINE_bool('torch', True, 'Time PyTorch too, where it is install
 _CHECK = flags.DEFINE_bool('check', False, 'Only check the kernels.')
 
 flags.register_validator(
-    'dtype', lambda names: names and set(names) <= {*settings.DTYPES}, 'see --help'
+    'dtype', lambda names: names and set(names) <= {*schema.DTYPES}, 'see --help'
 )
 flags.register_validator(
     'layers', lambda names: names and set(names) <= kernels.SHAPES.keys(), 'see --help'
@@ -364,7 +364,7 @@ def table(results: Sequence[Result]) -> str:
                 '-' if result.speed is None else f'{result.speed:.2f}',
             )
         )
-    return tables.aligned(rows)
+    return terminal.aligned(rows)
 
 
 def benchmark(about: dict[str, Any], sound: Collection[str], missing: str) -> None:
@@ -390,8 +390,8 @@ def check(function: str) -> dict[str, float]:
     Raises:
       WrongKernelError: it is too large.
     """
-    errors = dict.fromkeys(settings.DTYPES, 0.0)
-    for shape, dtype, rectify in itertools.product(CHECKED, settings.DTYPES, (False, True)):
+    errors = dict.fromkeys(schema.DTYPES, 0.0)
+    for shape, dtype, rectify in itertools.product(CHECKED, schema.DTYPES, (False, True)):
         results = values(function, shape, dtype, rectify)
         for name, (own, right) in zip(('y', 'dx'), results, strict=True):
             error = difference(own, right, ELSEWHERE if (function, name) == (POOLED, 'dx') else 0)
@@ -433,7 +433,7 @@ def difference(own: Array, right: Array, elsewhere: float) -> float:
 def main(_: Sequence[str]) -> None:
     """Reads the flags."""
     logging.set_verbosity(logging.ERROR)
-    towers.prepare_cpu_devices(settings.Mesh(tower=1, data=1))  # as in training, PyTorch too
+    towers.prepare_cpu_devices(schema.Mesh(tower=1, data=1))  # as in training, PyTorch too
     missing = without_torch()
     packages = ['jax', 'jaxlib', *([] if missing or _CHECK.value else ['torch'])]
     about = measuring.circumstances(packages)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from measuring import measure
 
-from alexnet_jax.config import schema as settings
-from alexnet_jax.model import alexnet as model
+from alexnet_jax.config import schema
+from alexnet_jax.model import alexnet
 
 # Floating-point operations per image: two for each multiply-add of a convolution or matrix product.
 # Training does three times the forward pass's, less the gradient by the image.
@@ -52,12 +52,12 @@ def _fastest(run: Callable[[], jax.Array]) -> float:
     return min(measure({'': lambda: jax.block_until_ready(run())}, repeats=9)[''])
 
 
-def counted_bytes(config: settings.Config, what: str) -> tuple[int, int]:
+def counted_bytes(config: schema.Config, what: str) -> tuple[int, int]:
     """Bytes for each image, and for each step whatever the batch."""
     size = jnp.dtype(config.model.dtype).itemsize
     towers, forward, backward = config.model.towers, 0, 0
-    came = config.augmentation.crop**2 * model.CHANNELS
-    for row in model.layer_table(config):
+    came = config.augmentation.crop**2 * alexnet.CHANNELS
+    for row in alexnet.layer_table(config):
         layer = config.model.convolutions().get(row.name)
         maps, pooled = (n**2 * row.maps * towers for n in (row.size, row.pooled))
         forward += came + maps
@@ -67,7 +67,7 @@ def counted_bytes(config: settings.Config, what: str) -> tuple[int, int]:
         if layer and 'max_pooling' in layer.then:
             forward, backward = forward + maps + pooled, backward + 2 * maps + 2 * pooled
         came = pooled
-    weights = model.parameter_count(config)
+    weights = alexnet.parameter_count(config)
     read = weights * size
     if what == 'forward':
         return forward * size, read
@@ -75,7 +75,7 @@ def counted_bytes(config: settings.Config, what: str) -> tuple[int, int]:
     return (forward + backward) * size, 2 * read + 4 * weights + update
 
 
-def bound(config: settings.Config, what: str, batch: int, peaks: Peaks) -> float:
+def bound(config: schema.Config, what: str, batch: int, peaks: Peaks) -> float:
     """Seconds for a batch."""
     each, whole = counted_bytes(config, what)
     memory = (each * batch + whole) / peaks.bandwidth

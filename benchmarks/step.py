@@ -48,14 +48,13 @@ from measuring import Contender, Others, circumstances, heading, measure, write
 from torch_net import VARIANTS, PyTorch, check_finite
 from tower_forms import FORMS, form
 
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import augmentation
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.model import towers
-from alexnet_jax.reporting import terminal as tables
+from alexnet_jax.model import alexnet, towers
+from alexnet_jax.reporting import terminal
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import loop as train
+from alexnet_jax.training import loop
 from alexnet_jax.training.optimizer import Rates
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +66,7 @@ TITLES = {
 
 _BATCH = flags.DEFINE_integer('batch', 32, 'Images in a batch.', lower_bound=1)
 _DEVICES = flags.DEFINE_list('devices', ['1', '2'], 'Over how many devices the towers are spread.')
-_DTYPE = flags.DEFINE_list('dtype', ['float32'], f'Of {", ".join(settings.DTYPES)}.')
+_DTYPE = flags.DEFINE_list('dtype', ['float32'], f'Of {", ".join(schema.DTYPES)}.')
 _FORMS = flags.DEFINE_list(
     'forms', ['unrolled'], f'How a device runs its towers: {", ".join(FORMS)}.'
 )
@@ -81,7 +80,7 @@ flags.register_validator(
 )
 for _flag, _known in (
     (_WHAT, TITLES),
-    (_DTYPE, settings.DTYPES),
+    (_DTYPE, schema.DTYPES),
     (_FORMS, FORMS),
     (_TORCH, (*VARIANTS, 'none')),
 ):
@@ -116,7 +115,7 @@ class Result:
         return {'images_per_second': images, 'gflop_per_second': images * roofline.GFLOP[self.what]}
 
 
-def make_config(devices: int, batch: int, dtype: str = 'float32') -> settings.Config:
+def make_config(devices: int, batch: int, dtype: str = 'float32') -> schema.Config:
     """The full net's settings, with its towers on so many devices."""
     raw = runpy.run_path(str(ROOT / 'configs' / 'ilsvrc2012.py'))['get_config']()
     raw.mesh.tower, raw.mesh.data = devices, 1
@@ -128,9 +127,9 @@ def make_config(devices: int, batch: int, dtype: str = 'float32') -> settings.Co
 class Ours:
     """The net on the devices of a mesh, with a batch of noise."""
 
-    def __init__(self, config: settings.Config) -> None:
+    def __init__(self, config: schema.Config) -> None:
         self._config, self._mesh = config, towers.choose_mesh(config)
-        self._graph = model.graph(config)
+        self._graph = alexnet.graph(config)
         count, size = config.optimizer.batch_size, config.dataset.image_size
         rng = np.random.default_rng(0)
         images = rng.integers(256, size=(count, size, size, 3), dtype=np.uint8)
@@ -143,8 +142,8 @@ class Ours:
 
     def step(self) -> Contender:
         """The step of `train`, which changes its own state."""
-        take = train.make_train_step(self._config, self._mesh)
-        state = train.place_initial_state(self._config, self._mesh)
+        take = loop.make_train_step(self._config, self._mesh)
+        state = loop.place_initial_state(self._config, self._mesh)
         rate = Rates.equal(self._config.learning_rate.initial)
         deviation = jnp.float32(self._config.augmentation.colour.deviation)
 
@@ -165,7 +164,7 @@ class Ours:
         """The loss of the central crops, with dropout, by every parameter."""
 
         def of(params: Any, x: Array, labels: Array, key: Array) -> Any:
-            masks = model.Masks(key, self._config.optimizer.batch_size)
+            masks = alexnet.Masks(key, self._config.optimizer.batch_size)
 
             def loss(params: Any) -> Array:
                 logits_BK = self._logits(params, x, masks)
@@ -184,8 +183,8 @@ class Ours:
 
     def planned_memory(self) -> tuple[int, int]:
         """Bytes on one device by the compiler: of the state and the batch, and beside them."""
-        take: Any = train.make_train_step(self._config, self._mesh)
-        state = train.state_shapes(self._config, self._mesh)
+        take: Any = loop.make_train_step(self._config, self._mesh)
+        state = loop.state_shapes(self._config, self._mesh)
         number = jax.ShapeDtypeStruct((), jnp.float32)
         rates = Rates(*[number] * 4)
         plan = take.lower(state, self._batch, self._known, rates, number).compile()
@@ -193,11 +192,11 @@ class Ours:
         return analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
 
     def _logits(self, params: Any, x: Array, masks: Any) -> Array:
-        return model.apply(self._graph, params, x, masks)
+        return alexnet.apply(self._graph, params, x, masks)
 
     def _on_crops(self, of: Callable[..., Any], gives_params: bool = False) -> Callable[[], Any]:
         config, mesh = self._config, self._mesh
-        params = train.place_initial_state(config, mesh).params
+        params = loop.place_initial_state(config, mesh).params
         count, crop = config.optimizer.batch_size, config.augmentation.crop
         noise = np.random.default_rng(1).normal(0, 60, (count, crop, crop, 3)).astype(np.float32)
         x = towers.put_batch(mesh, {'x': noise})['x']
@@ -248,10 +247,10 @@ def table(what: str, results: Sequence[Result], batch: int) -> str:
                 f'{result.bound:.0%}',
             )
         )
-    return tables.aligned(rows)
+    return terminal.aligned(rows)
 
 
-def contenders(batch: int) -> Iterator[tuple[str, settings.Config, Any, str]]:
+def contenders(batch: int) -> Iterator[tuple[str, schema.Config, Any, str]]:
     """Name, settings, net, and the form of the towers, of each."""
     for dtype in _DTYPE.value:
         for n in map(int, _DEVICES.value):
@@ -311,7 +310,7 @@ def benchmark(batch: int, repeats: int) -> None:
         write(_OUT.value, about)
 
 
-def memory(nets: Sequence[tuple[str, settings.Config, Any, str]]) -> Iterator[tuple[str, Any]]:
+def memory(nets: Sequence[tuple[str, schema.Config, Any, str]]) -> Iterator[tuple[str, Any]]:
     """Prints and gives what the step needs on one device, of ours."""
     rows: list[tuple[str, ...]] = [
         ('memory of the step, GB a device', 'state and batch', 'beside them', 'peak so far')
@@ -324,7 +323,7 @@ def memory(nets: Sequence[tuple[str, settings.Config, Any, str]]) -> Iterator[tu
         peak = net.memory()
         yield name, {'held': held, 'beside': beside, 'peak': peak}
         rows.append((name, *('-' if x is None else f'{x / 1e9:.2f}' for x in (held, beside, peak))))
-    print(f'\n{tables.aligned(rows)}')
+    print(f'\n{terminal.aligned(rows)}')
 
 
 def main(_: Sequence[str]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from measuring import Contender
 
-from alexnet_jax.config import schema as settings
-from alexnet_jax.model import alexnet as model
+from alexnet_jax.config import schema
+from alexnet_jax.model import alexnet
 
 VARIANTS = ('eager', 'channels_last', 'compiled', 'compiled_channels_last')
 
@@ -20,7 +20,7 @@ class PyTorch:
     `variant` is one of VARIANTS; the dtype is that of the settings, by autocast for bfloat16.
     """
 
-    def __init__(self, config: settings.Config, variant: str = 'eager') -> None:
+    def __init__(self, config: schema.Config, variant: str = 'eager') -> None:
         self._torch: Any = importlib.import_module('torch')
         self._torch.set_num_threads(os.cpu_count() or 1)
         self._device = 'cuda' if self._torch.cuda.is_available() else 'cpu'
@@ -32,7 +32,7 @@ class PyTorch:
         self._config, self._parts = config, _torch_layers(self._torch, config.dataset.classes)
         _initialize(self._torch, config.model, self._parts)
         parameters = sum(p.numel() for p in self._parts.parameters())
-        if parameters != model.parameter_count(config):
+        if parameters != alexnet.parameter_count(config):
             raise ValueError(f'PyTorch has another net, of {parameters:,} parameters')
         count, crop = config.optimizer.batch_size, config.augmentation.crop
         images = self._torch.randint(256, (count, 3, crop, crop)).float() - 127.5
@@ -147,7 +147,7 @@ def _torch_layers(torch: Any, classes: int) -> Any:
     return parts
 
 
-def _initialize(torch: Any, net: settings.Model, parts: Any) -> None:
+def _initialize(torch: Any, net: schema.Model, parts: Any) -> None:
     """Initial values as ours, so that the numbers in both are of like size."""
     first, second = ([conv12[i] for conv12 in parts.conv12] for i in (0, 4))
     fourth, fifth = ([conv45[i] for conv45 in parts.conv45] for i in (0, 2))

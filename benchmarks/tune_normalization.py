@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import measuring
 from programs import compile_all, draw, lower, start
 
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import schema
 from alexnet_jax.ops import response_normalization_pallas as kernels
 from alexnet_jax.ops.response_normalization import PROBE
-from alexnet_jax.reporting import terminal as tables
+from alexnet_jax.reporting import terminal
 
 # One measurement: programs started one after the other, and calls in each; there are many to
 # compile.
@@ -42,13 +42,13 @@ TUNED = {
 }
 
 _BATCH = flags.DEFINE_integer('batch', 128, 'Images in a batch.', lower_bound=1)
-_DTYPE = flags.DEFINE_list('dtype', list(settings.DTYPES), f'Of {", ".join(settings.DTYPES)}.')
+_DTYPE = flags.DEFINE_list('dtype', list(schema.DTYPES), f'Of {", ".join(schema.DTYPES)}.')
 _LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Of {", ".join(kernels.SHAPES)}.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Rounds.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'File for the result as JSON.')
 
 flags.register_validator(
-    'dtype', lambda names: names and set(names) <= {*settings.DTYPES}, 'see --help'
+    'dtype', lambda names: names and set(names) <= {*schema.DTYPES}, 'see --help'
 )
 flags.register_validator(
     'layers', lambda names: names and set(names) <= kernels.SHAPES.keys(), 'see --help'
@@ -149,7 +149,7 @@ def tuning_table(
         rows.append((name, f'{overall(constants):.3f}', *cells))
     legend = [f'{i + 1}: {column}' for i, column in enumerate(columns)]
     note = 'microseconds; * is the best of its column; overall is how many times the best ones'
-    return '\n'.join([tables.aligned(rows), note, *legend])
+    return '\n'.join([terminal.aligned(rows), note, *legend])
 
 
 def main(_: Sequence[str]) -> None:

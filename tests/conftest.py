@@ -15,10 +15,10 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 import jax
 import pytest
 
-from alexnet_jax.config import schema as config
+from alexnet_jax.config import schema
 from alexnet_jax.model import towers
 
-towers.prepare_cpu_devices(config.Mesh(tower=2, data=1))
+towers.prepare_cpu_devices(schema.Mesh(tower=2, data=1))
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import augmentation
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.model import towers
+from alexnet_jax.model import alexnet, towers
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,12 +20,12 @@ def load(name: str) -> Any:
     return runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']()
 
 
-def full(**overrides: Any) -> settings.Config:
+def full(**overrides: Any) -> schema.Config:
     """configs/ilsvrc2012.py with overrides; in a name, __ stands for the dot."""
     return override(load('ilsvrc2012'), **overrides)
 
 
-def small(**overrides: Any) -> settings.Config:
+def small(**overrides: Any) -> schema.Config:
     """The paper's net, an eighth as wide, on crops of 64 of 72 pixels, batches of 8."""
     c = load('digits')
     c.model.width = 0.125
@@ -35,7 +34,7 @@ def small(**overrides: Any) -> settings.Config:
     return override(c, **overrides)
 
 
-def override(raw: Any, **overrides: Any) -> settings.Config:
+def override(raw: Any, **overrides: Any) -> schema.Config:
     values = raw.to_dict()
     for name, value in overrides.items():
         section = values
@@ -53,7 +52,7 @@ def mesh_of(tower: int, data: int = 1) -> jax.sharding.Mesh:
     )
 
 
-def images(config: settings.Config, number: int, seed: int = 0) -> np.ndarray:
+def images(config: schema.Config, number: int, seed: int = 0) -> np.ndarray:
     """Crops with the mean subtracted, as the net reads them."""
     crop = config.augmentation.crop
     return (
@@ -61,7 +60,7 @@ def images(config: settings.Config, number: int, seed: int = 0) -> np.ndarray:
     )
 
 
-def batch(config: settings.Config, seed: int = 0) -> dict[str, np.ndarray]:
+def batch(config: schema.Config, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch as the loader gives it."""
     rng, n, size = (
         np.random.default_rng(seed),
@@ -74,15 +73,15 @@ def batch(config: settings.Config, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def compiled_logits(config: settings.Config, mesh: jax.sharding.Mesh, masks: Any = None) -> Any:
+def compiled_logits(config: schema.Config, mesh: jax.sharding.Mesh, masks: Any = None) -> Any:
     """The net as a function of (parameters, images) on a mesh."""
-    graph = model.graph(config)
-    specs = towers.specs(mesh, model.shapes(config))
+    graph = alexnet.graph(config)
+    specs = towers.specs(mesh, alexnet.shapes(config))
     here = towers.spec(mesh, 'images')
 
     def logits(params: Any, x: Any) -> Any:
-        drawn = None if masks is None else model.Masks(masks, len(x) * mesh.shape['data'])
-        return model.apply(graph, params, x, drawn)
+        drawn = None if masks is None else alexnet.Masks(masks, len(x) * mesh.shape['data'])
+        return alexnet.apply(graph, params, x, drawn)
 
     return jax.jit(jax.shard_map(logits, mesh=mesh, in_specs=(specs, here), out_specs=here))
 

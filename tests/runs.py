@@ -11,8 +11,8 @@ import numpy as np
 
 import nets
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.data import sources as datasets
-from alexnet_jax.training import loop as train
+from alexnet_jax.data import sources
+from alexnet_jax.training import loop
 from alexnet_jax.training.checkpoint import Checkpoints, Position
 from alexnet_jax.training.workdir import Workdir
 
@@ -76,7 +76,7 @@ def final(workdir):
     """The step and all arrays of the newest checkpoint, by name."""
     config = resolve(json.loads((workdir / 'config.json').read_text())['config'])
     checkpoints = Checkpoints(workdir / 'checkpoints', keep=config.checkpoint.keep)
-    state, position = checkpoints.restore(train.state_shapes(config, nets.mesh_of(1)))
+    state, position = checkpoints.restore(loop.state_shapes(config, nets.mesh_of(1)))
     checkpoints.close()
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return position.step, {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
@@ -90,11 +90,11 @@ def metrics(workdir):
 
 def spoil(data_dir, split, index):
     """Flips a bit of an image of the digits in this folder; gives the name of the record."""
-    builder = datasets.find_builder('digits', str(data_dir))
+    builder = sources.find_builder('digits', str(data_dir))
     if not builder.is_prepared():
-        datasets.prepare(builder)
+        sources.prepare(builder)
     shard = next(data_dir.glob(f'digits/*/*{split}.array_record*'))
-    source = datasets.Records(builder, split)
+    source = sources.Records(builder, split)
     data = bytearray(shard.read_bytes())
     data[data.index(source[index]['image']) + 200] ^= 1
     shard.write_bytes(data)
@@ -106,7 +106,7 @@ def untrained(workdir, config, step=3):
     mesh = nets.mesh_of(1)
     with Workdir(workdir, config, mesh):
         checkpoints = Checkpoints(workdir / 'checkpoints', keep=9)
-        checkpoints.save(train.place_initial_state(config, mesh), Position(step=step))
+        checkpoints.save(loop.place_initial_state(config, mesh), Position(step=step))
         checkpoints.wait()
         checkpoints.close()
     return workdir

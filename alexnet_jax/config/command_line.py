@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import schema
 from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def parse(arguments: list[str]) -> list[str]:
         rest = [argument for argument in arguments[1:] if argument not in given]
         # The library wants the file before its settings, and looks for them in sys.argv.
         arguments = sys.argv[:] = [arguments[0], f'--config={path}', *rest]
-        known = settings.flatten(_load(path).to_dict())
+        known = schema.flatten(_load(path).to_dict())
         for argument in arguments:
             _check_name(argument, known)
     return parse_flags(arguments)

@@ -14,10 +14,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 
-from alexnet_jax.data import catalogue, images, writing
-from alexnet_jax.data import pixel_statistics as statistics
-from alexnet_jax.data import sources as datasets
-from alexnet_jax.runtime import atomic_files as files
+from alexnet_jax.data import catalogue, images, pixel_statistics, sources, writing
+from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.progress import Bars
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
@@ -44,7 +42,7 @@ def examine(data_dir: Path, name: str, sample: int) -> int:
         examined += 1
         try:
             builder = tfds.builder_from_directory(str(file.parent))
-            datasets.check_features(builder)
+            sources.check_features(builder)
         except (UserError, ParseError, ValueError, OSError, KeyError) as error:
             print(f'{file.parent}\n  {"WRONG" if name else "not looked at"}: {first_line(error)}')
             faults += bool(name)
@@ -78,7 +76,7 @@ def _data_sets(data_dir: Path, name: str) -> list[Path]:
 
 def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -> list[str]:
     """Prints what is there and gives what is wrong."""
-    records = datasets.open_split(builder, split)
+    records = sources.open_split(builder, split)
     classes = records.features['label'].num_classes
     every = len(records)
     chosen = set(np.linspace(0, every - 1, min(sample or every, every)).astype(int).tolist())
@@ -102,7 +100,7 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
         except images.BadImage as error:
             return f'{records.where(index)} {error}'
 
-    with Bars() as bars, concurrent.futures.ThreadPoolExecutor(files.processors()) as pool:
+    with Bars() as bars, concurrent.futures.ThreadPoolExecutor(atomic_files.processors()) as pool:
         for first in range(0, every, 1024):
             indices = range(first, min(first + 1024, every))
             for found in pool.map(attempt, indices):
@@ -113,14 +111,14 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
                 if found[1]:
                     named[found[1]] = found[0]
             bars.reading(f'reading {split}', indices[-1] + 1, every)
-    kept = statistics.file_of(Path(builder.data_dir), split, records.size)
+    kept = pixel_statistics.file_of(Path(builder.data_dir), split, records.size)
     counts = np.array([labels[label] for label in range(classes)])
     published, should = _expected(builder, split)
     of = '' if published is None else f' of {published:,} published'
     print(f'  {split}: {every:,} images{of}; {_per_class(counts, labels)}; {len(chosen):,} decoded')
     if kept.exists():
         try:
-            sums = statistics.Sums.load(kept)
+            sums = pixel_statistics.Sums.load(kept)
         except UserError as error:
             faults.append(str(error))
         else:
@@ -181,7 +179,7 @@ def _class_order(
         yield f'labels do not fit the names of the {classes} classes in any known order'
 
 
-def _describe(sums: statistics.Sums) -> str:
+def _describe(sums: pixel_statistics.Sums) -> str:
     """The statistics of a training set in a line."""
     colours = sums.colours
     mean = ', '.join(f'{x:.2f}' for x in colours.mean)

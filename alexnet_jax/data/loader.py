@@ -17,10 +17,9 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.data import images
-from alexnet_jax.data import pixel_statistics as statistics
+from alexnet_jax.data import images, pixel_statistics
 from alexnet_jax.data.sources import Source
-from alexnet_jax.runtime import atomic_files as files
+from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.progress import Bars
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -183,7 +182,7 @@ class _Order:
 
 
 def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
-    threads = reading.threads or max(1, files.processors() // max(1, reading.workers))
+    threads = reading.threads or max(1, atomic_files.processors() // max(1, reading.workers))
     # Grain lets no more threads work than there are batches to be kept, less one handed over.
     options = grain.ReadOptions(threads, prefetch_buffer_size=max(reading.ahead, threads + 1))
     stream = batches.to_iter_dataset(options)
@@ -263,7 +262,7 @@ def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> i
 
 def statistics_of(
     source: Source, reading: Reading, folder: str, split: str, bad: Bad | None = None
-) -> statistics.Sums:
+) -> pixel_statistics.Sums:
     """The sums over a split's images; kept beside the data, where they are not there already.
 
     Args:
@@ -275,10 +274,10 @@ def statistics_of(
       UserError: an image cannot be read.
     """
     scaled_by = '' if source.size == reading.size else reading.resize
-    file = statistics.file_of(Path(folder), split, reading.size, scaled_by)
+    file = pixel_statistics.file_of(Path(folder), split, reading.size, scaled_by)
     if folder and file.exists():
-        return statistics.Sums.load(file)
-    sums = statistics.Sums.of_none(reading.size)
+        return pixel_statistics.Sums.load(file)
+    sums = pixel_statistics.Sums.of_none(reading.size)
     tolerant = bad is not None and bad.allowed > 0
     with Bars() as bars:
         for batch in _in_order(source, reading, 64, _ALL, tolerant):

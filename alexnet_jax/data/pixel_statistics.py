@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.runtime import atomic_files as files
+from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.user_errors import UserError
 
 
@@ -90,7 +90,7 @@ class Sums:
           UserError: it cannot be written.
         """
         try:
-            with files.whole(path) as partial:
+            with atomic_files.whole(path) as partial:
                 np.savez(
                     partial, images=self.images, pixels_HWC=self.pixels_HWC, products=self.products
                 )

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import schema
 from alexnet_jax.data import catalogue, writing
 from alexnet_jax.data import digits as digits  # registers its builder with TFDS
 from alexnet_jax.data.records import Records
@@ -77,7 +77,7 @@ def data_dir(given: str) -> Path:
     return Path(given or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
 
 
-def open_splits(dataset: settings.Dataset, skip_bad: int = 0) -> Splits:
+def open_splits(dataset: schema.Dataset, skip_bad: int = 0) -> Splits:
     """The training and the evaluation split, prepared if they can be.
 
     Args:
@@ -116,7 +116,7 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
         ) from error
 
 
-def _by_name(dataset: settings.Dataset) -> tfds.core.DatasetBuilder:
+def _by_name(dataset: schema.Dataset) -> tfds.core.DatasetBuilder:
     hint = ' (or point --config.dataset.data_dir to where it is)'
     try:
         builder = find_builder(dataset.name, dataset.data_dir)
@@ -133,12 +133,12 @@ def _by_name(dataset: settings.Dataset) -> tfds.core.DatasetBuilder:
     return builder
 
 
-def _not_there(dataset: settings.Dataset) -> str:
+def _not_there(dataset: schema.Dataset) -> str:
     where = data_dir(dataset.data_dir)
     return f'the data set {dataset.name} is not in {where}: {BY_HAND[dataset.name]}'
 
 
-def _from_folder(dataset: settings.Dataset, skip_bad: int) -> tfds.core.DatasetBuilder:
+def _from_folder(dataset: schema.Dataset, skip_bad: int) -> tfds.core.DatasetBuilder:
     """One's own images, prepared on first use at the size that is trained on."""
     found = catalogue.class_folders(Path(dataset.folder).expanduser())
     _check_classes(dataset.folder, len(found.classes), dataset)
@@ -215,7 +215,7 @@ def check_features(builder: tfds.core.DatasetBuilder) -> None:
         )
 
 
-def _check_classes(name: str, classes: int, dataset: settings.Dataset) -> None:
+def _check_classes(name: str, classes: int, dataset: schema.Dataset) -> None:
     if classes != dataset.classes:
         raise UserError(
             f'{name} has {classes} classes, not {dataset.classes}: '

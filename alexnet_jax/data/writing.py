@@ -30,11 +30,9 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax.data import images
-from alexnet_jax.data import pixel_statistics as statistics
+from alexnet_jax.data import images, pixel_statistics
 from alexnet_jax.data.catalogue import Catalogue, Entries, bytes_of, fingerprint
-from alexnet_jax.runtime import atomic_files as files
-from alexnet_jax.runtime import locks
+from alexnet_jax.runtime import atomic_files, locks
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 VERSION = '5.1.0'  # of TFDS's imagenet2012, whose features and classes the original size keeps
@@ -170,7 +168,7 @@ def write(
         if done:
             say(f'going on after {done:,} of {total:,} images')
         _check_disk(todo, storage, data_dir, say)
-        _run(todo, workers or files.processors(), lambda n: progress(done + n, total))
+        _run(todo, workers or atomic_files.processors(), lambda n: progress(done + n, total))
         return _finish(unfinished, final, catalogue, storage, shards, skip_bad)
 
 
@@ -204,14 +202,14 @@ class _Record:
 
     images: int
     skipped: list[str]
-    sums: statistics.Sums | None
+    sums: pixel_statistics.Sums | None
 
     def save(self, shard: _Shard) -> None:
         values: dict[str, Any] = {'images': self.images, 'skipped': np.array(self.skipped, 'U')}
         if self.sums:
             values |= {'pixels_HWC': self.sums.pixels_HWC, 'products': self.sums.products}
         try:
-            with files.whole(shard.record) as partial, partial.open('wb') as file:
+            with atomic_files.whole(shard.record) as partial, partial.open('wb') as file:
                 np.savez(file, fingerprint=shard.fingerprint(), **values)
         except OSError as error:
             raise UserError(f'cannot write {shard.record}: {error}') from error
@@ -227,7 +225,7 @@ class _Record:
                 counted = (file['pixels_HWC'], file['products']) if 'products' in file else None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return cls(images, skipped, statistics.Sums(images, *counted) if counted else None)
+        return cls(images, skipped, pixel_statistics.Sums(images, *counted) if counted else None)
 
 
 def _begin(unfinished: Path, shards: list[_Shard]) -> None:
@@ -389,9 +387,9 @@ def _work(shard: _Shard) -> None:
 def _write_shard(shard: _Shard, count_one: Callable[[], None]) -> None:
     """Writes one file of records and then its own record, each under its name once it is whole."""
     size = shard.storage.size or STATISTICS_SIZE
-    sums = statistics.Sums.of_none(size) if shard.count else None
+    sums = pixel_statistics.Sums.of_none(size) if shard.count else None
     skipped = []
-    with files.whole(shard.path) as partial:
+    with atomic_files.whole(shard.path) as partial:
         writer = _Writer(partial)
         with _Files(shard.files) as opened:
             for name, label, where in zip(shard.names, shard.labels, shard.where, strict=True):
@@ -499,7 +497,7 @@ def _finish(
 ) -> Result:
     """Adds metadata and statistics, and gives the folder its name."""
     size = storage.size or STATISTICS_SIZE
-    sums, skipped = statistics.Sums.of_none(size), []
+    sums, skipped = pixel_statistics.Sums.of_none(size), []
     lengths: dict[str, list[int]] = {split: [] for split in catalogue.splits}
     sizes = dict.fromkeys(catalogue.splits, 0)
     for shard in shards:
@@ -518,7 +516,7 @@ def _finish(
         )
     if sums.images:
         scaled_by = '' if storage.size else storage.filter
-        sums.save(statistics.file_of(unfinished, 'train', size, scaled_by))
+        sums.save(pixel_statistics.file_of(unfinished, 'train', size, scaled_by))
     tfds.folder_dataset.write_metadata(
         data_dir=unfinished,
         features=storage.features(catalogue.classes),
@@ -540,7 +538,7 @@ def _finish(
         'fingerprint': catalogue.fingerprint(),
         'storage': dataclasses.asdict(storage),
     }
-    with files.whole(unfinished / SOURCE) as partial:
+    with atomic_files.whole(unfinished / SOURCE) as partial:
         partial.write_text(json.dumps(source, indent=2) + '\n')
     unfinished.rename(final)
     shutil.rmtree(final / _RECORDS, ignore_errors=True)

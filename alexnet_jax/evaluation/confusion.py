@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from alexnet_jax.runtime import atomic_files as files
+from alexnet_jax.runtime import atomic_files
 
 CSV_CLASSES = 100  # with more of them the matrix is written as .npz
 NAMED_CLASSES = 40  # with more of them the picture has no names and numbers
@@ -34,7 +34,7 @@ def mistakes(counts_KK: np.ndarray) -> np.ndarray:
 def write(folder: Path, counts_KK: np.ndarray, classes: Sequence[str]) -> list[Path]:
     """Writes confusion.csv, or .npz where classes are many, and confusion.png; gives the paths."""
     table = folder / ('confusion.csv' if len(classes) <= CSV_CLASSES else 'confusion.npz')
-    with files.whole(table) as partial:
+    with atomic_files.whole(table) as partial:
         if len(classes) > CSV_CLASSES:
             np.savez_compressed(partial, counts=counts_KK, classes=np.array(classes))
         else:
@@ -44,7 +44,7 @@ def write(folder: Path, counts_KK: np.ndarray, classes: Sequence[str]) -> list[P
                     [['class \\ answer', *classes], *([name, *row] for name, row in rows)]
                 )
     image = folder / 'confusion.png'
-    with files.whole(image) as partial:
+    with atomic_files.whole(image) as partial:
         picture(counts_KK, classes).save(partial, format='png')
     return [table, image]
 

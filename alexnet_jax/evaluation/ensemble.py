@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from alexnet_jax.training import error_rates as scores
+from alexnet_jax.training import error_rates
 
 STEPS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # of the search for weights
 
@@ -45,7 +45,7 @@ def tune(p_MNK: Sequence[np.ndarray], labels_N: np.ndarray) -> list[float]:
     """
 
     def judged(weights: list[float]) -> tuple[float, float, float]:
-        found = scores.errors(mean(p_MNK, weights), labels_N)
+        found = error_rates.errors(mean(p_MNK, weights), labels_N)
         return found.top5, found.top1, found.loss
 
     alone = np.eye(len(p_MNK)).tolist()

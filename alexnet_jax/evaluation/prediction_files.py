@@ -9,8 +9,8 @@ import numpy as np
 
 from alexnet_jax.evaluation import confusion
 from alexnet_jax.evaluation.trained_net import Truth
-from alexnet_jax.runtime import atomic_files as files
-from alexnet_jax.training import error_rates as scores
+from alexnet_jax.runtime import atomic_files
+from alexnet_jax.training import error_rates
 
 ANSWERS = 5  # that are written for each image
 
@@ -30,7 +30,7 @@ def write(
       The paths.
     """
     counts_KK = confusion.matrix(p_NK, truth.labels)
-    with files.whole(folder / 'probabilities.npz') as partial, partial.open('wb') as file:
+    with atomic_files.whole(folder / 'probabilities.npz') as partial, partial.open('wb') as file:
         arrays: dict[str, Any] = {'probabilities': p_NK, 'labels': truth.labels, **extra}
         np.savez_compressed(file, **arrays)
     _write_csv(folder / 'predictions.csv', _predictions(truth, p_NK))
@@ -57,7 +57,7 @@ def _predictions(truth: Truth, p_NK: np.ndarray) -> Iterator[Sequence[Any]]:
 def per_class(truth: Truth, p_NK: np.ndarray, counts_KK: np.ndarray) -> Iterator[Sequence[Any]]:
     """The rows of per_class.csv, with a header; errors as fractions, '' where there is no image."""
     yield ['class', 'images', 'top-1 error', 'top-5 error', 'most frequent mistake', 'how often']
-    credits_N = scores.credits_of(p_NK, truth.labels).values()
+    credits_N = error_rates.credits_of(p_NK, truth.labels).values()
     wrong_KK = confusion.mistakes(counts_KK)
     for k, name in enumerate(truth.classes):
         own = truth.labels == k
@@ -71,7 +71,7 @@ def per_class(truth: Truth, p_NK: np.ndarray, counts_KK: np.ndarray) -> Iterator
 
 def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     with (
-        files.whole(path) as partial,
+        atomic_files.whole(path) as partial,
         # Names of files may hold bytes that are no UTF-8.
         partial.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file,
     ):

@@ -10,17 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.data import sources as datasets
-from alexnet_jax.evaluation import ensemble
-from alexnet_jax.evaluation import prediction_files as predictions
-from alexnet_jax.evaluation import trained_net as trained
+from alexnet_jax.data import sources
+from alexnet_jax.evaluation import ensemble, prediction_files, trained_net
 from alexnet_jax.evaluation.trained_net import Trained, Truth, newest_step, read_config, truth
 from alexnet_jax.model import towers
-from alexnet_jax.reporting import terminal as tables
-from alexnet_jax.runtime import atomic_files as files
-from alexnet_jax.runtime import compilation_cache as compiled
+from alexnet_jax.reporting import terminal
+from alexnet_jax.runtime import atomic_files, compilation_cache
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import error_rates as scores
+from alexnet_jax.training import error_rates
 from alexnet_jax.training.workdir import start_record
 
 
@@ -54,7 +51,7 @@ class Result(NamedTuple):
     net: str
     step: int | None
     seen: str
-    errors: scores.Errors
+    errors: error_rates.Errors
 
 
 def default_folder(workdirs: Sequence[Path]) -> Path:
@@ -75,8 +72,8 @@ def test(workdirs: Sequence[Path], changes: Mapping[str, Any], out: Path, tune: 
         cannot be read, or nothing can be written to `out`.
     """
     configs = [_config(workdir, changes) for workdir in workdirs]
-    towers.prepare_cpu_devices(trained.ANY_MESH)  # looking for checkpoints starts JAX
-    compiled.keep()
+    towers.prepare_cpu_devices(trained_net.ANY_MESH)  # looking for checkpoints starts JAX
+    compilation_cache.keep()
     _check_runs(workdirs, configs)
     known = _common_truth(workdirs, configs)
     if len(known.labels) < 1 + tune:
@@ -85,16 +82,16 @@ def test(workdirs: Sequence[Path], changes: Mapping[str, Any], out: Path, tune: 
     nets, made = _run(workdirs, configs)
     found = results(nets, known.labels)
     if configs[0].dataset.name == 'synthetic':
-        print(tables.MADE_UP)
+        print(terminal.MADE_UP)
     print(f'\n{table(found)}')
     summary, extra = _summary(configs[0], nets, found), {}
     if tune:
         summary['tuned'], extra = _tune(nets, known.labels)
     print('\nWilson intervals: with so many images, differences within them may be chance.')
     together = ensemble.mean([net.views_NK for net in nets])
-    written = predictions.write(out, known, together, extra)
+    written = prediction_files.write(out, known, together, extra)
     written.append(out / 'summary.json')
-    with files.whole(written[-1]) as partial:
+    with atomic_files.whole(written[-1]) as partial:
         partial.write_text(json.dumps(summary | {'made': made}, indent=2) + '\n')
     print(f'written to {out}: {", ".join(path.name for path in written)}')
 
@@ -127,8 +124,8 @@ def results(nets: Sequence[Net], labels_N: np.ndarray) -> list[Result]:
     return found
 
 
-def _errors(seen: tuple[str, np.ndarray], labels_N: np.ndarray) -> tuple[str, scores.Errors]:
-    return seen[0], scores.errors(seen[1], labels_N)
+def _errors(seen: tuple[str, np.ndarray], labels_N: np.ndarray) -> tuple[str, error_rates.Errors]:
+    return seen[0], error_rates.errors(seen[1], labels_N)
 
 
 def table(found: Sequence[Result]) -> str:
@@ -139,11 +136,11 @@ def table(found: Sequence[Result]) -> str:
     for net, step, seen, errors in found:
         cells = [x for error in (errors.top1, errors.top5) for x in _percent(error, images)]
         rows.append((f'{net}, {seen}', '' if step is None else str(step), *cells))
-    return tables.aligned(rows)
+    return terminal.aligned(rows)
 
 
 def _percent(error: float, images: int) -> tuple[str, str]:
-    low, high = scores.interval(error, images)
+    low, high = error_rates.interval(error, images)
     return f'{error:.2%}', f'{low:.2%} to {high:.2%}'
 
 
@@ -165,11 +162,11 @@ def _tune(
     weights = ensemble.tune([p_NK[tuned_on] for p_NK in p_MNK], labels_N[tuned_on])
     weighted = ensemble.mean(p_MNK, weights)
     found = [
-        Result(name, None, 'all views', scores.errors(p_NK[others], labels_N[others]))
+        Result(name, None, 'all views', error_rates.errors(p_NK[others], labels_N[others]))
         for name, p_NK in (('equal weights', ensemble.mean(p_MNK)), ('tuned weights', weighted))
     ]
     shares = [(net.name, f'{weight:.3f}') for net, weight in zip(nets, weights, strict=True)]
-    print(f'{tables.aligned(shares)}\n\n{table(found)}')
+    print(f'{terminal.aligned(shares)}\n\n{table(found)}')
     chosen = np.isin(np.arange(len(labels_N)), tuned_on)
     summary = {'weights': weights, 'tuned_on': len(tuned_on), 'results': _plain(found)}
     return summary, {'weighted_probabilities': weighted, 'tuned_on': chosen}
@@ -179,8 +176,14 @@ def _plain(found: Sequence[Result]) -> list[dict[str, Any]]:
     """As in summary.json: fractions, and the loss in nats."""
     return [
         {'net': net, 'step': step, 'seen': seen}
-        | {'top1_error': errors.top1, 'top1_interval': scores.interval(errors.top1, errors.images)}
-        | {'top5_error': errors.top5, 'top5_interval': scores.interval(errors.top5, errors.images)}
+        | {
+            'top1_error': errors.top1,
+            'top1_interval': error_rates.interval(errors.top1, errors.images),
+        }
+        | {
+            'top5_error': errors.top5,
+            'top5_interval': error_rates.interval(errors.top5, errors.images),
+        }
         | {'loss': errors.loss, 'images': errors.images}
         for net, step, seen, errors in found
     ]
@@ -231,7 +234,7 @@ def _common_truth(workdirs: Sequence[Path], configs: Sequence[Config]) -> Truth:
         if config.dataset in by_settings:
             continue
         try:
-            splits = datasets.open_splits(config.dataset, config.loader.skip_bad)
+            splits = sources.open_splits(config.dataset, config.loader.skip_bad)
         except UserError as error:
             raise UserError(f'{workdir}: {error}; if images moved: --data_dir, --folder') from error
         by_settings[config.dataset] = here = truth(splits.eval)

@@ -14,23 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.data import images, loader
-from alexnet_jax.data import sources as datasets
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.model import towers
+from alexnet_jax.data import images, loader, sources
+from alexnet_jax.model import alexnet, towers
 from alexnet_jax.runtime.progress import Bars
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import error_rates as scores
-from alexnet_jax.training import loop as train
+from alexnet_jax.training import error_rates, loop
 from alexnet_jax.training.checkpoint import Checkpoints
 
 LONG = 10_000  # images from which on progress is shown
-ANY_MESH = settings.Mesh(tower=0, data=0)  # chosen by the devices there are
+ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices there are
 
 
-def read_config(workdir: Path) -> settings.Config:
+def read_config(workdir: Path) -> schema.Config:
     """The settings of the run in this folder.
 
     Raises:
@@ -80,7 +77,7 @@ class Truth(NamedTuple):
     labels: np.ndarray
 
 
-def truth(source: datasets.Source) -> Truth:
+def truth(source: sources.Source) -> Truth:
     """Reads names and labels, and decodes nothing; with progress, where it is long.
 
     Raises:
@@ -124,21 +121,21 @@ class Trained:
         self,
         workdir: Path,
         mesh: jax.sharding.Mesh | None = None,
-        config: settings.Config | None = None,
+        config: schema.Config | None = None,
     ) -> None:
         self.workdir, self.config = workdir, config or read_config(workdir)
-        model.layer_table(self.config)
+        alexnet.layer_table(self.config)
         self.mesh = mesh or _mesh_of_here(self.config)
         self.step, self.params = self._restore()
-        splits = datasets.open_splits(self.config.dataset, self.config.loader.skip_bad)
+        splits = sources.open_splits(self.config.dataset, self.config.loader.skip_bad)
         self.source = splits.eval
         bad = loader.Bad(splits.train, self.config.loader.skip_bad)
-        self._mean_HWC = train.place_constants(self.config, self.mesh, splits, bad).mean_HWC
+        self._mean_HWC = loop.place_constants(self.config, self.mesh, splits, bad).mean_HWC
 
     def _restore(self) -> tuple[int, Any]:
         newest_step(self.workdir)
         checkpoints = Checkpoints(self.workdir / 'checkpoints', keep=None)
-        found = checkpoints.restore(train.state_shapes(self.config, self.mesh))
+        found = checkpoints.restore(loop.state_shapes(self.config, self.mesh))
         checkpoints.close()
         if found is None:
             raise UserError(f'the checkpoints in {self.workdir} are gone: try again')
@@ -155,8 +152,8 @@ class Trained:
         Returns:
           Both (N, K) float32, a row for each test image.
         """
-        look = scores.make_log_probabilities(self.config, self.mesh)
-        views = scores.test_views(self.config)
+        look = error_rates.make_log_probabilities(self.config, self.mesh)
+        views = error_rates.test_views(self.config)
 
         def of_batch(images_BHWC: jax.Array) -> tuple[np.ndarray, np.ndarray]:
             each = (look(self.params, self._mean_HWC, images_BHWC, view) for view in views)
@@ -167,8 +164,8 @@ class Trained:
 
     def last_hidden(self) -> np.ndarray:
         """(N, units of all towers) float32: the last hidden layer, of the centre (§6.1)."""
-        look = scores.make_last_hidden(self.config, self.mesh)
-        centre = scores.test_views(self.config)[0]
+        look = error_rates.make_last_hidden(self.config, self.mesh)
+        centre = error_rates.test_views(self.config)[0]
 
         def of_batch(images_BHWC: jax.Array) -> tuple[np.ndarray]:
             return (np.asarray(look(self.params, self._mean_HWC, images_BHWC, centre)),)
@@ -204,6 +201,6 @@ class Trained:
             yield batch, batch['weight'] > 0
 
 
-def _mesh_of_here(config: settings.Config) -> jax.sharding.Mesh:
+def _mesh_of_here(config: schema.Config) -> jax.sharding.Mesh:
     towers.prepare_cpu_devices(ANY_MESH)
     return towers.choose_mesh(dataclasses.replace(config, mesh=ANY_MESH))

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import schema
 from alexnet_jax.model import batch_normalization
 from alexnet_jax.model.towers import combine, exchange, own_part, shown_to_all
 from alexnet_jax.ops.convolution import convolution, convolved_size, unshared_convolution
@@ -44,7 +44,7 @@ NONLINEARITIES = {'relu': jax.nn.relu, 'tanh': jnp.tanh}
 class Convolution(nnx.Module):
     """A convolution per tower and what follows it: ReLU, response normalization, max-pooling."""
 
-    def __init__(self, row: 'Row', model: settings.Model, *, rng: Rng) -> None:
+    def __init__(self, row: 'Row', model: schema.Model, *, rng: Rng) -> None:
         layer = model.convolutions()[row.name]
         towers, maps = model.towers, row.maps
         self.layer, self.model = layer, model
@@ -123,7 +123,7 @@ class Convolution(nnx.Module):
 class Hidden(nnx.Module):
     """A fully-connected layer per tower, ReLU and dropout (§4.2)."""
 
-    def __init__(self, row: 'Row', model: settings.Model, *, rng: Rng) -> None:
+    def __init__(self, row: 'Row', model: schema.Model, *, rng: Rng) -> None:
         layer = model.hidden()[row.name]
         self.layer, self.number = layer, int(row.name.removeprefix('fc'))
         self.towers, self.exchanges = model.towers, row.crossing > 0
@@ -143,7 +143,7 @@ class Hidden(nnx.Module):
 class Output(nnx.Module):
     """The layer before the softmax: the towers' partial products, summed."""
 
-    def __init__(self, model: settings.Model, units_in: int, classes: int, *, rng: Rng) -> None:
+    def __init__(self, model: schema.Model, units_in: int, classes: int, *, rng: Rng) -> None:
         shape = (model.towers, units_in, classes)
         self.kernel_TIK = nnx.Param(_gaussian(rng, shape, model.initial_std(model.fc8)))
         self.bias = nnx.Param(np.full((classes,), model.fc8.bias, np.float32))
@@ -164,7 +164,7 @@ def like(x: Array, *params: nnx.Param) -> list[Array]:
 class AlexNet(nnx.Module):
     """The towers that live on one device, in step with those that do not."""
 
-    def __init__(self, config: settings.Config, *, rng: Rng) -> None:
+    def __init__(self, config: schema.Config, *, rng: Rng) -> None:
         model = config.model
         self.dtype, self.convolutions = model.dtype, tuple(model.convolutions())
         self.hiddens = tuple(model.hidden())
@@ -262,7 +262,7 @@ class Row:
     crossing: int  # values per image that a tower's device sends to each other one, forward
 
 
-def layer_table(config: settings.Config) -> list[Row]:
+def layer_table(config: schema.Config) -> list[Row]:
     """Sizes of all layers, from the settings alone.
 
     Raises:
@@ -293,7 +293,7 @@ def layer_table(config: settings.Config) -> list[Row]:
     return rows
 
 
-def _sizes(config: settings.Config, name: str, size_in: int) -> tuple[int, int]:
+def _sizes(config: schema.Config, name: str, size_in: int) -> tuple[int, int]:
     """Pixels across a convolutional layer's maps, before and after pooling."""
     crop, layer = config.augmentation.crop, config.model.convolutions()[name]
     size = convolved_size(size_in, layer.kernel, layer.stride, layer.padding)
@@ -308,12 +308,12 @@ def _sizes(config: settings.Config, name: str, size_in: int) -> tuple[int, int]:
     return size, pooled
 
 
-def parameter_count(config: settings.Config) -> int:
+def parameter_count(config: schema.Config) -> int:
     """All weights and biases of the net."""
     return sum(row.parameters for row in layer_table(config))
 
 
-def initialize(config: settings.Config) -> dict[str, Any]:
+def initialize(config: schema.Config) -> dict[str, Any]:
     """The initial parameters: nested dict of float32 arrays on the host, a function of the seed.
 
     Weights are Gaussian with mean 0, biases constant (§5). Every array but fc8's bias begins with
@@ -323,17 +323,17 @@ def initialize(config: settings.Config) -> dict[str, Any]:
     return nnx.to_pure_dict(nnx.state(net, HELD))
 
 
-def shapes(config: settings.Config) -> dict[str, Any]:
+def shapes(config: schema.Config) -> dict[str, Any]:
     """The shapes and dtypes of the parameters."""
     return nnx.to_pure_dict(nnx.state(_abstract(config), HELD))
 
 
-def graph(config: settings.Config) -> nnx.GraphDef[AlexNet]:
+def graph(config: schema.Config) -> nnx.GraphDef[AlexNet]:
     """The net without its parameters, for `apply`."""
     return nnx.split(_abstract(config))[0]
 
 
-def _abstract(config: settings.Config) -> AlexNet:
+def _abstract(config: schema.Config) -> AlexNet:
     return nnx.eval_shape(lambda: AlexNet(config, rng=None))
 
 

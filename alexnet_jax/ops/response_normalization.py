@@ -166,9 +166,9 @@ def _target(way: str) -> dict[str, Any]:
 
 def _kernels() -> Any:
     # Takes a moment, and the CPU does not need it.
-    from alexnet_jax.ops import response_normalization_pallas as normalization_pallas
+    from alexnet_jax.ops import response_normalization_pallas
 
-    return normalization_pallas
+    return response_normalization_pallas
 
 
 @functools.cache

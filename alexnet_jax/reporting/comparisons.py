@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import schema
 from alexnet_jax.reporting import history
 from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import Prose, Section, code, figure, paragraph, table
@@ -79,7 +79,7 @@ def _difference(relu: Path, tanh: Path) -> Html:
 def _settings(workdir: Path) -> dict[str, Any]:
     file = workdir / 'config.json'
     try:
-        return settings.flatten(json.loads(file.read_text())['config'])
+        return schema.flatten(json.loads(file.read_text())['config'])
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f'{file} cannot be read: {first_line(error)}') from error
 

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.reporting import history
-from alexnet_jax.reporting import terminal as tables
+from alexnet_jax.model import alexnet
+from alexnet_jax.reporting import history, terminal
 from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import Section, code, facts, figure, paragraph, percent, table
 from alexnet_jax.reporting.plots import Curve, line_plot
-from alexnet_jax.training import error_rates as scores
+from alexnet_jax.training import error_rates
 from alexnet_jax.training.log import time_left
 
 
@@ -59,7 +58,7 @@ def origin(workdir: Path, config: Config, step: int, log: history.History, comma
 def _net(config: Config) -> str:
     towers = config.model.towers
     count = f'{towers} tower{"s" if towers > 1 else ""}'
-    return f'{count}, {model.parameter_count(config):,} parameters, {config.model.dtype}'
+    return f'{count}, {alexnet.parameter_count(config):,} parameters, {config.model.dtype}'
 
 
 def _trained(config: Config, step: int, log: history.History) -> str:
@@ -93,7 +92,9 @@ def errors(
       labels_N: (N,) int32.
       centre_NK, mean_NK: (N, K) float32 probabilities.
     """
-    top = [n for n in scores.TOP if n < config.dataset.classes]  # the others are 0 by definition
+    top = [
+        n for n in error_rates.TOP if n < config.dataset.classes
+    ]  # the others are 0 by definition
     seen = {'centre crop': centre_NK}
     if config.views > 1:
         seen[f'mean of {config.views} views'] = mean_NK
@@ -107,9 +108,9 @@ def errors(
 
 
 def _error(p_NK: np.ndarray, labels_N: np.ndarray, top: int) -> Html:
-    found = scores.errors(p_NK, labels_N)
+    found = error_rates.errors(p_NK, labels_N)
     error = {1: found.top1, 5: found.top5}[top]
-    low, high = scores.interval(error, found.images)
+    low, high = error_rates.interval(error, found.images)
     bounds = f'{percent(low)} to {percent(high)}'
     return joined(tag('div', percent(error), class_='big'), tag('div', bounds, class_='faint'))
 
@@ -153,7 +154,7 @@ def curves(config: Config, log: history.History) -> Section:
 
 def settings_of(config: Config) -> Section:
     """All settings of the run."""
-    lines = tables.resolved(config)
+    lines = terminal.resolved(config)
     summary = tag('summary', f'{len(lines.splitlines())} settings, as they were resolved')
     return Section('settings', 'Settings', tag('details', summary, tag('pre', lines)))
 

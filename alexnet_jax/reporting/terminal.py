@@ -6,9 +6,8 @@ from pathlib import Path
 
 import jax
 
-from alexnet_jax.config import schema as settings
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.model import towers
+from alexnet_jax.config import schema
+from alexnet_jax.model import alexnet, towers
 
 FLOAT32_BYTES = 4
 MADE_UP = 'MADE-UP IMAGES: only the speed means anything; the errors are of noise'
@@ -26,7 +25,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def net_table(config: settings.Config, mesh: jax.sharding.Mesh) -> str:
+def net_table(config: schema.Config, mesh: jax.sharding.Mesh) -> str:
     """The layers: sizes, parameters, and what crosses between towers, in bytes per image."""
     count = config.model.towers
     header = (
@@ -38,7 +37,7 @@ def net_table(config: settings.Config, mesh: jax.sharding.Mesh) -> str:
         'bytes per image crossing',
     )
     rows: list[tuple[str, ...]] = [header]
-    for row in model.layer_table(config):
+    for row in alexnet.layer_table(config):
         maps = f'{row.maps} in all' if row.name == 'fc8' else str(row.maps)
         bytes_crossing = row.crossing * FLOAT32_BYTES
         rows.append(
@@ -51,7 +50,7 @@ def net_table(config: settings.Config, mesh: jax.sharding.Mesh) -> str:
                 f'{bytes_crossing:,}' if bytes_crossing else '',
             )
         )
-    rows.append(('all', '', '', '', f'{model.parameter_count(config):,}', ''))
+    rows.append(('all', '', '', '', f'{alexnet.parameter_count(config):,}', ''))
     homes = [f'tower {t}: {names}' for t, names in enumerate(towers.device_names(mesh, count))]
     crossing = (
         'crossing: float32 bytes per image that each tower sends each other one, forward; '
@@ -60,14 +59,14 @@ def net_table(config: settings.Config, mesh: jax.sharding.Mesh) -> str:
     return '\n'.join([aligned(rows), '', crossing, *homes])
 
 
-def resolved(config: settings.Config) -> str:
+def resolved(config: schema.Config) -> str:
     """The settings as lines of name and value."""
-    flat = settings.flatten(settings.as_dict(config))
+    flat = schema.flatten(schema.as_dict(config))
     return '\n'.join(f'{name} = {json.dumps(value)}' for name, value in flat.items())
 
 
 def summary(
-    config: settings.Config,
+    config: schema.Config,
     results: Mapping[str, float],
     images_per_second: float,
     workdir: Path,
@@ -87,7 +86,7 @@ def summary(
     speed = f'{images_per_second:.0f} images/s in training, ' if images_per_second else ''
     lines = [
         aligned(rows),
-        f'{speed}{model.parameter_count(config):,} parameters',
+        f'{speed}{alexnet.parameter_count(config):,} parameters',
         f'workdir      {workdir}',
         f'curves       tensorboard --logdir={workdir}',
     ]

@@ -13,8 +13,7 @@ from jax import Array
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import augmentation
 from alexnet_jax.data.loader import Batch
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.model import towers
+from alexnet_jax.model import alexnet, towers
 
 TOP = (1, 5)
 
@@ -79,20 +78,20 @@ Look = Callable[[Any, Array, Array, augmentation.View], Array]
 
 def make_log_probabilities(config: Config, mesh: jax.sharding.Mesh) -> Look:
     """Compiles the net at test time: the log of the softmax for one view, (B, K) float32."""
-    graph = model.graph(config)
+    graph = alexnet.graph(config)
 
     def log_probabilities(params: Any, views_BHWC: Array) -> Array:
-        return jax.nn.log_softmax(model.apply(graph, params, views_BHWC))
+        return jax.nn.log_softmax(alexnet.apply(graph, params, views_BHWC))
 
     return _make_look(config, mesh, log_probabilities, towers.spec(mesh, 'images'))
 
 
 def make_last_hidden(config: Config, mesh: jax.sharding.Mesh) -> Look:
     """Compiles the net up to its last hidden layer, (B, units of all towers) float32 (§6.1)."""
-    graph = model.graph(config)
+    graph = alexnet.graph(config)
 
     def last_hidden(params: Any, views_BHWC: Array) -> Array:
-        units = model.apply_hidden(graph, params, views_BHWC)
+        units = alexnet.apply_hidden(graph, params, views_BHWC)
         return jnp.concatenate(units, axis=1).astype(jnp.float32)
 
     return _make_look(config, mesh, last_hidden, towers.spec_of_units(mesh))
@@ -104,7 +103,7 @@ def _make_look(
     net: Callable[[Any, Array], Array],
     out_spec: jax.sharding.PartitionSpec,
 ) -> Look:
-    params_specs = towers.specs(mesh, model.shapes(config))
+    params_specs = towers.specs(mesh, alexnet.shapes(config))
     images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'step')
     crop = config.augmentation.crop
 

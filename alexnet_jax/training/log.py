@@ -17,7 +17,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from alexnet_jax.config.schema import Durations
-from alexnet_jax.runtime import atomic_files as files
+from alexnet_jax.runtime import atomic_files
 
 
 class Writer:
@@ -67,7 +67,7 @@ class Writer:
             evaluation = any(name.startswith('eval') for name in values)
             if values['step'] <= (evaluated if evaluation else step):
                 kept.append(line)
-        with files.whole(self._file) as partial:
+        with atomic_files.whole(self._file) as partial:
             partial.write_text(''.join(kept))
 
 

@@ -16,13 +16,10 @@ import optax
 from jax import Array
 
 from alexnet_jax.config.schema import Config, Durations
-from alexnet_jax.data import augmentation, loader
-from alexnet_jax.data import sources as datasets
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.model import batch_normalization, towers
+from alexnet_jax.data import augmentation, loader, sources
+from alexnet_jax.model import alexnet, batch_normalization, towers
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import log as metrics
-from alexnet_jax.training import pretrained
+from alexnet_jax.training import log, pretrained
 from alexnet_jax.training.checkpoint import Checkpoints, Position
 from alexnet_jax.training.error_rates import credit, make_evaluate
 from alexnet_jax.training.optimizer import Rates, paper_momentum, rates
@@ -49,7 +46,7 @@ def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
       UserError: it is to begin with another run's parameters, and they do not fit.
     """
     shardings = jax.tree.map(lambda x: x.sharding, state_shapes(config, mesh))
-    params = pretrained.take_over(model.initialize(config), config.pretrained)
+    params = pretrained.take_over(alexnet.initialize(config), config.pretrained)
     params = jax.device_put(params, shardings.params)
     init = jax.jit(paper_momentum(config).init, out_shardings=shardings.velocity)
     return State(jax.device_put(np.int32(0), shardings.step), params, init(params))
@@ -65,13 +62,13 @@ def state_shapes(config: Config, mesh: jax.sharding.Mesh) -> State:
 
 
 def _shapes(config: Config) -> State:
-    params = model.shapes(config)
+    params = alexnet.shapes(config)
     velocity = jax.eval_shape(paper_momentum(config).init, params)
     return State(jax.ShapeDtypeStruct((), jnp.int32), params, velocity)
 
 
 def place_constants(
-    config: Config, mesh: jax.sharding.Mesh, splits: datasets.Splits, bad: loader.Bad | None = None
+    config: Config, mesh: jax.sharding.Mesh, splits: sources.Splits, bad: loader.Bad | None = None
 ) -> augmentation.Constants:
     """What the augmentation knows of the training set, on the devices; counted where it must be.
 
@@ -103,7 +100,7 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
       float32 scalars. Gives the new state (the old one's memory is reused) and 'loss' (nats) and
       'top1_error' (fraction), means over the batch.
     """
-    graph, update = model.graph(config), paper_momentum(config)
+    graph, update = alexnet.graph(config), paper_momentum(config)
     batch_size, views = config.optimizer.batch_size, config.augmentation
     state_specs = towers.specs(mesh, _shapes(config))
     images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
@@ -128,11 +125,11 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
         draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
         draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
         views_BHWC = augmentation.random_views(batch['image'], constants, draw, views, deviation)
-        masks = model.Masks(mask_key, batch_size)
+        masks = alexnet.Masks(mask_key, batch_size)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.copy_for_each_share(params)
-            logits_BK, seen = model.apply_training(graph, params, views_BHWC, masks)
+            logits_BK, seen = alexnet.apply_training(graph, params, views_BHWC, masks)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
             return towers.total_over_data(losses.sum()) / batch_size, (logits_BK, seen)
 
@@ -187,7 +184,7 @@ class Loop:
         self,
         config: Config,
         mesh: jax.sharding.Mesh,
-        splits: datasets.Splits,
+        splits: sources.Splits,
         plan: Durations,
         workdir: Path,
         stop: Stop,
@@ -205,8 +202,8 @@ class Loop:
         self._checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoint.keep)
         restored = self._checkpoints.restore(state_shapes(config, mesh))
         self.state, self._position = restored or (place_initial_state(config, mesh), Position())
-        self._writer = metrics.Writer(workdir, self._position.step, self._position.evaluated)
-        self._line = metrics.ProgressLine(self._plan)
+        self._writer = log.Writer(workdir, self._position.step, self._position.evaluated)
+        self._line = log.ProgressLine(self._plan)
 
     def run(self) -> bool:
         """Trains to the end; False if a signal stopped it before. Either way all is saved.
@@ -332,7 +329,7 @@ class Loop:
                 len(self._splits.eval),
             )
         self.results = results
-        named = metrics.named(results, self._config.views)
+        named = log.named(results, self._config.views)
         if self._position.evaluated < step:
             plateau = self._config.learning_rate.plateau
             progress = self._position.progress.after_evaluation(plateau, results['top1_error'])

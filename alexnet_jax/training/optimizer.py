@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alexnet_jax.config import schema as settings
+from alexnet_jax.config import schema
 
 
 class Rates(NamedTuple):
@@ -32,7 +32,7 @@ class Rates(NamedTuple):
         return self.biases if biases else self.weights
 
 
-def paper_momentum(config: settings.Config) -> optax.GradientTransformationExtraArgs:
+def paper_momentum(config: schema.Config) -> optax.GradientTransformationExtraArgs:
     """v <- momentum v - decay eps w - eps g;  w <- w + v.
 
     eps multiplies both terms inside the velocity: after eps has changed, this is not
@@ -64,7 +64,7 @@ def _stateless(of_leaf: Any) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _add_decay(config: settings.Config) -> optax.GradientTransformationExtraArgs:
+def _add_decay(config: schema.Config) -> optax.GradientTransformationExtraArgs:
     ours, layers = config.optimizer, config.model.layers()
 
     def of(path: Any, g: jax.Array, w: jax.Array, _: Rates) -> jax.Array:
@@ -114,7 +114,7 @@ class Progress:
     waited: int = 0
     drops: int = 0
 
-    def after_evaluation(self, plateau: settings.Plateau, error: float) -> 'Progress':
+    def after_evaluation(self, plateau: schema.Plateau, error: float) -> 'Progress':
         """Divides the rate once the error has stopped improving, as the paper did by hand."""
         if error < self.best:
             return Progress(error, 0, self.drops)
@@ -124,7 +124,7 @@ class Progress:
         return Progress(self.best, waited, self.drops)
 
 
-def rates(config: settings.Config, epoch: float, progress: Progress) -> Rates:
+def rates(config: schema.Config, epoch: float, progress: Progress) -> Rates:
     """eps of all parameters, after `epoch` passes over the training set, as floats."""
     rate, ours = config.learning_rate, config.optimizer
     weights = learning_rate(rate, epoch, ours.epochs, progress)
@@ -137,7 +137,7 @@ def rates(config: settings.Config, epoch: float, progress: Progress) -> Rates:
 
 
 def learning_rate(
-    rate: settings.LearningRate, epoch: float, epochs: float, progress: Progress
+    rate: schema.LearningRate, epoch: float, epochs: float, progress: Progress
 ) -> float:
     """eps of the weights, after `epoch` of `epochs` passes over the training set.
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import jax
 
-from alexnet_jax.config import schema as settings
-from alexnet_jax.runtime import atomic_files as files
-from alexnet_jax.runtime import locks
+from alexnet_jax.config import schema
+from alexnet_jax.runtime import atomic_files, locks
 from alexnet_jax.runtime.user_errors import UserError
 
 VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets')
@@ -25,7 +24,7 @@ class Workdir:
         belongs to a run with other settings.
     """
 
-    def __init__(self, path: Path, config: settings.Config, mesh: jax.sharding.Mesh) -> None:
+    def __init__(self, path: Path, config: schema.Config, mesh: jax.sharding.Mesh) -> None:
         self.path, self._config, self._mesh = path, config, mesh
 
     def __enter__(self) -> Path:
@@ -42,7 +41,7 @@ class Workdir:
 
     def _claim(self) -> None:
         file = self.path / 'config.json'
-        ours = json.loads(json.dumps(settings.as_dict(self._config)))
+        ours = json.loads(json.dumps(schema.as_dict(self._config)))
         starts = []
         if file.exists():
             try:
@@ -59,17 +58,17 @@ class Workdir:
                     'choose another --workdir, or delete it to begin again'
                 )
         starts.append(start_record(self._mesh))
-        with files.whole(file) as partial:
+        with atomic_files.whole(file) as partial:
             partial.write_text(json.dumps({'config': ours, 'starts': starts}, indent=2) + '\n')
 
 
 def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """What the settings of a run may not differ in, in a few words; '' if nothing."""
-    old, new = settings.flatten(theirs), settings.flatten(ours)
+    old, new = schema.flatten(theirs), schema.flatten(ours)
     names = [
         name
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name.split('.')[0] not in settings.FREE_TO_CHANGE
+        if old.get(name) != new.get(name) and name.split('.')[0] not in schema.FREE_TO_CHANGE
     ]
     shown = [f'{name}={old.get(name)} (now {new.get(name)})' for name in names[:3]]
     more = f' and {len(names) - 3} more' if len(names) > 3 else ''

@@ -10,8 +10,8 @@ import pytest
 
 import nets
 import runs
-from alexnet_jax.data import sources as datasets
-from alexnet_jax.evaluation import run_evaluation as testing
+from alexnet_jax.data import sources
+from alexnet_jax.evaluation import run_evaluation
 
 # In the two epochs of a short run this learns about half of the digits.
 LEARNS = {
@@ -32,7 +32,7 @@ def trained(tmp_path_factory, data_dir):
     """Two nets that differ in their seed."""
     folder = tmp_path_factory.mktemp('runs')
     workdirs = [folder / 'a', folder / 'b']
-    datasets.open_splits(nets.small(dataset__data_dir=data_dir).dataset)  # prepares them once
+    sources.open_splits(nets.small(dataset__data_dir=data_dir).dataset)  # prepares them once
     processes = [
         runs.start(runs.command(workdir, data_dir, seed=seed, **LEARNS))
         for seed, workdir in enumerate(workdirs)
@@ -74,7 +74,7 @@ def test_one_net_alone_and_two_in_any_order(trained, both, tmp_path):
     folder, _, _ = both
     p = {}
     for name, workdirs in (('a', trained[:1]), ('b', trained[1:]), ('ba', trained[::-1])):
-        testing.test(workdirs, {}, tmp_path / name, tune=False)
+        run_evaluation.test(workdirs, {}, tmp_path / name, tune=False)
         with np.load(tmp_path / name / 'probabilities.npz') as file:
             p[name] = file['probabilities']
     with np.load(folder / 'probabilities.npz') as file:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import nets
-from alexnet_jax.data import augmentation
-from alexnet_jax.data import pixel_statistics as statistics
+from alexnet_jax.data import augmentation, pixel_statistics
 
 SIZE, CROP = 12, 8
 
@@ -123,7 +122,7 @@ def sums_of_colours(covariance, images=8, size=64):
     """Statistics of images whose pixels have about this covariance, around 128."""
     rng = np.random.default_rng(0)
     pixels = rng.multivariate_normal([128] * 3, covariance, (images, size, size))
-    sums = statistics.Sums.of_none(size)
+    sums = pixel_statistics.Sums.of_none(size)
     for image in np.clip(np.round(pixels), 0, 255).astype(np.uint8):
         sums.add(image)
     return sums

@@ -5,8 +5,7 @@ import shutil
 import pytest
 
 import tars
-from alexnet_jax.data import catalogue, writing
-from alexnet_jax.data import dataset_check as doctor
+from alexnet_jax.data import catalogue, dataset_check, writing
 from alexnet_jax.runtime.user_errors import UserError
 
 
@@ -33,7 +32,7 @@ def complete(monkeypatch):
 def examined(data_dir, name='', sample=20):
     """Exit code and what was printed."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        code = doctor.examine(data_dir, name, sample)
+        code = dataset_check.examine(data_dir, name, sample)
     return code, out.getvalue()
 
 
@@ -106,7 +105,7 @@ def relabelled(found, tmp_path, complete):
 
 
 def test_the_devkits_order_is_told(relabelled):
-    first = dict(zip(doctor.DEVKIT_2012, range(5), strict=True))
+    first = dict(zip(dataset_check.DEVKIT_2012, range(5), strict=True))
     code, out = relabelled(lambda name, label: first.get(name.split('_')[0], label))
     assert code == 1
     assert "classes in the devkit's order (the 2012 code's)" in out

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.data import pixel_statistics as statistics
+from alexnet_jax.data import pixel_statistics
 from alexnet_jax.runtime.user_errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -10,7 +10,7 @@ IMAGES[..., 1] = IMAGES[..., 1] // 4 + IMAGES[..., 0] // 2  # colours that depen
 
 
 def sums_of(images):
-    sums = statistics.Sums.of_none(16)
+    sums = pixel_statistics.Sums.of_none(16)
     for image in images:
         sums.add(image)
     return sums
@@ -31,7 +31,7 @@ def test_they_are_those_of_the_pixels():
 def test_parts_add_up_exactly():
     """In any order, by any number of workers: the same integers."""
     parts = [sums_of(IMAGES[:3]), sums_of(IMAGES[3:4]), sums_of(IMAGES[4:])]
-    total = statistics.Sums.of_none(16)
+    total = pixel_statistics.Sums.of_none(16)
     for part in reversed(parts):
         total.merge(part)
     whole = sums_of(IMAGES)
@@ -41,15 +41,15 @@ def test_parts_add_up_exactly():
 
 
 def test_a_file_is_read_back_and_a_damaged_one_named(tmp_path):
-    file = statistics.file_of(tmp_path, 'train[:50%]', 16)
-    assert file != statistics.file_of(tmp_path, 'train', 16)
+    file = pixel_statistics.file_of(tmp_path, 'train[:50%]', 16)
+    assert file != pixel_statistics.file_of(tmp_path, 'train', 16)
     sums_of(IMAGES).save(file)
-    back = statistics.Sums.load(file)
+    back = pixel_statistics.Sums.load(file)
     np.testing.assert_array_equal(back.products, sums_of(IMAGES).products)
     assert list(tmp_path.iterdir()) == [file]
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(UserError, match='is damaged'):
-        statistics.Sums.load(file)
+        pixel_statistics.Sums.load(file)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_the_constants_of_2012_are_a_basis():
-    vectors = statistics.COLOURS_2012.eigenvectors
+    vectors = pixel_statistics.COLOURS_2012.eigenvectors
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-4)
-    variance = statistics.COLOURS_2012.eigenvalues.sum() / 3
+    variance = pixel_statistics.COLOURS_2012.eigenvalues.sum() / 3
     assert np.sqrt(variance) == pytest.approx(74.4, abs=0.1)

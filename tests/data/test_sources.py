@@ -11,14 +11,13 @@ from PIL import Image
 
 import nets
 import tars
-from alexnet_jax.data import catalogue, images, loader, writing
-from alexnet_jax.data import sources as datasets
+from alexnet_jax.data import catalogue, images, loader, sources, writing
 from alexnet_jax.runtime.user_errors import UserError
 
 
 @pytest.fixture(scope='module')
 def splits(data_dir):
-    return datasets.open_splits(nets.small(dataset__data_dir=data_dir).dataset)
+    return sources.open_splits(nets.small(dataset__data_dir=data_dir).dataset)
 
 
 def test_digits_are_all_there_and_stratified(splits):
@@ -67,12 +66,12 @@ def test_tensorflow_is_never_imported(splits):
 )
 def test_missing_data_is_one_line(data_dir, overrides, message):
     with pytest.raises(UserError) as error:
-        datasets.open_splits(nets.small(dataset__data_dir=data_dir, **overrides).dataset)
+        sources.open_splits(nets.small(dataset__data_dir=data_dir, **overrides).dataset)
     assert message in str(error.value)
 
 
 def test_synthetic_images_are_the_same_for_the_same_index():
-    splits = datasets.open_splits(nets.full(dataset__name='synthetic').dataset)
+    splits = sources.open_splits(nets.full(dataset__name='synthetic').dataset)
     assert splits.train[5]['image'].shape == (256, 256, 3)
     np.testing.assert_array_equal(splits.train[5]['image'], splits.train[5]['image'])
     assert np.any(splits.train[5]['image'] != splits.train[6]['image'])
@@ -112,7 +111,7 @@ def test_any_tfds_data_set_is_prepared_and_read_by_its_name(tmp_path):
     dataset = nets.small(
         dataset__name='piled_up', dataset__data_dir=str(tmp_path), dataset__classes=3
     ).dataset
-    splits = datasets.open_splits(dataset)
+    splits = sources.open_splits(dataset)
     assert (len(splits.train), len(splits.eval)) == (30, 9)
     batches = loader.training_batches(splits.train, loader.Reading(16), 0, 30, 0)
     batch = next(batches)
@@ -127,7 +126,7 @@ def test_a_data_set_that_cannot_be_prepared_is_one_line(tmp_path, monkeypatch):
         dataset__name='piled_up', dataset__data_dir=str(tmp_path), dataset__classes=3
     ).dataset
     with pytest.raises(UserError, match=r'cannot prepare piled_up in .*: no network'):
-        datasets.open_splits(dataset)
+        sources.open_splits(dataset)
 
 
 class NeedsTensorFlow:
@@ -141,7 +140,7 @@ class NeedsTensorFlow:
 
 def test_what_is_missing_is_named():
     with pytest.raises(UserError, match='pip install tensorflow'):
-        datasets.prepare(NeedsTensorFlow())
+        sources.prepare(NeedsTensorFlow())
 
 
 def folder_of(path, data_dir, **overrides):
@@ -159,7 +158,7 @@ def folder_of(path, data_dir, **overrides):
 def test_ones_own_images_are_prepared_on_first_use(tmp_path, capsys):
     pets = tars.class_folders(tmp_path / 'pets', images=40)
     for _ in range(2):
-        splits = datasets.open_splits(folder_of(pets, tmp_path))
+        splits = sources.open_splits(folder_of(pets, tmp_path))
         assert len(splits.train) + len(splits.eval) == 80
     out = capsys.readouterr().out
     assert out.count('GB to write') == 1
@@ -169,10 +168,10 @@ def test_ones_own_images_are_prepared_on_first_use(tmp_path, capsys):
         assert image.shape == (72, 72, 3)
         assert image[..., example['label']].mean() > image[..., 2].mean() + 10
     with pytest.raises(UserError, match='has 2 classes, not 3'):
-        datasets.open_splits(folder_of(pets, tmp_path, dataset__classes=3))
+        sources.open_splits(folder_of(pets, tmp_path, dataset__classes=3))
     (pets / 'cat' / '0.jpg').unlink()
     with pytest.raises(UserError, match='delete it to prepare it again'):
-        datasets.open_splits(folder_of(pets, tmp_path))
+        sources.open_splits(folder_of(pets, tmp_path))
 
 
 class TensorFlowFiles:
@@ -216,7 +215,7 @@ def test_what_the_stock_builder_wrote_reads_as_what_we_wrote(tmp_path, monkeypat
     writing.write(found, writing.Storage(size=0), tmp_path / 'b', 1, 0, print, lambda *_: None)
     both = []
     for data_dir in (tmp_path / 'a', tmp_path / 'b'):
-        splits = datasets.open_splits(
+        splits = sources.open_splits(
             nets.full(dataset__name='imagenet2012', dataset__data_dir=str(data_dir)).dataset
         )
         both.append({e['name']: (e['label'], e['image']) for split in splits[:2] for e in split})
@@ -236,9 +235,9 @@ def test_damage_names_shard_and_record(tmp_path):
     dataset = nets.small(
         dataset__name='piled_up', dataset__data_dir=str(tmp_path), dataset__classes=3
     ).dataset
-    splits = datasets.open_splits(dataset)
+    splits = sources.open_splits(dataset)
     assert splits.train.where(7) == 'record 7 of piled_up-train.array_record-00000-of-00001'
-    part = datasets.Records(tfds.builder('piled_up', data_dir=tmp_path), 'train[10:20]')
+    part = sources.Records(tfds.builder('piled_up', data_dir=tmp_path), 'train[10:20]')
     assert part.where(7) == 'record 17 of piled_up-train.array_record-00000-of-00001'
     assert part[7]['image'] == splits.train[17]['image']
     shard = next(tmp_path.glob('piled_up/*/*train.array_record*'))
@@ -246,7 +245,7 @@ def test_damage_names_shard_and_record(tmp_path):
     at = data.index(splits.train[12]['image'][:40])
     data[at + 20] ^= 1
     shard.write_bytes(data)
-    splits = datasets.open_splits(dataset)
+    splits = sources.open_splits(dataset)
     batches = loader.training_batches(splits.train, loader.Reading(16), 0, 30, 0)
     with pytest.raises(UserError, match=r'record 12 of piled_up-train.* is damaged'):
         next(batches)

@@ -16,8 +16,7 @@ from array_record.python import array_record_data_source
 
 import runs
 import tars
-from alexnet_jax.data import catalogue, images, writing
-from alexnet_jax.data import pixel_statistics as statistics
+from alexnet_jax.data import catalogue, images, pixel_statistics, writing
 from alexnet_jax.runtime import locks
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -90,7 +89,7 @@ def test_storage_is_raw_pixels_or_jpeg(written, found, tmp_path):
     for pixels, jpeg in itertools.islice(zip(ours, theirs, strict=True), 50):
         assert pixels['image'].shape == (32, 32, 3)
         assert np.abs(pixels['image'].astype(int) - jpeg['image']).mean() < 6
-    sums = statistics.Sums.load(raw / 'statistics_train_32.npz')
+    sums = pixel_statistics.Sums.load(raw / 'statistics_train_32.npz')
     pixels = np.stack([e['image'] for e in ours])
     assert sums.images == 2006
     np.testing.assert_array_equal(sums.pixels_HWC, pixels.sum(0, dtype=np.int64))
@@ -310,7 +309,7 @@ def test_bad_images_are_left_out_where_allowed(spoilt, tmp_path):
     assert result.images == {'train': 1000, 'validation': 20}
     builder = tfds.builder_from_directory(str(result.folder))
     assert len(builder.as_data_source('train')) == 1000
-    assert statistics.Sums.load(result.folder / 'statistics_train_32.npz').images == 1000
+    assert pixel_statistics.Sums.load(result.folder / 'statistics_train_32.npz').images == 1000
 
 
 def test_a_tar_that_shrinks_is_named(tmp_path):

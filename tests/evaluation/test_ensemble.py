@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.evaluation import ensemble
-from alexnet_jax.training import error_rates as scores
+from alexnet_jax.training import error_rates
 
 
 def net(labels, seed, sharpness, noise=1.0):
@@ -15,7 +15,7 @@ def net(labels, seed, sharpness, noise=1.0):
 
 
 def ranked(p, labels):
-    found = scores.errors(p, labels)
+    found = error_rates.errors(p, labels)
     return found.top5, found.top1, found.loss
 
 
@@ -78,6 +78,6 @@ def test_top5_counts_before_top1_and_both_before_the_loss():
     once = np.float32([[0.3, 0.29, 0.2, 0.1, 0.06, 0.05], [0.01, 0.5, 0.2, 0.2, 0.085, 0.005]])
     near = np.float32([[0.3, 0.69, 0.01, 0.0, 0.0, 0.0]] * 2)  # second twice: the lower loss
     weights = ensemble.tune([once, near], labels)
-    assert scores.errors(ensemble.mean([once, near], weights), labels).top1 == 0.5
+    assert error_rates.errors(ensemble.mean([once, near], weights), labels).top1 == 0.5
     sure, unsure = (np.float32([[x, *[(1 - x) / 5] * 5]] * 2) for x in (0.9, 0.6))
     assert ensemble.tune([unsure, sure], labels) == [0, 1]

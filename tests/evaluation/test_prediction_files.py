@@ -3,9 +3,9 @@ import csv
 import numpy as np
 import pytest
 
-from alexnet_jax.evaluation import prediction_files as predictions
+from alexnet_jax.evaluation import prediction_files
 from alexnet_jax.evaluation.trained_net import Truth
-from alexnet_jax.training import error_rates as scores
+from alexnet_jax.training import error_rates
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ def read(path):
 
 def test_errors_of_the_classes_make_up_the_error(tmp_path, truth, p):
     """Weighted by their images; a class without one has none."""
-    predictions.write(tmp_path, truth, p, {})
+    prediction_files.write(tmp_path, truth, p, {})
     rows = read(tmp_path / 'per_class.csv')
     assert [row['class'] for row in rows] == truth.classes
     assert rows[7]['images'] == '0'
     assert rows[7]['top-1 error'] == rows[7]['most frequent mistake'] == ''
     images = np.array([int(row['images']) for row in rows[:7]])
-    total = scores.errors(p, truth.labels)
+    total = error_rates.errors(p, truth.labels)
     for name, error in (('top-1 error', total.top1), ('top-5 error', total.top5)):
         own = np.array([float(row[name]) for row in rows[:7]])
         assert (images * own).sum() / 90 == pytest.approx(error, abs=1e-5)
@@ -46,14 +46,14 @@ def test_the_most_frequent_mistake_is_not_the_class_itself(tmp_path, truth):
     p[np.arange(90), truth.labels] = 0.9
     wrong = np.flatnonzero(truth.labels == 3)[:3]
     p[wrong[0], 5] = p[wrong[1], 6] = p[wrong[2], 6] = 1
-    predictions.write(tmp_path, truth, p, {})
+    prediction_files.write(tmp_path, truth, p, {})
     row = read(tmp_path / 'per_class.csv')[3]
     assert (row['most frequent mistake'], row['how often']) == ('class 6', '2')
     assert read(tmp_path / 'per_class.csv')[2]['most frequent mistake'] == ''
 
 
 def test_predictions_are_the_five_most_probable(tmp_path, truth, p):
-    predictions.write(tmp_path, truth, p, {})
+    prediction_files.write(tmp_path, truth, p, {})
     rows = read(tmp_path / 'predictions.csv')
     assert [row['name'] for row in rows] == truth.names
     for index in (0, 50, 89):
@@ -70,14 +70,14 @@ def test_predictions_are_the_five_most_probable(tmp_path, truth, p):
 
 def test_fewer_classes_than_five(tmp_path):
     truth = Truth(['cat', 'dog'], ['1', '2'], np.int32([0, 1]))
-    predictions.write(tmp_path, truth, np.float32([[0.5, 0.5], [0.1, 0.9]]), {})
+    prediction_files.write(tmp_path, truth, np.float32([[0.5, 0.5], [0.1, 0.9]]), {})
     rows = read(tmp_path / 'predictions.csv')
     assert rows[0]['answer 1'] == 'cat'  # of equals the first
     assert 'answer 3' not in rows[0]
 
 
 def test_arrays_and_all_files_are_there(tmp_path, truth, p):
-    written = predictions.write(tmp_path, truth, p, {'tuned_on': np.arange(3)})
+    written = prediction_files.write(tmp_path, truth, p, {'tuned_on': np.arange(3)})
     assert sorted(written) == sorted(tmp_path.iterdir())
     with np.load(tmp_path / 'probabilities.npz') as file:
         np.testing.assert_array_equal(file['probabilities'], p)

@@ -7,22 +7,22 @@ import pytest
 import nets
 import runs
 import tars
-from alexnet_jax.evaluation import run_evaluation as testing
+from alexnet_jax.evaluation import run_evaluation
 from alexnet_jax.evaluation.trained_net import Truth
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import error_rates as scores
+from alexnet_jax.training import error_rates
 
 
 def net(name, *rows):
     p = np.float32(rows)
-    return testing.Net(name, 7, 5, p, p[::-1])
+    return run_evaluation.Net(name, 7, 5, p, p[::-1])
 
 
 def test_the_table_has_each_net_and_their_mean():
     """By hand: what both nets together say of two images is right for the centre, wrong else."""
     labels = np.int32([0, 1])
     one, other = net('a', [0.8, 0.2], [0.3, 0.7]), net('b', [0.45, 0.55], [0.1, 0.9])
-    found = testing.results([one, other], labels)
+    found = run_evaluation.results([one, other], labels)
     assert [(x.net, x.step, x.seen) for x in found] == [
         ('a', 7, 'centre crop'),
         ('a', 7, 'mean of 5 views'),
@@ -32,18 +32,18 @@ def test_the_table_has_each_net_and_their_mean():
         ('mean of 2 nets', None, 'all views'),
     ]
     assert [x.errors.top1 for x in found] == [0, 1, 0.5, 0.5, 0, 1]
-    lines = testing.table(found).splitlines()
+    lines = run_evaluation.table(found).splitlines()
     assert lines[0].startswith('2 images')
     assert re.search(r'step +top-1 +95 % interval +top-5 +95 % interval$', lines[0])
     assert lines[1].split()[:5] == ['a,', 'centre', 'crop', '7', '0.00%']
     assert '9.45% to 90.55%' in lines[3]
     assert len(lines) == 7
-    assert len(testing.results([one], labels)) == 2
+    assert len(run_evaluation.results([one], labels)) == 2
 
 
 def test_what_differs_between_two_sets_of_images_is_named():
     one = Truth(['cat', 'dog'], ['1.jpg', '2.jpg'], np.int32([0, 1]))
-    assert testing.difference(one, one) == ''
+    assert run_evaluation.difference(one, one) == ''
     for changed, what in (
         ({'classes': ['cat']}, '2 and 1 classes'),
         ({'classes': ['cat', 'emu']}, 'classes dog and emu'),
@@ -51,7 +51,7 @@ def test_what_differs_between_two_sets_of_images_is_named():
         ({'names': ['1.jpg', '3.jpg']}, 'images 2.jpg and 3.jpg'),
         ({'labels': np.int32([0, 0])}, '2.jpg is dog and cat'),
     ):
-        assert testing.difference(one, one._replace(**changed)) == what
+        assert run_evaluation.difference(one, one._replace(**changed)) == what
 
 
 def few(data_dir, **overrides):
@@ -71,7 +71,7 @@ def test_nets_may_differ_in_their_recipe(tmp_path, data_dir):
         runs.untrained(tmp_path / str(i), few(data_dir, seed=i, **recipe))
         for i, recipe in enumerate(recipes)
     ]
-    testing.test(workdirs, {}, tmp_path / 'out', tune=True)
+    run_evaluation.test(workdirs, {}, tmp_path / 'out', tune=True)
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['workdirs'] == [str(w) for w in workdirs]
     assert summary['steps'] == [3, 3, 3]
@@ -84,16 +84,16 @@ def test_nets_may_differ_in_their_recipe(tmp_path, data_dir):
         assert file['probabilities'].shape == (30, 10)
         assert file['tuned_on'].sum() == 15
         held = ~file['tuned_on']
-        error = scores.errors(file['weighted_probabilities'][held], file['labels'][held]).top5
+        error = error_rates.errors(file['weighted_probabilities'][held], file['labels'][held]).top5
         assert summary['tuned']['results'][1]['top5_error'] == pytest.approx(error)
-        total = scores.errors(file['probabilities'], file['labels'])
+        total = error_rates.errors(file['probabilities'], file['labels'])
     assert summary['results'][-1]['top1_error'] == pytest.approx(total.top1)
     assert summary['results'][-1]['loss'] == pytest.approx(total.loss)
 
 
 def test_other_images_than_in_training(tmp_path, data_dir):
     workdir = runs.untrained(tmp_path / 'w', few(data_dir))
-    testing.test([workdir], {'eval_split': 'train[:12]'}, tmp_path / 'out', tune=False)
+    run_evaluation.test([workdir], {'eval_split': 'train[:12]'}, tmp_path / 'out', tune=False)
     rows = (tmp_path / 'out' / 'predictions.csv').read_text().splitlines()
     assert len(rows) == 13
     assert 'digits-train' in rows[1]
@@ -119,7 +119,7 @@ def test_nets_that_saw_other_images_are_no_ensemble(tmp_path, data_dir, workdir,
     with pytest.raises(
         UserError, match=rf'{workdir} and {other} are not tested on the same images \({what}\)'
     ):
-        testing.test([workdir, other], {}, tmp_path / 'out', tune=False)
+        run_evaluation.test([workdir, other], {}, tmp_path / 'out', tune=False)
     assert not (tmp_path / 'out').exists()
 
 
@@ -137,7 +137,7 @@ def test_mistakes_are_one_line(tmp_path, data_dir, workdir):
         ([workdir], {'data_dir': '/proc/x'}, 'out', False, 'if images moved: --data_dir, --folder'),
     ):
         with pytest.raises(UserError, match=message):
-            testing.test(workdirs, changes, tmp_path / out, tune)
+            run_evaluation.test(workdirs, changes, tmp_path / out, tune)
 
 
 def test_ones_own_images_may_have_moved(tmp_path):
@@ -148,6 +148,8 @@ def test_ones_own_images_may_have_moved(tmp_path):
     workdir = runs.untrained(tmp_path / 'w', few(str(tmp_path / 'data'), **own))
     pets.rename(tmp_path / 'moved')
     with pytest.raises(UserError, match=f'{workdir}: .*{pets}.*--folder'):
-        testing.test([workdir], {}, tmp_path / 'out', tune=False)
-    testing.test([workdir], {'folder': str(tmp_path / 'moved')}, tmp_path / 'out', tune=False)
+        run_evaluation.test([workdir], {}, tmp_path / 'out', tune=False)
+    run_evaluation.test(
+        [workdir], {'folder': str(tmp_path / 'moved')}, tmp_path / 'out', tune=False
+    )
     assert '.jpg' in (tmp_path / 'out' / 'predictions.csv').read_text()

@@ -8,10 +8,10 @@ import pytest
 import nets
 import runs
 from alexnet_jax.data import loader
-from alexnet_jax.evaluation import trained_net as trained
+from alexnet_jax.evaluation import trained_net
 from alexnet_jax.evaluation.trained_net import Trained
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import error_rates as scores
+from alexnet_jax.training import error_rates
 
 
 def settings(data_dir, **overrides):
@@ -32,9 +32,9 @@ def net(workdir):
 def test_probabilities_have_the_errors_of_the_evaluation_during_training(net):
     """Each image once, though the last batch is filled up."""
     batches = loader.evaluation_batches(net.source, loader.Reading.of(net.config), 8)
-    evaluate = scores.make_evaluate(net.config, net.mesh)
+    evaluate = error_rates.make_evaluate(net.config, net.mesh)
     expected = evaluate(net.params, net._mean_HWC, batches, net.config.views, 21)
-    centre, views = (scores.errors(p, net.labels()) for p in net.probabilities())
+    centre, views = (error_rates.errors(p, net.labels()) for p in net.probabilities())
     assert centre.images == 21
     for p in net.probabilities():
         np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
@@ -65,7 +65,7 @@ def test_the_last_hidden_layer_is_what_the_output_reads(net):
 
 
 def test_names_and_labels_are_those_of_the_records(net):
-    known = trained.truth(net.source)
+    known = trained_net.truth(net.source)
     assert known.classes == [str(digit) for digit in range(10)]
     assert known.names[20].startswith('record 20 of digits-test.array_record')
     assert known.labels.tolist() == [net.source[i]['label'] for i in range(21)]
@@ -78,7 +78,7 @@ def test_the_mesh_is_of_the_devices_here_and_the_newest_checkpoint_counts(tmp_pa
     runs.untrained(tmp_path, config, step=5)
     runs.untrained(tmp_path, config, step=7)
     other = Trained(tmp_path)
-    assert other.step == 7 == trained.newest_step(tmp_path)
+    assert other.step == 7 == trained_net.newest_step(tmp_path)
     assert other.mesh.shape['tower'] == 2
     one = Trained(tmp_path, nets.mesh_of(1))
     assert one.mesh.shape['tower'] == 1

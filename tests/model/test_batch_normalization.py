@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 import nets
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.model import batch_normalization, towers
+from alexnet_jax.model import alexnet, batch_normalization, towers
 from alexnet_jax.ops.convolution import convolution
-from alexnet_jax.training import loop as train
+from alexnet_jax.training import loop
 from alexnet_jax.training.optimizer import Rates
 
 THEN = ('batch_normalization', 'relu', 'max_pooling')
@@ -45,8 +44,8 @@ def test_a_batch_comes_out_with_mean_0_and_variance_1():
 
 
 def run(config, mesh, steps):
-    step = train.make_train_step(config, mesh)
-    state, losses = train.place_initial_state(config, mesh), []
+    step = loop.make_train_step(config, mesh)
+    state, losses = loop.place_initial_state(config, mesh), []
     known = jax.device_put(nets.constants(), towers.shardings(mesh, towers.spec(mesh, 'constants')))
     for i in range(steps):
         batch = towers.put_batch(mesh, nets.batch(config, seed=i))
@@ -78,7 +77,7 @@ def test_averages_are_what_the_batch_has_where_nothing_is_remembered():
     state, _ = run(ours, nets.mesh_of(2), 1)
     crops = nets.batch(ours, seed=0)['image'][:, 4:68, 4:68].astype(np.float32) - 127
     for kernel, mean, variance in zip(
-        model.initialize(ours)['conv1']['kernel_THWIO'],
+        alexnet.initialize(ours)['conv1']['kernel_THWIO'],
         state.params['conv1']['average_mean_TO'],
         state.params['conv1']['average_variance_TO'],
         strict=True,
@@ -114,8 +113,8 @@ def test_averages_are_no_parameters():
     ours = config()
     counted = sum(
         x.size
-        for layer in model.initialize(ours).values()
+        for layer in alexnet.initialize(ours).values()
         for name, x in layer.items()
         if not name.startswith('average')
     )
-    assert model.parameter_count(ours) == counted
+    assert alexnet.parameter_count(ours) == counted

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 import nets
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.model import towers
+from alexnet_jax.model import alexnet, towers
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import loop as train
+from alexnet_jax.training import loop
 from alexnet_jax.training.optimizer import Rates
 
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
@@ -31,7 +30,7 @@ def test_forward_exchanges_four_times():
     """conv3, fc6 and fc7 gather, fc8 sums; nothing else crosses."""
     config = nets.small()
     logits = nets.compiled_logits(config, nets.mesh_of(2))
-    arguments = model.initialize(config), nets.images(config, 8)
+    arguments = alexnet.initialize(config), nets.images(config, 8)
     assert collectives(logits, *arguments) == {'all-gather': 3, 'all-reduce': 1}
 
 
@@ -39,8 +38,8 @@ def test_a_step_exchanges_seven_times():
     """Backward, each gather returns as a sum scattered over towers; fc8's sum needs none."""
     config = nets.small()
     mesh = nets.mesh_of(2)
-    step = train.make_train_step(config, mesh)
-    state = train.place_initial_state(config, mesh)
+    step = loop.make_train_step(config, mesh)
+    state = loop.place_initial_state(config, mesh)
     batch = towers.put_batch(mesh, nets.batch(config))
     rate, deviation = Rates.equal(0.01), jnp.float32(0)
     found = collectives(step, state, batch, nets.constants(), rate, deviation)
@@ -50,19 +49,19 @@ def test_a_step_exchanges_seven_times():
 def test_one_device_exchanges_nothing():
     config = nets.small()
     logits = nets.compiled_logits(config, nets.mesh_of(1))
-    assert collectives(logits, model.initialize(config), nets.images(config, 8)) == {}
+    assert collectives(logits, alexnet.initialize(config), nets.images(config, 8)) == {}
 
 
 @pytest.mark.parametrize('tower', [1, 2])
 def test_towers_are_isolated_until_conv3(tower):
     """Tower 0's conv2 does not depend on tower 1's parameters at all; its conv3 does."""
     config, mesh = nets.small(), nets.mesh_of(tower)
-    graph, params = model.graph(config), model.initialize(config)
+    graph, params = alexnet.graph(config), alexnet.initialize(config)
     specs = towers.specs(mesh, params)
     x = nets.images(config, 2)
 
     def first_tower(params, *, through):
-        net = model.nnx.merge(graph, params)
+        net = alexnet.nnx.merge(graph, params)
         maps = net.conv2(net.conv1([x] * (2 // tower)))
         if through == 'conv3':
             maps = net.conv3(maps)
@@ -90,7 +89,7 @@ def test_towers_are_isolated_until_conv3(tower):
 @pytest.mark.parametrize('number', [1, 2, 4])
 def test_any_number_of_towers_is_the_same_on_any_mesh(number):
     config = nets.small(model__towers=number)
-    params, x = model.initialize(config), nets.images(config, 4)
+    params, x = alexnet.initialize(config), nets.images(config, 4)
     key = jax.random.key(3)
     meshes = [
         towers.choose_mesh(nets.small(model__towers=number, mesh__tower=t))
@@ -104,7 +103,7 @@ def test_any_number_of_towers_is_the_same_on_any_mesh(number):
 
 def test_parameters_live_where_the_table_says():
     config, mesh = nets.small(), nets.mesh_of(2)
-    state = train.place_initial_state(config, mesh)
+    state = loop.place_initial_state(config, mesh)
     for tree in (state.params, state.velocity):
         for path, x in jax.tree_util.tree_leaves_with_path(tree):
             shares = {s.device: s.data.shape for s in x.addressable_shards}
@@ -169,8 +168,8 @@ def test_the_choice_is_said():
 def test_a_step_lowers_for_accelerators(platform):
     """On a machine without one: the program at least exists for it, exchanges included."""
     config, mesh = nets.small(), nets.mesh_of(2)
-    step = train.make_train_step(config, mesh)
-    state = train.state_shapes(config, mesh)
+    step = loop.make_train_step(config, mesh)
+    state = loop.state_shapes(config, mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nets.batch(config))
     traced = step.trace(state, batch, nets.constants(), Rates.equal(0.01), jnp.float32(0))
     lowered = traced.lower(lowering_platforms=(platform,))

@@ -13,12 +13,13 @@ from jax.sharding import PartitionSpec as P
 import devices
 import nets
 import reference
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.model import towers
+from alexnet_jax.model import alexnet, towers
 from alexnet_jax.ops import normalized_pooling as module
-from alexnet_jax.ops import normalized_pooling_pallas
-from alexnet_jax.ops import response_normalization as normalization
-from alexnet_jax.ops import response_normalization_pallas as normalization_pallas
+from alexnet_jax.ops import (
+    normalized_pooling_pallas,
+    response_normalization,
+    response_normalization_pallas,
+)
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
 from alexnet_jax.ops.response_normalization_pallas import SHAPES
 from devices import TOWERS, calls, lowered, run
@@ -124,7 +125,7 @@ def assert_agrees(results, x, g, constants=PAPER, pool=POOL, rectify=True):
 @pytest.fixture
 def short(monkeypatch):
     """Kernels that the CPU's compiler does not take long for: a map and a pool a thread."""
-    monkeypatch.setattr(normalization_pallas, 'SEGMENTS', (1,))
+    monkeypatch.setattr(response_normalization_pallas, 'SEGMENTS', (1,))
     monkeypatch.setattr(normalized_pooling_pallas, 'DOWN', 1)
 
 
@@ -142,7 +143,7 @@ def test_touches_nothing_outside_and_writes_all_once(
     shape, constants, pool, dtype, rectify, monkeypatch
 ):
     """In blocks of few segments; interpret mode lets an address outside an array pass."""
-    monkeypatch.setattr(normalization_pallas, 'BLOCK', 64)
+    monkeypatch.setattr(response_normalization_pallas, 'BLOCK', 64)
     devices.in_guarded_memory(monkeypatch)
     x = draw(shape, dtype=dtype)
     g = cotangent(x, pool)
@@ -170,7 +171,7 @@ def test_mask_has_a_bit_for_each_that_ties(monkeypatch):
     devices.in_guarded_memory(monkeypatch)
     x = np.zeros((1, 3, 5, 1), np.float32)
     x[0, 1, 1:4] = 1
-    formula = normalization.PROBE
+    formula = response_normalization.PROBE
     y, mask = normalized_pooling_pallas.forward(x, formula, 3, 2, with_mask=True)
     assert mask.dtype == jnp.int16
     assert np.asarray(mask).ravel().tolist() == [0b110_000, 0b011_000]
@@ -185,7 +186,7 @@ def test_mask_has_a_bit_for_each_that_ties(monkeypatch):
 
 
 def test_several_blocks_with_a_ragged_end(short, monkeypatch):
-    monkeypatch.setattr(normalization_pallas, 'INTERPRETED_BLOCK', 16)
+    monkeypatch.setattr(response_normalization_pallas, 'INTERPRETED_BLOCK', 16)
     x = draw((2, 7, 9, 3))
     g = cotangent(x, POOL)
     of = both()
@@ -231,8 +232,10 @@ def test_inside_a_shard_map_over_two_devices(short):
 
 def on_a_gpu(monkeypatch):
     """What is traced from now on is for a GPU; the kernels are not tried on it."""
-    monkeypatch.setattr(normalization, 'way_of', lambda by: 'gpu' if by == 'pallas' else by)
-    monkeypatch.setattr(normalization, '_kernels_work', lambda: False)
+    monkeypatch.setattr(
+        response_normalization, 'way_of', lambda by: 'gpu' if by == 'pallas' else by
+    )
+    monkeypatch.setattr(response_normalization, '_kernels_work', lambda: False)
 
 
 KERNELS = ('normalized_pooling_forward', 'normalized_pooling_backward')
@@ -319,7 +322,9 @@ def test_a_gpu_takes_the_kernel_where_it_works_and_suits(monkeypatch):
 
 
 def test_a_tpu_takes_the_kernels_of_normalization(monkeypatch):
-    monkeypatch.setattr(normalization, 'way_of', lambda by: 'tpu' if by == 'pallas' else by)
+    monkeypatch.setattr(
+        response_normalization, 'way_of', lambda by: 'tpu' if by == 'pallas' else by
+    )
     x, g = draw((2, 7, 7, 12)), cotangent(draw((2, 7, 7, 12)), POOL)
     text = lowered(both(), 'tpu', x, g)
     assert text.count('custom_call @tpu_custom_call(') == 2
@@ -382,15 +387,15 @@ def test_a_layer_is_the_same_with_either(then, called, monkeypatch):
         return normalized_pooling(x, *arguments, rectify=rectify, by=by)
 
     config = nets.small(model__conv1__then=then, model__response_normalization__alpha=0.02)
-    row = model.layer_table(config)[0]
-    net = model.Convolution(row, config.model, rng=np.random.default_rng(0))
+    row = alexnet.layer_table(config)[0]
+    net = alexnet.Convolution(row, config.model, rng=np.random.default_rng(0))
     x = jnp.asarray(nets.images(config, 2))[:, :31, :31]
-    monkeypatch.setattr(model, 'normalized_pooling', functools.partial(spy, by='separate'))
+    monkeypatch.setattr(alexnet, 'normalized_pooling', functools.partial(spy, by='separate'))
     separate = net([x, x])
     assert rectified == called * 2
     if called:
         devices.in_guarded_memory(monkeypatch)
-        monkeypatch.setattr(model, 'normalized_pooling', functools.partial(spy, by='pallas'))
+        monkeypatch.setattr(alexnet, 'normalized_pooling', functools.partial(spy, by='pallas'))
         for ours, right in zip(net([x, x]), separate, strict=True):
             np.testing.assert_allclose(ours, right, rtol=1e-5)
 
@@ -399,15 +404,15 @@ def test_a_layer_is_the_same_with_either(then, called, monkeypatch):
 def test_the_net_is_the_same_with_either(short, monkeypatch):
     """The derivative of some function of the logits by every parameter."""
     config = nets.small(augmentation__crop=48, model__width=0.0625)
-    params, x = model.initialize(config), nets.images(config, 1)
-    graph, mesh = model.graph(config), nets.mesh_of(1)
+    params, x = alexnet.initialize(config), nets.images(config, 1)
+    graph, mesh = alexnet.graph(config), nets.mesh_of(1)
     here = towers.spec(mesh, 'step')
 
     def gradient(by):
         replacement = functools.partial(normalized_pooling, by=by)
-        monkeypatch.setattr(model, 'normalized_pooling', replacement)
+        monkeypatch.setattr(alexnet, 'normalized_pooling', replacement)
         net = jax.shard_map(
-            lambda params: jnp.sin(model.apply(graph, params, x)),
+            lambda params: jnp.sin(alexnet.apply(graph, params, x)),
             mesh=mesh,
             in_specs=here,
             out_specs=here,

@@ -7,7 +7,7 @@ import pytest
 
 import reference
 from alexnet_jax.ops import response_normalization as normalization
-from alexnet_jax.ops import response_normalization_pallas as normalization_pallas
+from alexnet_jax.ops import response_normalization_pallas
 from alexnet_jax.ops.response_normalization import response_normalization
 
 PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
@@ -105,8 +105,10 @@ def test_kernels_are_tried_before_they_are_used(monkeypatch):
 
     jax.jit(jax.shard_map(of, mesh=mesh, in_specs=place, out_specs=place)).trace(draw((2, 8), 0))
     assert found == [True]
-    right = normalization_pallas._powers
-    monkeypatch.setattr(normalization_pallas, '_powers', lambda s, formula: right(2 * s, formula))
+    right = response_normalization_pallas._powers
+    monkeypatch.setattr(
+        response_normalization_pallas, '_powers', lambda s, formula: right(2 * s, formula)
+    )
     assert not normalization._agrees('interpreted')
     assert not normalization._agrees('tpu')  # which is not here
     assert not normalization._kernels_work()  # the CPU interprets them, slowly

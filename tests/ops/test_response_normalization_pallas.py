@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import devices
 import reference
-from alexnet_jax.ops import response_normalization_pallas as normalization_pallas
+from alexnet_jax.ops import response_normalization_pallas
 from alexnet_jax.ops.response_normalization import Formula
 from alexnet_jax.ops.response_normalization_pallas import SHAPES, backward, forward
 from devices import TOWERS, calls, lowered, run
@@ -103,7 +103,7 @@ def test_bfloat16_is_rounded_once(target, shape, constants):
 
 @each_target
 def test_several_blocks_with_a_ragged_end(target, monkeypatch):
-    monkeypatch.setattr(normalization_pallas, 'INTERPRETED_BLOCK', 16)
+    monkeypatch.setattr(response_normalization_pallas, 'INTERPRETED_BLOCK', 16)
     x, g = draw((3, 3, 5, 12), 0), draw((3, 3, 5, 12), 1)
     blocks = {'gpu': 9, 'tpu': 3}[target]  # 135 segments of four maps, or 45 pixels, by sixteens
     assert {call.params['grid_mapping'].grid for call in calls(both(target), x, x)} == {(blocks,)}

@@ -5,9 +5,8 @@ import pytest
 
 import nets
 from alexnet_jax.data import augmentation, loader
-from alexnet_jax.model import alexnet as model
-from alexnet_jax.model import towers
-from alexnet_jax.training import error_rates as scores
+from alexnet_jax.model import alexnet, towers
+from alexnet_jax.training import error_rates
 from alexnet_jax.training.error_rates import credit, errors, interval, make_evaluate
 
 
@@ -24,7 +23,7 @@ def test_ties_share_the_credit():
     scores, labels = jnp.zeros((1, 10)), jnp.asarray([4])
     assert credit(scores, labels, 1)[0] == pytest.approx(0.1)
     assert credit(scores, labels, 5)[0] == pytest.approx(0.5)
-    two_ahead = scores.at[0, :2].set(1.0)
+    two_ahead = error_rates.at[0, :2].set(1.0)
     assert credit(two_ahead, labels, 1)[0] == 0
     assert credit(two_ahead, labels, 5)[0] == pytest.approx(3 / 8)
 
@@ -51,7 +50,7 @@ def test_errors_are_those_of_the_mean_softmax(mirror):
     """Against views cut and averaged here, one image at a time."""
     config = nets.small(augmentation__mirror=mirror)
     mesh, pictures = nets.mesh_of(2), Pictures(11, 72)
-    params, mean = model.initialize(config), np.full((72, 72, 3), 100, np.float32)
+    params, mean = alexnet.initialize(config), np.full((72, 72, 3), 100, np.float32)
     batches = loader.evaluation_batches(pictures, loader.Reading(72), 8)
     found = make_evaluate(config, mesh)(params, mean, batches, config.views, 11)
 
@@ -77,7 +76,7 @@ def test_errors_are_those_of_the_mean_softmax(mirror):
 
 def test_every_image_counts_once_on_any_batch_and_mesh():
     config, pictures = nets.small(), Pictures(23, 72)
-    params, mean = model.initialize(config), np.zeros((72, 72, 3), np.float32)
+    params, mean = alexnet.initialize(config), np.zeros((72, 72, 3), np.float32)
     found = []
     for batch_size, mesh in (
         (4, nets.mesh_of(1)),
@@ -96,16 +95,16 @@ def test_every_image_counts_once_on_any_batch_and_mesh():
 def test_an_image_too_few_is_an_error():
     config, pictures = nets.small(), Pictures(9, 72)
     batches = list(loader.evaluation_batches(pictures, loader.Reading(72), 8))
-    params, mean = model.initialize(config), np.zeros((72, 72, 3), np.float32)
+    params, mean = alexnet.initialize(config), np.zeros((72, 72, 3), np.float32)
     with pytest.raises(AssertionError, match='8 of 9 images were evaluated'):
         make_evaluate(config, nets.mesh_of(1))(params, mean, batches[:1], 1, 9)
 
 
 def test_a_run_may_test_the_centre_alone():
     config = nets.small(augmentation__mirror=True)
-    assert len(scores.test_views(config)) == 10
+    assert len(error_rates.test_views(config)) == 10
     alone = nets.small(augmentation__mirror=True, evaluation__average_views=False)
-    assert scores.test_views(alone) == [augmentation.View(4, 4, False)]
+    assert error_rates.test_views(alone) == [augmentation.View(4, 4, False)]
 
 
 def test_the_first_view_is_the_centre():

@@ -4,7 +4,7 @@ import pytest
 import nets
 import runs
 from alexnet_jax.config.schema import Pretrained
-from alexnet_jax.model import alexnet as model
+from alexnet_jax.model import alexnet
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import pretrained
 
@@ -23,7 +23,7 @@ def width(**overrides):
 
 
 def test_the_layers_named_are_theirs_and_the_others_new(first):
-    ours = model.initialize(width(seed=1))
+    ours = alexnet.initialize(width(seed=1))
     taken = pretrained.take_over(ours, Pretrained(str(first), ('conv1', 'fc6')))
     _, theirs = runs.final(first)
     assert taken.keys() == ours.keys()
@@ -35,7 +35,7 @@ def test_the_layers_named_are_theirs_and_the_others_new(first):
 
 
 def test_another_number_of_classes_is_fine_but_for_fc8(first):
-    ours = model.initialize(width(dataset__classes=7))
+    ours = alexnet.initialize(width(dataset__classes=7))
     layers = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7')
     taken = pretrained.take_over(ours, Pretrained(str(first), layers))
     assert taken['fc8']['kernel_TIK'].shape[-1] == 7
@@ -72,7 +72,7 @@ def test_fine_tuning_as_a_user_does_it(first, tmp_path, data_dir):
 )
 def test_mistakes_are_one_line(first, workdir, layers, message):
     with pytest.raises(UserError) as error:
-        pretrained.take_over(model.initialize(width()), Pretrained(workdir or str(first), layers))
+        pretrained.take_over(alexnet.initialize(width()), Pretrained(workdir or str(first), layers))
     assert message in str(error.value)
 
 
