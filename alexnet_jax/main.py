@@ -21,7 +21,11 @@ from absl import app, flags
 
 from alexnet_jax.config import command_line, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
+from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
+from alexnet_jax.model.layer_table import layer_table
+from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.signals import Stop
 from alexnet_jax.runtime.user_errors import STOPPED, one_line
 
 _WORKDIR = flags.DEFINE_string(
@@ -51,23 +55,23 @@ _SKIP_BAD = flags.DEFINE_integer(
 def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
     """Runs; gives the exit code."""
     from alexnet_jax.data import sources
-    from alexnet_jax.model import alexnet, towers
+    from alexnet_jax.model import towers
     from alexnet_jax.reporting import terminal
     from alexnet_jax.runtime import compilation_cache
     from alexnet_jax.training import loop as train
     from alexnet_jax.training.workdir import Workdir
 
-    alexnet.layer_table(config)  # refuses sizes that do not fit, before anything is written
+    layer_table(config)  # refuses sizes that do not fit, before anything is written
     compilation_cache.keep()
-    towers.prepare_cpu_devices(config.mesh)
+    cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
     mesh = towers.choose_mesh(config)
     print(towers.describe_mesh(mesh, config.model.towers), flush=True)
     if dry_run:
         print(f'\n{terminal.resolved(config)}\n\n{terminal.net_table(config, mesh)}')
         return 0
     splits = sources.open_splits(config.dataset, config.loader.skip_bad)
-    plan = schema.durations(config, len(splits.train))
-    with train.Stop() as stop, Workdir(workdir, config, mesh) as folder:
+    plan = durations(config, len(splits.train))
+    with Stop() as stop, Workdir(workdir, config, mesh) as folder:
         loop = train.Loop(config, mesh, splits, plan, folder, stop)
         if loop.step:
             print(f'going on in {workdir} after step {loop.step} of {plan.steps}', flush=True)

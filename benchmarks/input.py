@@ -52,9 +52,12 @@ from torch_net import check_finite
 from alexnet_jax.data import catalogue, images, loader, writing
 from alexnet_jax.data import sources as datasets
 from alexnet_jax.model import towers
-from alexnet_jax.reporting import terminal
+from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.text_table import aligned
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import loop, optimizer
+from alexnet_jax.training import optimizer
+from alexnet_jax.training.state import place_constants, place_initial_state
+from alexnet_jax.training.step import make_train_step
 
 SIZE, CROP, BATCH = 256, 224, 128  # training has a batch of its own
 STEPS = 5  # in a block
@@ -262,11 +265,11 @@ def training(folder: Path, rounds: int, batch_size: int) -> Rates:
 
     config = make_config(2, batch_size)
     data = dataclasses.replace(config.dataset, data_dir=str(folder / 'prepared'))
-    towers.prepare_cpu_devices(config.mesh)
+    cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
     mesh, reading = towers.choose_mesh(config), loader.Reading.of(config)
     splits = datasets.open_splits(data)
-    constants = loop.place_constants(config, mesh, splits)
-    take, state = loop.make_train_step(config, mesh), loop.place_initial_state(config, mesh)
+    constants = place_constants(config, mesh, splits)
+    take, state = make_train_step(config, mesh), place_initial_state(config, mesh)
     rate, deviation = config.learning_rate.initial, config.augmentation.colour.deviation
     stream = loader.training_batches(
         Repeated(splits.train), reading, config.seed, batch_size, first_step=0
@@ -331,7 +334,7 @@ def table(title: str, goals: Goals, rates: Rates) -> str:
             if numbers:
                 spread = (median(numbers), min(numbers), max(numbers))
                 rows[row] = (row, *map(number, spread), *rest)
-    return terminal.aligned([*rows.values()])
+    return aligned([*rows.values()])
 
 
 def host(one: Rates, many: Rates) -> str:
@@ -348,7 +351,7 @@ def host(one: Rates, many: Rates) -> str:
         cells = map(number, (*values, 1 / lock, feeds * SIZE**2 * 3 / 1e9))
         needs = (f'{number(d / rate)}, {math.ceil(d * lock)}' for d in DEMANDS)
         rows.append([form, *cells, *needs])
-    return terminal.aligned(rows)
+    return aligned(rows)
 
 
 # Said below the tables.

@@ -57,12 +57,12 @@ import measuring
 from programs import Step, compile_all, draw, lower, lower_each, start
 
 from alexnet_jax.config import schema
-from alexnet_jax.model import towers
 from alexnet_jax.ops import response_normalization_pallas as kernels
 from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
 from alexnet_jax.ops.response_normalization import response_normalization
-from alexnet_jax.reporting import terminal
+from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.text_table import aligned
 from alexnet_jax.runtime.user_errors import first_line
 
 SIZE, K, ALPHA, BETA = PAPER = (5, 2.0, 1e-4, 0.75)
@@ -364,7 +364,7 @@ def table(results: Sequence[Result]) -> str:
                 '-' if result.speed is None else f'{result.speed:.2f}',
             )
         )
-    return terminal.aligned(rows)
+    return aligned(rows)
 
 
 def benchmark(about: dict[str, Any], sound: Collection[str], missing: str) -> None:
@@ -433,7 +433,7 @@ def difference(own: Array, right: Array, elsewhere: float) -> float:
 def main(_: Sequence[str]) -> None:
     """Reads the flags."""
     logging.set_verbosity(logging.ERROR)
-    towers.prepare_cpu_devices(schema.Mesh(tower=1, data=1))  # as in training, PyTorch too
+    cpu_devices.prepare_cpu_devices(tower=1)  # as in training, PyTorch too
     missing = without_torch()
     packages = ['jax', 'jaxlib', *([] if missing or _CHECK.value else ['torch'])]
     about = measuring.circumstances(packages)

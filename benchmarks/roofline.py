@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from measuring import measure
 
 from alexnet_jax.config import schema
-from alexnet_jax.model import alexnet
+from alexnet_jax.model.layer_table import CHANNELS, layer_table, parameter_count
 
 # Floating-point operations per image: two for each multiply-add of a convolution or matrix product.
 # Training does three times the forward pass's, less the gradient by the image.
@@ -56,8 +56,8 @@ def counted_bytes(config: schema.Config, what: str) -> tuple[int, int]:
     """Bytes for each image, and for each step whatever the batch."""
     size = jnp.dtype(config.model.dtype).itemsize
     towers, forward, backward = config.model.towers, 0, 0
-    came = config.augmentation.crop**2 * alexnet.CHANNELS
-    for row in alexnet.layer_table(config):
+    came = config.augmentation.crop**2 * CHANNELS
+    for row in layer_table(config):
         layer = config.model.convolutions().get(row.name)
         maps, pooled = (n**2 * row.maps * towers for n in (row.size, row.pooled))
         forward += came + maps
@@ -67,7 +67,7 @@ def counted_bytes(config: schema.Config, what: str) -> tuple[int, int]:
         if layer and 'max_pooling' in layer.then:
             forward, backward = forward + maps + pooled, backward + 2 * maps + 2 * pooled
         came = pooled
-    weights = alexnet.parameter_count(config)
+    weights = parameter_count(config)
     read = weights * size
     if what == 'forward':
         return forward * size, read

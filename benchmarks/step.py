@@ -51,11 +51,13 @@ from tower_forms import FORMS, form
 from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import augmentation
-from alexnet_jax.model import alexnet, towers
-from alexnet_jax.reporting import terminal
+from alexnet_jax.model import alexnet, dropout, towers
+from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.text_table import aligned
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import loop
 from alexnet_jax.training.optimizer import Rates
+from alexnet_jax.training.state import place_initial_state, state_shapes
+from alexnet_jax.training.step import make_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {
@@ -142,8 +144,8 @@ class Ours:
 
     def step(self) -> Contender:
         """The step of `train`, which changes its own state."""
-        take = loop.make_train_step(self._config, self._mesh)
-        state = loop.place_initial_state(self._config, self._mesh)
+        take = make_train_step(self._config, self._mesh)
+        state = place_initial_state(self._config, self._mesh)
         rate = Rates.equal(self._config.learning_rate.initial)
         deviation = jnp.float32(self._config.augmentation.colour.deviation)
 
@@ -164,7 +166,7 @@ class Ours:
         """The loss of the central crops, with dropout, by every parameter."""
 
         def of(params: Any, x: Array, labels: Array, key: Array) -> Any:
-            masks = alexnet.Masks(key, self._config.optimizer.batch_size)
+            masks = dropout.Masks(key, self._config.optimizer.batch_size)
 
             def loss(params: Any) -> Array:
                 logits_BK = self._logits(params, x, masks)
@@ -183,8 +185,8 @@ class Ours:
 
     def planned_memory(self) -> tuple[int, int]:
         """Bytes on one device by the compiler: of the state and the batch, and beside them."""
-        take: Any = loop.make_train_step(self._config, self._mesh)
-        state = loop.state_shapes(self._config, self._mesh)
+        take: Any = make_train_step(self._config, self._mesh)
+        state = state_shapes(self._config, self._mesh)
         number = jax.ShapeDtypeStruct((), jnp.float32)
         rates = Rates(*[number] * 4)
         plan = take.lower(state, self._batch, self._known, rates, number).compile()
@@ -196,7 +198,7 @@ class Ours:
 
     def _on_crops(self, of: Callable[..., Any], gives_params: bool = False) -> Callable[[], Any]:
         config, mesh = self._config, self._mesh
-        params = loop.place_initial_state(config, mesh).params
+        params = place_initial_state(config, mesh).params
         count, crop = config.optimizer.batch_size, config.augmentation.crop
         noise = np.random.default_rng(1).normal(0, 60, (count, crop, crop, 3)).astype(np.float32)
         x = towers.put_batch(mesh, {'x': noise})['x']
@@ -247,7 +249,7 @@ def table(what: str, results: Sequence[Result], batch: int) -> str:
                 f'{result.bound:.0%}',
             )
         )
-    return terminal.aligned(rows)
+    return aligned(rows)
 
 
 def contenders(batch: int) -> Iterator[tuple[str, schema.Config, Any, str]]:
@@ -270,7 +272,7 @@ def contenders(batch: int) -> Iterator[tuple[str, schema.Config, Any, str]]:
 def benchmark(batch: int, repeats: int) -> None:
     """Times, prints, and writes what was asked for."""
     largest = make_config(max(map(int, _DEVICES.value)), batch)
-    towers.prepare_cpu_devices(largest.mesh)
+    cpu_devices.prepare_cpu_devices(largest.mesh.tower, largest.mesh.data)
     with_torch = _TORCH.value != ['none'] and importlib.util.find_spec('torch') is not None
     packages = ['jax', 'jaxlib', 'flax', 'optax', *(['torch'] if with_torch else [])]
     about = circumstances(packages)
@@ -323,7 +325,7 @@ def memory(nets: Sequence[tuple[str, schema.Config, Any, str]]) -> Iterator[tupl
         peak = net.memory()
         yield name, {'held': held, 'beside': beside, 'peak': peak}
         rows.append((name, *('-' if x is None else f'{x / 1e9:.2f}' for x in (held, beside, peak))))
-    print(f'\n{terminal.aligned(rows)}')
+    print(f'\n{aligned(rows)}')
 
 
 def main(_: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from measuring import Contender
 
 from alexnet_jax.config import schema
-from alexnet_jax.model import alexnet
+from alexnet_jax.model.layer_table import parameter_count
 
 VARIANTS = ('eager', 'channels_last', 'compiled', 'compiled_channels_last')
 
@@ -32,7 +32,7 @@ class PyTorch:
         self._config, self._parts = config, _torch_layers(self._torch, config.dataset.classes)
         _initialize(self._torch, config.model, self._parts)
         parameters = sum(p.numel() for p in self._parts.parameters())
-        if parameters != alexnet.parameter_count(config):
+        if parameters != parameter_count(config):
             raise ValueError(f'PyTorch has another net, of {parameters:,} parameters')
         count, crop = config.optimizer.batch_size, config.augmentation.crop
         images = self._torch.randint(256, (count, 3, crop, crop)).float() - 127.5

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from alexnet_jax.model import alexnet
+from alexnet_jax.model import layers
 from alexnet_jax.ops import convolution
 
 FORMS = ('unrolled', 'vmapped', 'grouped')
@@ -22,17 +22,17 @@ FORMS = ('unrolled', 'vmapped', 'grouped')
 @contextlib.contextmanager
 def form(name: str) -> Iterator[None]:
     """Within, nets that are traced run their convolutional layers so."""
-    ours = alexnet.Convolution.__call__
+    ours = layers.Convolution.__call__
     forms: dict[str, Any] = {'vmapped': _vmapped, 'grouped': _grouped}
-    alexnet.Convolution.__call__ = forms.get(name, ours)
+    layers.Convolution.__call__ = forms.get(name, ours)
     try:
         yield
     finally:
-        alexnet.Convolution.__call__ = ours
+        layers.Convolution.__call__ = ours
 
 
-def _vmapped(layer: alexnet.Convolution, maps: list[Array]) -> list[Array]:
-    kernel_THWIO, bias_TO = alexnet.like(maps[0], layer.kernel_THWIO, layer.bias_TO)
+def _vmapped(layer: layers.Convolution, maps: list[Array]) -> list[Array]:
+    kernel_THWIO, bias_TO = layers.like(maps[0], layer.kernel_THWIO, layer.bias_TO)
 
     def tower(x_BHWI: Array, kernel_HWIO: Array, bias_O: Array) -> Array:
         spec = layer.layer
@@ -44,8 +44,8 @@ def _vmapped(layer: alexnet.Convolution, maps: list[Array]) -> list[Array]:
     return [*jax.vmap(tower, in_axes=(None if same else 0, 0, 0))(x, kernel_THWIO, bias_TO)]
 
 
-def _grouped(layer: alexnet.Convolution, maps: list[Array]) -> list[Array]:
-    kernel_THWIO, bias_TO = alexnet.like(maps[0], layer.kernel_THWIO, layer.bias_TO)
+def _grouped(layer: layers.Convolution, maps: list[Array]) -> list[Array]:
+    kernel_THWIO, bias_TO = layers.like(maps[0], layer.kernel_THWIO, layer.bias_TO)
     same = all(x is maps[0] for x in maps)
     x = maps[0] if same else jnp.concatenate(maps, axis=-1)
     spec, kernel = layer.layer, jnp.concatenate([*kernel_THWIO], axis=-1)

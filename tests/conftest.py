@@ -15,10 +15,9 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 import jax
 import pytest
 
-from alexnet_jax.config import schema
-from alexnet_jax.model import towers
+from alexnet_jax.runtime import cpu_devices
 
-towers.prepare_cpu_devices(schema.Mesh(tower=2, data=1))
+cpu_devices.prepare_cpu_devices(tower=2)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

@@ -10,7 +10,7 @@ import numpy as np
 from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import augmentation
-from alexnet_jax.model import alexnet, towers
+from alexnet_jax.model import alexnet, dropout, towers
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,7 +80,7 @@ def compiled_logits(config: schema.Config, mesh: jax.sharding.Mesh, masks: Any =
     here = towers.spec(mesh, 'images')
 
     def logits(params: Any, x: Any) -> Any:
-        drawn = None if masks is None else alexnet.Masks(masks, len(x) * mesh.shape['data'])
+        drawn = None if masks is None else dropout.Masks(masks, len(x) * mesh.shape['data'])
         return alexnet.apply(graph, params, x, drawn)
 
     return jax.jit(jax.shard_map(logits, mesh=mesh, in_specs=(specs, here), out_specs=here))

@@ -12,8 +12,8 @@ import numpy as np
 import nets
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import sources
-from alexnet_jax.training import loop
 from alexnet_jax.training.checkpoint import Checkpoints, Position
+from alexnet_jax.training.state import place_initial_state, state_shapes
 from alexnet_jax.training.workdir import Workdir
 
 # Small and short: 22 steps, evaluated every 11 or so, saved every 5.
@@ -76,7 +76,7 @@ def final(workdir):
     """The step and all arrays of the newest checkpoint, by name."""
     config = resolve(json.loads((workdir / 'config.json').read_text())['config'])
     checkpoints = Checkpoints(workdir / 'checkpoints', keep=config.checkpoint.keep)
-    state, position = checkpoints.restore(loop.state_shapes(config, nets.mesh_of(1)))
+    state, position = checkpoints.restore(state_shapes(config, nets.mesh_of(1)))
     checkpoints.close()
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return position.step, {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
@@ -106,7 +106,7 @@ def untrained(workdir, config, step=3):
     mesh = nets.mesh_of(1)
     with Workdir(workdir, config, mesh):
         checkpoints = Checkpoints(workdir / 'checkpoints', keep=9)
-        checkpoints.save(loop.place_initial_state(config, mesh), Position(step=step))
+        checkpoints.save(place_initial_state(config, mesh), Position(step=step))
         checkpoints.wait()
         checkpoints.close()
     return workdir

@@ -7,6 +7,7 @@ import pytest
 import nets
 from alexnet_jax.config import schema
 from alexnet_jax.model import alexnet
+from alexnet_jax.model.layer_table import layer_table, parameter_count
 
 # (shape over both towers, standard deviation, bias): §3.5, §5 and Figure 2.
 LAYERS = {
@@ -34,7 +35,7 @@ def params(config):
 def test_parameters(config, params):
     """ "60 million parameters": by hand, by the table, and by counting."""
     assert sum(x.size for x in jax.tree.leaves(params)) == 60_965_224
-    assert alexnet.parameter_count(config) == 60_965_224
+    assert parameter_count(config) == 60_965_224
 
 
 @pytest.mark.parametrize('layer', LAYERS)
@@ -58,25 +59,25 @@ def test_towers_begin_differently(params):
 
 
 def test_sizes_of_maps(config):
-    rows = {row.name: row for row in alexnet.layer_table(config)}
+    rows = {row.name: row for row in layer_table(config)}
     assert [rows[f'conv{i}'].size for i in range(1, 6)] == [55, 27, 13, 13, 13]
     assert [rows[f'conv{i}'].pooled for i in (1, 2, 5)] == [27, 13, 6]
 
 
 def test_digits_sizes():
-    rows = alexnet.layer_table(nets.override(nets.load('digits')))
+    rows = layer_table(nets.override(nets.load('digits')))
     assert [(r.size, r.pooled) for r in rows[:5]] == [(15, 7), (7, 3), (3, 3), (3, 3), (3, 1)]
 
 
 def test_neurons(config):
     """Figure 2; but 290,400 in conv1, where the caption's 253,440 is 55 x 48 x 96."""
-    neurons = [r.size**2 * r.maps * config.model.towers for r in alexnet.layer_table(config)[:-1]]
+    neurons = [r.size**2 * r.maps * config.model.towers for r in layer_table(config)[:-1]]
     assert neurons == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096]
 
 
 def test_what_crosses(config):
     """conv3, fc6, fc7 and fc8 alone: 169 x 128 + 36 x 128 + 2,048 + K values per image."""
-    crossing = {r.name: r.crossing for r in alexnet.layer_table(config) if r.crossing}
+    crossing = {r.name: r.crossing for r in layer_table(config) if r.crossing}
     assert crossing == {'conv3': 169 * 128, 'fc6': 36 * 128, 'fc7': 2048, 'fc8': 1000}
 
 
@@ -197,7 +198,7 @@ def test_the_sixth_layer():
     layer = config.model.convolutions()['conv6']
     assert (layer.maps, layer.kernel, layer.padding, layer.reads) == (128, 3, 1, 'all')
     assert (layer.std, layer.bias, layer.then) == (0.03, 1, ('relu',))
-    rows = {row.name: row for row in alexnet.layer_table(config)}
+    rows = {row.name: row for row in layer_table(config)}
     assert (rows['conv6'].size, rows['conv6'].reads, rows['fc8'].maps) == (6, 256, 21_841)
     assert rows['conv6'].crossing == 36 * 128
 
@@ -208,7 +209,7 @@ def test_every_config_is_whole(name):
     raw = nets.load(name).to_dict()
     config = nets.override(nets.load(name))
     assert schema.flatten(raw).keys() == schema.flatten(nets.load('digits').to_dict()).keys()
-    assert alexnet.parameter_count(config) == sum(
+    assert parameter_count(config) == sum(
         x.size for x in jax.tree.leaves(alexnet.shapes(config))
     ) - averages(config)
     assert f'--config=configs/{name}.py' in (nets.ROOT / 'configs' / f'{name}.py').read_text() or (
@@ -231,7 +232,7 @@ def test_the_cifar_nets():
     plain, normalized = (
         nets.override(nets.load(name)) for name in ('cifar10', 'cifar10_normalized')
     )
-    rows = alexnet.layer_table(plain)
+    rows = layer_table(plain)
     assert [(r.size, r.pooled, r.maps) for r in rows] == [
         (32, 16, 64),
         (16, 8, 64),

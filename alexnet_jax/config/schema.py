@@ -9,15 +9,27 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from alexnet_jax.runtime.user_errors import UserError
-
 SCHEDULES = ('plateau', 'steps', 'fixed')
+
+
 RESIZE = ('area', 'bilinear', 'bicubic', 'lanczos', 'nearest')
+
+
 NOISE = ('none', 'eigenvalue', 'root')  # the paper's formula; its root, as the 2012 code
+
+
 MEAN = ('image', 'colour')  # the mean image's centre, as the 2012 code; or one mean colour
+
+
 CONSTANTS = ('data', '2012')  # computed from the training split; those of 2012 for ILSVRC
+
+
 DTYPES = ('float32', 'bfloat16')
+
+
 NONLINEARITIES = ('relu', 'tanh')
+
+
 OPERATIONS = (
     *NONLINEARITIES,
     'response_normalization',
@@ -26,6 +38,8 @@ OPERATIONS = (
     'max_pooling',
     'global_average_pooling',
 )
+
+
 READS = ('own', 'all')  # a layer's inputs: its own tower's maps, or those of all towers (§3.2)
 
 
@@ -330,46 +344,6 @@ class Config:
 # Sections that may differ when a run goes on in its workdir: they change where and how often
 # things happen, not the result.
 FREE_TO_CHANGE = ('mesh', 'checkpoint', 'log', 'loader')
-
-
-@dataclasses.dataclass(frozen=True)
-class Durations:
-    """What the settings in epochs come to in steps, once the data set's size is known."""
-
-    examples: int
-    batch_size: int
-    steps: int
-    evaluate_every: int
-    save_every: int
-
-    def epoch(self, step: int) -> float:
-        """Passes over the training set completed after `step` steps."""
-        return step * self.batch_size / self.examples
-
-
-def durations(config: Config, examples: int) -> Durations:
-    """Converts epochs to steps, each at least one.
-
-    Raises:
-      UserError: the training set is smaller than one batch.
-    """
-    batch_size = config.optimizer.batch_size
-    if examples < batch_size:
-        raise UserError(
-            f'the training split has {examples} images, fewer than optimizer.batch_size='
-            f'{batch_size}: use a smaller batch'
-        )
-
-    def steps(epochs: float) -> int:
-        return max(1, round(epochs * examples / batch_size))
-
-    return Durations(
-        examples=examples,
-        batch_size=batch_size,
-        steps=steps(config.optimizer.epochs),
-        evaluate_every=steps(config.evaluation.every_epochs),
-        save_every=steps(config.checkpoint.every_epochs),
-    )
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+NOTICE = 'SYNTHETIC IMAGES: only the speed means anything; the errors are of noise'
+
 
 class Synthetic:
     """Noise with random labels, the same for the same index.

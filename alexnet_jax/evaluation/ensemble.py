@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from alexnet_jax.training import error_rates
+from alexnet_jax.evaluation import error_rates
 
 STEPS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # of the search for weights
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.evaluation import confusion
+from alexnet_jax.evaluation import confusion, error_rates
 from alexnet_jax.evaluation.trained_net import Truth
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.training import error_rates
 
 ANSWERS = 5  # that are written for each image
 

@@ -10,14 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.data import sources
-from alexnet_jax.evaluation import ensemble, prediction_files, trained_net
+from alexnet_jax.data import sources, synthetic
+from alexnet_jax.evaluation import ensemble, error_rates, prediction_files
 from alexnet_jax.evaluation.trained_net import Trained, Truth, newest_step, read_config, truth
-from alexnet_jax.model import towers
-from alexnet_jax.reporting import terminal
-from alexnet_jax.runtime import atomic_files, compilation_cache
+from alexnet_jax.runtime import atomic_files, compilation_cache, cpu_devices
+from alexnet_jax.runtime.text_table import aligned
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import error_rates
 from alexnet_jax.training.workdir import start_record
 
 
@@ -72,7 +70,7 @@ def test(workdirs: Sequence[Path], changes: Mapping[str, Any], out: Path, tune: 
         cannot be read, or nothing can be written to `out`.
     """
     configs = [_config(workdir, changes) for workdir in workdirs]
-    towers.prepare_cpu_devices(trained_net.ANY_MESH)  # looking for checkpoints starts JAX
+    cpu_devices.prepare_cpu_devices()  # looking for checkpoints starts JAX
     compilation_cache.keep()
     _check_runs(workdirs, configs)
     known = _common_truth(workdirs, configs)
@@ -82,7 +80,7 @@ def test(workdirs: Sequence[Path], changes: Mapping[str, Any], out: Path, tune: 
     nets, made = _run(workdirs, configs)
     found = results(nets, known.labels)
     if configs[0].dataset.name == 'synthetic':
-        print(terminal.MADE_UP)
+        print(synthetic.NOTICE)
     print(f'\n{table(found)}')
     summary, extra = _summary(configs[0], nets, found), {}
     if tune:
@@ -136,7 +134,7 @@ def table(found: Sequence[Result]) -> str:
     for net, step, seen, errors in found:
         cells = [x for error in (errors.top1, errors.top5) for x in _percent(error, images)]
         rows.append((f'{net}, {seen}', '' if step is None else str(step), *cells))
-    return terminal.aligned(rows)
+    return aligned(rows)
 
 
 def _percent(error: float, images: int) -> tuple[str, str]:
@@ -166,7 +164,7 @@ def _tune(
         for name, p_NK in (('equal weights', ensemble.mean(p_MNK)), ('tuned weights', weighted))
     ]
     shares = [(net.name, f'{weight:.3f}') for net, weight in zip(nets, weights, strict=True)]
-    print(f'{terminal.aligned(shares)}\n\n{table(found)}')
+    print(f'{aligned(shares)}\n\n{table(found)}')
     chosen = np.isin(np.arange(len(labels_N)), tuned_on)
     summary = {'weights': weights, 'tuned_on': len(tuned_on), 'results': _plain(found)}
     return summary, {'weighted_probabilities': weighted, 'tuned_on': chosen}

@@ -17,11 +17,13 @@ import numpy as np
 from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import images, loader, sources
-from alexnet_jax.model import alexnet, towers
+from alexnet_jax.model import inference, towers
+from alexnet_jax.model.layer_table import layer_table
+from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.progress import Bars
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import error_rates, loop
 from alexnet_jax.training.checkpoint import Checkpoints
+from alexnet_jax.training.state import place_constants, state_shapes
 
 LONG = 10_000  # images from which on progress is shown
 ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices there are
@@ -124,18 +126,18 @@ class Trained:
         config: schema.Config | None = None,
     ) -> None:
         self.workdir, self.config = workdir, config or read_config(workdir)
-        alexnet.layer_table(self.config)
+        layer_table(self.config)
         self.mesh = mesh or _mesh_of_here(self.config)
         self.step, self.params = self._restore()
         splits = sources.open_splits(self.config.dataset, self.config.loader.skip_bad)
         self.source = splits.eval
         bad = loader.Bad(splits.train, self.config.loader.skip_bad)
-        self._mean_HWC = loop.place_constants(self.config, self.mesh, splits, bad).mean_HWC
+        self._mean_HWC = place_constants(self.config, self.mesh, splits, bad).mean_HWC
 
     def _restore(self) -> tuple[int, Any]:
         newest_step(self.workdir)
         checkpoints = Checkpoints(self.workdir / 'checkpoints', keep=None)
-        found = checkpoints.restore(loop.state_shapes(self.config, self.mesh))
+        found = checkpoints.restore(state_shapes(self.config, self.mesh))
         checkpoints.close()
         if found is None:
             raise UserError(f'the checkpoints in {self.workdir} are gone: try again')
@@ -152,8 +154,8 @@ class Trained:
         Returns:
           Both (N, K) float32, a row for each test image.
         """
-        look = error_rates.make_log_probabilities(self.config, self.mesh)
-        views = error_rates.test_views(self.config)
+        look = inference.make_log_probabilities(self.config, self.mesh)
+        views = inference.test_views(self.config)
 
         def of_batch(images_BHWC: jax.Array) -> tuple[np.ndarray, np.ndarray]:
             each = (look(self.params, self._mean_HWC, images_BHWC, view) for view in views)
@@ -164,8 +166,8 @@ class Trained:
 
     def last_hidden(self) -> np.ndarray:
         """(N, units of all towers) float32: the last hidden layer, of the centre (§6.1)."""
-        look = error_rates.make_last_hidden(self.config, self.mesh)
-        centre = error_rates.test_views(self.config)[0]
+        look = inference.make_last_hidden(self.config, self.mesh)
+        centre = inference.test_views(self.config)[0]
 
         def of_batch(images_BHWC: jax.Array) -> tuple[np.ndarray]:
             return (np.asarray(look(self.params, self._mean_HWC, images_BHWC, centre)),)
@@ -202,5 +204,5 @@ class Trained:
 
 
 def _mesh_of_here(config: schema.Config) -> jax.sharding.Mesh:
-    towers.prepare_cpu_devices(ANY_MESH)
+    cpu_devices.prepare_cpu_devices()
     return towers.choose_mesh(dataclasses.replace(config, mesh=ANY_MESH))

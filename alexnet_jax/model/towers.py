@@ -7,8 +7,6 @@ other: a list with one array per tower that lives here is what the layers pass o
 the same; an axis of one device costs nothing, since its collectives are left out.
 """
 
-import ctypes
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,10 +16,11 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from alexnet_jax.config.schema import Config, Mesh
+from alexnet_jax.config.schema import Config
 from alexnet_jax.runtime.user_errors import UserError
 
 TOWER, DATA = 'tower', 'data'
+
 
 # Which mesh axis an array's leading dimension is spread over; None: every device has all of it.
 PLACEMENT = {
@@ -32,52 +31,6 @@ PLACEMENT = {
     'constants': None,  # of the augmentation
     'metrics': None,
 }
-
-
-# On a busy machine the two CPU devices can be seconds apart; by default XLA then ends the process.
-PATIENCE = {
-    'xla_cpu_collective_call_warn_stuck_timeout_seconds': 120,
-    'xla_cpu_collective_call_terminate_timeout_seconds': 1200,
-}
-
-# Of <malloc.h>: mallopt's numbers for the options, and what they are set to.
-MALLOC = {
-    'M_MMAP_MAX': (-4, 0),  # large blocks lie in the heap too,
-    'M_ARENA_MAX': (-8, 1),  # whatever thread asks for them (other heaps are small),
-    'M_TRIM_THRESHOLD': (-1, -1),  # and the heap never shrinks
-}
-
-
-def prepare_cpu_devices(mesh: Mesh) -> None:
-    """Makes the CPU stand in for the two GPUs; call before JAX starts its back ends.
-
-    Without an accelerator the towers still get a device each. Leaves alone what the user set by
-    JAX_NUM_CPU_DEVICES, XLA_FLAGS or MALLOC_ARENA_MAX.
-
-    Args:
-      mesh: the settings `tower` and `data`, 0 where the choice is ours.
-    """
-    flags = os.environ.get('XLA_FLAGS', '')
-    for name, seconds in PATIENCE.items():
-        if name not in flags:
-            flags = f'{flags} --{name}={seconds}'
-    os.environ['XLA_FLAGS'] = flags.strip()
-    if 'JAX_NUM_CPU_DEVICES' not in os.environ and 'host_platform_device_count' not in flags:
-        jax.config.update('jax_num_cpu_devices', max(2, (mesh.tower or 2) * (mesh.data or 1)))
-    if 'MALLOC_ARENA_MAX' not in os.environ:
-        _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Has the C library keep what is freed for the next step, where it is the GNU one.
-
-    XLA allocates a step's maps anew each time. By default such large blocks go back to the system,
-    which then clears hundreds of thousands of pages in each step: up to a fifth of its time.
-    """
-    library = ctypes.CDLL(None) if os.name == 'posix' else None
-    if hasattr(library, 'mallopt'):
-        for option, value in MALLOC.values():
-            library.mallopt(option, value)  # pyrefly: ignore[missing-attribute]
 
 
 def choose_mesh(config: Config, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:

@@ -13,14 +13,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from alexnet_jax.ops import response_normalization as normalization
+from alexnet_jax.ops.formula import LARGEST_WINDOW, Formula
 from alexnet_jax.ops.max_pooling import max_pooling
-from alexnet_jax.ops.response_normalization import Formula, response_normalization
+from alexnet_jax.ops.response_normalization import response_normalization
 
 # Who computes it: None is the best for the platform.
 BY = (None, 'separate', 'pallas')
-
-# Pixels across: the kernel's mask has a bit of an int32 for each pixel of a window.
-LARGEST_WINDOW = 5
 
 
 def normalized_pooling(

@@ -30,9 +30,8 @@ import numpy as np
 from jax import Array
 from jax.experimental import pallas as pl
 
+from alexnet_jax.ops.formula import LARGEST_WINDOW, Formula
 from alexnet_jax.ops.max_pooling import pooled_size
-from alexnet_jax.ops.normalized_pooling import LARGEST_WINDOW
-from alexnet_jax.ops.response_normalization import Formula
 from alexnet_jax.ops.response_normalization_pallas import (
     Segments,
     expect_int32_indices,

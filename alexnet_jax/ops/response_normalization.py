@@ -13,7 +13,7 @@ What is here is the specification, and fast on CPU. For GPU and TPU there are ke
 import concurrent.futures
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,28 +21,10 @@ import numpy as np
 from absl import logging
 from jax import Array
 
+from alexnet_jax.ops.formula import Formula
+
 # Who computes it: None is the best for the platform.
 BY = (None, 'formula', 'pallas')
-
-
-class Formula(NamedTuple):
-    """Its constants, and whether it gets max(x, 0) in place of x."""
-
-    size: int
-    k: float
-    alpha: float
-    beta: float
-    rectify: bool
-
-    @property
-    def before(self) -> int:
-        """How many maps of a window are before its own."""
-        return self.size // 2
-
-    @property
-    def after(self) -> int:
-        """How many maps of a window are after its own."""
-        return self.size - 1 - self.before
 
 
 # What kernels are tried with: the paper's constants, after a ReLU.

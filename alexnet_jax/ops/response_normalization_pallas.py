@@ -30,7 +30,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as plgpu
 
-from alexnet_jax.ops.response_normalization import Formula
+from alexnet_jax.ops.formula import Formula
 
 Target = Literal['gpu', 'tpu']
 Load = Callable[[int], Array]  # the values so many maps from a segment's first; 0 where none is

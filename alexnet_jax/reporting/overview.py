@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.model import alexnet
+from alexnet_jax.evaluation import error_rates
+from alexnet_jax.model.layer_table import parameter_count
 from alexnet_jax.reporting import history, terminal
 from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import Section, code, facts, figure, paragraph, percent, table
 from alexnet_jax.reporting.plots import Curve, line_plot
-from alexnet_jax.training import error_rates
-from alexnet_jax.training.log import time_left
+from alexnet_jax.runtime.progress import time_left
 
 
 def notes(config: Config, step: int, log: history.History) -> Html:
@@ -58,7 +58,7 @@ def origin(workdir: Path, config: Config, step: int, log: history.History, comma
 def _net(config: Config) -> str:
     towers = config.model.towers
     count = f'{towers} tower{"s" if towers > 1 else ""}'
-    return f'{count}, {alexnet.parameter_count(config):,} parameters, {config.model.dtype}'
+    return f'{count}, {parameter_count(config):,} parameters, {config.model.dtype}'
 
 
 def _trained(config: Config, step: int, log: history.History) -> str:

@@ -21,7 +21,7 @@ from alexnet_jax.reporting.page import (
     scrolling,
     table,
 )
-from alexnet_jax.training import log
+from alexnet_jax.training import filter_pictures
 
 TABLE_CLASSES = 20  # with more, the confusion matrix is a picture
 QUERIES = 2000  # test images whose nearest neighbour is looked at, at most
@@ -42,7 +42,7 @@ def filters(kernel_THWIO: np.ndarray, grey: bool) -> Section:
     pictures = [
         figure(
             picture(
-                figures.png(log.tower_picture(kernel_HWIO, columns, zoom=1)),
+                figures.png(filter_pictures.tower_picture(kernel_HWIO, columns, zoom=1)),
                 f'{maps} kernels of tower {number}',
             ),
             f'Tower {number}: colourfulness {figures.colourfulness(kernel_HWIO):.2f}',

@@ -1,28 +1,18 @@
 """What a person reads on the terminal before and after a run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
 from alexnet_jax.config import schema
-from alexnet_jax.model import alexnet, towers
+from alexnet_jax.data import synthetic
+from alexnet_jax.model import towers
+from alexnet_jax.model.layer_table import layer_table, parameter_count
+from alexnet_jax.runtime.text_table import aligned
 
 FLOAT32_BYTES = 4
-MADE_UP = 'MADE-UP IMAGES: only the speed means anything; the errors are of noise'
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns two spaces apart: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return '\n'.join(
-        '  '.join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def net_table(config: schema.Config, mesh: jax.sharding.Mesh) -> str:
@@ -37,7 +27,7 @@ def net_table(config: schema.Config, mesh: jax.sharding.Mesh) -> str:
         'bytes per image crossing',
     )
     rows: list[tuple[str, ...]] = [header]
-    for row in alexnet.layer_table(config):
+    for row in layer_table(config):
         maps = f'{row.maps} in all' if row.name == 'fc8' else str(row.maps)
         bytes_crossing = row.crossing * FLOAT32_BYTES
         rows.append(
@@ -50,7 +40,7 @@ def net_table(config: schema.Config, mesh: jax.sharding.Mesh) -> str:
                 f'{bytes_crossing:,}' if bytes_crossing else '',
             )
         )
-    rows.append(('all', '', '', '', f'{alexnet.parameter_count(config):,}', ''))
+    rows.append(('all', '', '', '', f'{parameter_count(config):,}', ''))
     homes = [f'tower {t}: {names}' for t, names in enumerate(towers.device_names(mesh, count))]
     crossing = (
         'crossing: float32 bytes per image that each tower sends each other one, forward; '
@@ -86,10 +76,10 @@ def summary(
     speed = f'{images_per_second:.0f} images/s in training, ' if images_per_second else ''
     lines = [
         aligned(rows),
-        f'{speed}{alexnet.parameter_count(config):,} parameters',
+        f'{speed}{parameter_count(config):,} parameters',
         f'workdir      {workdir}',
         f'curves       tensorboard --logdir={workdir}',
     ]
     if config.dataset.name == 'synthetic':
-        lines.insert(0, MADE_UP)
+        lines.insert(0, synthetic.NOTICE)
     return '\n'.join(lines)

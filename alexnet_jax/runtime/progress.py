@@ -58,3 +58,10 @@ class Bars:
         if self._bar is not None:
             self._bar.close()
         self._bar, self._label = None, ''
+
+
+def time_left(seconds: float) -> str:
+    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
+    minutes, seconds = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

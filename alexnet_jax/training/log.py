@@ -6,18 +6,14 @@ the files and percent on the screen.
 """
 
 import json
-import math
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from alexnet_jax.config.schema import Durations
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.training.filter_pictures import filter_picture
 
 
 class Writer:
@@ -80,100 +76,3 @@ def named(results: Mapping[str, float], views: int) -> dict[str, float]:
         for name, x in results.items()
         if name != 'images'
     }
-
-
-def filter_picture(kernel_THWIO: np.ndarray, columns: int = 8, zoom: int = 3) -> np.ndarray:
-    """All towers' pictures of their kernels, side by side; (rows, columns, 3) uint8."""
-    towers = [tower_picture(kernel, columns, zoom) for kernel in kernel_THWIO]
-    apart = np.full((len(towers[0]), 3, 3), 255, np.uint8)
-    return np.concatenate([part for tower in towers for part in (tower, apart)], axis=1)
-
-
-def tower_picture(kernel_HWIO: np.ndarray, columns: int, zoom: int) -> np.ndarray:
-    """A tower's kernels, each stretched to its own range, on white; (rows, columns, 3) uint8."""
-    size, _, _, maps = kernel_HWIO.shape
-    rows, gap = -(-maps // columns), 1
-    step = size * zoom + gap
-    picture = np.full((rows * step + gap, columns * step + gap, 3), 255, np.uint8)
-    for number in range(maps):
-        kernel = kernel_HWIO[..., number]
-        low, high = kernel.min(), kernel.max()
-        tile = np.uint8(255 * (kernel - low) / max(high - low, 1e-12))
-        top, left = gap + number // columns * step, gap + number % columns * step
-        picture[top : top + size * zoom, left : left + size * zoom] = tile.repeat(zoom, 0).repeat(
-            zoom, 1
-        )
-    return picture
-
-
-class ProgressLine:
-    """One line that says where training stands.
-
-    On a terminal it is written over itself; elsewhere a new one comes every ten seconds.
-
-    Attributes:
-      speed: images per second of the training steps, compilation and pauses left out.
-    """
-
-    SECONDS = 10.0
-
-    def __init__(self, plan: Durations) -> None:
-        self._plan = plan
-        self._terminal = sys.stdout.isatty()
-        self._shown = -math.inf
-        self._began, self._first, self._away = 0.0, -1, 0.0
-        self._tested = ''
-        self.speed = 0.0
-
-    def step(self, step: int, values: Mapping[str, float], rate: float) -> float:
-        """Notes a step; gives the images per second so far, 0 after the first (compilation)."""
-        now = time.monotonic()
-        if self._first < 0:
-            self._began, self._first, self._away = now, step, 0.0
-            return 0.0
-        per_step = max(now - self._began - self._away, 1e-9) / (step - self._first)
-        self.speed = self._plan.batch_size / per_step
-        every = 0.1 if self._terminal else self.SECONDS
-        if now - self._shown >= every or step == self._plan.steps:
-            self._shown = now
-            left = time_left(per_step * (self._plan.steps - step))
-            epoch, epochs = self._plan.epoch(step), self._plan.epoch(self._plan.steps)
-            self._write(
-                f'epoch {epoch:.1f}/{epochs:.1f}  step {step}/{self._plan.steps}  '
-                f'loss {values["loss"]:.4f}  error {values["top1_error"]:.1%}{self._tested}  '
-                f'rate {rate:.2g}  {self.speed:.0f} images/s  {left} left'
-            )
-        return self.speed
-
-    def begin(self) -> None:
-        """Before the first step, which compiles."""
-        self._write('compiling the training step')
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """For time that is not spent on training steps."""
-        before = time.monotonic()
-        yield
-        self._away += time.monotonic() - before
-
-    def evaluated(self, results: Mapping[str, float]) -> None:
-        """Shows the newest test error from now on."""
-        self._tested = f' (test {results["top1_error"]:.1%})'
-
-    def close(self) -> None:
-        """Leaves the line standing."""
-        if self._terminal:
-            print(flush=True)
-
-    def _write(self, line: str) -> None:
-        if self._terminal:
-            print(f'\r\x1b[K{line}', end='', flush=True)
-        else:
-            print(line, flush=True)
-
-
-def time_left(seconds: float) -> str:
-    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
-    minutes, seconds = divmod(round(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

@@ -2,170 +2,27 @@
 
 import contextlib
 import dataclasses
-import functools
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
-from alexnet_jax.config.schema import Config, Durations
-from alexnet_jax.data import augmentation, loader, sources
-from alexnet_jax.model import alexnet, batch_normalization, towers
+from alexnet_jax.config.durations import Durations
+from alexnet_jax.config.schema import Config
+from alexnet_jax.data import loader, sources
+from alexnet_jax.model import towers
+from alexnet_jax.runtime.signals import Stop
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import log, pretrained
+from alexnet_jax.training import log, progress_line
 from alexnet_jax.training.checkpoint import Checkpoints, Position
-from alexnet_jax.training.error_rates import credit, make_evaluate
-from alexnet_jax.training.optimizer import Rates, paper_momentum, rates
-
-
-class State(NamedTuple):
-    """What a step changes.
-
-    Attributes:
-      step: () int32, steps done.
-      params: nested dict of float32, (T, ...) but for fc8's bias.
-      velocity: the optimizer's state; one array per parameter.
-    """
-
-    step: Any
-    params: Any
-    velocity: Any
-
-
-def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
-    """The state before the first step, a function of the settings alone, where it belongs.
-
-    Raises:
-      UserError: it is to begin with another run's parameters, and they do not fit.
-    """
-    shardings = jax.tree.map(lambda x: x.sharding, state_shapes(config, mesh))
-    params = pretrained.take_over(alexnet.initialize(config), config.pretrained)
-    params = jax.device_put(params, shardings.params)
-    init = jax.jit(paper_momentum(config).init, out_shardings=shardings.velocity)
-    return State(jax.device_put(np.int32(0), shardings.step), params, init(params))
-
-
-def state_shapes(config: Config, mesh: jax.sharding.Mesh) -> State:
-    """Shapes, dtypes and shardings of the state."""
-    shapes = _shapes(config)
-    shardings = towers.shardings(mesh, towers.specs(mesh, shapes))
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-    )
-
-
-def _shapes(config: Config) -> State:
-    params = alexnet.shapes(config)
-    velocity = jax.eval_shape(paper_momentum(config).init, params)
-    return State(jax.ShapeDtypeStruct((), jnp.int32), params, velocity)
-
-
-def place_constants(
-    config: Config, mesh: jax.sharding.Mesh, splits: sources.Splits, bad: loader.Bad | None = None
-) -> augmentation.Constants:
-    """What the augmentation knows of the training set, on the devices; counted where it must be.
-
-    Args:
-      bad: takes in which training images cannot be read; None allows none.
-
-    Raises:
-      UserError: an image cannot be read.
-    """
-    sums = None
-    if config.augmentation.constants == 'data':
-        reading, split = loader.Reading.of(config), config.dataset.train_split
-        sums = loader.statistics_of(splits.train, reading, splits.folder, split, bad)
-    known = augmentation.constants(config.augmentation, config.dataset.image_size, sums)
-    return jax.device_put(known, towers.shardings(mesh, towers.spec(mesh, 'constants')))
-
-
-StepFunction = Callable[
-    [State, dict[str, Array], augmentation.Constants, Rates, Array], tuple[State, dict[str, Array]]
-]
-
-
-def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
-    """Compiles one step of the paper's recipe.
-
-    Returns:
-      `step(state, batch, constants, rates, deviation)`: `batch` holds 'image', (B, size, size, 3)
-      uint8, and 'label', (B,) int32; `rates` are eps and `deviation` that of the colour noise,
-      float32 scalars. Gives the new state (the old one's memory is reused) and 'loss' (nats) and
-      'top1_error' (fraction), means over the batch.
-    """
-    graph, update = alexnet.graph(config), paper_momentum(config)
-    batch_size, views = config.optimizer.batch_size, config.augmentation
-    state_specs = towers.specs(mesh, _shapes(config))
-    images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    @functools.partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(state_specs, images, everywhere, everywhere, everywhere),
-        out_specs=(state_specs, everywhere),
-    )
-    def step(
-        state: State,
-        batch: Any,
-        constants: augmentation.Constants,
-        rates: Rates,
-        deviation: Array,
-    ) -> tuple[State, Any]:
-        """What one device does."""
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        view_key, mask_key = jax.random.split(key)
-        draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
-        draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
-        views_BHWC = augmentation.random_views(batch['image'], constants, draw, views, deviation)
-        masks = alexnet.Masks(mask_key, batch_size)
-
-        def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            params = towers.copy_for_each_share(params)
-            logits_BK, seen = alexnet.apply_training(graph, params, views_BHWC, masks)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
-            return towers.total_over_data(losses.sum()) / batch_size, (logits_BK, seen)
-
-        (value, (logits_BK, seen)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, velocity = update.update(
-            gradients, state.velocity, state.params, learning_rate=rates
-        )
-        right = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
-        params: Any = optax.apply_updates(state.params, updates)
-        params = batch_normalization.remember(params, seen, config.model.batch_normalization.memory)
-        return State(state.step + 1, params, velocity), {
-            'loss': value,
-            'top1_error': 1 - right / batch_size,
-        }
-
-    return step
-
-
-class Stop:
-    """Whether the process was told to end (SIGTERM, Ctrl-C). A second signal ends it at once."""
-
-    def __init__(self) -> None:
-        self.signal = ''
-
-    def __enter__(self) -> 'Stop':
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        self._previous = {n: signal.signal(n, self._note) for n in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
-        signal.signal(number, self._previous[signal.Signals(number)])
+from alexnet_jax.training.optimizer import Rates, rates
+from alexnet_jax.training.state import place_constants, place_initial_state, state_shapes
+from alexnet_jax.training.step import make_train_step
+from alexnet_jax.training.validation import make_evaluate
 
 
 class _Interrupted(Exception):
@@ -203,7 +60,7 @@ class Loop:
         restored = self._checkpoints.restore(state_shapes(config, mesh))
         self.state, self._position = restored or (place_initial_state(config, mesh), Position())
         self._writer = log.Writer(workdir, self._position.step, self._position.evaluated)
-        self._line = log.ProgressLine(self._plan)
+        self._line = progress_line.ProgressLine(self._plan)
 
     def run(self) -> bool:
         """Trains to the end; False if a signal stopped it before. Either way all is saved.

@@ -10,11 +10,12 @@ import pytest
 import nets
 import runs
 from alexnet_jax import ablations
+from alexnet_jax.evaluation import ablation_study
 from alexnet_jax.runtime.user_errors import UserError
 
 
 def study(folder, seeds=3, only=(), config='digits'):
-    return ablations.Study(nets.load(config).to_dict(), seeds, only, folder)
+    return ablation_study.Study(nets.load(config).to_dict(), seeds, only, folder)
 
 
 def write(study, name, seed, centre, views, seconds=60.0):
@@ -63,7 +64,7 @@ def test_the_table(tmp_path):
     for seed in range(3):
         write(found, 'base', seed, 0.5, base[seed])
         write(found, 'lrn', seed, 0.5, lrn[seed])
-    first, second = ablations.rows(found)  # dropout has no runs yet
+    first, second = ablation_study.rows(found)  # dropout has no runs yet
     assert (first['name'], second['name']) == ('base', 'lrn')
     assert first['difference'] is None
     assert second['difference'] == pytest.approx(0.019)
@@ -72,7 +73,7 @@ def test_the_table(tmp_path):
     assert second['low'] == pytest.approx(0.019 - half, rel=1e-3)
     assert second['high'] == pytest.approx(0.019 + half, rel=1e-3)
     assert second['paper'] == '1.4 / 1.2'
-    text = ablations.text([first, second])
+    text = ablation_study.text([first, second])
     assert '(nothing)' in text
     assert '+1.90' in text
     assert 'noise' not in text
@@ -83,20 +84,20 @@ def test_a_difference_within_the_spread_is_called_noise(tmp_path):
     for seed, (base, lrn) in enumerate([(0.01, 0.012), (0.014, 0.011), (0.012, 0.013)]):
         write(found, 'base', seed, 0.5, base)
         write(found, 'lrn', seed, 0.5, lrn)
-    assert '(noise)' in ablations.text(ablations.rows(found))
+    assert '(noise)' in ablation_study.text(ablation_study.rows(found))
 
 
 def test_without_spread_there_is_no_interval():
-    assert ablations.interval([0.1], [0.2]) is None
-    assert ablations.interval([0.1, 0.1], [0.2, 0.2]) is None
-    assert ablations.interval([0.1, 0.1], [0.2, 0.21]) is not None
+    assert ablation_study.interval([0.1], [0.2]) is None
+    assert ablation_study.interval([0.1, 0.1], [0.2, 0.2]) is None
+    assert ablation_study.interval([0.1, 0.1], [0.2, 0.21]) is not None
 
 
 def test_a_run_with_other_settings_is_refused(tmp_path):
     write(study(tmp_path), 'lrn', 0, 0.1, 0.1)
     raw = nets.load('digits').to_dict()
     raw['optimizer']['epochs'] = 1.0
-    other = ablations.Study(raw, 3, ['lrn'], tmp_path)
+    other = ablation_study.Study(raw, 3, ['lrn'], tmp_path)
     with pytest.raises(UserError, match=r'holds a run with optimizer\.epochs=24'):
         other.result('lrn', 0)
 

@@ -5,7 +5,7 @@ import pytest
 import nets
 from alexnet_jax.config import ablations
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.model import alexnet
+from alexnet_jax.model.layer_table import layer_table, parameter_count
 from alexnet_jax.runtime.user_errors import UserError
 
 LAYERS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
@@ -59,7 +59,7 @@ def test_all_are_here():
 def test_nothing_else_changes(name):
     keys, parameters = EXPECTED[name]
     assert ablations.changes(nets.load('ilsvrc2012').to_dict(), name).keys() == keys
-    count = alexnet.parameter_count(without(name))
+    count = parameter_count(without(name))
     assert parameters is None or count == parameters
 
 
@@ -71,7 +71,7 @@ def test_the_config_itself_stays(name):
 
 
 def sizes(config):
-    rows = [row for row in alexnet.layer_table(config) if row.name.startswith('conv')]
+    rows = [row for row in layer_table(config) if row.name.startswith('conv')]
     return [(row.size, row.pooled) for row in rows]
 
 
@@ -87,14 +87,14 @@ def test_pools_that_do_not_overlap_leave_the_sizes():
 
 def test_the_one_gpu_net():
     """48-128-192-192-256 maps and 4,096 units (footnote 2)."""
-    rows = alexnet.layer_table(without('two_towers'))
+    rows = layer_table(without('two_towers'))
     assert [row.maps for row in rows] == [48, 128, 192, 192, 256, 4096, 4096, 1000]
     assert not any(row.crossing for row in rows)
 
 
 def test_towers_without_cross_talk():
     """layers-150.cfg: they meet in fc8 alone; 160 maps in conv2, 4,096 units a tower in fc6."""
-    rows = alexnet.layer_table(without('cross_talk'))
+    rows = layer_table(without('cross_talk'))
     assert [row.name for row in rows if row.crossing] == ['fc8']
     assert [row.maps for row in rows] == [48, 160, 192, 192, 128, 4096, 2048, 1000]
     assert [row.reads for row in rows] == [3, 48, 160, 192, 192, 4608, 4096, 2048]
@@ -110,7 +110,7 @@ def test_without_normalization_there_is_none_of_either_kind():
 def test_without_a_middle_layer_towers_still_meet_and_maps_are_pooled(name):
     config = without(name)
     assert name not in config.model.convolutions()
-    rows = {row.name: row for row in alexnet.layer_table(config)}
+    rows = {row.name: row for row in layer_table(config)}
     assert [row.crossing for row in rows.values() if row.name.startswith('conv')].count(
         169 * 128
     ) == 1

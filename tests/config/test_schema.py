@@ -4,6 +4,7 @@ import pytest
 
 import nets
 from alexnet_jax.config import schema
+from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import images
 from alexnet_jax.runtime.user_errors import UserError
@@ -84,8 +85,8 @@ def test_a_missing_setting_is_named():
 
 def test_durations_follow_the_overrides():
     """Nothing is derived while a config file is read: a new batch size moves what is in epochs."""
-    whole = schema.durations(nets.small(optimizer__batch_size=8), examples=100)
-    half = schema.durations(nets.small(optimizer__batch_size=4), examples=100)
+    whole = durations(nets.small(optimizer__batch_size=8), examples=100)
+    half = durations(nets.small(optimizer__batch_size=4), examples=100)
     assert (whole.steps, half.steps) == (300, 600)
     assert whole.epoch(whole.steps) == half.epoch(half.steps) == 24
     assert half.evaluate_every == 25
@@ -99,7 +100,7 @@ def test_the_colour_noise_ends_at_its_epoch():
 
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(UserError, match=r'fewer than optimizer\.batch_size=8'):
-        schema.durations(nets.small(), examples=7)
+        durations(nets.small(), examples=7)
 
 
 def test_a_resolved_config_cannot_change():

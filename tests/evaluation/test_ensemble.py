@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.evaluation import ensemble
-from alexnet_jax.training import error_rates
+from alexnet_jax.evaluation import ensemble, error_rates
 
 
 def net(labels, seed, sharpness, noise=1.0):

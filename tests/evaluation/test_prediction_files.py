@@ -3,9 +3,8 @@ import csv
 import numpy as np
 import pytest
 
-from alexnet_jax.evaluation import prediction_files
+from alexnet_jax.evaluation import error_rates, prediction_files
 from alexnet_jax.evaluation.trained_net import Truth
-from alexnet_jax.training import error_rates
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import pytest
 import nets
 import runs
 import tars
-from alexnet_jax.evaluation import run_evaluation
+from alexnet_jax.evaluation import error_rates, run_evaluation
 from alexnet_jax.evaluation.trained_net import Truth
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import error_rates
 
 
 def net(name, *rows):

@@ -8,10 +8,10 @@ import pytest
 import nets
 import runs
 from alexnet_jax.data import loader
-from alexnet_jax.evaluation import trained_net
+from alexnet_jax.evaluation import error_rates, trained_net
 from alexnet_jax.evaluation.trained_net import Trained
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import error_rates
+from alexnet_jax.training.validation import make_evaluate
 
 
 def settings(data_dir, **overrides):
@@ -32,7 +32,7 @@ def net(workdir):
 def test_probabilities_have_the_errors_of_the_evaluation_during_training(net):
     """Each image once, though the last batch is filled up."""
     batches = loader.evaluation_batches(net.source, loader.Reading.of(net.config), 8)
-    evaluate = error_rates.make_evaluate(net.config, net.mesh)
+    evaluate = make_evaluate(net.config, net.mesh)
     expected = evaluate(net.params, net._mean_HWC, batches, net.config.views, 21)
     centre, views = (error_rates.errors(p, net.labels()) for p in net.probabilities())
     assert centre.images == 21

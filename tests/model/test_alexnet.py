@@ -4,9 +4,9 @@ import pytest
 
 import nets
 import reference
-from alexnet_jax.model import alexnet, towers
+from alexnet_jax.model import alexnet, dropout, inference, towers
+from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import error_rates
 
 
 def per_tower(params):
@@ -57,7 +57,7 @@ def test_table_agrees_with_the_arrays():
     config = nets.small(model__towers=4, dataset__classes=7)
     params = alexnet.initialize(config)
     counted = {layer: sum(x.size for x in jax.tree.leaves(p)) for layer, p in params.items()}
-    assert counted == {row.name: row.parameters for row in alexnet.layer_table(config)}
+    assert counted == {row.name: row.parameters for row in layer_table(config)}
 
 
 def on_one_device(function, *arguments):
@@ -68,7 +68,7 @@ def on_one_device(function, *arguments):
 
 def masks(layer=6, seed=0, images=2):
     """(2 towers, images, 4096)."""
-    draw = alexnet.Masks(jax.random.key(seed), images).draw
+    draw = dropout.Masks(jax.random.key(seed), images).draw
     return np.asarray(on_one_device(lambda: draw(layer, 2, 4096, 0.5)))
 
 
@@ -82,7 +82,7 @@ def test_dropout_masks_differ_between_layers_towers_images_and_steps():
 @pytest.mark.parametrize(('tower', 'data'), [(2, 1), (1, 2)])
 def test_a_mask_does_not_depend_on_where_its_tower_or_image_is(tower, data):
     mesh = nets.mesh_of(tower, data)
-    draw = alexnet.Masks(jax.random.key(0), 2).draw
+    draw = dropout.Masks(jax.random.key(0), 2).draw
     place = towers.PartitionSpec('tower', 'data')
     parts = jax.shard_map(
         lambda: draw(6, 2, 4096, 0.5), mesh=mesh, in_specs=(), out_specs=place, check_vma=False
@@ -94,8 +94,8 @@ def test_dropout_keeps_the_mean():
     """Half of the outputs in training, all times 0.5 at test: the expected input is the same."""
 
     def both(x):
-        key = alexnet.Masks(jax.random.key(0), 1)
-        return [alexnet.dropout([x, x], 0.5, 6, 2, drawn)[0] for drawn in (key, None)]
+        key = dropout.Masks(jax.random.key(0), 1)
+        return [dropout.dropout([x, x], 0.5, 6, 2, drawn)[0] for drawn in (key, None)]
 
     training, test = on_one_device(both, np.ones((1, 20_000), np.float32))
     assert set(np.unique(training)) == {0, 1}  # not scaled up, unlike the dropout of today
@@ -114,7 +114,7 @@ def test_width_keeps_the_size_of_the_signal():
 
 def test_a_crop_that_is_too_small_is_named():
     with pytest.raises(UserError, match=r'augmentation\.crop=2 is too small'):
-        alexnet.layer_table(nets.small(augmentation__crop=2))
+        layer_table(nets.small(augmentation__crop=2))
 
 
 def test_a_unit_at_rest_learns_nothing():
@@ -205,16 +205,16 @@ def test_tanh_bounds_the_units(tower):
     tanh = {f'model__{name}__nonlinearity': 'tanh' for name in ('fc6', 'fc7')}
     config = nets.small(**tanh)
     mesh, params = nets.mesh_of(tower), lively(nets.small(**tanh))
-    look = error_rates.make_last_hidden(config, mesh)
+    look = inference.make_last_hidden(config, mesh)
     images = nets.batch(config)['image']
     mean = np.zeros((72, 72, 3), np.float32)
     placed = jax.device_put(params, towers.shardings(mesh, towers.specs(mesh, params)))
-    hidden = np.asarray(look(placed, mean, images, error_rates.test_views(config)[0]))
+    hidden = np.asarray(look(placed, mean, images, inference.test_views(config)[0]))
     assert hidden.shape == (8, 2 * config.model.widened(2048))
     assert hidden.min() < 0
     assert np.abs(hidden).max() <= 0.5  # times 1/2 for the dropout at test time
-    relu = error_rates.make_last_hidden(nets.small(), mesh)
-    assert np.asarray(relu(placed, mean, images, error_rates.test_views(config)[0])).min() >= 0
+    relu = inference.make_last_hidden(nets.small(), mesh)
+    assert np.asarray(relu(placed, mean, images, inference.test_views(config)[0])).min() >= 0
 
 
 def test_an_average_over_all_places():
@@ -224,7 +224,7 @@ def test_an_average_over_all_places():
         model__fc6__units=0,
         model__fc7__units=0,
     )
-    rows = {row.name: row for row in alexnet.layer_table(config)}
+    rows = {row.name: row for row in layer_table(config)}
     assert rows['conv5'].pooled == 1
     assert rows['fc8'].reads == rows['conv5'].maps
     params, x = lively(config), nets.images(config, 2)

@@ -5,9 +5,11 @@ import pytest
 
 import nets
 from alexnet_jax.model import alexnet, batch_normalization, towers
+from alexnet_jax.model.layer_table import parameter_count
 from alexnet_jax.ops.convolution import convolution
-from alexnet_jax.training import loop
 from alexnet_jax.training.optimizer import Rates
+from alexnet_jax.training.state import place_initial_state
+from alexnet_jax.training.step import make_train_step
 
 THEN = ('batch_normalization', 'relu', 'max_pooling')
 
@@ -44,8 +46,8 @@ def test_a_batch_comes_out_with_mean_0_and_variance_1():
 
 
 def run(config, mesh, steps):
-    step = loop.make_train_step(config, mesh)
-    state, losses = loop.place_initial_state(config, mesh), []
+    step = make_train_step(config, mesh)
+    state, losses = place_initial_state(config, mesh), []
     known = jax.device_put(nets.constants(), towers.shardings(mesh, towers.spec(mesh, 'constants')))
     for i in range(steps):
         batch = towers.put_batch(mesh, nets.batch(config, seed=i))
@@ -117,4 +119,4 @@ def test_averages_are_no_parameters():
         for name, x in layer.items()
         if not name.startswith('average')
     )
-    assert alexnet.parameter_count(ours) == counted
+    assert parameter_count(ours) == counted

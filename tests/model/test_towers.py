@@ -13,8 +13,9 @@ import pytest
 import nets
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import loop
 from alexnet_jax.training.optimizer import Rates
+from alexnet_jax.training.state import place_initial_state, state_shapes
+from alexnet_jax.training.step import make_train_step
 
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
@@ -38,8 +39,8 @@ def test_a_step_exchanges_seven_times():
     """Backward, each gather returns as a sum scattered over towers; fc8's sum needs none."""
     config = nets.small()
     mesh = nets.mesh_of(2)
-    step = loop.make_train_step(config, mesh)
-    state = loop.place_initial_state(config, mesh)
+    step = make_train_step(config, mesh)
+    state = place_initial_state(config, mesh)
     batch = towers.put_batch(mesh, nets.batch(config))
     rate, deviation = Rates.equal(0.01), jnp.float32(0)
     found = collectives(step, state, batch, nets.constants(), rate, deviation)
@@ -103,7 +104,7 @@ def test_any_number_of_towers_is_the_same_on_any_mesh(number):
 
 def test_parameters_live_where_the_table_says():
     config, mesh = nets.small(), nets.mesh_of(2)
-    state = loop.place_initial_state(config, mesh)
+    state = place_initial_state(config, mesh)
     for tree in (state.params, state.velocity):
         for path, x in jax.tree_util.tree_leaves_with_path(tree):
             shares = {s.device: s.data.shape for s in x.addressable_shards}
@@ -168,8 +169,8 @@ def test_the_choice_is_said():
 def test_a_step_lowers_for_accelerators(platform):
     """On a machine without one: the program at least exists for it, exchanges included."""
     config, mesh = nets.small(), nets.mesh_of(2)
-    step = loop.make_train_step(config, mesh)
-    state = loop.state_shapes(config, mesh)
+    step = make_train_step(config, mesh)
+    state = state_shapes(config, mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nets.batch(config))
     traced = step.trace(state, batch, nets.constants(), Rates.equal(0.01), jnp.float32(0))
     lowered = traced.lower(lowering_platforms=(platform,))
@@ -181,10 +182,9 @@ def test_a_step_lowers_for_accelerators(platform):
 PAGES = """
 import resource, sys
 import numpy as np
-from alexnet_jax.config import schema as config
-from alexnet_jax.model import towers
+from alexnet_jax.runtime import cpu_devices
 if sys.argv[1] == 'keep':
-    towers.prepare_cpu_devices(config.Mesh(tower=1, data=1))
+    cpu_devices.prepare_cpu_devices(tower=1)
 for _ in range(3):
     np.ones(2**23)  # 64 MB, given back at once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

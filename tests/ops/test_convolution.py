@@ -5,7 +5,7 @@ import pytest
 
 import nets
 import reference
-from alexnet_jax.model import alexnet
+from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.ops import convolution as ways
 from alexnet_jax.ops import winograd
 from alexnet_jax.ops.convolution import convolution, convolved_size, unshared_convolution
@@ -85,9 +85,7 @@ def test_the_papers_layers_go_by_tiles():
     """All five, on CPU: each takes less than two thirds of the definition's multiplications."""
     config = nets.full()
     size, maps_in = config.augmentation.crop, 3
-    for row, layer in zip(
-        alexnet.layer_table(config), config.model.convolutions().values(), strict=False
-    ):
+    for row, layer in zip(layer_table(config), config.model.convolutions().values(), strict=False):
         kernel = jax.ShapeDtypeStruct((layer.kernel, layer.kernel, maps_in, row.maps), np.float32)
         x = jax.ShapeDtypeStruct((1, size, size, maps_in), np.float32)
         assert ways._suits_tiles(x, kernel, layer.stride, layer.padding)

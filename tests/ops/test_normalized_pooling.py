@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 import devices
 import nets
 import reference
-from alexnet_jax.model import alexnet, towers
+from alexnet_jax.model import alexnet, layers, towers
+from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.ops import normalized_pooling as module
 from alexnet_jax.ops import (
     normalized_pooling_pallas,
@@ -387,8 +388,8 @@ def test_a_layer_is_the_same_with_either(then, called, monkeypatch):
         return normalized_pooling(x, *arguments, rectify=rectify, by=by)
 
     config = nets.small(model__conv1__then=then, model__response_normalization__alpha=0.02)
-    row = alexnet.layer_table(config)[0]
-    net = alexnet.Convolution(row, config.model, rng=np.random.default_rng(0))
+    row = layer_table(config)[0]
+    net = layers.Convolution(row, config.model, rng=np.random.default_rng(0))
     x = jnp.asarray(nets.images(config, 2))[:, :31, :31]
     monkeypatch.setattr(alexnet, 'normalized_pooling', functools.partial(spy, by='separate'))
     separate = net([x, x])

@@ -12,9 +12,9 @@ import pytest
 import nets
 import runs
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import loop
 from alexnet_jax.training.checkpoint import Checkpoints, Position
 from alexnet_jax.training.optimizer import Progress
+from alexnet_jax.training.state import place_initial_state, state_shapes
 
 
 @pytest.fixture(scope='module')
@@ -101,7 +101,7 @@ POSITION = Position(7, 5, Progress(0.1, 2, 1), 3, {'loss': 1 / 3, 'top1_error': 
 @pytest.fixture
 def saved(tmp_path):
     """A folder with one checkpoint, at step 7, and the state in it."""
-    state = loop.place_initial_state(nets.small(), nets.mesh_of(2))
+    state = place_initial_state(nets.small(), nets.mesh_of(2))
     checkpoints = Checkpoints(tmp_path / 'checkpoints', keep=2)
     checkpoints.save(state, POSITION)
     checkpoints.wait()
@@ -112,7 +112,7 @@ def saved(tmp_path):
 def restore(folder, tower):
     checkpoints = Checkpoints(folder, keep=2)
     try:
-        return checkpoints.restore(loop.state_shapes(nets.small(), nets.mesh_of(tower)))
+        return checkpoints.restore(state_shapes(nets.small(), nets.mesh_of(tower)))
     finally:
         checkpoints.close()
 

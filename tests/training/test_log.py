@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from alexnet_jax.config.schema import Durations
-from alexnet_jax.training import log
+from alexnet_jax.config.durations import Durations
+from alexnet_jax.runtime import progress
+from alexnet_jax.training import filter_pictures, log, progress_line
 
 PLAN = Durations(examples=100, batch_size=10, steps=50, evaluate_every=10, save_every=10)
 
@@ -49,7 +50,7 @@ def test_tensorboard_reads_curves_without_a_zigzag(tmp_path):
 def test_filters_of_both_towers_are_side_by_side():
     kernels = np.random.default_rng(0).normal(size=(2, 11, 11, 3, 48))
     kernels[1] = 0.0  # a tower that is flat
-    picture = log.filter_picture(kernels)
+    picture = filter_pictures.filter_picture(kernels)
     assert picture.dtype == np.uint8
     half = picture.shape[1] // 2
     assert len(np.unique(picture[:, :half])) > 200
@@ -63,13 +64,13 @@ def test_filters_of_both_towers_are_side_by_side():
     ('seconds', 'text'), [(0, '0:00'), (59.6, '1:00'), (3723, '1:02:03'), (-5, '0:00')]
 )
 def test_time_left(seconds, text):
-    assert log.time_left(seconds) == text
+    assert progress.time_left(seconds) == text
 
 
 def test_the_progress_line_says_where_training_stands(capsys, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(log.time, 'monotonic', lambda: clock[0])
-    line = log.ProgressLine(PLAN)
+    line = progress_line.ProgressLine(PLAN)
     values = {'loss': 1.25, 'top1_error': 0.5}
     assert line.step(1, values, 0.01) == 0  # the first step was compilation
     clock[0] += 20
@@ -87,8 +88,8 @@ def test_the_progress_line_says_where_training_stands(capsys, monkeypatch):
 
 def test_a_towers_picture_is_its_own():
     kernels = np.random.default_rng(0).normal(size=(2, 5, 5, 3, 7))
-    both = log.filter_picture(kernels, columns=4, zoom=2)
-    one, other = (log.tower_picture(kernel, 4, 2) for kernel in kernels)
+    both = filter_pictures.filter_picture(kernels, columns=4, zoom=2)
+    one, other = (filter_pictures.tower_picture(kernel, 4, 2) for kernel in kernels)
     assert one.shape == (2 * 11 + 1, 4 * 11 + 1, 3)
     np.testing.assert_array_equal(both[:, : one.shape[1]], one)
     np.testing.assert_array_equal(both[:, one.shape[1] + 3 : -3], other)

@@ -8,16 +8,18 @@ import pytest
 
 import nets
 from alexnet_jax.model import towers
-from alexnet_jax.training import loop
+from alexnet_jax.runtime.signals import Stop
 from alexnet_jax.training.optimizer import Rates
+from alexnet_jax.training.state import place_initial_state
+from alexnet_jax.training.step import make_train_step
 
 KNOWN, NO_NOISE = nets.constants(), jnp.float32(0)
 
 
 def steps(config, mesh, number, rate=0.01):
     """State and metrics after `number` steps on different batches."""
-    step = loop.make_train_step(config, mesh)
-    state, found = loop.place_initial_state(config, mesh), []
+    step = make_train_step(config, mesh)
+    state, found = place_initial_state(config, mesh), []
     known = jax.device_put(KNOWN, towers.shardings(mesh, towers.spec(mesh, 'constants')))
     for i in range(number):
         batch = towers.put_batch(mesh, nets.batch(config, seed=i))
@@ -45,12 +47,12 @@ def test_meshes_agree_after_20_steps():
 def two_devices():
     """Config, mesh and compiled step."""
     config, mesh = nets.small(optimizer__batch_size=32), nets.mesh_of(2)
-    return config, mesh, loop.make_train_step(config, mesh)
+    return config, mesh, make_train_step(config, mesh)
 
 
 def losses_on(batch, two_devices, number, rate):
     config, mesh, step = two_devices
-    state = loop.place_initial_state(config, mesh)
+    state = place_initial_state(config, mesh)
     on_device, losses = towers.put_batch(mesh, batch), []
     for _ in range(number):
         state, metrics = step(state, on_device, KNOWN, Rates.equal(rate), NO_NOISE)
@@ -77,11 +79,11 @@ def test_bfloat16_is_for_activations_alone():
 def test_colour_noise_reaches_the_net():
     """Not at deviation 0; and the same draws at any other, so that two runs can be compared."""
     config, mesh = nets.small(augmentation__colour__noise='root'), nets.mesh_of(1)
-    step = loop.make_train_step(config, mesh)
+    step = make_train_step(config, mesh)
     batch = towers.put_batch(mesh, nets.batch(config))
 
     def loss(deviation):
-        state = loop.place_initial_state(config, mesh)
+        state = place_initial_state(config, mesh)
         known = KNOWN._replace(colours=200 * KNOWN.colours)
         return float(
             step(state, batch, known, Rates.equal(0.01), jnp.float32(deviation))[1]['loss']
@@ -113,13 +115,13 @@ def test_steps_lower_the_loss(two_devices):
 
 def test_the_initial_state_does_not_depend_on_the_mesh():
     config = nets.small()
-    one, two = (loop.place_initial_state(config, nets.mesh_of(n)) for n in (1, 2))
+    one, two = (place_initial_state(config, nets.mesh_of(n)) for n in (1, 2))
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
 
 
 def test_a_second_signal_ends_the_process_at_once():
     before = signal.getsignal(signal.SIGINT)
-    with loop.Stop() as stop:
+    with Stop() as stop:
         assert not stop.signal
         signal.raise_signal(signal.SIGINT)
         assert stop.signal == 'SIGINT'

@@ -14,8 +14,9 @@ import nets
 from alexnet_jax.data import loader
 from alexnet_jax.data.synthetic import Synthetic
 from alexnet_jax.model import towers
-from alexnet_jax.training import loop
 from alexnet_jax.training.optimizer import Rates
+from alexnet_jax.training.state import place_initial_state
+from alexnet_jax.training.step import make_train_step
 
 FIRST, STEPS = 3, 3  # begins in mid-epoch
 
@@ -36,8 +37,8 @@ def trained(config):
     batches = loader.training_batches(
         Synthetic(30, 72, 10), loader.Reading(72), 0, 8, FIRST, rows=rows
     )
-    step = loop.make_train_step(config, mesh)
-    state, labels, losses = loop.place_initial_state(config, mesh), [], []
+    step = make_train_step(config, mesh)
+    state, labels, losses = place_initial_state(config, mesh), [], []
     for _ in range(STEPS):
         batch = next(batches)
         labels.append(batch['label'].tolist())

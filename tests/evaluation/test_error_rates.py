@@ -5,9 +5,10 @@ import pytest
 
 import nets
 from alexnet_jax.data import augmentation, loader
-from alexnet_jax.model import alexnet, towers
-from alexnet_jax.training import error_rates
-from alexnet_jax.training.error_rates import credit, errors, interval, make_evaluate
+from alexnet_jax.evaluation.error_rates import errors, interval
+from alexnet_jax.model import alexnet, inference, towers
+from alexnet_jax.ops.top_k_credit import credit
+from alexnet_jax.training.validation import make_evaluate
 
 
 def test_credit_counts_places():
@@ -23,7 +24,7 @@ def test_ties_share_the_credit():
     scores, labels = jnp.zeros((1, 10)), jnp.asarray([4])
     assert credit(scores, labels, 1)[0] == pytest.approx(0.1)
     assert credit(scores, labels, 5)[0] == pytest.approx(0.5)
-    two_ahead = error_rates.at[0, :2].set(1.0)
+    two_ahead = scores.at[0, :2].set(1.0)
     assert credit(two_ahead, labels, 1)[0] == 0
     assert credit(two_ahead, labels, 5)[0] == pytest.approx(3 / 8)
 
@@ -102,9 +103,9 @@ def test_an_image_too_few_is_an_error():
 
 def test_a_run_may_test_the_centre_alone():
     config = nets.small(augmentation__mirror=True)
-    assert len(error_rates.test_views(config)) == 10
+    assert len(inference.test_views(config)) == 10
     alone = nets.small(augmentation__mirror=True, evaluation__average_views=False)
-    assert error_rates.test_views(alone) == [augmentation.View(4, 4, False)]
+    assert inference.test_views(alone) == [augmentation.View(4, 4, False)]
 
 
 def test_the_first_view_is_the_centre():
