@@ -11,8 +11,6 @@ import nets
 PACKAGE = nets.ROOT / 'alexnet_jax'
 MODULES = sorted(p for p in PACKAGE.rglob('*.py') if 'configs' not in p.relative_to(PACKAGE).parts)
 PACKAGES = sorted({path.parent.name for path in MODULES} - {'alexnet_jax'})
-    p.parent.name for p in PACKAGE.glob('*/__init__.py') if p.parent.name != 'configs'
-)
 
 
 @functools.cache
