@@ -6,6 +6,7 @@ import pytest
 import nets
 from alexnet_jax.model import alexnet, batch_normalization, towers
 from alexnet_jax.model.layer_table import parameter_count
+from alexnet_jax.model.parameters import Average
 from alexnet_jax.ops.convolution import convolution
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
@@ -80,8 +81,8 @@ def test_averages_are_what_the_batch_has_where_nothing_is_remembered():
     crops = nets.batch(ours, seed=0)['image'][:, 4:68, 4:68].astype(np.float32) - 127
     for kernel, mean, variance in zip(
         alexnet.initialize(ours)['conv1']['kernel_THWIO'],
-        state.params['conv1']['average_mean_TO'],
-        state.params['conv1']['average_variance_TO'],
+        state.params['conv1']['batch_normalization']['average_mean_TO'],
+        state.params['conv1']['batch_normalization']['average_variance_TO'],
         strict=True,
     ):
         sums = np.asarray(convolution(jnp.asarray(crops), jnp.asarray(kernel), 4, 0))
@@ -90,13 +91,20 @@ def test_averages_are_what_the_batch_has_where_nothing_is_remembered():
 
 
 def test_a_memory_keeps_its_share():
-    kept = batch_normalization.remember(
-        {'conv1': {'average_mean_TO': np.ones(3), 'bias_TO': np.ones(3)}, 'fc8': {}},
-        {'conv1': {'average_mean_TO': np.zeros(3)}},
+    averages = batch_normalization.update_averages(
+        {
+            'conv1': {
+                'batch_normalization': {'average_mean_TO': np.ones(3)},
+                'bias_TO': np.ones(3),
+            },
+            'fc8': {},
+        },
+        {'conv1': {'batch_normalization': {'average_mean_TO': np.zeros(3)}}},
         memory=0.9,
     )
-    np.testing.assert_allclose(kept['conv1']['average_mean_TO'], 0.9)
-    np.testing.assert_array_equal(kept['conv1']['bias_TO'], 1)
+    moved = averages['conv1']['batch_normalization']['average_mean_TO']
+    np.testing.assert_allclose(moved, 0.9)
+    np.testing.assert_array_equal(averages['conv1']['bias_TO'], 1)
 
 
 def test_tests_use_the_averages():
@@ -113,10 +121,8 @@ def test_tests_use_the_averages():
 def test_averages_are_no_parameters():
     """They are not counted, have no velocity that moves them, and scales are counted."""
     ours = config()
-    counted = sum(
-        x.size
-        for layer in alexnet.initialize(ours).values()
-        for name, x in layer.items()
-        if not name.startswith('average')
-    )
-    assert parameter_count(ours) == counted
+    sizes = jax.tree.map(lambda x: x.size, alexnet.initialize(ours))
+    infos = alexnet.parameter_info(ours)
+    counts = jax.tree.map(lambda size, info: 0 if info.kind is Average else size, sizes, infos)
+    assert parameter_count(ours) == sum(jax.tree.leaves(counts))
+    assert parameter_count(ours) < sum(jax.tree.leaves(sizes))
