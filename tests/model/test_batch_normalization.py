@@ -57,17 +57,37 @@ def run(config, mesh, steps):
     return jax.device_get(state), losses
 
 
+def smooth():
+    """A net without ReLUs and pools, whose derivative has no jumps."""
+    convolutions = {f'model__conv{i}__then': ('tanh',) for i in (3, 4, 5)}
+    dense = {f'model__fc{i}__nonlinearity': 'tanh' for i in (6, 7)}
+    normalized = {f'model__conv{i}__then': ('batch_normalization', 'tanh') for i in (1, 2)}
+    return nets.small(**convolutions, **dense, **normalized, model__conv1__stride=8)
+
+
 def test_meshes_agree():
-    """One device, two with a tower each, two that share the batch."""
+    """One device, two with a tower each, two that each have half of the batch.
+
+    With ReLUs and pools, rounding can change which pixel a gradient goes to: the losses agree, but
+    single weights of conv1 differ by up to 5e-4 after a step (measured on a CPU with AVX-512).
+    """
     (one, losses), *others = (
-        run(config(), mesh, 3) for mesh in (nets.mesh_of(1), nets.mesh_of(2), nets.mesh_of(1, 2))
+        run(smooth(), mesh, 3) for mesh in (nets.mesh_of(1), nets.mesh_of(2), nets.mesh_of(1, 2))
     )
-    for state, theirs in others:
-        assert theirs == pytest.approx(losses, rel=1e-4)
-        for ours, other in zip(
+    for state, other_losses in others:
+        assert other_losses == pytest.approx(losses, rel=1e-6)
+        for x, other in zip(
             jax.tree.leaves(one.params), jax.tree.leaves(state.params), strict=True
         ):
-            np.testing.assert_allclose(ours, other, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(x, other, rtol=1e-5, atol=1e-6)
+
+
+def test_meshes_agree_on_the_loss():
+    """Of the net with ReLUs and pools, on one device and with half of the batch on each of two."""
+    losses, other_losses = (
+        run(config(), mesh, 2)[1] for mesh in (nets.mesh_of(1), nets.mesh_of(1, 2))
+    )
+    assert other_losses == pytest.approx(losses, rel=1e-4)
 
 
 def test_averages_are_what_the_batch_has_where_nothing_is_remembered():
