@@ -67,7 +67,9 @@ def test_processes_read_by_share_of_the_batch_never_by_tower(tower, data):
     processes = [
         subprocess.Popen(
             [sys.executable, '-c', call, *map(str, (port, process, tower, data))],
-            env=dict(os.environ, PYTHONPATH=f'{nets.ROOT}:{nets.ROOT / "tests"}'),
+            env=dict(
+                os.environ, PYTHONPATH=f'{nets.ROOT}:{nets.ROOT}/tests:{nets.ROOT}/tests/training'
+            ),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
