@@ -4,7 +4,7 @@
         every ablation that the embedded digits allow, three seeds each: 39 runs of about a minute
     python -m alexnet_jax.ablations --only=lrn,dropout --seeds=2 --config.optimizer.epochs=12.0
         some of them, in minutes
-    python -m alexnet_jax.ablations --config=configs/ilsvrc2012_as_run.py
+    python -m alexnet_jax.ablations --config=ilsvrc2012_as_run
 
 Each run is one of alexnet_jax.main, in a folder of its own below --workdir; stopped, the same
 command goes on where it was. The table is printed after every run that completes a row, and kept in
@@ -37,6 +37,7 @@ _ONLY = flags.DEFINE_list('only', [], f'These alone, of {", ".join(ABLATIONS)}. 
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, "Folder of all runs. Default: runs/ablations- and the config's name."
 )
+flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
 def main(_: Sequence[str]) -> None:
@@ -47,8 +48,7 @@ def main(_: Sequence[str]) -> None:
         study = Study(command_line.raw(), _SEEDS.value, _ONLY.value, folder)
         for why in study.left_out.values():
             print(why)
-        given = [x for x in sys.argv[1:] if x.startswith('--config')]
-        for name, seed in train(study, [x for x in given if not x.startswith('--config.seed=')]):
+        for name, seed in train(study, command_line.config_arguments(without=('seed',))):
             print(f'    {study.errors(name)[-1]:.2%} top-1 error with seed {seed}', flush=True)
             _write(study, folder)
         print(f'\n{_write(study, folder)}\n{folder / "ablations.json"}')
@@ -62,9 +62,9 @@ def _note(study: Study) -> str:
 
 
 def _arguments() -> list[str]:
-    """As they were given, the config by its short name."""
-    rest = [x for x in sys.argv[1:] if not x.startswith(('--config=', '--workdir='))]
-    return [f'--config=configs/{command_line.file().name}', *rest]
+    """Returns the flags of this study, without its workdir."""
+    arguments = [*command_line.config_arguments(), f'--seeds={_SEEDS.value}']
+    return [*arguments, f'--only={",".join(_ONLY.value)}'] if _ONLY.value else arguments
 
 
 def _write(study: Study, folder: Path) -> str:
@@ -72,7 +72,7 @@ def _write(study: Study, folder: Path) -> str:
     table = rows(study)
     printed = f'{text(table)}\n\n{_note(study)}'
     whole = {
-        'config': f'configs/{command_line.file().name}',
+        'config': command_line.config_name(),
         'seeds': list(study.seeds),
         'command': shlex.join(['python', '-m', 'alexnet_jax.ablations', *_arguments()]),
         'rows': table,

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Returns the settings, by value."""
+    """Returns the settings of the run."""
     c = ConfigDict()
     c.seed = 0
 
@@ -50,28 +50,34 @@ def get_config() -> ConfigDict:
     c.model.width = 1.0
     c.model.dtype = 'float32'
     c.model.conv1 = ConfigDict(
-        dict(maps=64, kernel=5, stride=1, padding=2, reads='own', shared=True)
-        | dict(std=0.0001, bias=0.0, decay_factor=0.0, then=('relu', 'max_pooling'))
+        dict(maps=64, kernel=5, stride=1, padding=2, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.0001, bias=0.0, decay_factor=0.0)
+        | dict(then=('relu', 'max_pooling'))
     )
     c.model.conv2 = ConfigDict(
-        dict(maps=64, kernel=5, stride=1, padding=2, reads='own', shared=True)
-        | dict(std=0.01, bias=0.0, decay_factor=0.0, then=('relu', 'max_pooling'))
+        dict(maps=64, kernel=5, stride=1, padding=2, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=0.0)
+        | dict(then=('relu', 'max_pooling'))
     )
     c.model.conv3 = ConfigDict(  # 'local3': weights of its own at each place
-        dict(maps=32, kernel=3, stride=1, padding=1, reads='own', shared=False)
-        | dict(std=0.04, bias=0.0, decay_factor=1.0, then=('relu',))
+        dict(maps=32, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=False, batch_normalization=False, std=0.04, bias=0.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv4 = ConfigDict(  # 'local4'
-        dict(maps=32, kernel=3, stride=1, padding=1, reads='own', shared=False)
-        | dict(std=0.04, bias=0.0, decay_factor=1.0, then=('relu',))
+        dict(maps=32, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=False, batch_normalization=False, std=0.04, bias=0.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv5 = ConfigDict(  # no maps, no layer
-        dict(maps=0, kernel=3, stride=1, padding=1, reads='own', shared=True)
-        | dict(std=0.01, bias=0.0, decay_factor=1.0, then=('relu',))
+        dict(maps=0, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv6 = ConfigDict(
-        dict(maps=0, kernel=3, stride=1, padding=1, reads='own', shared=True)
-        | dict(std=0.01, bias=0.0, decay_factor=1.0, then=('relu',))
+        dict(maps=0, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.fc6 = ConfigDict(  # no units, no layer
         dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0)

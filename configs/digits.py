@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Returns the settings, by value."""
+    """Returns the settings of the run."""
     c = ConfigDict()
     c.seed = 0
 
@@ -46,30 +46,34 @@ def get_config() -> ConfigDict:
     c.model.width = 0.25
     c.model.dtype = 'float32'
     c.model.conv1 = ConfigDict(
-        dict(maps=48, kernel=11, stride=4, padding=0, reads='own', shared=True)
-        | dict(std=0.01, bias=0.0, decay_factor=1.0)
+        dict(maps=48, kernel=11, stride=4, padding=0, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=1.0)
         | dict(then=('relu', 'response_normalization', 'max_pooling'))
     )
     c.model.conv2 = ConfigDict(
-        dict(maps=128, kernel=5, stride=1, padding=2, reads='own', shared=True)
-        | dict(std=0.01, bias=1.0, decay_factor=1.0)
+        dict(maps=128, kernel=5, stride=1, padding=2, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=1.0, decay_factor=1.0)
         | dict(then=('relu', 'response_normalization', 'max_pooling'))
     )
     c.model.conv3 = ConfigDict(
-        dict(maps=192, kernel=3, stride=1, padding=1, reads='all', shared=True)
-        | dict(std=0.03, bias=0.0, decay_factor=1.0, then=('relu',))
+        dict(maps=192, kernel=3, stride=1, padding=1, reads='all')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=0.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv4 = ConfigDict(
-        dict(maps=192, kernel=3, stride=1, padding=1, reads='own', shared=True)
-        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu',))
+        dict(maps=192, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv5 = ConfigDict(
-        dict(maps=128, kernel=3, stride=1, padding=1, reads='own', shared=True)
-        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu', 'max_pooling'))
+        dict(maps=128, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu', 'max_pooling'))
     )
     c.model.conv6 = ConfigDict(  # no maps: there is none; see configs/fall2011.py
-        dict(maps=0, kernel=3, stride=1, padding=1, reads='all', shared=True)
-        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu',))
+        dict(maps=0, kernel=3, stride=1, padding=1, reads='all')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.fc6 = ConfigDict(
         dict(units=2048, reads='all', std=0.03, bias=1.0, decay_factor=1.0)

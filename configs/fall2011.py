@@ -15,15 +15,14 @@ the rate; here all layers begin anew, or, with --config.pretrained.workdir=DIR a
 --config.pretrained.layers, with another run's.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from alexnet_jax.configs import ilsvrc2012_as_run
 
 
 def get_config() -> ConfigDict:
-    """Returns the settings: those of ilsvrc2012_as_run.py but for what stands here."""
-    c = runpy.run_path(str(Path(__file__).with_name('ilsvrc2012_as_run.py')))['get_config']()
+    """Returns the settings of ilsvrc2012_as_run.py with the changes below."""
+    c = ilsvrc2012_as_run.get_config()
     c.dataset.name = 'synsets_fall2011_256'
     c.dataset.classes = 21_841
     c.augmentation.colour.until_epoch = 8.0

@@ -11,15 +11,14 @@ Only the epochs differ from configs/ilsvrc2012_as_run.py (layer-params-145-2010.
 the log has the biases' rate at 0.002, lowered at an epoch that it does not name; here it stays.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from alexnet_jax.configs import ilsvrc2012_as_run
 
 
 def get_config() -> ConfigDict:
-    """Returns the settings: those of ilsvrc2012_as_run.py but for what stands here."""
-    c = runpy.run_path(str(Path(__file__).with_name('ilsvrc2012_as_run.py')))['get_config']()
+    """Returns the settings of ilsvrc2012_as_run.py with the changes below."""
+    c = ilsvrc2012_as_run.get_config()
     c.dataset.name = 'imagenet2010_256'
     c.augmentation.colour.until_epoch = 68.0
     c.optimizer.epochs = 93.0

@@ -10,15 +10,14 @@ All layers but fc8 are taken over. Rates and epochs are the log's: 0.001, lowere
 steps are left out: fc8 at ten times the rate until epoch 9, and a further tenth for conv1 at 5.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
+
+from alexnet_jax.configs import fall2011
 
 
 def get_config() -> ConfigDict:
-    """Returns the settings: those of fall2011.py but for what stands here."""
-    c = runpy.run_path(str(Path(__file__).with_name('fall2011.py')))['get_config']()
+    """Returns the settings of fall2011.py with the changes below."""
+    c = fall2011.get_config()
     c.dataset.name = 'imagenet2012_256'
     c.dataset.classes = 1000
     c.augmentation.colour.until_epoch = 38.0

@@ -44,7 +44,7 @@ class Convolution(nnx.Module):
         else:
             self.kernel_TYXHWIO = kernel  # Y rows and X columns of places
         self.bias_TO = nnx.Param(np.full((towers, *place, maps), layer.bias, np.float32))
-        if 'batch_normalization' in layer.then:
+        if layer.batch_normalization:
             self.scale_TO = nnx.Param(np.ones((towers, maps), np.float32))
             self.average_mean_TO = nnx.BatchStat(np.zeros((towers, maps), np.float32))
             self.average_variance_TO = nnx.BatchStat(np.ones((towers, maps), np.float32))
@@ -54,7 +54,7 @@ class Convolution(nnx.Module):
         if self.exchanges:
             maps = exchange(maps)
         sums = self._sums(maps)
-        if 'batch_normalization' in self.layer.then:
+        if self.layer.batch_normalization:
             sums = self._normalized(sums, training)
         (bias_T,) = like(maps[0], self.bias_TO)
         bias = bias_T[:, None] if not self.layer.shared else bias_T[:, None, None, None]

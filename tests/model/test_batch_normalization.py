@@ -11,11 +11,15 @@ from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
 from alexnet_jax.training.step import make_train_step
 
-THEN = ('batch_normalization', 'relu', 'max_pooling')
+SETTINGS = {
+    f'model__{name}__{setting}': value
+    for name in ('conv1', 'conv2')
+    for setting, value in (('batch_normalization', True), ('then', ('relu', 'max_pooling')))
+}
 
 
 def config(**overrides):
-    return nets.small(model__conv1__then=THEN, model__conv2__then=THEN, **overrides)
+    return nets.small(**SETTINGS, **overrides)
 
 
 def moments(mesh, x):
