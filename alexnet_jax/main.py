@@ -27,16 +27,14 @@ from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
 from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.model.layer_table import layer_table
-from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.signals import Stop
 from alexnet_jax.runtime.user_errors import STOPPED, one_line
 
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
-    'Folder of the run: checkpoints, curves, config.json. A run that was stopped is resumed from its '
-    'workdir. Default: runs/ and the names of the config and the ablations.',
+    'Folder of the run: checkpoints, curves, config.json. A run that was stopped is resumed from '
+    'its workdir. Default: runs/ and the names of the config and the ablations.',
 )
 _DRY_RUN = flags.DEFINE_bool(
     'dry_run', False, 'Print the checked settings and a table of the net, and exit.'
@@ -61,8 +59,9 @@ def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
     """Trains, or describes the net; returns the exit code."""
     from alexnet_jax.data import sources
     from alexnet_jax.model import towers
+    from alexnet_jax.model.layer_table import layer_table
     from alexnet_jax.reporting import terminal
-    from alexnet_jax.runtime import compilation_cache
+    from alexnet_jax.runtime import compilation_cache, cpu_devices
     from alexnet_jax.training import loop as train
     from alexnet_jax.training.workdir import Workdir
 

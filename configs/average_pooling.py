@@ -1,9 +1,10 @@
-"""The average over all places in place of the dense layers, as in GoogLeNet (Szegedy et al., 2014).
+"""The average over all pixels in place of the dense layers, as in GoogLeNet (Szegedy et al., 2014).
 
-    python -m alexnet_jax.main --config=configs/average_pooling.py
+    python -m alexnet_jax.main --config=average_pooling
 
-The last pooling layer becomes a mean over the 13x13 pixels, and fc6 and fc7 go: 2.6 million
-parameters for 61. All else is configs/ilsvrc2012.py. We have not trained it on ImageNet yet.
+The last pooling layer becomes a mean over the 13x13 pixels, and fc6 and fc7 are removed: 2.6 million
+parameters instead of 61. Everything else is as in ilsvrc2012.py. We have not trained it on ImageNet
+yet.
 """
 
 from ml_collections import ConfigDict

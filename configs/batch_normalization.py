@@ -1,9 +1,9 @@
-"""Batch normalization (Ioffe and Szegedy, 2015) in the two places of response normalization.
+"""Batch normalization (Ioffe and Szegedy, 2015) instead of response normalization.
 
-    python -m alexnet_jax.main --config=configs/batch_normalization.py
+    python -m alexnet_jax.main --config=batch_normalization
 
-It comes before the ReLU, as its authors have it, and in place of a bias of 1 conv2 begins with 0.
-All else is configs/ilsvrc2012.py. We have not trained it on ImageNet yet.
+It comes before the ReLU, as its authors propose, and the biases of conv2 begin with 0 instead of 1.
+Everything else is as in ilsvrc2012.py. We have not trained it on ImageNet yet.
 """
 
 from ml_collections import ConfigDict

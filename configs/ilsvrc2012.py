@@ -1,13 +1,13 @@
 """ILSVRC-2012 as the paper prints it: Krizhevsky, Sutskever and Hinton, NIPS 2012, sections 2 to 5.
 
-    python -m alexnet_jax.main --config=configs/ilsvrc2012.py
+    python -m alexnet_jax.main --config=ilsvrc2012
 
 The paper's net of this kind ("1 CNN" in Table 2) has 40.7 % top-1 and 18.2 % top-5 validation
 error, ten views averaged; it took five to six days on two GTX 580. We have not trained it yet.
 
-Where the paper and the 2012 code disagree, the paper's value is here (docs/decisions.md). The
-learning rate falls by itself where the authors turned it by hand. The images are made once, of the
-tars as they are downloaded: python -m alexnet_jax.prepare --tars=DIR
+Where the paper and the 2012 code disagree, this recipe has the paper's value (docs/decisions.md).
+The learning rate falls automatically where the authors lowered it by hand. The images are prepared
+once, from the tars as they are downloaded: python -m alexnet_jax.prepare --tars=DIR
 """
 
 from ml_collections import ConfigDict
@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
     c.seed = 0
 
     c.dataset = ConfigDict()
-    c.dataset.name = 'imagenet2012_256'  # alexnet_jax.prepare makes it of the tars
-    c.dataset.folder = ''  # of one's own images, in place of the name
+    c.dataset.name = 'imagenet2012_256'  # alexnet_jax.prepare makes it from the tars
+    c.dataset.folder = ''  # of images of one's own, in place of the name
     c.dataset.data_dir = ''  # TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'validation'
@@ -69,7 +69,7 @@ def get_config() -> ConfigDict:
         | dict(shared=True, batch_normalization=False, std=0.01, bias=1.0, decay_factor=1.0)
         | dict(then=('relu', 'max_pooling'))
     )
-    c.model.conv6 = ConfigDict(  # no maps: there is none; see configs/fall2011.py
+    c.model.conv6 = ConfigDict(  # no maps, so no such layer; see fall2011.py
         dict(maps=0, kernel=3, stride=1, padding=1, reads='all')
         | dict(shared=True, batch_normalization=False, std=0.01, bias=1.0, decay_factor=1.0)
         | dict(then=('relu',))

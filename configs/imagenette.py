@@ -1,10 +1,11 @@
 """Imagenette: ten classes of ImageNet that TFDS downloads by itself, for those without ImageNet.
 
-    python -m alexnet_jax.main --config=configs/imagenette.py
+    python -m alexnet_jax.main --config=imagenette
 
-The full net on 9,469 training and 3,925 validation images of which the short side has 320 pixels
-(fast.ai's imagenette2-320), scaled to 256 as they are read. So few images want larger initial
-weights than the paper's to begin to learn: those of the 2012 code. We have not trained it yet.
+The full net on 9,469 training and 3,925 validation images whose short side has 320 pixels (fast.ai's
+imagenette2-320), scaled to 256 when they are decoded. With so few images, the net needs larger
+initial weights than the paper's to begin to learn: those of the 2012 code. We have not trained it
+yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,12 @@
-"""Images scaled by another filter: Lanczos in place of bicubic.
+"""Images scaled by another filter: Lanczos instead of bicubic.
 
     python -m alexnet_jax.prepare --tars=DIR --filter=lanczos
-    python -m alexnet_jax.main --config=configs/lanczos.py
+    python -m alexnet_jax.main --config=lanczos
 
 The paper does not say how it scaled its images; results of AlexNet differ by points between filters
-and tools. --filter=area, bilinear and nearest make other sets (imagenet2012_256_area ...), to be
-named by --config.dataset.name. All else is configs/ilsvrc2012.py. We have not trained it yet.
+and tools. --filter=area, bilinear and nearest prepare other data sets (imagenet2012_256_area ...),
+which --config.dataset.name selects. Everything else is as in ilsvrc2012.py. We have not trained it
+yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,13 @@
 """The paper, as assertions on configs/ilsvrc2012.py at full size; the 2012 code, on the others."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
 import nets
-from alexnet_jax.config import schema
+from alexnet_jax.config import loading, schema
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.layer_table import layer_table, parameter_count
 
@@ -203,7 +205,7 @@ def test_the_sixth_layer():
     assert rows['conv6'].crossing == 36 * 128
 
 
-@pytest.mark.parametrize('name', sorted(path.stem for path in (nets.ROOT / 'configs').glob('*.py')))
+@pytest.mark.parametrize('name', loading.recipes())
 def test_every_config_is_whole(name):
     """All the settings there are, values that can be, layers that fit; and a docstring."""
     raw = nets.load(name).to_dict()
@@ -212,9 +214,8 @@ def test_every_config_is_whole(name):
     assert parameter_count(config) == sum(
         x.size for x in jax.tree.leaves(alexnet.shapes(config))
     ) - averages(config)
-    assert f'--config=configs/{name}.py' in (nets.ROOT / 'configs' / f'{name}.py').read_text() or (
-        name == 'digits'
-    )
+    text = (nets.ROOT / 'configs' / f'{name}.py').read_text()
+    assert re.search(rf'alexnet_jax\.main --config={name}\b', text) or name == 'digits'
 
 
 def averages(config):

@@ -262,7 +262,7 @@ ABLATIONS = {
     'colour': Ablation(
         _colour, 'colour noise "reduces the top-1 error rate by over 1%" (§4.1)', 'over 1 / -'
     ),
-    'weight_decay': Ablation(_weight_decay, 'weight decay "reduces the model\'s training error" (§5)'),
+    'weight_decay': Ablation(_weight_decay, 'decay "reduces the model\'s training error" (§5)'),
     'momentum': Ablation(_momentum, 'momentum of 0.9; the paper makes no claim (§5)'),
     'conv3': Ablation(_layer('conv3'), _MIDDLE, 'about 2 / -'),
     'conv4': Ablation(_layer('conv4'), _MIDDLE, 'about 2 / -'),

@@ -114,7 +114,7 @@ def override(raw: ConfigDict, values: Mapping[str, Any]) -> None:
         for part in path:
             section = section.get(part)
             if not isinstance(section, ConfigDict):
-                raise UserError(f'the config lacks the section {part} of {name}: add it to the file')
+                raise UserError(f'the config lacks the section {part} of {name}: add it')
         with section.unlocked(), section.ignore_type():
             section[last] = value
 

@@ -89,9 +89,7 @@ class Augmentation:
         AtLeast(0, 4096),
         'Places of the training crop along each axis, in the middle; 0 is all there are (§4.1).',
     ]
-    mirror: Annotated[
-        bool, 'Horizontal reflections, in training and among the test views (§4.1).'
-    ]
+    mirror: Annotated[bool, 'Horizontal reflections, in training and among the test views (§4.1).']
     images_per_draw: Annotated[
         int,
         _Batch,
@@ -234,7 +232,7 @@ class Checkpoint:
 class Log:
     """How often training is logged."""
 
-    every_steps: Annotated[int, AtLeast(1, 1_000_000), 'Steps from one line of the log to the next.']
+    every_steps: Annotated[int, AtLeast(1, 1_000_000), 'Steps between two lines of the log.']
 
 
 @dataclasses.dataclass(frozen=True)

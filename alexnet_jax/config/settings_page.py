@@ -31,7 +31,8 @@ def settings_page(raw: ConfigDict, name: str = '') -> str:
     for setting in chosen:
         if setting.name.rpartition('.')[0] != section:
             section = setting.name.rpartition('.')[0]
-            blocks.append(f'\n{section}: {sections()[section]}\n')
+            title = textwrap.fill(f'{section}: {sections()[section]}', _COLUMNS)
+            blocks.append(f'\n{title}\n')
         blocks.append(_block(setting, values.get(setting.name)))
     return '\n'.join(blocks).strip('\n')
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from alexnet_jax.config import settings
 
-# Usual names in other programs.
+# Usual names of settings in other programs.
 _ALIASES = {
     'lr': ('learning_rate.initial',),
     'learning_rate': ('learning_rate.initial',),
@@ -41,6 +41,17 @@ _ALIASES = {
     'gpus': ('mesh.tower', 'mesh.data'),
     'log_every': ('log.every_steps',),
 }
+# The same for the last part of names in several sections.
+_PARTS = {
+    'activation': 'nonlinearity',
+    'batch_norm': 'batch_normalization',
+    'batchnorm': 'batch_normalization',
+    'bn': 'batch_normalization',
+    'channels': 'maps',
+    'filters': 'maps',
+    'features': 'units',
+    'kernel_size': 'kernel',
+}
 _MOST = 3  # suggestions
 _SPELLING = 0.75  # similarity of a misspelled last part, from 0 to 1
 _PLACE = 0.6  # similarity of the dotted names, where the section is not the same
@@ -70,7 +81,8 @@ def same_name(name: str) -> list[str]:
         return ending[:_MOST]
     if last in _ALIASES:
         return list(_ALIASES[last])
-    return ending[:_MOST] or _near(name, [x for x in names if x.rpartition('.')[2] == last])
+    part = _PARTS.get(last, last)
+    return ending[:_MOST] or _near(name, [x for x in names if x.rpartition('.')[2] == part])
 
 
 def _misspelled(name: str, last: str) -> list[str]:
@@ -89,10 +101,13 @@ def _misspelled(name: str, last: str) -> list[str]:
 
 
 def _near(name: str, candidates: Iterable[str]) -> list[str]:
-    """Returns those of the candidates whose sections are like those of the name, if it has any."""
+    """Returns the candidates in the section of a name or one that is spelled like it."""
     ranked = sorted(candidates, key=lambda x: -_similarity(name, x))
-    if '.' in name:
-        ranked = [x for x in ranked if _similarity(name, x) >= _PLACE]
+    section, dot, _ = name.partition('.')
+    if dot:
+        ranked = [
+            x for x in ranked if x.startswith(f'{section}.') or _similarity(name, x) >= _PLACE
+        ]
     return ranked[:_MOST]
 
 

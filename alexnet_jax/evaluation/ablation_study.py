@@ -42,9 +42,7 @@ class Study:
       UserError: an ablation that was asked for is unknown, or the config does not have that part.
     """
 
-    def __init__(
-        self, raw: ConfigDict, seeds: int, only: Sequence[str], folder: Path
-    ) -> None:
+    def __init__(self, raw: ConfigDict, seeds: int, only: Sequence[str], folder: Path) -> None:
         self.raw, self.seeds, self._folder = raw, range(seeds), folder
         self.names, self.left_out = [BASE], {}
         for name in only or ABLATIONS:
