@@ -26,7 +26,7 @@ _ALIASES = {
     'seed': ('seed',),
     'random_seed': ('seed',),
     'dataset': ('dataset.name',),
-    'data': ('dataset.name', 'dataset.folder', 'dataset.data_dir'),
+    'data': ('dataset.name', 'dataset.folder', 'mesh.data'),
     'num_classes': ('dataset.classes',),
     'image_size': ('dataset.image_size',),
     'crop_size': ('augmentation.crop',),
