@@ -2,9 +2,9 @@
 
     python -m alexnet_jax.main --config=average_pooling
 
-The last pooling layer becomes a mean over the 13x13 pixels, and fc6 and fc7 are removed: 2.6 million
-parameters instead of 61. Everything else is as in ilsvrc2012.py. We have not trained it on ImageNet
-yet.
+The last pooling layer becomes a mean over the 13x13 pixels, and fc6 and fc7 are removed: 2.6
+million parameters instead of 61. Everything else is as in ilsvrc2012.py. We have not trained it on
+ImageNet yet.
 """
 
 from ml_collections import ConfigDict

@@ -6,9 +6,9 @@ devices, response normalization, overlapping pooling, dropout, momentum and weig
     python -m alexnet_jax.main
 
 Differences from ilsvrc2012.py: images of 72 pixels and crops of 64 (the ratio of 256 and 224), no
-reflections (a mirrored 2 is not a 2), width 1/4, batches of 64, and 24 epochs with learning rates by
-steps. The initial weights are larger in conv3 to conv5, as in the 2012 code, and in fc6, which has
-1 pixel of the last maps as its input where the full net has 6x6.
+reflections (a mirrored 2 is not a 2), width 1/4, batches of 64, and 24 epochs with a learning rate
+that falls in steps. The initial weights are larger in conv3 to conv5, as in the 2012 code, and in
+fc6, which has 1 pixel of the last maps as its input where the full net has 6x6.
 """
 
 from ml_collections import ConfigDict

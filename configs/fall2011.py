@@ -4,8 +4,8 @@
     python -m alexnet_jax.main --config=fall2011
     python -m alexnet_jax.main --config=ilsvrc2012_fine_tuned
 
-The sixth layer lies over the last pooling layer: 128 maps of 3x3 per tower, connected to both towers
-(layers-146-2011.cfg). The Fall 2011 release has 21,841 synsets; for another number of tars set
+The sixth layer lies over the last pooling layer: 128 maps of 3x3 per tower, connected to both
+towers (layers-146-2011.cfg). The Fall 2011 release has 21,841 synsets; for another number of tars set
 --config.dataset.classes. The paper fine-tuned such a net to 39.0 / 16.6 on ILSVRC-2012; it gives no
 error for the pre-training itself. We have not trained it yet.
 

@@ -179,7 +179,7 @@ def test_synthetic_images_are_called_so(tmp_path):
 
 
 def test_four_devices(tmp_path, data_dir):
-    """The data x tower mesh is the one requested; the result is that of two devices, to rounding."""
+    """The data x tower mesh is the requested one; the result is that of two devices, to rounding."""
     ends = []
     for number, mesh in enumerate(({'mesh__data': 2, 'mesh__tower': 2}, {'mesh__tower': 1})):
         workdir = tmp_path / str(number)

@@ -98,7 +98,7 @@ def test_the_home_folder_may_be_abbreviated(tmp_path, monkeypatch):
         ),
         (["--config.model.conv3.then=('relu',)"], 'model.conv3.then', ('relu',)),
         (["--config.model.conv3.then=['relu']"], 'model.conv3.then', ('relu',)),
-        (["--config.model.conv3.then='relu','max_pooling'"], 'model.conv3.then', ('relu', 'max_pooling')),
+        (["--config.pretrained.layers='conv1','fc6'"], 'pretrained.layers', ('conv1', 'fc6')),
         (['--config.learning_rate.steps.epochs=10,20'], 'learning_rate.steps.epochs', (10.0, 20.0)),
         (['--config.learning_rate.steps.epochs=(10,)'], 'learning_rate.steps.epochs', (10.0,)),
     ],

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 import nets
-from alexnet_jax.config import loading
 from alexnet_jax.config.loading import load_config
 from alexnet_jax.runtime.user_errors import UserError
 
