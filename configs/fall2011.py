@@ -5,9 +5,9 @@
     python -m alexnet_jax.main --config=ilsvrc2012_fine_tuned
 
 The sixth layer lies over the last pooling layer: 128 maps of 3x3 per tower, connected to both
-towers (layers-146-2011.cfg). The Fall 2011 release has 21,841 synsets; for another number of tars set
---config.dataset.classes. The paper fine-tuned such a net to 39.0 / 16.6 on ILSVRC-2012; it gives no
-error for the pre-training itself. We have not trained it yet.
+towers (layers-146-2011.cfg). The Fall 2011 release has 21,841 synsets; for another number of tars
+set --config.dataset.classes. The paper fine-tuned such a net to 39.0 / 16.6 on ILSVRC-2012; it
+gives no error for the pre-training itself. We have not trained it yet.
 
 The log trained 8 epochs and lowered the learning rate at epoch 6 (layer-params-146-2011.cfg). It
 began with the convolutions of a net for the Fall 2009 release, which itself began with those of net

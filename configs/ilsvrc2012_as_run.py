@@ -6,11 +6,11 @@ Its log ends with 40.664 % top-1 and 18.210 % top-5 validation error, ten views 
 "1 CNN" of the paper's Table 2 (layer-params-145.cfg:182). We have not trained it yet.
 
 It differs from ilsvrc2012.py, the paper as printed, in values only; docs/decisions.md lists them
-all, with file and line of the 2012 code. The main differences: layer 1 normalizes before its ReLU, layer
-2 normalizes over pixels too, alpha is divided by n, the standard deviations of conv3 to conv5 are
-0.03, and the biases do not decay and keep a learning rate of 0.02. The learning rate of conv1 is
-lowered at epoch 67 and conv1 is frozen at 72; the colour noise ends at 67. 32 images share a crop,
-and every epoch has the same batches.
+all, with file and line of the 2012 code. The main differences: layer 1 normalizes before its ReLU,
+layer 2 normalizes over pixels too, alpha is divided by n, the standard deviations of conv3 to conv5
+are 0.03, and the biases do not decay and keep a learning rate of 0.02. The learning rate of conv1
+is lowered at epoch 67 and conv1 is frozen at 72; the colour noise ends at 67. 32 images share a
+crop, and every epoch has the same batches.
 
 The learning rate falls at the epochs at which the authors lowered it by hand
 (layer-params-145.cfg:169). A later schedule of theirs did at least as well without intervention

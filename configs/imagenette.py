@@ -3,9 +3,9 @@
     python -m alexnet_jax.main --config=imagenette
 
 The full net on 9,469 training and 3,925 validation images whose short side has 320 pixels
-(fast.ai's imagenette2-320), scaled to 256 when they are decoded. With so few images, the net needs larger
-initial weights than the paper's to begin to learn: those of the 2012 code. We have not trained it
-yet.
+(fast.ai's imagenette2-320), scaled to 256 when they are decoded. With so few images, the net needs
+larger initial weights than the paper's to begin to learn: those of the 2012 code. We have not
+trained it yet.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python -m alexnet_jax.main --config=zeiler_fergus
 
 Filters of 7x7 with stride 2 in layer 1 instead of 11x11 with stride 4, stride 2 in layer 2 (maps of
-110, 55, 26 and 13 pixels), and 512, 1024 and 512 maps in layers 3 to 5, for which they report
-37.5 % top-1 and 16.0 % top-5 validation error. They also joined the two towers, normalized contrast, and
+110, 55, 26 and 13 pixels), and 512, 1024 and 512 maps in layers 3 to 5, for which they report 37.5
+% top-1 and 16.0 % top-5 validation error. They also joined the two towers, normalized contrast, and
 bounded the norm of the filters, which this recipe does not. We have not trained it yet.
 """
 

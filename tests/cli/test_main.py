@@ -15,7 +15,7 @@ import tars
 from alexnet_jax.__main__ import programs
 from alexnet_jax.config.durations import durations
 from alexnet_jax.config.loading import load_config
-from alexnet_jax.data import sources
+from alexnet_jax.data import sources, synthetic
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.workdir import Workdir
 
@@ -175,11 +175,11 @@ def test_synthetic_images_are_called_so(tmp_path):
         runs.command(tmp_path, '', dataset__name='synthetic', optimizer__epochs=0.02)
     )
     assert code == 0, err
-    assert 'MADE-UP IMAGES' in out
+    assert synthetic.NOTICE in out
 
 
 def test_four_devices(tmp_path, data_dir):
-    """The data x tower mesh is the requested one; the result is that of two devices, to rounding."""
+    """The data x tower mesh is the requested one; the result equals that of two devices."""
     ends = []
     for number, mesh in enumerate(({'mesh__data': 2, 'mesh__tower': 2}, {'mesh__tower': 1})):
         workdir = tmp_path / str(number)
