@@ -82,6 +82,9 @@ def same_name(name: str) -> list[str]:
     if last in _ALIASES:
         return list(_ALIASES[last])
     part = _PARTS.get(last, last)
+    same_section = f'{name.rpartition(".")[0]}.{part}'
+    if same_section in names:
+        return [same_section]
     return ending[:_MOST] or _near(name, [x for x in names if x.rpartition('.')[2] == part])
 
 

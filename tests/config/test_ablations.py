@@ -147,6 +147,11 @@ def test_the_order_makes_no_difference():
             ['cross_talk', 'two_towers'],
             'the ablation cross_talk clashes with two_towers: the config has nothing to ablate',
         ),
+        (
+            'digits',
+            ['conv3', 'conv4', 'conv5'],
+            'the ablation conv5 clashes with conv3, conv4: the layer before conv5 has pools',
+        ),
     ],
 )
 def test_mistakes_are_one_line(config, names, message):

@@ -37,6 +37,8 @@ from alexnet_jax.config import settings, suggestions
         ('conv3.then', ['model.conv3.then']),
         ('model.conv1.kernal', ['model.conv1.kernel']),
         ('model.conv7.maps', ['model.conv1.maps', 'model.conv2.maps', 'model.conv3.maps']),
+        ('model.conv3.bn', ['model.conv3.batch_normalization']),
+        ('model.conv2.filters', ['model.conv2.maps']),
         ('augmentation.color.noise', ['augmentation.colour.noise']),
         ('log.every_step', ['log.every_steps']),
     ],
