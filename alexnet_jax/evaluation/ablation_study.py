@@ -1,5 +1,6 @@
 """Trains a config without one of its parts at a time, and tabulates what each is worth."""
 
+import dataclasses
 import json
 import shlex
 import signal
@@ -7,10 +8,11 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ml_collections import ConfigDict
 from scipy import stats  # comes with scikit-learn
 
 from alexnet_jax.config.ablations import ABLATIONS, ablate, changes
@@ -40,9 +42,7 @@ class Study:
       UserError: an ablation that was asked for is unknown, or the config does not have that part.
     """
 
-    def __init__(
-        self, raw: Mapping[str, Any], seeds: int, only: Sequence[str], folder: Path
-    ) -> None:
+    def __init__(self, raw: ConfigDict, seeds: int, only: Sequence[str], folder: Path) -> None:
         self.raw, self.seeds, self._folder = raw, range(seeds), folder
         self.names, self.left_out = [BASE], {}
         for name in only or ABLATIONS:
@@ -56,8 +56,8 @@ class Study:
 
     def config(self, name: str, seed: int) -> Any:
         """The settings of one run."""
-        raw = dict(self.raw) if name == BASE else ablate(self.raw, [name])
-        return resolve(raw | {'seed': seed})
+        raw = self.raw if name == BASE else ablate(self.raw, [name])
+        return dataclasses.replace(resolve(raw), seed=seed)
 
     def trained_as(self, name: str) -> str:
         """Whose runs give this row: the base's, where nothing but the test differs."""

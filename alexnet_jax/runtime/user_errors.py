@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from absl import flags, logging
@@ -36,14 +36,29 @@ def one_line() -> Iterator[None]:
         sys.exit(130)
 
 
-def parse_flags(arguments: list[str]) -> list[str]:
-    """Reads absl flags; a mistake in them ends the process with one line."""
+def parse_flags(
+    arguments: list[str],
+    describe_unknown: Callable[[flags.UnrecognizedFlagError], str] = str,
+) -> list[str]:
+    """Parses absl flags; a mistake in them ends the process with one line.
+
+    Args:
+      arguments: the program and its arguments.
+      describe_unknown: gives the message for a flag that does not exist.
+
+    Returns:
+      The program alone: there are no positional arguments.
+    """
     with one_line():
         logging.set_verbosity(logging.FATAL)  # errors come as exceptions; --verbosity asks for more
         try:
             rest = flags.FLAGS(arguments)
+        except flags.UnrecognizedFlagError as error:
+            raise UserError(describe_unknown(error)) from error
         except flags.Error as error:
             raise UserError(str(error)) from error
+        except SystemExit as end:  # after --help, which absl ends with code 1
+            raise SystemExit(0) from end
         if rest[1:]:
             raise UserError(f'what is {rest[1]!r}? Flags are given as --NAME=VALUE')
         return rest

@@ -9,20 +9,20 @@ import pytest
 
 import nets
 import runs
-from alexnet_jax import ablations
+from alexnet_jax.config import schema
 from alexnet_jax.evaluation import ablation_study
 from alexnet_jax.runtime.user_errors import UserError
 
 
 def study(folder, seeds=3, only=(), config='digits'):
-    return ablation_study.Study(nets.load(config).to_dict(), seeds, only, folder)
+    return ablation_study.Study(nets.load(config), seeds, only, folder)
 
 
 def write(study, name, seed, centre, views, seconds=60.0):
     """A run as if it were done."""
     folder = study.folder(name, seed)
     folder.mkdir(parents=True)
-    config = {'config': ablations.as_dict(study.config(name, seed))}
+    config = {'config': schema.as_dict(study.config(name, seed))}
     (folder / 'config.json').write_text(json.dumps(config))
     result = {'centre': centre, 'views': views, 'seconds': seconds}
     (folder / 'result.json').write_text(json.dumps(result))
@@ -48,9 +48,7 @@ def test_views_need_no_training(tmp_path):
 
 def test_only_what_is_named_differs_between_runs(tmp_path):
     found = study(tmp_path)
-    base, lrn = (
-        nets.settings.flatten(ablations.as_dict(found.config(n, 1))) for n in ('base', 'lrn')
-    )
+    base, lrn = (schema.flatten(schema.as_dict(found.config(n, 1))) for n in ('base', 'lrn'))
     assert {name for name in base if base[name] != lrn[name]} == {
         'model.conv1.then',
         'model.conv2.then',
@@ -95,7 +93,7 @@ def test_without_spread_there_is_no_interval():
 
 def test_a_run_with_other_settings_is_refused(tmp_path):
     write(study(tmp_path), 'lrn', 0, 0.1, 0.1)
-    raw = nets.load('digits').to_dict()
+    raw = nets.load('digits')
     raw['optimizer']['epochs'] = 1.0
     other = ablation_study.Study(raw, 3, ['lrn'], tmp_path)
     with pytest.raises(UserError, match=r'holds a run with optimizer\.epochs=24'):
