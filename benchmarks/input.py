@@ -261,7 +261,7 @@ def all_cores(folder: Path, rounds: int) -> Rates:
 
 def training(folder: Path, rounds: int, batch_size: int) -> Rates:
     """Blocks of steps, on a batch that stays on the devices and on those of the loader."""
-    from step import make_config  # it has flags of its own, which are not ours
+    from full_net import make_config
 
     config = make_config(2, batch_size)
     data = dataclasses.replace(config.dataset, data_dir=str(folder / 'prepared'))
@@ -379,7 +379,7 @@ def alone(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(1, context) as process:
         result = process.submit(function, *arguments).result()
-    after, seconds, share = os.times(), time.perf_counter() - start, others.share()
+    after, seconds, share = os.times(), time.perf_counter() - start, others.fraction()
     if share is None:
         return result, ''
     children = sum(after[2:4]) - sum(before[2:4])  # seconds

@@ -374,7 +374,7 @@ def benchmark(about: dict[str, Any], sound: Collection[str], missing: str) -> No
         these = measure(Table(*each), sound, with_torch=not missing)
         print(f'\n{table(these)}', flush=True)
         results += these
-    share = others.share()
+    share = others.fraction()
     if share is not None:
         print(f'\nother processes took {share:.0%} of the cores meanwhile')
     if missing:

@@ -18,10 +18,19 @@ from alexnet_jax.training.state import State, _shapes
 StepFunction = Callable[
     [State, dict[str, Array], augmentation.Constants, Rates, Array], tuple[State, dict[str, Array]]
 ]
+ApplyTraining = Callable[[Any, Array, dropout.Masks], tuple[Array, Any]]
 
 
-def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
+def make_train_step(
+    config: Config, mesh: jax.sharding.Mesh, apply_training: ApplyTraining | None = None
+) -> StepFunction:
     """Compiles one step of the paper's recipe.
+
+    Args:
+      config: the settings.
+      mesh: the devices.
+      apply_training: the net as a function of the parameters on a device, its images and the
+        dropout masks, to what `alexnet.apply_training` returns; None is the net of the settings.
 
     Returns:
       `step(state, batch, constants, rates, deviation)`: `batch` holds 'image', (B, size, size, 3)
@@ -29,7 +38,9 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
       float32 scalars. Gives the new state (the old one's memory is reused) and 'loss' (nats) and
       'top1_error' (fraction), means over the batch.
     """
-    graph, update = alexnet.graph(config), paper_momentum(config)
+    if apply_training is None:
+        apply_training = functools.partial(alexnet.apply_training, alexnet.graph(config))
+    update = paper_momentum(config)
     batch_size, views = config.optimizer.batch_size, config.augmentation
     state_specs = towers.specs(mesh, _shapes(config))
     images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
@@ -58,7 +69,7 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.copy_for_each_share(params)
-            logits_BK, seen = alexnet.apply_training(graph, params, views_BHWC, masks)
+            logits_BK, seen = apply_training(params, views_BHWC, masks)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
             return towers.total_over_data(losses.sum()) / batch_size, (logits_BK, seen)
 
