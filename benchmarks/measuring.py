@@ -8,15 +8,25 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import flags
 
 Contender = Callable[[], object]  # does what is timed, once, and waits for its end
 
 NO_TORCH = 'PyTorch is not installed, so its rows are left out: pip install torch'
+
+
+def validate_choices(flag: flags.FlagHolder, choices: Collection[str]) -> None:
+    """Makes a list flag accept these names only, at least one of them."""
+    flags.register_validator(
+        flag.name,
+        lambda names: bool(names) and set(names) <= {*choices},
+        f'choose from {", ".join(choices)}',
+    )
 
 
 def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, list[float]]:

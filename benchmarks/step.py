@@ -47,7 +47,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import roofline
 from full_net import make_config
-from measuring import NO_TORCH, Contender, Others, circumstances, heading, measure, write
+from measuring import (
+    NO_TORCH,
+    Contender,
+    Others,
+    circumstances,
+    heading,
+    measure,
+    validate_choices,
+    write,
+)
 from torch_net import VARIANTS, PyTorch, check_finite
 from tower_forms import FORMS, OURS, Apply, make_apply
 
@@ -86,11 +95,7 @@ for _flag, _values in (
     (_FORMS, FORMS),
     (_TORCH, (*VARIANTS, 'none')),
 ):
-    flags.register_validator(
-        _flag.name,
-        lambda names, values=frozenset(_values): names and set(names) <= values,
-        f'choose from {", ".join(_values)}',
-    )
+    validate_choices(_flag, _values)
 
 
 @dataclasses.dataclass(frozen=True)
