@@ -17,6 +17,7 @@ from alexnet_jax.config import schema
 # so that alpha times a square is not small beside k.
 SHAPES = [(3, 5, 7, maps) for maps in (48, 128, 96, 5, 4, 1)] + [(2, 55, 55, 48)]
 STD = 100
+DTYPES = schema.DTYPES
 TOLERANCE = {'float32': 1e-5, 'bfloat16': 2**-8}
 # Where rounding decides which pixels tie in a pool, its cotangent may go to another of them.
 TIES = 1e-3
@@ -40,8 +41,8 @@ def check(function: str) -> dict[str, float]:
     Raises:
       WrongKernelError: an error is too large.
     """
-    errors = dict.fromkeys(schema.DTYPES, 0.0)
-    for shape, dtype, rectify in itertools.product(SHAPES, schema.DTYPES, (False, True)):
+    errors = dict.fromkeys(DTYPES, 0.0)
+    for shape, dtype, rectify in itertools.product(SHAPES, DTYPES, (False, True)):
         results = values(function, shape, dtype, rectify)
         for name, (own, right) in zip(('y', 'dx'), results, strict=True):
             skipped = TIES if (function, name) == (POOLED, 'dx') else 0
@@ -71,8 +72,11 @@ def values(
         y, pull_back = jax.vjp(layer, x)
         return y, pull_back(cotangent)[0]
 
-    exact = jax.jit(functools.partial(run, right))(x.astype(digits), cotangent.astype(digits))
-    return list(zip(jax.jit(functools.partial(run, kernel))(x, cotangent), exact, strict=True))
+    # Interpreted kernels take far longer to optimize than to run.
+    options = {'xla_backend_optimization_level': 0} if measuring.on_cpu() else None
+    jit = functools.partial(jax.jit, compiler_options=options)
+    exact = jit(functools.partial(run, right))(x.astype(digits), cotangent.astype(digits))
+    return list(zip(jit(functools.partial(run, kernel))(x, cotangent), exact, strict=True))
 
 
 def difference(own: Array, right: Array, skipped: float) -> float:

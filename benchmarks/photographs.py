@@ -1,4 +1,4 @@
-"""Synthetic photographs in tars like those of ILSVRC-2012, for timing the programs that read them."""
+"""Synthetic photographs in tars like those of ILSVRC-2012, to time the programs that read them."""
 
 import io
 import tarfile
