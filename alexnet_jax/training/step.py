@@ -27,10 +27,8 @@ def make_train_step(
     """Compiles one step of the paper's recipe.
 
     Args:
-      config: the settings.
-      mesh: the devices.
-      apply_training: the net as a function of the parameters on a device, its images and the
-        dropout masks, to what `alexnet.apply_training` returns; None is the net of the settings.
+      apply_training: another form of the net, with the arguments and results of
+        `alexnet.apply_training` without `graph`; None is the net of the settings.
 
     Returns:
       `step(state, batch, constants, rates, deviation)`: `batch` holds 'image', (B, size, size, 3)
@@ -38,8 +36,7 @@ def make_train_step(
       float32 scalars. Gives the new state (the old one's memory is reused) and 'loss' (nats) and
       'top1_error' (fraction), means over the batch.
     """
-    if apply_training is None:
-        apply_training = functools.partial(alexnet.apply_training, alexnet.graph(config))
+    net = apply_training or functools.partial(alexnet.apply_training, alexnet.graph(config))
     update = paper_momentum(config)
     batch_size, views = config.optimizer.batch_size, config.augmentation
     state_specs = towers.specs(mesh, _shapes(config))
@@ -69,7 +66,7 @@ def make_train_step(
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.copy_for_each_share(params)
-            logits_BK, seen = apply_training(params, views_BHWC, masks)
+            logits_BK, seen = net(params, views_BHWC, masks)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
             return towers.total_over_data(losses.sum()) / batch_size, (logits_BK, seen)
 

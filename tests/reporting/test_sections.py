@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -44,6 +45,19 @@ def test_each_tower_has_a_picture_and_its_colourfulness():
     assert np.ptp(coloured, axis=2).max() > 100
     assert 'no colour can be learned' not in text(section)
     assert 'no colour can be learned' in text(tree(sections.filters(kernel, grey=True)))
+
+
+@pytest.mark.parametrize('grey', [False, True])
+def test_no_section_shows_none(grey):
+    p, labels = RNG.dirichlet(np.ones(4), 9).astype(np.float32), np.arange(9, dtype=np.int32) % 4
+    parts = [
+        sections.filters(RNG.normal(size=(2, 11, 11, 3, 6)), grey),
+        sections.predictions(image, p, labels, CLASSES, 4),
+        sections.nearest(image, RNG.normal(size=(9, 5)), labels, CLASSES),
+        sections.confusions(p, labels, CLASSES),
+    ]
+    for part in parts:
+        assert not re.search(r'\bNone\b', text(tree(part))), part.name
 
 
 def test_bars_show_the_most_probable_labels_and_mark_the_true_one():
