@@ -50,11 +50,7 @@ def make_train_step(
         out_specs=(state_specs, everywhere),
     )
     def step(
-        state: State,
-        batch: Any,
-        constants: augmentation.Constants,
-        rates: Rates,
-        deviation: Array,
+        state: State, batch: Any, constants: augmentation.Constants, rates: Rates, deviation: Array
     ) -> tuple[State, Any]:
         """What one device does."""
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
