@@ -71,7 +71,7 @@ def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
     mesh = towers.choose_mesh(config)
     print(towers.describe_mesh(mesh, config.model.towers), flush=True)
     if dry_run:
-        print(f'\n{terminal.resolved(config)}\n\n{terminal.net_table(config, mesh)}')
+        print(f'\n{terminal.settings_text(config)}\n\n{terminal.net_table(config, mesh)}')
         return 0
     splits = sources.open_splits(config.dataset, config.loader.skip_bad)
     plan = durations(config, len(splits.train))
