@@ -50,7 +50,7 @@ def origin(workdir: Path, config: Config, step: int, log: history.History, comma
     """
     pairs: list[tuple[str, object]] = [
         ('Net', _net(config)),
-        ('Trained', _trained(config, step, log)),
+        ('Trained', _progress(config, step, log)),
     ]
     if log.images_per_second:
         seconds = log.training_seconds(config.optimizer.batch_size)
@@ -68,7 +68,7 @@ def _net(config: Config) -> str:
     return f'{count}, {parameter_count(config):,} parameters, {config.model.dtype}'
 
 
-def _trained(config: Config, step: int, log: history.History) -> str:
+def _progress(config: Config, step: int, log: history.History) -> str:
     epochs = f'{log.epoch(step):.1f} of {config.optimizer.epochs:g} epochs'
     return f'{epochs}: {step:,} steps of {config.optimizer.batch_size} images; seed {config.seed}'
 

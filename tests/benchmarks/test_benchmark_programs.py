@@ -46,7 +46,7 @@ def program(name, *arguments):
 
 
 def missing_torch(out):
-    """The lines about PyTorch: one that says what to do, where it is not installed."""
+    """Returns the lines that say how to install PyTorch: one where it is missing."""
     return [line for line in out.splitlines() if 'pip install torch' in line]
 
 
@@ -226,7 +226,7 @@ def test_the_full_net_is_that_of_the_config():
     ('what', 'gflop'), [('forward', 1.449), ('gradient', 4.136), ('step', 4.136)]
 )
 def test_the_operations_of_the_full_net(what, gflop):
-    """The numbers by which the results in benchmarks/results/ were computed."""
+    """The results in benchmarks/results/ were computed with these numbers."""
     assert roofline.operations_per_image(make_config(1, 32), what) / 1e9 == pytest.approx(
         gflop, abs=5e-4
     )

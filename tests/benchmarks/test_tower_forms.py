@@ -70,7 +70,7 @@ def test_the_gradient_is_that_of_the_net(form):
 
 
 def test_each_form_runs_its_convolutions_its_own_way():
-    """Two convolutions a layer one after the other; one for both towers, grouped or mapped."""
+    """Each layer has two convolutions, or one for both towers, grouped or mapped."""
     counts, groups = {}, {}
     for form in FORMS:
         function, arguments = logits(form, masks=False)

@@ -60,7 +60,7 @@ def complete_page(workdir, ablations):
 
 
 def text_of(html):
-    """The text of a page, without its style sheet."""
+    """Returns the text of a page, without its style sheet."""
     root = ET.fromstring(html.removeprefix('<!doctype html>'))
     root.find('head').remove(root.find('head/style'))
     return ' '.join(root.itertext())
