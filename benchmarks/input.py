@@ -49,8 +49,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import photographs
 from torch_net import check_finite
 
-from alexnet_jax.data import catalogue, images, loader, writing
+from alexnet_jax.data import images, loader
 from alexnet_jax.data import sources as datasets
+from alexnet_jax.data.preparation import imagenet, writing
+from alexnet_jax.data.preparation.storage import VERSION, Storage
 from alexnet_jax.model import towers
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import aligned
@@ -66,9 +68,9 @@ CORES = os.cpu_count() or 1
 TORCH = importlib.util.find_spec('torch') is not None
 PACKAGES = ('numpy', 'pillow', 'simplejpeg', 'kornia_rs', 'grain', 'array-record')
 FORMS = {
-    'original': writing.Storage(size=0),
-    '256 JPEG': writing.Storage(SIZE),
-    '256 raw': writing.Storage(SIZE, raw=True),
+    'original': Storage(size=0),
+    '256 JPEG': Storage(SIZE),
+    '256 raw': Storage(SIZE, raw=True),
 }
 PASSES = {'original': 3, '256 JPEG': 8, '256 raw': 24}  # over the images, in a round
 
@@ -87,7 +89,7 @@ _OUTPUT = flags.DEFINE_string('output', None, 'A file for what is printed.')
 
 def prepare(tars: Path, form: str, where: Path) -> float:
     """Writes a data set as alexnet_jax.prepare does; images per second, listing left out."""
-    found = catalogue.ilsvrc2012(tars, lambda *_: None)
+    found = imagenet.list_ilsvrc2012(tars, lambda *_: None)
     start = time.perf_counter()
     result = writing.write(found, FORMS[form], where, 1, 0, lambda *_: None, lambda *_: None)
     return sum(result.images.values()) / (time.perf_counter() - start)
@@ -102,7 +104,7 @@ class Repeated:
         self.classes: list[str] = getattr(examples, 'classes', [])
 
     def __len__(self) -> int:
-        return catalogue.IMAGES_2012['train']
+        return imagenet.IMAGES_2012['train']
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.examples[index % self.count]
@@ -120,7 +122,7 @@ def open_forms(folder: Path) -> dict[str, Repeated]:
     """The training images in each form."""
     sources = {}
     for form, storage in FORMS.items():
-        place = folder / 'prepared' / storage.name('imagenet2012') / writing.VERSION
+        place = folder / 'prepared' / storage.name('imagenet2012') / VERSION
         builder = tfds.builder_from_directory(str(place))
         sources[form] = Repeated(datasets.open_split(builder, 'train'))
     return sources
@@ -155,7 +157,7 @@ def clock(batches: Iterator[Any], count: int) -> float:
 
 def ours(source: Repeated, count: int, threads: int, size: int = SIZE) -> Contender:
     """Our loader, begun anew in each round, with a batch kept ready for each thread."""
-    reading = loader.Reading(size, threads=threads, ahead=threads + 2)
+    reading = loader.Reading(size, threads=threads, prefetch=threads + 2)
 
     def run() -> float:
         rate = clock(loader.training_batches(source, reading, 0, BATCH, 0), count)
@@ -266,7 +268,7 @@ def training(folder: Path, rounds: int, batch_size: int) -> Rates:
     config = make_config(2, batch_size)
     data = dataclasses.replace(config.dataset, data_dir=str(folder / 'prepared'))
     cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
-    mesh, reading = towers.choose_mesh(config), loader.Reading.of(config)
+    mesh, reading = towers.choose_mesh(config), loader.Reading.from_config(config)
     splits = datasets.open_splits(data)
     constants = place_constants(config, mesh, splits)
     take, state = make_train_step(config, mesh), place_initial_state(config, mesh)
@@ -356,7 +358,7 @@ def host(one: Rates, many: Rates) -> str:
 
 # Said below the tables.
 PREPARING = """\
-'prepares' is datasets.writing.write with one worker: it decodes, scales, encodes, counts for the
+'prepares' is preparation.writing.write with one worker: it decodes, scales, encodes, counts for the
 statistics, writes records and metadata, and begins with a sample of 32 images for their size."""
 SQUARES = f"""\
 Batches of {BATCH}. PyTorch's are crops of {CROP}, half of them mirrored. Ours are whole squares of

@@ -56,7 +56,10 @@ def _shapes(config: Config) -> State:
 
 
 def place_constants(
-    config: Config, mesh: jax.sharding.Mesh, splits: sources.Splits, bad: loader.Bad | None = None
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    splits: sources.Splits,
+    bad: loader.UnreadableImages | None = None,
 ) -> augmentation.Constants:
     """What the augmentation knows of the training set, on the devices; counted where it must be.
 
@@ -68,7 +71,7 @@ def place_constants(
     """
     sums = None
     if config.augmentation.constants == 'data':
-        reading, split = loader.Reading.of(config), config.dataset.train_split
+        reading, split = loader.Reading.from_config(config), config.dataset.train_split
         sums = loader.statistics_of(splits.train, reading, splits.folder, split, bad)
     known = augmentation.constants(config.augmentation, config.dataset.image_size, sums)
     return jax.device_put(known, towers.shardings(mesh, towers.spec(mesh, 'constants')))

@@ -83,7 +83,7 @@ def test_dry_run(tmp_path):
         (['--config.dataset.train_split=train[:1%]'], 'fewer than optimizer.batch_size'),
         (['--workdir=/proc/run'], 'cannot write to /proc/run'),
         (['--skip_bad=-1'], '-1 is not a non-negative integer'),
-        (['--config.dataset.folder=/no/such'], 'dataset.folder=/no/such is no folder'),
+        (['--config.dataset.folder=/no/such'], 'dataset.folder=/no/such is not a folder'),
         (['--config.dataset.resize=cubic'], "dataset.resize='cubic' is none of area"),
     ],
 )
