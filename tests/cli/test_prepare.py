@@ -73,7 +73,7 @@ def test_mistakes_are_reported_in_one_line(official, tmp_path, arguments, messag
 @pytest.mark.slow
 def test_the_full_net_trains_an_epoch_on_images_from_tars(tmp_path):
     """Four steps of configs/ilsvrc2012.py with smaller batches, on tars like the official ones."""
-    folder = tars.ilsvrc2012(tmp_path / 'tars', validation=10, synsets=32, extra={})
+    folder = tars.ilsvrc2012(tmp_path / 'tars', validation=10, synsets=64, extra={})
     code, _, err = prepare(f'--tars={folder}', f'--data_dir={tmp_path}', '--partial')
     assert code == 0, err
     workdir = tmp_path / 'run'
@@ -81,7 +81,7 @@ def test_the_full_net_trains_an_epoch_on_images_from_tars(tmp_path):
         [
             *(sys.executable, '-m', 'alexnet_jax.main', '--config=configs/ilsvrc2012.py'),
             *(f'--workdir={workdir}', f'--config.dataset.data_dir={tmp_path}'),
-            *('--config.optimizer.epochs=1.0', '--config.optimizer.batch_size=8'),
+            *('--config.optimizer.epochs=1.0', '--config.optimizer.batch_size=16'),
             '--config.evaluation.batch_size=10',
         ]
     )
