@@ -24,7 +24,7 @@ from alexnet_jax.data.preparation.catalogue import (
     is_held_out,
     to_identifier,
 )
-from alexnet_jax.data.preparation.tar_files import members
+from alexnet_jax.data.preparation.tar_files import list_members
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 IMAGES_2012 = {'train': 1_281_167, 'validation': 50_000, 'test': 100_000}
@@ -132,7 +132,7 @@ def list_synset_tars(folder: Path, report: Report, held_out: int = 50) -> Catalo
     for label, tar in enumerate(tars):
         for entries in splits.values():
             entries.start_file(tar)
-        for name, offset, size in members(tar):
+        for name, offset, size in list_members(tar):
             split = 'validation' if is_held_out(name, held_out) else 'train'
             splits[split].add(name, label, offset, size)
         report(tar.name, label + 1, len(tars))
@@ -201,7 +201,7 @@ def _list_tar_of_tars(tar: Path, classes: list[str], report: Report) -> Entries:
     labels = {synset: label for label, synset in enumerate(classes)}
     entries = Entries()
     entries.start_file(tar)
-    for done, (inner, start, length) in enumerate(members(tar), 1):
+    for done, (inner, start, length) in enumerate(list_members(tar), 1):
         synset = Path(inner).stem
         if synset not in labels:
             raise UserError(
@@ -209,7 +209,7 @@ def _list_tar_of_tars(tar: Path, classes: list[str], report: Report) -> Entries:
                 'download the official tar'
             )
         try:
-            for name, offset, size in members(tar, start, start + length):
+            for name, offset, size in list_members(tar, start, start + length):
                 entries.add(name, labels[synset], offset, size)
         except UserError as error:
             raise UserError(f'{inner} in {first_line(error)}') from error
@@ -221,7 +221,7 @@ def _list_numbered(tar: Path, labels: list[int], report: Report) -> Entries:
     """Lists images whose names end in a number, counted from 1, which selects the label."""
     entries = Entries()
     entries.start_file(tar)
-    for name, offset, size in members(tar):
+    for name, offset, size in list_members(tar):
         number = re.search(r'_(\d+)\.JPEG$', name)
         if number is None or (labels and not 1 <= int(number[1]) <= len(labels)):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Shards: the files of a prepared data set, each written by one process in one go (§2).
+"""Shards: the files of a prepared data set, each written by one process (§2).
 
 A shard gets its final name once it is complete, and its summary (what was counted, which images
 were skipped) is written only after that. So a shard that has a summary is complete, and a restart
@@ -186,9 +186,8 @@ def write_shard(shard: Shard, count_image: Callable[[], None]) -> None:
                     )
                 except BadImage as error:
                     if not shard.skip_bad:
-                        raise _bad_image_error(shard, shard.files[location[0]], name, error) from (
-                            error
-                        )
+                        file = shard.files[location[0]]
+                        raise _bad_image_error(shard, file, name, error) from error
                     skipped.append(name)
                     continue
                 writer.write(stored, int(label), name)

@@ -7,7 +7,9 @@ from pathlib import Path
 from alexnet_jax.runtime.user_errors import UserError
 
 
-def members(path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[str, int, int]]:
+def list_members(
+    path: Path, start: int = 0, end: int | None = None
+) -> Iterator[tuple[str, int, int]]:
     """Yields the files in a tar: name, first byte (counted from the start of `path`) and length.
 
     Args:

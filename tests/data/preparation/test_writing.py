@@ -54,13 +54,14 @@ def catalogue(official):
 
 
 @pytest.fixture(scope='module')
-def written(catalogue, tmp_path_factory):
-    return write(catalogue, SMALL, tmp_path_factory.mktemp('written')).folder
+def reference(catalogue, tmp_path_factory):
+    """A data set that was prepared without interruption."""
+    return write(catalogue, SMALL, tmp_path_factory.mktemp('reference')).folder
 
 
-def test_records_are_the_images(written, catalogue):
+def test_records_are_the_images(reference, catalogue):
     """Every image is there once, with its label and name; unusual ones too, in RGB."""
-    builder = tfds.builder_from_directory(str(written))
+    builder = tfds.builder_from_directory(str(reference))
     source = builder.as_data_source('train')
     by_name = {example['file_name'].decode(): example for example in source}
     train = catalogue.splits['train']
@@ -75,18 +76,18 @@ def test_records_are_the_images(written, catalogue):
     assert len(builder.as_data_source('validation')) == 20
 
 
-def test_any_number_of_workers_writes_the_same(written, catalogue, tmp_path):
+def test_any_number_of_workers_writes_the_same(reference, catalogue, tmp_path):
     other = write(catalogue, SMALL, tmp_path, workers=3).folder
-    assert records(other) == records(written)
+    assert records(other) == records(reference)
     for name in ('statistics_train_32.npz', 'dataset_info.json', 'features.json'):
-        assert (other / name).read_bytes() == (written / name).read_bytes()
+        assert (other / name).read_bytes() == (reference / name).read_bytes()
 
 
-def test_storage_is_raw_pixels_or_jpeg(written, catalogue, tmp_path):
+def test_storage_is_raw_pixels_or_jpeg(reference, catalogue, tmp_path):
     raw = write(catalogue, dataclasses.replace(SMALL, raw=True), tmp_path).folder
     assert raw.parent.name == 'imagenet2012_32_raw'
     ours = tfds.builder_from_directory(str(raw)).as_data_source('train')
-    theirs = tfds.builder_from_directory(str(written)).as_data_source('train')
+    theirs = tfds.builder_from_directory(str(reference)).as_data_source('train')
     assert [e['file_name'] for e in ours] == [e['file_name'] for e in theirs]
     for pixels, jpeg in itertools.islice(zip(ours, theirs, strict=True), 50):
         assert pixels['image'].shape == (32, 32, 3)
@@ -134,7 +135,7 @@ def wait_for_files(folder, pattern, number, process):
 
 
 @pytest.mark.slow
-def test_killed_at_any_stage_the_records_are_the_same(official, written, tmp_path):
+def test_killed_at_any_stage_the_records_are_the_same(official, reference, tmp_path):
     final = tmp_path / 'imagenet2012_32' / '5.1.0'
     unfinished = final.with_name('.5.1.0.incomplete')
     stages = [
@@ -154,17 +155,17 @@ def test_killed_at_any_stage_the_records_are_the_same(official, written, tmp_pat
             # A shard that has its final name is complete, whenever the process was killed.
             for file in unfinished.glob('.records/imagenet*.npz'):
                 name = file.name.removesuffix('.npz')
-                assert records(unfinished)[name] == records(written)[name]
+                assert records(unfinished)[name] == records(reference)[name]
     process = start(official, tmp_path)
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert '2,006 train, 20 validation' in out or 'already prepared' in out
-    assert records(final) == records(written)
+    assert records(final) == records(reference)
     for name in ('statistics_train_32.npz', 'dataset_info.json'):
-        assert (final / name).read_bytes() == (written / name).read_bytes()
+        assert (final / name).read_bytes() == (reference / name).read_bytes()
 
 
-def test_complete_shards_are_kept_after_a_failure(catalogue, written, tmp_path, monkeypatch):
+def test_complete_shards_are_kept_after_a_failure(catalogue, reference, tmp_path, monkeypatch):
     """The first attempt fails in the third shard; the second writes this shard and the rest."""
     write_record, count = shards.RecordWriter.write, itertools.count()
 
@@ -183,12 +184,12 @@ def test_complete_shards_are_kept_after_a_failure(catalogue, written, tmp_path, 
     lines = []
     writing.write(catalogue, SMALL, tmp_path, 1, 0, lines.append, ignore)
     assert lines[0] == 'resuming after 1,004 of 2,026 images'
-    assert records(tmp_path / 'imagenet2012_32' / '5.1.0') == records(written)
+    assert records(tmp_path / 'imagenet2012_32' / '5.1.0') == records(reference)
     assert not unfinished.exists()
 
 
 def test_no_shard_is_lost_if_killed_while_metadata_are_written(
-    catalogue, written, tmp_path, monkeypatch
+    catalogue, reference, tmp_path, monkeypatch
 ):
     write_metadata = tfds.folder_dataset.write_metadata
 
@@ -202,8 +203,8 @@ def test_no_shard_is_lost_if_killed_while_metadata_are_written(
             write(catalogue, SMALL, tmp_path)
     assert not (tmp_path / 'imagenet2012_32' / '5.1.0').exists()
     folder = write(catalogue, SMALL, tmp_path).folder
-    assert records(folder) == records(written)
-    for file in written.iterdir():
+    assert records(folder) == records(reference)
+    for file in reference.iterdir():
         assert (folder / file.name).read_bytes() == file.read_bytes()
 
 
@@ -233,7 +234,7 @@ def test_shards_written_with_other_settings_are_not_kept(catalogue, tmp_path):
     assert not any('resuming' in line for line in lines)
 
 
-def test_a_shard_with_a_damaged_summary_is_written_again(catalogue, written, tmp_path):
+def test_a_shard_with_a_damaged_summary_is_written_again(catalogue, reference, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writing, '_finish', lambda *_: None)
         write(catalogue, SMALL, tmp_path)
@@ -244,7 +245,7 @@ def test_a_shard_with_a_damaged_summary_is_written_again(catalogue, written, tmp
     lines = []
     folder = writing.write(catalogue, SMALL, tmp_path, 1, 0, lines.append, ignore).folder
     assert 'resuming after' in lines[0]
-    assert records(folder) == records(written)
+    assert records(folder) == records(reference)
 
 
 def test_a_second_process_is_refused(catalogue, tmp_path):
@@ -263,9 +264,9 @@ def test_a_disk_that_is_too_small_is_refused_beforehand(catalogue, tmp_path, mon
     assert not list(tmp_path.glob('**/*.array_record*'))
 
 
-def test_a_full_disk_is_reported_in_one_line_and_no_shard_is_lost(catalogue, written, tmp_path):
+def test_a_full_disk_is_reported_in_one_line_and_no_shard_is_lost(catalogue, reference, tmp_path):
     """The operating system refuses to write more in the middle of a shard."""
-    first = next(written.glob('*-train.array_record-00000-*')).stat().st_size
+    first = next(reference.glob('*-train.array_record-00000-*')).stat().st_size
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (first - 100_000, limits[1]))
     try:
@@ -276,7 +277,7 @@ def test_a_full_disk_is_reported_in_one_line_and_no_shard_is_lost(catalogue, wri
     assert not list(tmp_path.glob('imagenet2012_32/5.1.0'))
     names = {f.name for f in tmp_path.glob('imagenet2012_32/.5*/.*')}
     assert names == {'.records'}  # no incomplete files
-    assert records(write(catalogue, SMALL, tmp_path).folder) == records(written)
+    assert records(write(catalogue, SMALL, tmp_path).folder) == records(reference)
 
 
 BAD = {
@@ -355,9 +356,9 @@ def test_own_images_are_rotated_as_exif_says(tmp_path):
     assert image[:, :12].mean() < 20
 
 
-def test_the_source_of_a_data_set_is_recorded(written):
-    source = json.loads((written / writing.SOURCE).read_text())
+def test_the_source_of_a_data_set_is_recorded(reference):
+    source = json.loads((reference / writing.SOURCE).read_text())
     assert source['images'] == {'train': 2006, 'validation': 20}
     assert source['storage']['filter'] == 'bicubic'
-    assert not list(written.glob('.*'))
-    assert len(list(written.iterdir())) == 4 + 1 + 5
+    assert not list(reference.glob('.*'))
+    assert len(list(reference.iterdir())) == 4 + 1 + 5
