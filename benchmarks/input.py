@@ -71,8 +71,10 @@ from input_tables import (
 from measuring import NO_TORCH, Others, circumstances, heading
 from torch_net import check_finite
 
-from alexnet_jax.data import catalogue, images, loader, writing
+from alexnet_jax.data import images, loader
 from alexnet_jax.data import sources as datasets
+from alexnet_jax.data.preparation import imagenet, writing
+from alexnet_jax.data.preparation.storage import VERSION, Storage
 from alexnet_jax.model import towers
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.user_errors import UserError
@@ -83,9 +85,9 @@ from alexnet_jax.training.step import make_train_step
 TORCH = importlib.util.find_spec('torch') is not None
 PACKAGES = ('numpy', 'pillow', 'simplejpeg', 'kornia_rs', 'grain', 'array-record')
 FORMS = {
-    'original': writing.Storage(size=0),
-    '256 JPEG': writing.Storage(SIZE),
-    '256 raw': writing.Storage(SIZE, raw=True),
+    'original': Storage(size=0),
+    '256 JPEG': Storage(SIZE),
+    '256 raw': Storage(SIZE, raw=True),
 }
 PASSES = {'original': 3, '256 JPEG': 8, '256 raw': 24}  # over the images, in each round
 
@@ -106,7 +108,7 @@ def prepare(tars: Path, form: str, where: Path) -> float:
     Returns:
       Images per second, without the time for listing the tars.
     """
-    listing = catalogue.ilsvrc2012(tars, lambda *_: None)
+    listing = imagenet.list_ilsvrc2012(tars, lambda *_: None)
     start = time.perf_counter()
     result = writing.write(listing, FORMS[form], where, 1, 0, lambda *_: None, lambda *_: None)
     return sum(result.images.values()) / (time.perf_counter() - start)
@@ -121,7 +123,7 @@ class Repeated:
         self.classes: list[str] = getattr(examples, 'classes', [])
 
     def __len__(self) -> int:
-        return catalogue.IMAGES_2012['train']
+        return imagenet.IMAGES_2012['train']
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.examples[index % self.count]
@@ -139,7 +141,7 @@ def open_forms(folder: Path) -> dict[str, Repeated]:
     """Opens the training images in each form."""
     sources = {}
     for form, storage in FORMS.items():
-        place = folder / 'prepared' / storage.name('imagenet2012') / writing.VERSION
+        place = folder / 'prepared' / storage.name('imagenet2012') / VERSION
         builder = tfds.builder_from_directory(str(place))
         sources[form] = Repeated(datasets.open_split(builder, 'train'))
     return sources
@@ -174,7 +176,7 @@ def clock(batches: Iterator[Any], count: int, batch: int) -> float:
 
 def ours(source: Repeated, count: int, batch: int, threads: int, size: int = SIZE) -> Contender:
     """Returns our loader, restarted in each round, with a batch kept ready for each thread."""
-    reading = loader.Reading(size, threads=threads, ahead=threads + 2)
+    reading = loader.Reading(size, threads=threads, prefetch=threads + 2)
 
     def run() -> float:
         rate = clock(loader.training_batches(source, reading, 0, batch, 0), count, batch)
@@ -290,7 +292,7 @@ def training(folder: Path, rounds: int, batch_size: int, width: float) -> Rates:
     config = make_config(2, batch_size, width=width)
     data = dataclasses.replace(config.dataset, data_dir=str(folder / 'prepared'))
     cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
-    mesh, reading = towers.choose_mesh(config), loader.Reading.of(config)
+    mesh, reading = towers.choose_mesh(config), loader.Reading.from_config(config)
     splits = datasets.open_splits(data)
     constants = place_constants(config, mesh, splits)
     train_step, state = make_train_step(config, mesh), place_initial_state(config, mesh)

@@ -89,9 +89,9 @@ def truth(source: sources.Source) -> Truth:
     with Bars() as bars:
         for index in range(len(source)):
             try:
-                example = loader.labelled(source, index)
+                example = loader.read_labelled(source, index)
             except images.BadImage as error:
-                raise loader.unreadable(source, index, error) from error
+                raise loader.unreadable_error(source, index, error) from error
             names.append(example.get('name') or source.where(index))
             labels[index] = example['label']
             if len(source) > LONG and index % 100 == 0:
@@ -131,7 +131,7 @@ class Trained:
         self.step, self.params = self._restore()
         splits = sources.open_splits(self.config.dataset, self.config.loader.skip_bad)
         self.source = splits.eval
-        bad = loader.Bad(splits.train, self.config.loader.skip_bad)
+        bad = loader.UnreadableImages(splits.train, self.config.loader.skip_bad)
         self._mean_HWC = place_constants(self.config, self.mesh, splits, bad).mean_HWC
 
     def _restore(self) -> tuple[int, Any]:
@@ -181,7 +181,7 @@ class Trained:
         try:
             loader.read_into(self.source, index, image, self.config.dataset.resize)
         except images.BadImage as error:
-            raise loader.unreadable(self.source, index, error) from error
+            raise loader.unreadable_error(self.source, index, error) from error
         return image
 
     def _all(self, of_batch: Callable[[Any], tuple[np.ndarray, ...]]) -> tuple[Any, ...]:
@@ -198,7 +198,10 @@ class Trained:
 
     def _batches(self) -> Iterator[tuple[loader.Batch, np.ndarray]]:
         """Batches of the test images, and which of their rows count."""
-        reading, batch_size = loader.Reading.of(self.config), self.config.evaluation.batch_size
+        reading, batch_size = (
+            loader.Reading.from_config(self.config),
+            self.config.evaluation.batch_size,
+        )
         for batch in loader.evaluation_batches(self.source, reading, batch_size):
             yield batch, batch['weight'] > 0
 

@@ -49,8 +49,8 @@ class Loop:
         self._config, self._mesh, self._splits = config, mesh, splits
         self._plan, self._stop = plan, stop
         self.results: dict[str, float] = {}
-        self.bad = loader.Bad(splits.train, config.loader.skip_bad)
-        self._reading = loader.Reading.of(config)
+        self.bad = loader.UnreadableImages(splits.train, config.loader.skip_bad)
+        self._reading = loader.Reading.from_config(config)
         self._constants = place_constants(config, mesh, splits, self.bad)
         self._train_step, self._evaluation = (
             make_train_step(config, mesh),
@@ -134,7 +134,7 @@ class Loop:
             first_step,
             reshuffle=config.dataset.reshuffle,
             rows=towers.rows_of_process(self._mesh, config.optimizer.batch_size),
-            bad=self.bad,
+            unreadable=self.bad,
         )
         return (towers.put_batch(self._mesh, batch) for batch in batches)
 

@@ -31,7 +31,7 @@ def net(workdir):
 
 def test_probabilities_have_the_errors_of_the_evaluation_during_training(net):
     """Each image once, though the last batch is filled up."""
-    batches = loader.evaluation_batches(net.source, loader.Reading.of(net.config), 8)
+    batches = loader.evaluation_batches(net.source, loader.Reading.from_config(net.config), 8)
     evaluate = make_evaluate(net.config, net.mesh)
     expected = evaluate(net.params, net._mean_HWC, batches, net.config.views, 21)
     centre, views = (error_rates.errors(p, net.labels()) for p in net.probabilities())
@@ -100,7 +100,7 @@ def test_a_damaged_test_image_is_named(tmp_path, data_dir, workdir):
     where = runs.spoil(tmp_path / 'data', 'test', 4)
     net = Trained(workdir, config=settings(str(tmp_path / 'data')))
     for read in (net.labels, net.probabilities, lambda: net.image(4)):
-        with pytest.raises(UserError, match=f'{where} is damaged .*: prepare the data again'):
+        with pytest.raises(UserError, match=f'{where} is damaged .*: prepare the data set again'):
             read()
 
 
