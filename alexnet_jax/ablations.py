@@ -26,7 +26,7 @@ from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
 from alexnet_jax.evaluation.ablation_study import Study, rows, text, train
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.user_errors import one_line
+from alexnet_jax.runtime.user_errors import report_user_errors
 
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Runs of each: with this many seeds, from 0 on.', 1)
 
@@ -41,7 +41,7 @@ _WORKDIR = flags.DEFINE_string(
 
 def main(_: Sequence[str]) -> None:
     """Trains and tabulates."""
-    with one_line():
+    with report_user_errors():
         config_name = command_line.file().stem
         folder = Path(_WORKDIR.value or f'runs/ablations-{config_name}').expanduser().absolute()
         study = Study(command_line.raw(), _SEEDS.value, _ONLY.value, folder)
@@ -56,8 +56,8 @@ def main(_: Sequence[str]) -> None:
 
 def _note(study: Study) -> str:
     return (
-        f'error of the test views, means over {len(study.seeds)} seeds, as far as they are done; '
-        'difference: to (nothing), in points; noise: the interval over seeds has 0 in it'
+        f'error of the test views, means over those of {len(study.seeds)} seeds that have ended; '
+        'difference: from (nothing), in percentage points; noise: the interval contains 0'
     )
 
 
@@ -71,15 +71,15 @@ def _write(study: Study, folder: Path) -> str:
     """Writes the table as it stands; gives its text."""
     table = rows(study)
     printed = f'{text(table)}\n\n{_note(study)}'
-    whole = {
+    summary = {
         'config': f'configs/{command_line.file().name}',
         'seeds': list(study.seeds),
         'command': shlex.join(['python', '-m', 'alexnet_jax.ablations', *_arguments()]),
         'rows': table,
     }
-    with atomic_files.whole(folder / 'ablations.json') as partial:
-        partial.write_text(json.dumps(whole, indent=2) + '\n')
-    with atomic_files.whole(folder / 'ablations.txt') as partial:
+    with atomic_files.replace(folder / 'ablations.json') as partial:
+        partial.write_text(json.dumps(summary, indent=2) + '\n')
+    with atomic_files.replace(folder / 'ablations.txt') as partial:
         partial.write_text(f'{printed}\n')
     return printed
 

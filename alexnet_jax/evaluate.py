@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
+from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
 _WORKDIR = flags.DEFINE_list('workdir', [], 'Folders of runs, with commas; the first is required.')
 _SPLIT = flags.DEFINE_string('split', '', "Images to test on. Default: the run's test split.")
@@ -46,7 +46,7 @@ _OUT = flags.DEFINE_string(
 
 def main(_: Sequence[str]) -> None:
     """Does what the flags say."""
-    with one_line():
+    with report_user_errors():
         workdirs = _workdirs()
         from alexnet_jax.evaluation import run_evaluation
 
@@ -59,7 +59,7 @@ def main(_: Sequence[str]) -> None:
         out = (
             Path(_OUT.value).expanduser() if _OUT.value else run_evaluation.default_folder(workdirs)
         )
-        run_evaluation.test(workdirs, changes, out, _TUNE_WEIGHTS.value)
+        run_evaluation.evaluate_runs(workdirs, changes, out, _TUNE_WEIGHTS.value)
 
 
 def _workdirs() -> list[Path]:

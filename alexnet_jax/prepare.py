@@ -22,8 +22,8 @@ from pathlib import Path
 from absl import app, flags
 
 from alexnet_jax.data.images import FILTERS
-from alexnet_jax.runtime.progress import Bars
-from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
+from alexnet_jax.runtime.progress import ProgressBars
+from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
 _TARS = flags.DEFINE_string('tars', '', 'Folder of the tars, as downloaded.')
 _DATA_DIR = flags.DEFINE_string(
@@ -55,7 +55,7 @@ _NAME = flags.DEFINE_string('name', '', 'A data set, for --check or to be prepar
 
 def main(_: Sequence[str]) -> None:
     """Does what the flags say."""
-    with one_line():
+    with report_user_errors():
         from alexnet_jax.data import sources
 
         data_dir = sources.data_dir(_DATA_DIR.value)
@@ -78,17 +78,23 @@ def _from_tars(tars: Path, data_dir: Path) -> None:
     if not size and _STORAGE.value == 'raw':
         raise UserError('--storage=raw needs a --size: pixels of different sizes do not stack')
     storage = writing.Storage(size, _STORAGE.value == 'raw', _QUALITY.value, _FILTER.value)
-    with Bars() as bars:
+    with ProgressBars() as bars:
         if _VERIFY.value:
-            for line in catalogue.check_md5(tars, bars.bytes):
-                bars.say(line)
-        found = catalogue.find(tars, bars.listing)
+            for line in catalogue.check_md5(tars, bars.show_bytes):
+                bars.print_line(line)
+        found = catalogue.find(tars, bars.show_listing)
         if not _PARTIAL.value:
             found.check_complete()
         for split, entries in found.splits.items():
-            bars.say(f'{split}: {len(entries):,} images in {len(found.classes):,} classes')
+            bars.print_line(f'{split}: {len(entries):,} images in {len(found.classes):,} classes')
         result = writing.write(
-            found, storage, data_dir, _WORKERS.value, _SKIP_BAD.value, bars.say, bars.images
+            found,
+            storage,
+            data_dir,
+            _WORKERS.value,
+            _SKIP_BAD.value,
+            bars.print_line,
+            bars.show_preparing,
         )
     for name in result.skipped:
         print(f'left out: {name}')

@@ -20,7 +20,7 @@ from alexnet_jax.reporting import comparisons, history
 from alexnet_jax.reporting.markup import joined
 from alexnet_jax.reporting.page import Section, page
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
+from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
 _WORKDIR = flags.DEFINE_string('workdir', '', 'Folder of the run.')
 _OUT = flags.DEFINE_string('out', '', 'The page to write. Default: report.html in the workdir.')
@@ -34,7 +34,7 @@ _ABLATIONS = flags.DEFINE_string(
 
 def main(_: Sequence[str]) -> None:
     """Does what the flags say."""
-    with one_line():
+    with report_user_errors():
         if not _WORKDIR.value:
             raise UserError('say which run: --workdir=DIR')
         workdir = Path(_WORKDIR.value).expanduser()
@@ -43,7 +43,7 @@ def main(_: Sequence[str]) -> None:
             raise UserError(f'--out={out}: there is no folder {out.parent}')
         compared = _comparisons(workdir)
         text = _page_of(workdir, compared)
-        with atomic_files.whole(out) as partial:
+        with atomic_files.replace(out) as partial:
             partial.write_text(text, encoding='utf-8')
         print(out)
 
@@ -65,12 +65,12 @@ def _comparisons(workdir: Path) -> list[Section]:
 def _page_of(workdir: Path, compared: list[Section]) -> str:
     """The page, from the newest checkpoint of the run."""
     # And with them JAX: a mistake is told before.
-    from alexnet_jax.evaluation.trained_net import Trained
+    from alexnet_jax.evaluation.trained_net import TrainedNet
     from alexnet_jax.reporting import overview, sections
     from alexnet_jax.runtime import compilation_cache
 
-    compilation_cache.keep()
-    trained = Trained(workdir)
+    compilation_cache.enable()
+    trained = TrainedNet(workdir)
     config, classes, log = trained.config, trained.source.classes, history.read(workdir)
     labels_N = trained.labels()
     centre_NK, mean_NK = trained.probabilities()

@@ -53,7 +53,7 @@ from alexnet_jax.data import catalogue, images, loader, writing
 from alexnet_jax.data import sources as datasets
 from alexnet_jax.model import towers
 from alexnet_jax.runtime import cpu_devices
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.state import place_constants, place_initial_state
@@ -334,7 +334,7 @@ def table(title: str, goals: Goals, rates: Rates) -> str:
             if numbers:
                 spread = (median(numbers), min(numbers), max(numbers))
                 rows[row] = (row, *map(number, spread), *rest)
-    return aligned([*rows.values()])
+    return align_columns([*rows.values()])
 
 
 def host(one: Rates, many: Rates) -> str:
@@ -351,7 +351,7 @@ def host(one: Rates, many: Rates) -> str:
         cells = map(number, (*values, 1 / lock, feeds * SIZE**2 * 3 / 1e9))
         needs = (f'{number(d / rate)}, {math.ceil(d * lock)}' for d in DEMANDS)
         rows.append([form, *cells, *needs])
-    return aligned(rows)
+    return align_columns(rows)
 
 
 # Said below the tables.

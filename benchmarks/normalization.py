@@ -62,7 +62,7 @@ from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from alexnet_jax.runtime import cpu_devices
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import first_line
 
 SIZE, K, ALPHA, BETA = PAPER = (5, 2.0, 1e-4, 0.75)
@@ -364,7 +364,7 @@ def table(results: Sequence[Result]) -> str:
                 '-' if result.speed is None else f'{result.speed:.2f}',
             )
         )
-    return aligned(rows)
+    return align_columns(rows)
 
 
 def benchmark(about: dict[str, Any], sound: Collection[str], missing: str) -> None:

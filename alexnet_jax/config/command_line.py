@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax.config import schema
-from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
+from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +28,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 
 def parse(arguments: list[str]) -> list[str]:
     """Reads all flags, after checks whose errors are clearer than the flag library's."""
-    with one_line():
+    with report_user_errors():
         given = [argument for argument in arguments[1:] if argument.startswith('--config=')]
         path = _found((given or [f'--config={_DEFAULT}'])[-1].partition('=')[2])
         rest = [argument for argument in arguments[1:] if argument not in given]

@@ -15,8 +15,8 @@ import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 
 from alexnet_jax.data import catalogue, images, pixel_statistics, sources, writing
-from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.progress import Bars
+from alexnet_jax.runtime.cpu_devices import processor_count
+from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 SHOWN = 5  # of the faults of one kind
@@ -100,7 +100,7 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
         except images.BadImage as error:
             return f'{records.where(index)} {error}'
 
-    with Bars() as bars, concurrent.futures.ThreadPoolExecutor(atomic_files.processors()) as pool:
+    with ProgressBars() as bars, concurrent.futures.ThreadPoolExecutor(processor_count()) as pool:
         for first in range(0, every, 1024):
             indices = range(first, min(first + 1024, every))
             for found in pool.map(attempt, indices):
@@ -110,7 +110,7 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
                 labels[found[0]] += 1
                 if found[1]:
                     named[found[1]] = found[0]
-            bars.reading(f'reading {split}', indices[-1] + 1, every)
+            bars.show_images(f'reading {split}', indices[-1] + 1, every)
     kept = pixel_statistics.file_of(Path(builder.data_dir), split, records.size)
     counts = np.array([labels[label] for label in range(classes)])
     published, should = _expected(builder, split)

@@ -19,7 +19,7 @@ from alexnet_jax.data import catalogue, writing
 from alexnet_jax.data import digits as digits  # registers its builder with TFDS
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.synthetic import Synthetic
-from alexnet_jax.runtime.progress import Bars
+from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 
@@ -147,10 +147,16 @@ def _from_folder(dataset: schema.Dataset, skip_bad: int) -> tfds.core.DatasetBui
             raise UserError(f'{dataset.folder} is split into train and validation, not {split}')
     storage = writing.Storage(size=dataset.image_size, filter=dataset.resize)
     counts = ', '.join(f'{len(entries):,} {split}' for split, entries in found.splits.items())
-    with Bars() as bars:
-        bars.say(f'{dataset.folder}: {counts}, {len(found.classes)} classes')
+    with ProgressBars() as bars:
+        bars.print_line(f'{dataset.folder}: {counts}, {len(found.classes)} classes')
         result = writing.write(
-            found, storage, data_dir(dataset.data_dir), 0, skip_bad, bars.say, bars.images
+            found,
+            storage,
+            data_dir(dataset.data_dir),
+            0,
+            skip_bad,
+            bars.print_line,
+            bars.show_preparing,
         )
     return tfds.builder_from_directory(str(result.folder))
 

@@ -32,7 +32,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from alexnet_jax.data import images, pixel_statistics
 from alexnet_jax.data.catalogue import Catalogue, Entries, bytes_of, fingerprint
-from alexnet_jax.runtime import atomic_files, locks
+from alexnet_jax.runtime import atomic_files, cpu_devices, locks
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 VERSION = '5.1.0'  # of TFDS's imagenet2012, whose features and classes the original size keeps
@@ -156,7 +156,7 @@ def write(
     """
     final = folder_of(data_dir, catalogue, storage)
     unfinished = final.with_name(f'.{VERSION}.incomplete')
-    with locks.take(final.parent / '.lock', 'choose another --data_dir'):
+    with locks.acquire(final.parent / '.lock', 'choose another --data_dir'):
         if final.exists():
             say(f'prepared already in {final}')
             return _existing(final, catalogue)
@@ -168,7 +168,7 @@ def write(
         if done:
             say(f'going on after {done:,} of {total:,} images')
         _check_disk(todo, storage, data_dir, say)
-        _run(todo, workers or atomic_files.processors(), lambda n: progress(done + n, total))
+        _run(todo, workers or cpu_devices.processor_count(), lambda n: progress(done + n, total))
         return _finish(unfinished, final, catalogue, storage, shards, skip_bad)
 
 
@@ -209,7 +209,7 @@ class _Record:
         if self.sums:
             values |= {'pixels_HWC': self.sums.pixels_HWC, 'products': self.sums.products}
         try:
-            with atomic_files.whole(shard.record) as partial, partial.open('wb') as file:
+            with atomic_files.replace(shard.record) as partial, partial.open('wb') as file:
                 np.savez(file, fingerprint=shard.fingerprint(), **values)
         except OSError as error:
             raise UserError(f'cannot write {shard.record}: {error}') from error
@@ -389,7 +389,7 @@ def _write_shard(shard: _Shard, count_one: Callable[[], None]) -> None:
     size = shard.storage.size or STATISTICS_SIZE
     sums = pixel_statistics.Sums.of_none(size) if shard.count else None
     skipped = []
-    with atomic_files.whole(shard.path) as partial:
+    with atomic_files.replace(shard.path) as partial:
         writer = _Writer(partial)
         with _Files(shard.files) as opened:
             for name, label, where in zip(shard.names, shard.labels, shard.where, strict=True):
@@ -538,7 +538,7 @@ def _finish(
         'fingerprint': catalogue.fingerprint(),
         'storage': dataclasses.asdict(storage),
     }
-    with atomic_files.whole(unfinished / SOURCE) as partial:
+    with atomic_files.replace(unfinished / SOURCE) as partial:
         partial.write_text(json.dumps(source, indent=2) + '\n')
     unfinished.rename(final)
     shutil.rmtree(final / _RECORDS, ignore_errors=True)

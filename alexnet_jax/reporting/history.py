@@ -1,10 +1,11 @@
 """What metrics.jsonl tells of a run, as curves over epochs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from alexnet_jax.training.workdir import Workdir
 
 Points = tuple[np.ndarray, np.ndarray]  # x and y, each (n,) float64
 
@@ -60,18 +61,8 @@ class History:
 
 
 def read(workdir: Path) -> History:
-    """The history of the run in a folder; an empty one where nothing has been logged.
-
-    A line that is not whole ends it: the run may be writing it.
-    """
-    file = workdir / 'metrics.jsonl'
-    lines = []
-    for line in file.read_text().splitlines() if file.is_file() else ():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return History(lines)
+    """The history of the run in a folder; an empty one where nothing has been logged."""
+    return History(Workdir(workdir).read_metrics())
 
 
 def thinned(points: Points, most: int = 400) -> Points:

@@ -10,7 +10,7 @@ from alexnet_jax.config import schema
 from alexnet_jax.data import synthetic
 from alexnet_jax.model import towers
 from alexnet_jax.model.layer_table import layer_table, parameter_count
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 
 FLOAT32_BYTES = 4
 
@@ -46,7 +46,7 @@ def net_table(config: schema.Config, mesh: jax.sharding.Mesh) -> str:
         'crossing: float32 bytes per image that each tower sends each other one, forward; '
         'the gradient returns by the same way (that of fc8 needs not travel)'
     )
-    return '\n'.join([aligned(rows), '', crossing, *homes])
+    return '\n'.join([align_columns(rows), '', crossing, *homes])
 
 
 def resolved(config: schema.Config) -> str:
@@ -75,7 +75,7 @@ def summary(
         rows.append((f'mean of {config.views} views', *both))
     speed = f'{images_per_second:.0f} images/s in training, ' if images_per_second else ''
     lines = [
-        aligned(rows),
+        align_columns(rows),
         f'{speed}{parameter_count(config):,} parameters',
         f'workdir      {workdir}',
         f'curves       tensorboard --logdir={workdir}',

@@ -34,7 +34,7 @@ def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
       UserError: it is to begin with another run's parameters, and they do not fit.
     """
     shardings = jax.tree.map(lambda x: x.sharding, state_shapes(config, mesh))
-    params = pretrained.take_over(alexnet.initialize(config), config.pretrained)
+    params = pretrained.load_layers(alexnet.initialize(config), config.pretrained)
     params = jax.device_put(params, shardings.params)
     init = jax.jit(paper_momentum(config).init, out_shardings=shardings.velocity)
     return State(jax.device_put(np.int32(0), shardings.step), params, init(params))

@@ -120,7 +120,7 @@ def test_as_a_user_runs_it(tmp_path, data_dir):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 75, err
-    assert 'stopped: the same command goes on' in out
+    assert 'stopped and saved: the same command resumes' in out
     assert not (tmp_path / 'base-0' / 'result.json').exists()
 
     code, out, err = run('lrn')

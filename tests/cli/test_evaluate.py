@@ -74,7 +74,7 @@ def test_one_net_alone_and_two_in_any_order(trained, both, tmp_path):
     folder, _, _ = both
     p = {}
     for name, workdirs in (('a', trained[:1]), ('b', trained[1:]), ('ba', trained[::-1])):
-        run_evaluation.test(workdirs, {}, tmp_path / name, tune=False)
+        run_evaluation.evaluate_runs(workdirs, {}, tmp_path / name, tune=False)
         with np.load(tmp_path / name / 'probabilities.npz') as file:
             p[name] = file['probabilities']
     with np.load(folder / 'probabilities.npz') as file:
@@ -110,7 +110,7 @@ def test_weights_are_tested_on_images_that_they_were_not_tuned_on(both):
 def test_mistakes_are_one_line(tmp_path):
     for arguments, message in (
         ([], 'say which run: --workdir=DIR'),
-        ([f'--workdir={tmp_path}'], f'{tmp_path} is no workdir of a run'),
+        ([f'--workdir={tmp_path}'], f'{tmp_path} is not the workdir of a run'),
         (['--workdir=a', '--tune_weights'], '--tune_weights needs several nets'),
         (['--workdri=a'], 'Did you mean: workdir'),
     ):

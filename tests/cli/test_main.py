@@ -76,7 +76,7 @@ def test_dry_run(tmp_path):
         (['--wrokdir=x'], 'Did you mean: workdir'),
         (['--config.optimizer.batch_size=many'], "invalid literal for int() with base 10: 'many'"),
         (['--config=configs/digit.py'], 'configs/cifar10_normalized.py, configs/digits.py'),
-        (['runs/digits'], "what is 'runs/digits'?"),
+        (['runs/digits'], "unexpected argument 'runs/digits'"),
         (['--config.mesh.data=3'], 'optimizer.batch_size=128 is not divisible by mesh.data=3'),
         (['--config.mesh.tower=4'], 'mesh.tower=4 does not divide model.towers=2'),
         (['--config=configs/ilsvrc2012.py'], 'ILSVRC2012_img_train.tar'),

@@ -103,7 +103,7 @@ def test_a_run_in_training_is_shown_as_far_as_it_is(workdir, tmp_path):
     ('arguments', 'message'),
     [
         ([], 'say which run: --workdir=DIR'),
-        (['--workdir=/no/such'], '/no/such is no workdir of a run'),
+        (['--workdir=/no/such'], '/no/such is not the workdir of a run'),
         (['--workdir=.', '--relu=x'], 'give both --relu=DIR and --tanh=DIR'),
         (['--workdir=.', '--ablations=pyproject.toml'], 'pyproject.toml is no table of ablations'),
         (['--workdir=.', '--images=0'], '0 is not a positive integer'),

@@ -246,7 +246,7 @@ def test_a_record_that_is_not_whole_does_not_count(found, written, tmp_path):
 
 def test_two_at_a_time_are_refused(found, tmp_path):
     with (
-        locks.take(tmp_path / 'imagenet2012_32' / '.lock', ''),
+        locks.acquire(tmp_path / 'imagenet2012_32' / '.lock', ''),
         pytest.raises(UserError, match=f'process {os.getpid()} on .* is using'),
     ):
         write(found, SMALL, tmp_path)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from alexnet_jax.evaluation import error_rates, prediction_files
-from alexnet_jax.evaluation.trained_net import Truth
+from alexnet_jax.evaluation.trained_net import LabelledImages
 
 
 @pytest.fixture
 def truth():
     labels = np.random.default_rng(0).integers(7, size=90).astype(np.int32)
     names = [f'{i}.jpg' for i in range(89)] + ['caf\udce9.jpg']  # a byte that is no UTF-8
-    return Truth([f'class {k}' for k in range(8)], names, labels)  # class 7 has no image
+    return LabelledImages([f'class {k}' for k in range(8)], names, labels)  # class 7 has no image
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_predictions_are_the_five_most_probable(tmp_path, truth, p):
 
 
 def test_fewer_classes_than_five(tmp_path):
-    truth = Truth(['cat', 'dog'], ['1', '2'], np.int32([0, 1]))
+    truth = LabelledImages(['cat', 'dog'], ['1', '2'], np.int32([0, 1]))
     prediction_files.write(tmp_path, truth, np.float32([[0.5, 0.5], [0.1, 0.9]]), {})
     rows = read(tmp_path / 'predictions.csv')
     assert rows[0]['answer 1'] == 'cat'  # of equals the first

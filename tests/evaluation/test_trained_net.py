@@ -9,9 +9,10 @@ import nets
 import runs
 from alexnet_jax.data import loader
 from alexnet_jax.evaluation import error_rates, trained_net
-from alexnet_jax.evaluation.trained_net import Trained
+from alexnet_jax.evaluation.trained_net import TrainedNet
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.validation import make_evaluate
+from alexnet_jax.training.workdir import Workdir
 
 
 def settings(data_dir, **overrides):
@@ -26,7 +27,7 @@ def workdir(tmp_path_factory, data_dir):
 
 @pytest.fixture(scope='module')
 def net(workdir):
-    return Trained(workdir)
+    return TrainedNet(workdir)
 
 
 def test_probabilities_have_the_errors_of_the_evaluation_during_training(net):
@@ -65,11 +66,11 @@ def test_the_last_hidden_layer_is_what_the_output_reads(net):
 
 
 def test_names_and_labels_are_those_of_the_records(net):
-    known = trained_net.truth(net.source)
-    assert known.classes == [str(digit) for digit in range(10)]
-    assert known.names[20].startswith('record 20 of digits-test.array_record')
-    assert known.labels.tolist() == [net.source[i]['label'] for i in range(21)]
-    assert len(set(known.labels.tolist())) > 5
+    images = trained_net.read_labels(net.source)
+    assert images.classes == [str(digit) for digit in range(10)]
+    assert images.names[20].startswith('record 20 of digits-test.array_record')
+    assert images.labels.tolist() == [net.source[i]['label'] for i in range(21)]
+    assert len(set(images.labels.tolist())) > 5
 
 
 def test_the_mesh_is_of_the_devices_here_and_the_newest_checkpoint_counts(tmp_path, data_dir, net):
@@ -77,10 +78,10 @@ def test_the_mesh_is_of_the_devices_here_and_the_newest_checkpoint_counts(tmp_pa
     config = settings(data_dir, mesh__tower=1)
     runs.untrained(tmp_path, config, step=5)
     runs.untrained(tmp_path, config, step=7)
-    other = Trained(tmp_path)
-    assert other.step == 7 == trained_net.newest_step(tmp_path)
+    other = TrainedNet(tmp_path)
+    assert other.step == 7 == Workdir(tmp_path).newest_step()
     assert other.mesh.shape['tower'] == 2
-    one = Trained(tmp_path, nets.mesh_of(1))
+    one = TrainedNet(tmp_path, nets.mesh_of(1))
     assert one.mesh.shape['tower'] == 1
     for a, b, c in zip(
         net.probabilities(), other.probabilities(), one.probabilities(), strict=True
@@ -90,7 +91,7 @@ def test_the_mesh_is_of_the_devices_here_and_the_newest_checkpoint_counts(tmp_pa
 
 
 def test_images_may_be_others_than_in_training(workdir, data_dir):
-    elsewhere = Trained(workdir, config=settings(data_dir, dataset__eval_split='train[:9]'))
+    elsewhere = TrainedNet(workdir, config=settings(data_dir, dataset__eval_split='train[:9]'))
     assert len(elsewhere.labels()) == 9
     assert 'train' in elsewhere.source.where(0)
 
@@ -98,27 +99,27 @@ def test_images_may_be_others_than_in_training(workdir, data_dir):
 def test_a_damaged_test_image_is_named(tmp_path, data_dir, workdir):
     shutil.copytree(data_dir, tmp_path / 'data')
     where = runs.spoil(tmp_path / 'data', 'test', 4)
-    net = Trained(workdir, config=settings(str(tmp_path / 'data')))
+    net = TrainedNet(workdir, config=settings(str(tmp_path / 'data')))
     for read in (net.labels, net.probabilities, lambda: net.image(4)):
         with pytest.raises(UserError, match=f'{where} is damaged .*: prepare the data again'):
             read()
 
 
 def test_a_folder_without_a_trained_net_is_one_line(tmp_path, workdir):
-    with pytest.raises(UserError, match='no workdir of a run: there is no'):
-        Trained(tmp_path / 'nowhere')
+    with pytest.raises(UserError, match='is not the workdir of a run: there is no'):
+        TrainedNet(tmp_path / 'nowhere')
     (tmp_path / 'config.json').write_text((workdir / 'config.json').read_text())
     with pytest.raises(UserError, match='has no checkpoint yet'):
-        Trained(tmp_path)
+        TrainedNet(tmp_path)
     (tmp_path / 'checkpoints').mkdir()
     with pytest.raises(UserError, match='has no checkpoint yet'):
-        Trained(tmp_path)
+        TrainedNet(tmp_path)
     for text in ('{"config": ', '[]', '{"config": 3}', '{"starts": []}'):
         (tmp_path / 'config.json').write_text(text)
         with pytest.raises(UserError, match=r'config\.json cannot be read'):
-            Trained(tmp_path)
+            TrainedNet(tmp_path)
     raw = json.loads((workdir / 'config.json').read_text())
     raw['config']['model']['squeeze_and_excitation'] = True
     (tmp_path / 'config.json').write_text(json.dumps(raw))
     with pytest.raises(UserError, match='of another version: unknown setting model'):
-        Trained(tmp_path)
+        TrainedNet(tmp_path)

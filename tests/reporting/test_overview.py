@@ -63,7 +63,7 @@ def test_five_of_four_classes_are_no_measure():
 
 def test_where_the_run_comes_from(tmp_path):
     again = START | {'started': '2026-11-22T01:00:00+00:00', 'device_kind': 'NVIDIA <H200>'}
-    (tmp_path / 'config.json').write_text(json.dumps({'starts': [START, again]}))
+    (tmp_path / 'config.json').write_text(json.dumps({'config': {}, 'starts': [START, again]}))
     section = overview.origin(tmp_path, CONFIG, 20, history.History(LINES), 'make --it=again')
     told = text(tree(section.body))
     assert 'Begun2026-11-21 12:34 UTC; started 2 times' in told

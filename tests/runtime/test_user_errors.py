@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from alexnet_jax.runtime.user_errors import UserError, one_line
+from alexnet_jax.runtime.user_errors import UserError, report_user_errors
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from alexnet_jax.runtime.user_errors import UserError, one_line
     ],
 )
 def test_mistakes_end_in_one_line(capsys, error, code, message):
-    with pytest.raises(SystemExit) as ended, one_line():
+    with pytest.raises(SystemExit) as ended, report_user_errors():
         raise error
     assert ended.value.code == code
     assert message in capsys.readouterr().err
@@ -22,5 +22,5 @@ def test_mistakes_end_in_one_line(capsys, error, code, message):
 
 @pytest.mark.parametrize('error', [ValueError('a bug'), FileNotFoundError(errno.ENOENT, 'a bug')])
 def test_our_own_mistakes_keep_their_traceback(error):
-    with pytest.raises(type(error)), one_line():
+    with pytest.raises(type(error)), report_user_errors():
         raise error

@@ -75,7 +75,7 @@ def test_told_to_stop(tmp_path, data_dir, whole):
     assert 'stopped by SIGTERM after step' in out
     code, out, err = runs.run(runs.command(tmp_path, data_dir))
     assert code == 0, err
-    assert 'going on in' in out
+    assert 'resuming in' in out
     assert_same_end(tmp_path, whole)
 
 
@@ -89,7 +89,7 @@ def test_goes_on_with_another_number_of_devices(tmp_path, data_dir, whole, befor
     assert process.returncode == 75
     code, out, err = runs.run(runs.command(tmp_path, data_dir, mesh__tower=after))
     assert code == 0, err
-    assert 'going on in' in out
+    assert 'resuming in' in out
     (_, ours), (_, theirs) = runs.final(tmp_path), runs.final(whole)
     for name, x in ours.items():
         np.testing.assert_allclose(x, theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)

@@ -8,7 +8,7 @@ import pytest
 
 import nets
 from alexnet_jax.model import towers
-from alexnet_jax.runtime.signals import Stop
+from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
 from alexnet_jax.training.step import make_train_step
@@ -121,7 +121,7 @@ def test_the_initial_state_does_not_depend_on_the_mesh():
 
 def test_a_second_signal_ends_the_process_at_once():
     before = signal.getsignal(signal.SIGINT)
-    with Stop() as stop:
+    with StopSignal() as stop:
         assert not stop.signal
         signal.raise_signal(signal.SIGINT)
         assert stop.signal == 'SIGINT'

@@ -24,7 +24,7 @@ def width(**overrides):
 
 def test_the_layers_named_are_theirs_and_the_others_new(first):
     ours = alexnet.initialize(width(seed=1))
-    taken = pretrained.take_over(ours, Pretrained(str(first), ('conv1', 'fc6')))
+    taken = pretrained.load_layers(ours, Pretrained(str(first), ('conv1', 'fc6')))
     _, theirs = runs.final(first)
     assert taken.keys() == ours.keys()
     for layer, arrays in taken.items():
@@ -37,10 +37,10 @@ def test_the_layers_named_are_theirs_and_the_others_new(first):
 def test_another_number_of_classes_is_fine_but_for_fc8(first):
     ours = alexnet.initialize(width(dataset__classes=7))
     layers = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7')
-    taken = pretrained.take_over(ours, Pretrained(str(first), layers))
+    taken = pretrained.load_layers(ours, Pretrained(str(first), layers))
     assert taken['fc8']['kernel_TIK'].shape[-1] == 7
     with pytest.raises(UserError, match=r'fc8 in .* has the shapes'):
-        pretrained.take_over(ours, Pretrained(str(first), (*layers, 'fc8')))
+        pretrained.load_layers(ours, Pretrained(str(first), (*layers, 'fc8')))
 
 
 def test_fine_tuning_as_a_user_does_it(first, tmp_path, data_dir):
@@ -72,7 +72,9 @@ def test_fine_tuning_as_a_user_does_it(first, tmp_path, data_dir):
 )
 def test_mistakes_are_one_line(first, workdir, layers, message):
     with pytest.raises(UserError) as error:
-        pretrained.take_over(alexnet.initialize(width()), Pretrained(workdir or str(first), layers))
+        pretrained.load_layers(
+            alexnet.initialize(width()), Pretrained(workdir or str(first), layers)
+        )
     assert message in str(error.value)
 
 
