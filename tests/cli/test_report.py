@@ -27,12 +27,9 @@ def report(*arguments):
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory, data_dir):
+def workdir(trained_run):
     """A short run on the digits."""
-    folder = tmp_path_factory.mktemp('runs') / 'short'
-    code, _, err = runs.run(runs.command(folder, data_dir))
-    assert code == 0, err
-    return folder
+    return trained_run
 
 
 @pytest.fixture(scope='module')
@@ -46,9 +43,9 @@ def ablations(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def whole(workdir, ablations):
+def whole(workdir, ablations, tmp_path_factory):
     """The page of the run, with everything that can be on it."""
-    out = workdir.parent / 'whole.html'
+    out = tmp_path_factory.mktemp('pages') / 'whole.html'
     code, told, err = report(
         *(f'--workdir={workdir}', f'--out={out}', '--images=4', f'--ablations={ablations}'),
         *(f'--relu={workdir}', f'--tanh={workdir}'),

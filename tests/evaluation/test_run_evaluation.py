@@ -18,7 +18,7 @@ def net(name, *rows):
 
 
 def test_the_table_has_each_net_and_their_mean():
-    """By hand: what both nets together say of two images is right for the centre, wrong else."""
+    """Two images by hand: the mean is right for the centre crop and wrong for all views."""
     labels = np.int32([0, 1])
     one, other = net('a', [0.8, 0.2], [0.3, 0.7]), net('b', [0.45, 0.55], [0.1, 0.9])
     results = run_evaluation.compute_results([one, other], labels)
@@ -54,13 +54,13 @@ def test_what_differs_between_two_sets_of_images_is_named():
 
 
 def few(data_dir, **overrides):
-    """Settings of a net that nobody trains, on few images."""
+    """Returns the settings of an untrained net with few test images."""
     small = {'model__width': 0.0625, 'dataset__data_dir': data_dir}
     return nets.small(**small | {'dataset__eval_split': 'test[:30]'} | overrides)
 
 
 def test_nets_may_differ_in_their_recipe(tmp_path, data_dir):
-    """In crop, width, towers and size; they see the same images, and the mean is theirs."""
+    """In crop, width, towers and image size; the test images are the same."""
     recipes = (
         {},
         {'model__towers': 1, 'model__width': 0.125},
@@ -82,8 +82,10 @@ def test_nets_may_differ_in_their_recipe(tmp_path, data_dir):
     with np.load(tmp_path / 'out' / 'probabilities.npz') as file:
         assert file['probabilities'].shape == (30, 10)
         assert file['tuned_on'].sum() == 15
-        held = ~file['tuned_on']
-        error = error_rates.errors(file['weighted_probabilities'][held], file['labels'][held]).top5
+        is_other = ~file['tuned_on']
+        error = error_rates.errors(
+            file['weighted_probabilities'][is_other], file['labels'][is_other]
+        ).top5
         assert summary['tuned']['results'][1]['top5_error'] == pytest.approx(error)
         total = error_rates.errors(file['probabilities'], file['labels'])
     assert summary['results'][-1]['top1_error'] == pytest.approx(total.top1)
@@ -114,8 +116,10 @@ def workdir(tmp_path_factory, data_dir):
         ({'dataset__folder': '/pets'}, 'digits, /pets'),
     ],
 )
-def test_nets_that_saw_other_images_are_no_ensemble(tmp_path, data_dir, workdir, overrides, what):
-    """Both are named, and nothing is written."""
+def test_nets_with_different_test_images_are_not_an_ensemble(
+    tmp_path, data_dir, workdir, overrides, what
+):
+    """The message names both, and nothing is written."""
     other = runs.untrained(tmp_path / 'other', few(data_dir, **overrides))
     with pytest.raises(
         UserError, match=rf'{workdir} and {other} are not evaluated on the same images \({what}\)'
@@ -124,7 +128,7 @@ def test_nets_that_saw_other_images_are_no_ensemble(tmp_path, data_dir, workdir,
     assert not (tmp_path / 'out').exists()
 
 
-def test_mistakes_are_one_line(tmp_path, data_dir, workdir):
+def test_mistakes_are_user_errors(tmp_path, data_dir, workdir):
     (tmp_path / 'file').write_text('')
     for workdirs, changes, out, tune, message in (
         ([workdir, workdir / '..' / workdir.name], {}, 'out', False, 'are the same run: name it'),
@@ -147,8 +151,8 @@ def test_mistakes_are_one_line(tmp_path, data_dir, workdir):
             run_evaluation.evaluate_runs(workdirs, changes, tmp_path / out, tune)
 
 
-def test_ones_own_images_may_have_moved(tmp_path):
-    """A folder that is elsewhere now, for all nets; without saying so, it is missed by name."""
+def test_a_folder_of_images_may_have_moved(tmp_path):
+    """--folder names the new place for all nets; without it, the message names the old one."""
     pets = tars.class_folders(tmp_path / 'pets', images=20)
     own = {'dataset__folder': str(pets), 'dataset__classes': 2, 'dataset__name': 'none'}
     own |= {'dataset__eval_split': 'validation'}

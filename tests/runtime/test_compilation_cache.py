@@ -3,8 +3,8 @@ import jax
 from alexnet_jax.runtime import compilation_cache
 
 
-def test_programs_are_kept_for_the_next_run(monkeypatch, tmp_path):
-    """In the user's cache folder, unless JAX's own setting says where."""
+def test_programs_are_cached_in_the_users_folder(monkeypatch, tmp_path):
+    """Unless JAX's own variable names another folder."""
     before = jax.config.jax_compilation_cache_dir
     compilation_cache.enable()
     assert jax.config.jax_compilation_cache_dir == before  # the tests set the variable
