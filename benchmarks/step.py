@@ -203,7 +203,7 @@ class Ours:
         noise = np.random.default_rng(1).normal(0, 60, (count, crop, crop, 3)).astype(np.float32)
         x = towers.put_batch(mesh, {'x': noise})['x']
         images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'constants')
-        specs = towers.specs(mesh, params)
+        specs = alexnet.partitions(config, mesh)
         function = jax.jit(
             jax.shard_map(
                 of,

@@ -76,7 +76,7 @@ def batch(config: schema.Config, seed: int = 0) -> dict[str, np.ndarray]:
 def compiled_logits(config: schema.Config, mesh: jax.sharding.Mesh, masks: Any = None) -> Any:
     """The net as a function of (parameters, images) on a mesh."""
     graph = alexnet.graph(config)
-    specs = towers.specs(mesh, alexnet.shapes(config))
+    specs = alexnet.partitions(config, mesh)
     here = towers.spec(mesh, 'images')
 
     def logits(params: Any, x: Any) -> Any:

@@ -8,6 +8,7 @@ import nets
 from alexnet_jax.config import schema
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.layer_table import layer_table, parameter_count
+from alexnet_jax.model.parameters import Average
 
 # (shape over both towers, standard deviation, bias): §3.5, §5 and Figure 2.
 LAYERS = {
@@ -209,22 +210,19 @@ def test_every_config_is_whole(name):
     raw = nets.load(name).to_dict()
     config = nets.override(nets.load(name))
     assert schema.flatten(raw).keys() == schema.flatten(nets.load('digits').to_dict()).keys()
-    assert parameter_count(config) == sum(
-        x.size for x in jax.tree.leaves(alexnet.shapes(config))
-    ) - averages(config)
+    assert parameter_count(config) == parameters_of_arrays(config)
     assert f'--config=configs/{name}.py' in (nets.ROOT / 'configs' / f'{name}.py').read_text() or (
         name == 'digits'
     )
 
 
-def averages(config):
-    """What batch normalization keeps beside the parameters."""
-    return sum(
-        x.size
-        for layer in alexnet.shapes(config).values()
-        for leaf, x in layer.items()
-        if leaf.startswith('average')
+def parameters_of_arrays(config):
+    """Counts the parameters in the arrays, without the averages of batch normalization."""
+    infos = alexnet.parameter_info(config)
+    sizes = jax.tree.map(
+        lambda info, x: 0 if info.kind is Average else x.size, infos, alexnet.shapes(config)
     )
+    return sum(jax.tree.leaves(sizes))
 
 
 def test_the_cifar_nets():

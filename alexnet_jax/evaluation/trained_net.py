@@ -3,13 +3,11 @@
 For programs that evaluate or show a run without resuming it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +17,12 @@ from alexnet_jax.config import schema
 from alexnet_jax.data import images, loader, sources
 from alexnet_jax.model import inference, towers
 from alexnet_jax.model.layer_table import layer_table
+from alexnet_jax.model.net import Net
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.state import place_constants, state_shapes
 from alexnet_jax.training.workdir import Workdir
-
-if TYPE_CHECKING:
-    from alexnet_jax.model.net import Net
 
 MANY_IMAGES = 10_000  # from this number on, progress is shown
 ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
@@ -40,11 +36,12 @@ def load(workdir: Path | str, *, mesh: jax.sharding.Mesh | None = None) -> Net:
       mesh: the devices to place the parameters on; None chooses them from this machine's, whatever
         the net was trained on.
 
+    Returns:
+      The net; `net(images)` computes logits.
+
     Raises:
       UserError: the folder holds no run, a run of another version, or no checkpoint.
     """
-    from alexnet_jax.model.net import Net
-
     folder = Workdir(Path(workdir).expanduser())
     config = folder.read_config()
     mesh = mesh or _mesh_of_this_machine(config)

@@ -1,106 +1,136 @@
-"""The eight layers, from one GPU's point of view (§3.5, Figure 2).
+"""AlexNet: eight layers in two towers (§3.5, Figure 2)."""
 
-Letters in names: B images, H rows, W columns, I maps (or units) in, O maps (or units) out, T towers
-(inside the step, the towers that live on this device), K classes.
-
-A layer takes and returns a list with one array per tower on this device. Where its settings say
-reads='all' it reads `exchange(...)`, the maps of all towers; else its own tower's alone. In the
-paper's net those are conv3, fc6 and fc7; in fc8 the towers' products are summed.
-"""
-
+import functools
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh
 
 from alexnet_jax.config import schema
+from alexnet_jax.model import parameters, towers
 from alexnet_jax.model.dropout import Masks
 from alexnet_jax.model.layer_table import layer_table
-from alexnet_jax.model.layers import Convolution, Hidden, Output, Rng
-from alexnet_jax.model.towers import shown_to_all
+from alexnet_jax.model.layers import Convolution, Dense, Output, UnsharedConvolution
+from alexnet_jax.model.parameters import Rng
+from alexnet_jax.ops.implementations import Platform
 
-# What a net holds: what is learned, and what batch normalization remembers for test time.
-HELD = nnx.Any(nnx.Param, nnx.BatchStat)
+# The arrays of a net: its parameters, and the averages of batch normalization.
+ARRAYS = nnx.Any(nnx.Param, nnx.BatchStat)
 
 
 class AlexNet(nnx.Module):
-    """The towers that live on one device, in step with those that do not."""
+    """The towers on one device, which meet those on other devices in `exchange` and `combine`.
 
-    def __init__(self, config: schema.Config, *, rng: Rng) -> None:
+    It is called inside a shard_map over the mesh of towers.py; model/net.py has a net that can be
+    called from anywhere.
+
+    Args:
+      config: the settings of a run.
+      rng: the source of initial weights; None leaves them zero.
+      platform: the platform that the program is compiled for; None for JAX's default.
+    """
+
+    def __init__(
+        self, config: schema.Config, *, rng: Rng, platform: Platform | None = None
+    ) -> None:
         model = config.model
-        self.dtype, self.convolutions = model.dtype, tuple(model.convolutions())
-        self.hiddens = tuple(model.hidden())
+        self.dtype = model.dtype
+        self.convolutions, self.dense_layers = tuple(model.convolutions()), tuple(model.hidden())
         for row in layer_table(config):
             if row.name in self.convolutions:
-                setattr(self, row.name, Convolution(row, model, rng=rng))
-            elif row.name in self.hiddens:
-                setattr(self, row.name, Hidden(row, model, rng=rng))
+                shared = model.convolutions()[row.name].shared
+                kind = Convolution if shared else UnsharedConvolution
+                setattr(self, row.name, kind(row, model, rng=rng, platform=platform))
+            elif row.name in self.dense_layers:
+                setattr(self, row.name, Dense(row, model, rng=rng))
             else:
-                self.fc8 = Output(model, row.reads, config.dataset.classes, rng=rng)
+                self.fc8 = Output(row, model, rng=rng)
 
-    def __call__(self, images_BHWC: Array, masks: 'Masks | None' = None) -> Array:
-        """Class scores.
+    def __call__(self, images_BHWC: Array, masks: Masks | None = None) -> Array:
+        """Computes the logits.
 
         Args:
-          images_BHWC: float32 images, mean subtracted, on the scale of 0 to 255.
-          masks: where training draws its dropout masks from; None at test time.
+          images_BHWC: (B, crop, crop, 3) float32, mean subtracted, on the scale of 0 to 255.
+          masks: draws the dropout masks in training; None at test time.
 
         Returns:
-          (B, K) float32 logits, the same for all towers.
+          (B, K) float32 logits, equal for all towers.
         """
         return self.fc8(self.hidden(images_BHWC, masks))
 
-    def hidden(self, images_BHWC: Array, masks: 'Masks | None' = None) -> list[Array]:
-        """What fc8 reads: for each tower here (B, units), as `__call__` has them."""
+    def hidden(self, images_BHWC: Array, masks: Masks | None = None) -> list[Array]:
+        """Computes the input of fc8, (B, units) for each tower on this device; see `__call__`."""
         towers_here = len(self.fc8.kernel_TIK[...])
-        maps = shown_to_all(images_BHWC.astype(self.dtype), towers_here)
+        maps = towers.show_to_all(images_BHWC.astype(self.dtype), towers_here)
         for name in self.convolutions:
             maps = getattr(self, name)(maps, training=masks is not None)
         units = [x.reshape(len(x), -1) for x in maps]
-        for name in self.hiddens:
+        for name in self.dense_layers:
             units = getattr(self, name)(units, masks)
         return units
 
 
 def initialize(config: schema.Config) -> dict[str, Any]:
-    """The initial parameters: nested dict of float32 arrays on the host, a function of the seed.
+    """Returns the initial parameters, which depend on the settings alone.
 
-    Weights are Gaussian with mean 0, biases constant (§5). Every array but fc8's bias begins with
-    the axis of towers.
+    Weights are Gaussian with mean 0, biases constant (§5).
+
+    Returns:
+      A nested dict of float32 arrays on the host. Every array but the bias of fc8 begins with the
+      axis of towers.
     """
     net = AlexNet(config, rng=np.random.default_rng(config.seed))
-    return nnx.to_pure_dict(nnx.state(net, HELD))
+    return nnx.to_pure_dict(nnx.state(net, ARRAYS))
 
 
 def shapes(config: schema.Config) -> dict[str, Any]:
-    """The shapes and dtypes of the parameters."""
-    return nnx.to_pure_dict(nnx.state(_abstract(config), HELD))
+    """Returns the shapes and dtypes of the parameters, as a nested dict like `initialize`."""
+    return nnx.to_pure_dict(nnx.state(_abstract(config), ARRAYS))
 
 
-def graph(config: schema.Config) -> nnx.GraphDef[AlexNet]:
-    """The net without its parameters, for `apply`."""
-    return nnx.split(_abstract(config))[0]
+@functools.cache
+def parameter_info(config: schema.Config) -> dict[str, Any]:
+    """Describes the parameters: a nested dict like `initialize`, of ParameterInfo."""
+    return parameters.parameter_info(_abstract(config))
 
 
-def _abstract(config: schema.Config) -> AlexNet:
-    return nnx.eval_shape(lambda: AlexNet(config, rng=None))
+def partitions(config: schema.Config, mesh: Mesh) -> dict[str, Any]:
+    """Returns how the parameters are sharded: a nested dict like `initialize`, of PartitionSpec."""
+    return jax.tree.map(lambda info: towers.partition(mesh, *info.axes), parameter_info(config))
+
+
+def graph(config: schema.Config, platform: Platform | None = None) -> nnx.GraphDef[AlexNet]:
+    """Returns the net without its parameters, for `apply`.
+
+    Args:
+      config: the settings of a run.
+      platform: the platform that the program is compiled for; None for JAX's default.
+    """
+    return nnx.split(_abstract(config, platform))[0]
+
+
+def _abstract(config: schema.Config, platform: Platform | None = None) -> AlexNet:
+    return nnx.eval_shape(lambda: AlexNet(config, rng=None, platform=platform))
 
 
 def apply(
     graph: nnx.GraphDef[AlexNet], params: Any, images_BHWC: Array, masks: Masks | None = None
 ) -> Array:
-    """`AlexNet.__call__` as a pure function of the parameters on this device."""
+    """Computes `AlexNet.__call__` as a pure function of the parameters on this device."""
     return nnx.merge(graph, params)(images_BHWC, masks)
 
 
 def apply_training(
     graph: nnx.GraphDef[AlexNet], params: Any, images_BHWC: Array, masks: Masks
 ) -> tuple[Array, dict[str, Any]]:
-    """`apply` in training, and what batch normalization has seen of this batch.
+    """Computes `apply` in training, and the batch's moments for batch normalization.
 
     Returns:
-      The logits, and like `params` the moments of the layers that have batch normalization.
+      The logits, and a nested dict like `params` with only the averages of batch normalization,
+      which are the moments of this batch.
     """
     net = nnx.merge(graph, params)
     logits_BK = net(images_BHWC, masks)
@@ -108,5 +138,5 @@ def apply_training(
 
 
 def apply_hidden(graph: nnx.GraphDef[AlexNet], params: Any, images_BHWC: Array) -> list[Array]:
-    """`AlexNet.hidden` at test time, as a pure function of the parameters on this device."""
+    """Computes `AlexNet.hidden` at test time, as a pure function of the parameters."""
     return nnx.merge(graph, params).hidden(images_BHWC)

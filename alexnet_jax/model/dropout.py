@@ -1,4 +1,4 @@
-"""Dropout (§4.2), with masks that do not depend on where a tower or an image lives."""
+"""Dropout (§4.2), with masks that do not depend on where a tower or an image lies."""
 
 import dataclasses
 
@@ -11,42 +11,56 @@ from alexnet_jax.model.towers import own_part
 
 @dataclasses.dataclass(frozen=True)
 class Masks:
-    """Draws dropout masks that depend on the key, layer, tower and image; not on where they are.
+    """Draws the dropout masks of one training step.
+
+    A mask depends on the key, the layer, the tower and the image, and not on the mesh.
 
     Attributes:
-      key: of this training step.
-      images: in the whole batch.
+      key: the random key of this training step.
+      images: the number of images in the batch on all devices.
     """
 
     key: Array
     images: int
 
     def draw(self, layer: int, towers: int, units: int, keep: float) -> Array:
-        """(towers here, images here, units) bool, True with probability `keep`.
+        """Draws the masks of a layer for the towers and images on this device.
 
-        Every device draws for the whole net and batch and takes its part; each number follows from
-        its place alone, so what is not taken is not computed.
+        Every device draws for all towers and the entire batch and takes its part. Each number
+        depends only on its place, so what is not taken is not computed.
+
+        Args:
+          layer: the layer's number, so that layers have different masks.
+          towers: the number of towers on all devices.
+          units: the number of units per tower.
+          keep: the probability of True.
+
+        Returns:
+          (towers here, images here, units) bool.
         """
         key = jax.random.fold_in(self.key, layer)
-        everywhere = jax.random.bernoulli(key, keep, (towers, self.images, units))
-        return own_part(everywhere)
+        masks_TBO = jax.random.bernoulli(key, keep, (towers, self.images, units))
+        return own_part(masks_TBO)
 
 
 def dropout(
     units: list[Array], rate: float, layer: int, towers: int, masks: Masks | None
 ) -> list[Array]:
-    """Each output zero with probability `rate` in training, times 1 - rate at test (§4.2).
+    """Sets each output to 0 with probability `rate` in training; scales by 1 - rate at test time.
 
     Args:
       units: for each tower here, (images here, units).
-      layer: its number, so that layers do not share masks.
-      towers: in the whole net.
+      rate: the probability that an output is dropped.
+      layer: the layer's number, so that layers have different masks.
+      towers: the number of towers on all devices.
+      masks: draws the masks in training; None at test time.
     """
     if rate == 0:
         return units
     if masks is None:
         return [x * (1 - rate) for x in units]
-    drawn = masks.draw(layer, towers, units[0].shape[1], 1 - rate)
+    masks_TBO = masks.draw(layer, towers, units[0].shape[1], 1 - rate)
     return [
-        jnp.where(mask, x, jnp.zeros((), x.dtype)) for mask, x in zip(drawn, units, strict=True)
+        jnp.where(mask_BO, x, jnp.zeros((), x.dtype))
+        for mask_BO, x in zip(masks_TBO, units, strict=True)
     ]

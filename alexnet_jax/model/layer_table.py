@@ -8,26 +8,34 @@ from alexnet_jax.ops.max_pooling import pooled_size
 from alexnet_jax.runtime.user_errors import UserError
 
 CHANNELS = 3
-
-
-FIRST = 'conv1'
+FIRST = 'conv1'  # the layer that reads the images
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One layer of the net, as the paper's Figure 2 annotates it."""
+    """One layer of the net, as the paper's Figure 2 annotates it.
+
+    Attributes:
+      name: the layer's name in the settings.
+      size: pixels across, before pooling.
+      pooled: pixels across, after pooling.
+      reads: the number of maps (or units) that a tower's layer is connected to.
+      maps: the maps (or units) of one tower; for fc8 the classes.
+      parameters: the number of parameters in all towers.
+      crossing: the values per image that a tower's device sends to each other device, forward.
+    """
 
     name: str
-    size: int  # pixels across, before pooling
-    pooled: int  # pixels across, after pooling
-    reads: int  # maps (or units) that one tower's layer is connected to
-    maps: int  # or units, of one tower; of fc8, the classes
-    parameters: int  # of all towers
-    crossing: int  # values per image that a tower's device sends to each other one, forward
+    size: int
+    pooled: int
+    reads: int
+    maps: int
+    parameters: int
+    crossing: int
 
 
 def layer_table(config: schema.Config) -> list[Row]:
-    """Sizes of all layers, from the settings alone.
+    """Returns the sizes of all layers, from the settings alone.
 
     Raises:
       UserError: the crop is too small for the layers.
@@ -35,9 +43,9 @@ def layer_table(config: schema.Config) -> list[Row]:
     model, towers = config.model, config.model.towers
     rows, size, maps_in = [], config.augmentation.crop, CHANNELS
     for name, layer in model.convolutions().items():
-        crosses = towers > 1 and layer.reads == 'all' and name != FIRST
-        crossing = size**2 * maps_in if crosses else 0
-        reads, maps = maps_in * (towers if crosses else 1), model.widened(layer.maps)
+        reads_all = towers > 1 and layer.reads == 'all'
+        crossing = size**2 * maps_in if reads_all else 0
+        reads, maps = maps_in * (towers if reads_all else 1), model.widened(layer.maps)
         size, pooled = _sizes(config, name, size)
         weights = layer.kernel**2 * reads * maps + maps
         scales = maps if 'batch_normalization' in layer.then else 0
@@ -46,10 +54,10 @@ def layer_table(config: schema.Config) -> list[Row]:
         size, maps_in = pooled, maps
     units_in = size**2 * maps_in
     for name, dense in model.hidden().items():
-        crosses, units = towers > 1 and dense.reads == 'all', model.widened(dense.units)
-        reads = units_in * (towers if crosses else 1)
+        reads_all, units = towers > 1 and dense.reads == 'all', model.widened(dense.units)
+        reads = units_in * (towers if reads_all else 1)
         parameters = towers * (reads * units + units)
-        rows.append(Row(name, 1, 1, reads, units, parameters, units_in if crosses else 0))
+        rows.append(Row(name, 1, 1, reads, units, parameters, units_in if reads_all else 0))
         units_in = units
     classes = config.dataset.classes
     parameters = towers * units_in * classes + classes
@@ -58,11 +66,11 @@ def layer_table(config: schema.Config) -> list[Row]:
 
 
 def _sizes(config: schema.Config, name: str, size_in: int) -> tuple[int, int]:
-    """Pixels across a convolutional layer's maps, before and after pooling."""
+    """Returns the pixels across a convolutional layer's maps, before and after pooling."""
     crop, layer = config.augmentation.crop, config.model.convolutions()[name]
     size = convolved_size(size_in, layer.kernel, layer.stride, layer.padding)
     if size_in + 2 * layer.padding < 1 or size < 1:
-        raise UserError(f'augmentation.crop={crop} is too small: nothing is left of it at {name}')
+        raise UserError(f'augmentation.crop={crop} is too small: no pixel is left of it at {name}')
     pooled, pools = size, config.model.max_pooling
     for operation in layer.then:
         if operation == 'max_pooling':
@@ -73,5 +81,5 @@ def _sizes(config: schema.Config, name: str, size_in: int) -> tuple[int, int]:
 
 
 def parameter_count(config: schema.Config) -> int:
-    """All weights and biases of the net."""
+    """Returns the number of all weights and biases of the net."""
     return sum(row.parameters for row in layer_table(config))

@@ -1,154 +1,145 @@
-"""The layers, from one GPU's point of view (§3.5, Figure 2)."""
+"""The layers, from one GPU's point of view (§3.5, Figure 2).
 
-import dataclasses
+Letters in names: B images, H rows, W columns, I maps (or units) in, O maps (or units) out, T towers
+(inside the step, the towers that lie on this device), Y and X rows and columns of places, K
+classes.
+
+A layer takes and returns a list with one array for each tower on this device. Where its setting
+`reads` is 'all' it calls `exchange` and works on the maps of all towers, otherwise on those of its
+own tower. In the paper's net those are conv3, fc6 and fc7; fc8 sums the towers' products.
+"""
+
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
 from alexnet_jax.config import schema
-from alexnet_jax.model import batch_normalization
+from alexnet_jax.model.batch_normalization import BatchNormalization
 from alexnet_jax.model.dropout import Masks, dropout
 from alexnet_jax.model.layer_table import Row
+from alexnet_jax.model.operations import NONLINEARITIES, Operations
+from alexnet_jax.model.parameters import (
+    Bias,
+    Rng,
+    Weight,
+    for_all_towers,
+    for_each_tower,
+    gaussian,
+)
 from alexnet_jax.model.towers import combine, exchange
 from alexnet_jax.ops.convolution import convolution, unshared_convolution
-from alexnet_jax.ops.max_pooling import max_pooling
-from alexnet_jax.ops.normalized_pooling import normalized_pooling
-from alexnet_jax.ops.response_normalization import response_normalization
-from alexnet_jax.ops.spatial_normalization import spatial_normalization
-
-# Where initial weights come from. Drawn on the host, which needs no compilation (with JAX's own
-# generator it took 16 s on two cores); None leaves them zero, where shapes alone matter.
-Rng = np.random.Generator | None
-
-
-NONLINEARITIES = {'relu': jax.nn.relu, 'tanh': jnp.tanh}
+from alexnet_jax.ops.implementations import Platform
 
 
 class Convolution(nnx.Module):
-    """A convolution per tower and what follows it: ReLU, response normalization, max-pooling."""
+    """A convolution per tower, and the operations that follow it."""
 
-    def __init__(self, row: 'Row', model: schema.Model, *, rng: Rng) -> None:
+    def __init__(
+        self, row: Row, model: schema.Model, *, rng: Rng, platform: Platform | None = None
+    ) -> None:
         layer = model.convolutions()[row.name]
-        towers, maps = model.towers, row.maps
-        self.layer, self.model = layer, model
-        self.exchanges = row.crossing > 0
-        place = () if layer.shared else (row.size, row.size)
-        shape = (towers, *place, layer.kernel, layer.kernel, row.reads, maps)
-        kernel = nnx.Param(_gaussian(rng, shape, model.initial_std(layer)))
-        if layer.shared:
-            self.kernel_THWIO = kernel
-        else:
-            self.kernel_TYXHWIO = kernel  # Y rows and X columns of places
-        self.bias_TO = nnx.Param(np.full((towers, *place, maps), layer.bias, np.float32))
-        if 'batch_normalization' in layer.then:
-            self.scale_TO = nnx.Param(np.ones((towers, maps), np.float32))
-            self.average_mean_TO = nnx.BatchStat(np.zeros((towers, maps), np.float32))
-            self.average_variance_TO = nnx.BatchStat(np.ones((towers, maps), np.float32))
+        shape = (model.towers, layer.kernel, layer.kernel, row.reads, row.maps)
+        bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
+        self.settings = layer
+        names = tuple(name for name in layer.then if name != 'batch_normalization')
+        self.operations = Operations.of_layer(names, model, platform)
+        self.kernel_THWIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
+        self.bias_TO = for_each_tower(Bias, bias_TO)
+        self.batch_normalization = (
+            BatchNormalization(model.towers, row.maps, model.batch_normalization.epsilon)
+            if 'batch_normalization' in layer.then
+            else None
+        )
 
     def __call__(self, maps: list[Array], training: bool = False) -> list[Array]:
-        """(B, H, W, I) to (B, H, W, O) for each tower here."""
-        if self.exchanges:
+        """Maps (B, H, W, I) to (B, H', W', O) for each tower on this device."""
+        if self.settings.reads == 'all':
             maps = exchange(maps)
-        sums = self._sums(maps)
-        if 'batch_normalization' in self.layer.then:
-            sums = self._normalized(sums, training)
-        (bias_T,) = like(maps[0], self.bias_TO)
-        bias = bias_T[:, None] if not self.layer.shared else bias_T[:, None, None, None]
-        return [self._then(x_BHWO + b) for x_BHWO, b in zip(sums, bias, strict=True)]
-
-    def _sums(self, maps: list[Array]) -> list[Array]:
-        stride, padding = self.layer.stride, self.layer.padding
-        if self.layer.shared:
-            (kernel_THWIO,) = like(maps[0], self.kernel_THWIO)
-            return [convolution(x, kernel_THWIO[t], stride, padding) for t, x in enumerate(maps)]
-        (kernel,) = like(maps[0], self.kernel_TYXHWIO)
-        return [unshared_convolution(x, kernel[t], stride, padding) for t, x in enumerate(maps)]
-
-    def _normalized(self, sums: list[Array], training: bool) -> list[Array]:
-        """By batch normalization; in training the averages become what this batch has."""
-        mean_TO, variance_TO = self.average_mean_TO[...], self.average_variance_TO[...]
-        if training:
-            seen = [batch_normalization.moments(x_BHWO) for x_BHWO in sums]
-            mean_TO, variance_TO = (jnp.stack(x) for x in zip(*seen, strict=True))
-            self.average_mean_TO[...], self.average_variance_TO[...] = mean_TO, variance_TO
-        scale_TO, epsilon = self.scale_TO[...], self.model.batch_normalization.epsilon
-        return [
-            batch_normalization.normalize(x, mean_TO[t], variance_TO[t], scale_TO[t], epsilon)
-            for t, x in enumerate(sums)
+        (kernel_THWIO,) = cast_like(maps[0], self.kernel_THWIO)
+        sums = [
+            convolution(x_BHWI, kernel_THWIO[t], self.settings.stride, self.settings.padding)
+            for t, x_BHWI in enumerate(maps)
         ]
-
-    def _then(self, x: Array) -> Array:
-        then, model = self.layer.then, self.model
-        norm = dataclasses.astuple(model.response_normalization)
-        pool = dataclasses.astuple(model.max_pooling)
-        for before, operation, after in zip((None, *then), then, (*then[1:], None), strict=False):
-            rectify = before == 'relu'  # which takes no pass of its own there
-            match before, operation, after:
-                case _, 'relu', 'response_normalization':
-                    pass
-                case _, 'relu' | 'tanh', _:
-                    x = NONLINEARITIES[operation](x)
-                case _, 'response_normalization', 'max_pooling':
-                    x = normalized_pooling(x, *norm, *pool, rectify=rectify)
-                case _, 'response_normalization', _:
-                    x = response_normalization(x, *norm, rectify=rectify)
-                case _, 'spatial_normalization', _:
-                    x = spatial_normalization(x, *dataclasses.astuple(model.spatial_normalization))
-                case 'response_normalization', 'max_pooling', _:
-                    pass
-                case _, 'max_pooling', _:
-                    x = max_pooling(x, *pool)
-                case _, 'global_average_pooling', _:
-                    x = x.mean((1, 2), keepdims=True)
-        return x
+        if self.batch_normalization is not None:
+            sums = self.batch_normalization(sums, training)
+        (bias_TO,) = cast_like(maps[0], self.bias_TO)
+        bias_T111O = bias_TO[:, None, None, None]
+        return [self.operations(x + bias) for x, bias in zip(sums, bias_T111O, strict=True)]
 
 
-class Hidden(nnx.Module):
-    """A fully-connected layer per tower, ReLU and dropout (§4.2)."""
+class UnsharedConvolution(nnx.Module):
+    """A convolution with separate weights for each place ('local' in the 2012 code)."""
 
-    def __init__(self, row: 'Row', model: schema.Model, *, rng: Rng) -> None:
+    def __init__(
+        self, row: Row, model: schema.Model, *, rng: Rng, platform: Platform | None = None
+    ) -> None:
+        layer = model.convolutions()[row.name]
+        places = (model.towers, row.size, row.size)
+        shape = (*places, layer.kernel, layer.kernel, row.reads, row.maps)
+        bias_TYXO = np.full((*places, row.maps), layer.bias, np.float32)
+        self.settings = layer
+        self.operations = Operations.of_layer(layer.then, model, platform)
+        self.kernel_TYXHWIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
+        self.bias_TYXO = for_each_tower(Bias, bias_TYXO)
+
+    def __call__(self, maps: list[Array], training: bool = False) -> list[Array]:
+        """Maps (B, H, W, I) to (B, Y, X, O) for each tower on this device."""
+        del training  # it does the same at test time
+        if self.settings.reads == 'all':
+            maps = exchange(maps)
+        kernel_TYXHWIO, bias_TYXO = cast_like(maps[0], self.kernel_TYXHWIO, self.bias_TYXO)
+        stride, padding = self.settings.stride, self.settings.padding
+        sums = [
+            unshared_convolution(x_BHWI, kernel_TYXHWIO[t], stride, padding)
+            for t, x_BHWI in enumerate(maps)
+        ]
+        bias_T1YXO = bias_TYXO[:, None]
+        return [self.operations(x + bias) for x, bias in zip(sums, bias_T1YXO, strict=True)]
+
+
+class Dense(nnx.Module):
+    """A fully-connected layer per tower, its nonlinearity and dropout (§4.2)."""
+
+    def __init__(self, row: Row, model: schema.Model, *, rng: Rng) -> None:
         layer = model.hidden()[row.name]
-        self.layer, self.number = layer, int(row.name.removeprefix('fc'))
-        self.towers, self.exchanges = model.towers, row.crossing > 0
         shape = (model.towers, row.reads, row.maps)
-        self.kernel_TIO = nnx.Param(_gaussian(rng, shape, model.initial_std(layer)))
-        self.bias_TO = nnx.Param(np.full((model.towers, row.maps), layer.bias, np.float32))
+        bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
+        self.settings, self.number_of_towers = layer, model.towers
+        self.number = int(row.name.removeprefix('fc'))  # so that layers have different masks
+        self.kernel_TIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
+        self.bias_TO = for_each_tower(Bias, bias_TO)
 
-    def __call__(self, units: list[Array], masks: 'Masks | None') -> list[Array]:
-        """(B, I) to (B, O) for each tower here."""
-        kernel_TIO, bias_TO = like(units[0], self.kernel_TIO, self.bias_TO)
-        units = exchange(units) if self.exchanges else units
-        nonlinear = NONLINEARITIES[self.layer.nonlinearity]
-        out = [nonlinear(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
-        return dropout(out, self.layer.dropout, self.number, self.towers, masks)
+    def __call__(self, units: list[Array], masks: Masks | None) -> list[Array]:
+        """Maps (B, I) to (B, O) for each tower on this device."""
+        kernel_TIO, bias_TO = cast_like(units[0], self.kernel_TIO, self.bias_TO)
+        if self.settings.reads == 'all':
+            units = exchange(units)
+        nonlinear = NONLINEARITIES[self.settings.nonlinearity]
+        units = [nonlinear(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
+        return dropout(units, self.settings.dropout, self.number, self.number_of_towers, masks)
 
 
 class Output(nnx.Module):
-    """The layer before the softmax: the towers' partial products, summed."""
+    """The layer before the softmax, which sums the partial products of all towers."""
 
-    def __init__(self, model: schema.Model, units_in: int, classes: int, *, rng: Rng) -> None:
-        shape = (model.towers, units_in, classes)
-        self.kernel_TIK = nnx.Param(_gaussian(rng, shape, model.initial_std(model.fc8)))
-        self.bias = nnx.Param(np.full((classes,), model.fc8.bias, np.float32))
+    def __init__(self, row: Row, model: schema.Model, *, rng: Rng) -> None:
+        layer = model.fc8
+        shape = (model.towers, row.reads, row.maps)
+        self.settings = layer
+        self.kernel_TIK = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
+        self.bias = for_all_towers(Bias, np.full((row.maps,), layer.bias, np.float32))
 
     def __call__(self, units: list[Array]) -> Array:
-        """(B, I) for each tower here to (B, K), the same on every device."""
-        (kernel_TIK,) = like(units[0], self.kernel_TIK)
-        partial = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-        logits_BK = combine([partial(x_BI, kernel_TIK[t]) for t, x_BI in enumerate(units)])
+        """Maps (B, I) for each tower on this device to logits (B, K), equal on every device."""
+        (kernel_TIK,) = cast_like(units[0], self.kernel_TIK)
+        multiply = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+        logits_BK = combine([multiply(x_BI, kernel_TIK[t]) for t, x_BI in enumerate(units)])
         return logits_BK + self.bias[...][None]
 
 
-def like(x: Array, *params: nnx.Param) -> list[Array]:
-    """The parameters in the dtype of the activations that they meet."""
+def cast_like(x: Array, *params: nnx.Variable) -> list[Array]:
+    """Casts parameters to the dtype of the activations that they are combined with."""
     return [param[...].astype(x.dtype) for param in params]
-
-
-def _gaussian(rng: Rng, shape: tuple[int, ...], std: float) -> Array | np.ndarray:
-    if rng is None:
-        return jnp.zeros(shape, jnp.float32)
-    return np.float32(std) * rng.standard_normal(shape, np.float32)

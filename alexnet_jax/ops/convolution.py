@@ -1,4 +1,4 @@
-"""Convolution as the 2012 code sizes it (§3.5), in the form that suits the platform."""
+"""Convolution with the sizes of the 2012 code (§3.5), in the fastest form for the platform."""
 
 import functools
 import math
@@ -11,57 +11,63 @@ from jax import Array, lax
 
 from alexnet_jax.ops import winograd
 
-# With fewer, transforming the tiles costs more than is saved.
+# With fewer maps, transforming the tiles costs more than it saves.
 FEWEST_MAPS = 16
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
 def convolved_size(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Pixels across after a convolution: 1 + ceil((2 padding + size - kernel) / stride).
+    """Returns the pixels across after a convolution.
 
-    The 2012 code rounds up (layer.py:1004), so that 224 pixels under an 11x11 kernel with stride 4
-    give 55, the last window hanging 3 zero pixels over the edge; the paper's 224 is no misprint.
+    1 + ceil((2 padding + size - kernel) / stride): the 2012 code rounds up (layer.py:1004), so that
+    224 pixels under an 11x11 kernel with stride 4 give 55, and the last window extends 3 zero
+    pixels beyond the edge. The paper's 224 is not a misprint.
     """
     return 1 + -(-(2 * padding + size - kernel) // stride)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution(x_BHWI: Array, kernel_HWIO: Array, stride: int, padding: int) -> Array:
-    """Convolution, zeros around: `padding` on all sides, what the stride lacks right and bottom.
+    """Convolves zero-padded images.
+
+    The padding is `padding` pixels on all sides, and at the right and bottom edges also the pixels
+    that the last stride lacks.
 
     Args:
       x_BHWI: (images, rows, columns, maps in).
-      kernel_HWIO: (kernel, kernel, maps in, maps out), square.
+      kernel_HWIO: (kernel, kernel, maps in, maps out).
+      stride, padding: in pixels.
 
     Returns:
-      (images, rows', columns', maps out), sizes by `convolved_size`.
+      (images, rows', columns', maps out), with the sizes of `convolved_size`.
     """
-    cpu = _by_tiles if _suits_tiles(x_BHWI, kernel_HWIO, stride, padding) else _plain
-    return _choose(x_BHWI, kernel_HWIO, stride=stride, padding=padding, cpu=cpu, default=_plain)
+    cpu = _convolve_tiles if _suits_tiles(x_BHWI, kernel_HWIO, stride, padding) else _convolve
+    return _choose(x_BHWI, kernel_HWIO, stride=stride, padding=padding, cpu=cpu, default=_convolve)
 
 
 def _forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple]:
     return convolution(x, kernel, stride, padding), (x, kernel)
 
 
-def _backward(stride: int, padding: int, saved: tuple[Array, Array], g: Array) -> tuple:
-    cpu = _derivative(_by_tiles) if _suits_tiles(*saved, stride, padding) else _by_image
-    default = _derivative(_plain)
-    return _choose(*saved, g, stride=stride, padding=padding, cpu=cpu, default=default)
+def _backward(stride: int, padding: int, residuals: tuple[Array, Array], g: Array) -> tuple:
+    suits_tiles = _suits_tiles(*residuals, stride, padding)
+    cpu = _derivative(_convolve_tiles) if suits_tiles else _derivative_by_image
+    default = _derivative(_convolve)
+    return _choose(*residuals, g, stride=stride, padding=padding, cpu=cpu, default=default)
 
 
 convolution.defvjp(_forward, _backward)
 
 
 def _choose(*arrays: Array, stride: int, padding: int, cpu: Any, default: Any) -> Any:
-    """One way on CPU, the other elsewhere."""
+    """Runs one function on CPUs and another elsewhere, by the platform that is lowered for."""
     sizes = dict(stride=stride, padding=padding)
     cpu, default = (functools.partial(f, **sizes) for f in (cpu, default))
     return lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
 
 def _derivative(convolve: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
-    """(x, kernel, cotangent) to their cotangents."""
+    """Returns the function from x, kernel and cotangent to the cotangents of x and kernel."""
 
     def derivative(x: Array, kernel: Array, g: Array, **sizes: int) -> tuple[Array, Array]:
         return jax.vjp(functools.partial(convolve, **sizes), x, kernel)[1](g)
@@ -69,32 +75,32 @@ def _derivative(convolve: Callable[..., Array]) -> Callable[..., tuple[Array, Ar
     return derivative
 
 
-def _plain(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    """The library's."""
+def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """Convolves with XLA's own operation."""
     pads = _pads(x, kernel, stride, padding)
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=LAYOUT)
 
 
 def _pads(x: Array, kernel: Array, stride: int, padding: int) -> list[tuple[int, int]]:
-    """Zeros before and after the rows, and the columns."""
+    """Returns the zeros before and after the rows, and before and after the columns."""
     size, have = kernel.shape[0], x.shape[1:3]
     need = ((out - 1) * stride + size for out in _sizes(x, kernel, stride, padding))
     return [(padding, n - m - padding) for n, m in zip(need, have, strict=True)]
 
 
-def _by_tiles(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    """With fewer multiplications (winograd.py), in float32."""
+def _convolve_tiles(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """Convolves with fewer multiplications (winograd.py), in float32."""
     rows, columns = _sizes(x, kernel, stride, padding)
     even = (rows + rows % 2, columns + columns % 2)
     y = winograd.convolution(
-        _folded(x, kernel, stride, padding, even).astype(jnp.float32),
-        _folded_kernel(kernel, stride).astype(jnp.float32),
+        _fold(x, kernel, stride, padding, even).astype(jnp.float32),
+        _fold_kernel(kernel, stride).astype(jnp.float32),
     )
     return y[:, :rows, :columns].astype(x.dtype)
 
 
 def _suits_tiles(x: Array, kernel: Array, stride: int, padding: int) -> bool:
-    """Whether tiles save multiplications, and there are maps enough for matrix products."""
+    """Returns whether tiles save multiplications and the maps suffice for matrix products."""
     size, _, maps_in, maps_out = kernel.shape
     folded, folded_maps = -(-size // stride), maps_in * stride**2
     if folded not in winograd.KERNELS or min(folded_maps, maps_out) < FEWEST_MAPS:
@@ -104,16 +110,18 @@ def _suits_tiles(x: Array, kernel: Array, stride: int, padding: int) -> bool:
     return by_tiles < 0.7 * math.prod(sizes) * size**2 * maps_in
 
 
-def _by_image(x: Array, kernel: Array, g: Array, stride: int, padding: int) -> tuple[Array, Array]:
-    """The library's gradient by x; that by the kernel as one matrix product for each image.
+def _derivative_by_image(
+    x: Array, kernel: Array, g: Array, stride: int, padding: int
+) -> tuple[Array, Array]:
+    """Computes the derivative, for the kernel as one matrix product per image.
 
     XLA's CPU back end has no fast path for a convolution whose kernel is as large as the maps. One
-    image's patches (im2col) stay in the cache, and this takes a third to a half of its time.
+    image's patches (im2col) stay in the cache, and this takes a third to a half of XLA's time.
     """
     images, rows, columns, maps_out = g.shape
-    d_x = jax.vjp(lambda x: _plain(x, kernel, stride, padding), x)[1](g)[0]
-    folded, unfold = jax.vjp(lambda kernel: _folded_kernel(kernel, stride), kernel)
-    x = _folded(x, kernel, stride, padding, (rows, columns))
+    d_x = jax.vjp(lambda x: _convolve(x, kernel, stride, padding), x)[1](g)[0]
+    folded, unfold = jax.vjp(lambda kernel: _fold_kernel(kernel, stride), kernel)
+    x = _fold(x, kernel, stride, padding, (rows, columns))
 
     def product(image: Array | int) -> Array:
         x_HWC = lax.dynamic_index_in_dim(x, image, keepdims=False)
@@ -131,15 +139,15 @@ def _by_image(x: Array, kernel: Array, g: Array, stride: int, padding: int) -> t
 
 
 def _sizes(x: Array, kernel: Array, stride: int, padding: int) -> tuple[int, int]:
-    """Rows and columns of the result."""
+    """Returns the rows and columns of the result."""
     rows, columns = (convolved_size(n, kernel.shape[0], stride, padding) for n in x.shape[1:3])
     return rows, columns
 
 
-def _folded(x: Array, kernel: Array, stride: int, padding: int, sizes: tuple[int, int]) -> Array:
-    """Zeros around the images, and blocks of stride x stride pixels as maps.
+def _fold(x: Array, kernel: Array, stride: int, padding: int, sizes: tuple[int, int]) -> Array:
+    """Pads the images, and turns blocks of stride x stride pixels into maps.
 
-    With `_folded_kernel`, a convolution with stride 1 and no zeros gives `sizes` pixels.
+    With `_fold_kernel`, a convolution with stride 1 and no padding then gives `sizes` pixels.
     """
     images, *have, maps = x.shape
     size = -(-len(kernel) // stride)
@@ -151,7 +159,7 @@ def _folded(x: Array, kernel: Array, stride: int, padding: int, sizes: tuple[int
     return x.reshape(images, down, across, stride * stride * maps)
 
 
-def _folded_kernel(kernel: Array, stride: int) -> Array:
+def _fold_kernel(kernel: Array, stride: int) -> Array:
     size, _, maps_in, maps_out = kernel.shape
     folded = -(-size // stride)
     more = folded * stride - size
@@ -161,11 +169,12 @@ def _folded_kernel(kernel: Array, stride: int) -> Array:
 
 
 def unshared_convolution(x_BHWI: Array, kernel_YXHWIO: Array, stride: int, padding: int) -> Array:
-    """Like `convolution`, but each place has weights of its own (2012: 'local' layers).
+    """Convolves with separate weights for each place ('local' layers in the 2012 code).
 
     Args:
       x_BHWI: (images, rows, columns, maps in).
-      kernel_YXHWIO: (rows', columns', kernel, kernel, maps in, maps out), square.
+      kernel_YXHWIO: (rows', columns', kernel, kernel, maps in, maps out).
+      stride, padding: as in `convolution`.
 
     Returns:
       (images, rows', columns', maps out).

@@ -1,4 +1,4 @@
-"""Overlapping max-pooling (§3.4), and its gradient by hand."""
+"""Overlapping max-pooling (§3.4) with a derivative written by hand."""
 
 import functools
 import itertools
@@ -13,17 +13,18 @@ from jax import Array
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2) -> Array:
-    """The largest value in each window of `window` x `window` pixels, `stride` pixels apart.
+    """Computes the largest value in each pool of `window` x `window` pixels, `stride` pixels apart.
 
     The pools overlap where stride < window. As in the 2012 code (layer.py:1164) there are
-    ceil((n - window) / stride) + 1 of them across n pixels; one that hangs over the right or bottom
-    edge takes the largest of what is there.
+    ceil((n - window) / stride) + 1 pools across n pixels; a pool that extends beyond the right or
+    bottom edge takes the largest of the pixels inside.
 
-    A pixel's gradient is the sum over the pools whose largest value it holds; where values tie,
-    each gets it, as in the 2012 code (conv_util.cu, kLocalMaxUndo).
+    A pixel's gradient is the sum over the pools whose largest value it holds; values that tie each
+    get the gradient, as in the 2012 code (conv_util.cu, kLocalMaxUndo).
 
     Args:
-      x_BHWC: (images, rows, columns, maps).
+      x_BHWC: (images, rows, columns, maps), of any float dtype.
+      window, stride: z and s of §3.4, in pixels.
 
     Returns:
       (images, rows', columns', maps), of the same dtype.
@@ -36,7 +37,7 @@ def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2) -> Array:
         ],
         -jnp.inf,
     )
-    # A maximum of strided slices: several times faster on CPU than a window reduction.
+    # The maximum of strided slices is several times faster on CPUs than a window reduction.
     rows, columns = (n - window + 1 for n in x.shape[1:3])
     slices = (
         x[:, i : i + rows : stride, j : j + columns : stride]
@@ -47,28 +48,30 @@ def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2) -> Array:
 
 
 def pooled_size(size: int, window: int, stride: int) -> int:
-    """Pixels across after pooling `size` pixels."""
+    """Returns the pixels across after pooling `size` pixels."""
     return -(-max(0, size - window) // stride) + 1
 
 
 def _forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    # The derivative compares x with y, so x must have the digits that are stored: a compiler may
-    # else keep more of them in one place than in the other.
-    kind = jnp.finfo(x.dtype)
-    x = jax.lax.reduce_precision(x, kind.nexp, kind.nmant)
+    # The derivative compares x with y, so x must have exactly the digits that are stored: otherwise
+    # a compiler may keep more of them for one than for the other.
+    precision = jnp.finfo(x.dtype)
+    x = jax.lax.reduce_precision(x, precision.nexp, precision.nmant)
     y = max_pooling(x, window, stride)
     return y, (x, y)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _backward(window: int, stride: int, saved: tuple[Array, Array], g_BhwC: Array) -> tuple[Array]:
-    """Each pixel asks the pools that it lies in whether it is their largest value.
+def _backward(
+    window: int, stride: int, residuals: tuple[Array, Array], g_BhwC: Array
+) -> tuple[Array]:
+    """Gives each pixel the cotangents of the pools whose largest value it holds.
 
     The pixels of a block of stride x stride lie in the same pools: the one that begins there, and
-    those that begin up to (window - 1) // stride blocks before, as far as their window reaches. So
-    nothing is scattered, unlike in the library's derivative of a window reduction.
+    those that begin up to (window - 1) // stride blocks before, as far as their window extends. So
+    nothing is scattered, unlike in JAX's derivative of a window reduction.
     """
-    x, y_BhwC = saved
+    x, y_BhwC = residuals
     images, height, width, maps = x.shape
     before = (window - 1) // stride
     pooled = y_BhwC.shape[1:3]
@@ -92,5 +95,5 @@ max_pooling.defvjp(_forward, _backward)
 
 
 def _pad(x: Array, around: Sequence[tuple[int, int]], value: float) -> Array:
-    """Adds rows and columns."""
+    """Adds rows and columns with a constant value."""
     return jnp.pad(x, ((0, 0), *around, (0, 0)), constant_values=value)

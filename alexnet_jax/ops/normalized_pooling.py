@@ -1,8 +1,8 @@
-"""ReLU, response normalization (§3.3) and overlapping max-pooling (§3.4), one after the other.
+"""ReLU, response normalization (§3.3) and overlapping max-pooling (§3.4) in sequence.
 
-Where nothing else reads what lies between them, one pass can do all three:
-response_normalization.py and max_pooling.py, one after the other, are the specification, and what
-all but GPUs run; for GPUs there is a kernel (normalized_pooling_pallas.py).
+Where nothing else reads the arrays between them, one pass can do all three. The functions of
+response_normalization.py and max_pooling.py in sequence are the specification, and they run
+everywhere but on GPUs, which have a kernel (normalized_pooling_pallas.py).
 """
 
 import functools
@@ -12,13 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alexnet_jax.ops import response_normalization as normalization
-from alexnet_jax.ops.formula import LARGEST_WINDOW, Formula
+from alexnet_jax.ops.formula import LARGEST_WINDOW, PAPER, Formula
+from alexnet_jax.ops.implementations import Platform, choose_backend, kernel_agrees
 from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.response_normalization import response_normalization
-
-# Who computes it: None is the best for the platform.
-BY = (None, 'separate', 'pallas')
 
 
 def normalized_pooling(
@@ -31,50 +28,62 @@ def normalized_pooling(
     stride: int,
     *,
     rectify: bool = False,
-    by: str | None = None,
+    implementation: str | None = None,
+    platform: Platform | None = None,
 ) -> Array:
-    """max_pooling(response_normalization(x)).
+    """Computes max_pooling(response_normalization(x)).
 
-    A bias before it is not part of it: XLA adds that as the convolution writes its result.
+    A bias that precedes it is not part of it: XLA adds that as the convolution writes its result.
 
     Args:
-      x_BHWC: (images, rows, columns, maps), float32 or bfloat16; the normalization's arithmetic is
-        float32, and its result is rounded to the dtype of x before it is compared.
+      x_BHWC: (images, rows, columns, maps), float32 or bfloat16. The normalization's arithmetic is
+        float32, and its result is rounded to the dtype of x before the pools compare it.
       size, k, alpha, beta, rectify: as in `response_normalization`.
       window, stride: as in `max_pooling`.
-      by: 'separate', the two functions; 'pallas', the kernel, which the CPU interprets slowly, and
-        on a TPU, which has none, the two functions with the normalization's; None, the kernel for
-        float32 on a GPU where it compiles and agrees with the two functions, else these.
+      implementation: 'jax' for the two functions in plain JAX; 'pallas' for the kernel, which a CPU
+        interprets slowly, and on a TPU, which has none, for the normalization's kernel and plain
+        JAX's pooling; None for the kernel with float32 on a GPU where it compiles and agrees with
+        the two functions, and elsewhere for each function's fastest implementation.
+      platform: the platform that the program is compiled for; None for JAX's default.
 
     Returns:
       (images, rows', columns', maps), of the same dtype. Its derivative is that of the two
-      functions: of values that tie, each gets the gradient. The kernel sums in float32 what a pixel
+      functions: values that tie each get the gradient. The kernel sums in float32 what a pixel
       gets from several pools; max_pooling does so in the dtype of x.
 
     Raises:
-      ValueError: `by` is none of these; 'pallas' for an array of 2**31 elements or more, or for a
-        window of more than 5 pixels across.
+      ValueError: `implementation` is unknown; or it is 'pallas', and the array has 2**31 elements
+        or more, or the window more than 5 pixels across.
     """
-    if by not in BY:
-        raise ValueError(f'by is {by!r}, which is none of {BY}')
     formula = Formula(size, k, alpha, beta, rectify)
-    way = normalization.way_of(by or ('pallas' if _suits(x_BHWC, window) else 'separate'))
-    if way in ('gpu', 'interpreted') and x_BHWC.size:
-        return _fused(x_BHWC, formula, window, stride, way == 'interpreted')
-    return _separate(x_BHWC, formula, window, stride, by=None if way == 'separate' else by)
+    platform = platform or Platform.default()
+    is_suited = functools.partial(_kernel_is_faster, x_BHWC, window)
+    backend = choose_backend(implementation, platform, is_suited)
+    if backend in ('gpu', 'interpreted') and x_BHWC.size:
+        return _fused(x_BHWC, formula, window, stride, backend == 'interpreted')
+    return _separate(x_BHWC, formula, window, stride, implementation, platform)
 
 
-def _suits(x: Array, window: int) -> bool:
-    """Whether the kernel should be the faster: in bfloat16 it computes again more than it saves.
+def _kernel_is_faster(x: Array, window: int, platform: Platform) -> bool:
+    """Returns whether the kernel should be faster; in bfloat16 it recomputes more than it saves.
 
-    That is by counts of bytes and operations (docs/log.md); benchmarks/gpu.sh times both.
+    This follows from counts of bytes and operations (docs/log.md); benchmarks/gpu.sh times both.
     """
     fits = x.size < 2**31 and window <= LARGEST_WINDOW
-    return fits and x.dtype == jnp.float32 and _kernel_works()
+    return fits and x.dtype == jnp.float32 and _kernel_works(platform)
 
 
-def _separate(x: Array, formula: Formula, window: int, stride: int, by: str | None) -> Array:
-    normalized = response_normalization(x, **formula._asdict(), by=by)
+def _separate(
+    x: Array,
+    formula: Formula,
+    window: int,
+    stride: int,
+    implementation: str | None,
+    platform: Platform,
+) -> Array:
+    normalized = response_normalization(
+        x, **formula._asdict(), implementation=implementation, platform=platform
+    )
     return max_pooling(normalized, window, stride)
 
 
@@ -95,10 +104,10 @@ def _backward(
     window: int,
     stride: int,
     interpret: bool,
-    saved: tuple[Array, Array],
+    residuals: tuple[Array, Array],
     g: Array,
 ) -> tuple[Array]:
-    x, mask = saved
+    x, mask = residuals
     return (_kernels().backward(x, mask, g, formula, window, stride, interpret=interpret),)
 
 
@@ -112,16 +121,17 @@ def _kernels() -> Any:
 
 
 @functools.cache
-def _kernel_works() -> bool:
-    """Whether this platform has a kernel that gives the right result; tried once."""
-    return normalization.way_of('pallas') == 'gpu' and _agrees(interpret=False)
+def _kernel_works(platform: Platform) -> bool:
+    """Returns whether the platform has a kernel that gives the right result; tries it once."""
+    return platform.name == 'gpu' and _kernel_agrees(platform, interpret=False)
 
 
-def _agrees(interpret: bool) -> bool:
-    options = dict(formula=normalization.PROBE, window=3, stride=2)
-    return normalization.agree(
-        'response normalization and max-pooling without their common kernel',
+def _kernel_agrees(platform: Platform, interpret: bool) -> bool:
+    options = dict(formula=PAPER, window=3, stride=2)
+    return kernel_agrees(
+        platform,
+        'response normalization and max-pooling run without their common kernel',
         functools.partial(_fused, **options, interpret=interpret),
-        functools.partial(_separate, **options, by='formula'),
+        functools.partial(_separate, **options, implementation='jax', platform=platform),
         shape=(2, 8, 7, 48),
     )

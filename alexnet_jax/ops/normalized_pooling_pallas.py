@@ -1,21 +1,23 @@
 """ReLU, response normalization (§3.3) and max-pooling (§3.4) as one Pallas kernel for NVIDIA GPUs.
 
-normalized_pooling.py decides when it is used, and alone calls `forward` and `backward`. Threads
-share nothing: what several of them need, each computes or loads by itself.
+normalized_pooling.py chooses when it is used; only that module calls `forward` and `backward`.
+Threads share no data: what several of them need, each computes or loads for itself.
 
-- Forward, a thread has a segment of adjacent maps of DOWN pools, one below the other. It normalizes
-  the pixels that they cover and keeps the largest value of each pool, with a mask that has a bit
-  for each pixel of the window that holds it. A pixel in several pools is normalized by several
-  threads: with windows of 3, two apart, 2.25 times if DOWN is 1, less for more.
-- Backward, a thread has a segment of a block of stride x stride pixels, which all lie in the same
-  pools. It asks the masks which of them passes its cotangent to which pixel, and goes on as the
-  kernel of normalization alone. Nothing is scattered, and no cotangent of a pixel is stored.
+- Forward: a thread handles a segment of adjacent maps of DOWN pools, one below the other. It
+  normalizes the pixels that they cover and keeps the largest value of each pool, with a mask that
+  has a bit for each pixel of the window that holds that value. A pixel in several pools is
+  normalized by several threads: with windows of 3 and a stride of 2, 2.25 times on average if DOWN
+  is 1, and less often for a larger DOWN.
+- Backward: a thread handles a segment of a block of stride x stride pixels, all of which lie in the
+  same pools. It takes from the masks which pool passes its cotangent to which pixel, and then does
+  what the kernel of the normalization does. Nothing is scattered, and no pixel's cotangent is
+  stored.
 
-Forward reads x once and writes y and the mask; backward reads x, mask and cotangent, and writes dx,
-once each but for what the cache holds. Between the two, x and the mask are kept.
+Forward reads x once and writes y and the mask; backward reads x, mask and cotangent and writes dx,
+once each apart from what the cache holds. Between the two, x and the mask are saved.
 
-It is made of the GPU's parts in response_normalization_pallas.py, where more is said about Triton.
-As there, the tests interpret and lower it; it has not run on a GPU yet.
+The kernel builds on the GPU half of response_normalization_pallas.py, whose docstring says more
+about Triton. As there, the tests interpret and lower it; it has not run on a GPU yet.
 """
 
 import functools
@@ -36,18 +38,18 @@ from alexnet_jax.ops.response_normalization_pallas import (
     Segments,
     expect_int32_indices,
     launch,
-    normalized,
-    pulled_back,
+    normalize,
+    pull_back,
     reach,
 )
 
-# Pools of a thread in `forward`: with more, fewer pixels are normalized by two threads, and there
+# Pools per thread in `forward`. With more, fewer pixels are normalized by two threads, but there
 # are fewer threads. Not yet timed on a GPU.
 DOWN = 2
 
 
 class Pools(NamedTuple):
-    """Where the pools are: `rows` x `columns` of them, on `height` x `width` pixels an image."""
+    """The grid of pools: `rows` x `columns` pools on `height` x `width` pixels per image."""
 
     window: int
     stride: int
@@ -57,34 +59,36 @@ class Pools(NamedTuple):
     columns: int
 
     @classmethod
-    def of(cls, x_BHWC: Array, window: int, stride: int) -> 'Pools':
-        """Those of an array; a ValueError if it or the window is too large."""
+    def of_array(cls, x_BHWC: Array, window: int, stride: int) -> 'Pools':
+        """Returns the pools of an array; raises a ValueError if it or the window is too large."""
         expect_int32_indices(x_BHWC)
         if window > LARGEST_WINDOW:
-            raise ValueError(f'a window of {window} pixels: the kernel takes {LARGEST_WINDOW}')
+            raise ValueError(
+                f'a window of {window} pixels: the kernel takes at most {LARGEST_WINDOW} pixels'
+            )
         height, width = x_BHWC.shape[1:3]
         pooled = (pooled_size(n, window, stride) for n in (height, width))
         return cls(window, stride, height, width, *pooled)
 
     @property
     def mask_dtype(self) -> Any:
-        """An integer with a bit for each pixel of a window, beside its sign."""
+        """The integer type with a bit for each pixel of a window, besides the sign."""
         return jnp.int16 if self.window**2 <= 15 else jnp.int32
 
     @property
     def overhang(self) -> bool:
-        """Whether a pool reaches beyond the last row or column."""
+        """Whether any pool reaches beyond the last row or column."""
         down, across = ((n - 1) * self.stride + self.window for n in (self.rows, self.columns))
         return down > self.height or across > self.width
 
     @property
     def strips(self) -> int:
-        """How many times DOWN pools there are, one below the other; the last may lack some."""
+        """The number of groups of DOWN pools in a column; the last may be smaller."""
         return pl.cdiv(self.rows, DOWN)
 
     @property
     def blocks(self) -> tuple[int, int]:
-        """Blocks of stride x stride pixels, down and across; the last may lack pixels."""
+        """Blocks of stride x stride pixels, down and across; the last may be smaller."""
         return pl.cdiv(self.height, self.stride), pl.cdiv(self.width, self.stride)
 
 
@@ -97,25 +101,27 @@ def forward(
     with_mask: bool = False,
     interpret: bool = False,
 ) -> list[Array]:
-    """The largest normalized value of each pool, and where it is.
+    """Computes the largest normalized value of each pool, and where it is.
 
     Args:
       x_BHWC: (images, rows, columns, maps), float32 or bfloat16; not empty.
-      formula: with k > 0.
-      window, stride: of the pools, in pixels.
+      formula: the constants, with k > 0.
+      window, stride: the pools' window and stride, in pixels.
       with_mask: whether `backward` will need the mask.
-      interpret: run it on the CPU, slowly; inside a shard_map this needs check_vma=False.
+      interpret: whether the CPU interprets the kernel, which is slow; inside a shard_map this needs
+        check_vma=False.
 
     Returns:
-      y, (images, rows', columns', maps) of the dtype of x, NaN where a value of the pool is; and,
-      if asked for, the mask, an array of integers of the same shape: bit i * window + j is set
-      where the pixel in row i and column j of the pool has its largest value. No bit is where y is
-      NaN.
+      y, (images, rows', columns', maps) with the dtype of x, NaN where a value of the pool is NaN;
+      and with `with_mask` the mask, an array of integers of the same shape: bit i * window + j is
+      set where the pixel in row i and column j of the pool has its largest value. Where y is NaN no
+      bit is set.
 
     Raises:
-      ValueError: 2**31 elements or more, or a window of more than LARGEST_WINDOW pixels across.
+      ValueError: the array has 2**31 elements or more, or the window is more than LARGEST_WINDOW
+        pixels across.
     """
-    pools = Pools.of(x_BHWC, window, stride)
+    pools = Pools.of_array(x_BHWC, window, stride)
     images, _, _, maps = x_BHWC.shape
     shape = (images, pools.rows, pools.columns, maps)
     dtypes = [x_BHWC.dtype, pools.mask_dtype][: 1 + with_mask]
@@ -141,11 +147,21 @@ def backward(
     *,
     interpret: bool = False,
 ) -> Array:
-    """The derivative of `forward` at `x`, times the cotangent; an array like `x`.
+    """Computes the derivative of `forward` at `x`, times the cotangent.
 
-    Arguments and errors are those of `forward`, whose mask this is; the cotangent is like its y.
+    Args:
+      x_BHWC: the argument of `forward`.
+      mask_BhwC: the mask that `forward` returned.
+      cotangent_BhwC: an array like the y that `forward` returned.
+      formula, window, stride, interpret: as in `forward`.
+
+    Returns:
+      An array like `x_BHWC`.
+
+    Raises:
+      ValueError: as in `forward`.
     """
-    pools = Pools.of(x_BHWC, window, stride)
+    pools = Pools.of_array(x_BHWC, window, stride)
     (flat,) = launch(
         functools.partial(_backward, formula=formula, pools=pools),
         'normalized_pooling_backward',
@@ -159,7 +175,7 @@ def backward(
 
 
 class Places(NamedTuple):
-    """A segment of maps for each thread, in an image, a row and a column of it."""
+    """A segment of maps for each thread, with the image, row and column that it lies in."""
 
     segments: Segments
     image: Array  # (block,) int32, as are row and column
@@ -167,37 +183,39 @@ class Places(NamedTuple):
     column: Array
 
     @classmethod
-    def of(cls, segments: Segments, rows: int, columns: int) -> 'Places':
-        """Those of the segments of an array with so many rows and columns."""
-        line, column = _divided(_divided(segments.start, segments.maps)[0], columns)
-        return cls(segments, *_divided(line, rows), column)
+    def of_segments(cls, segments: Segments, rows: int, columns: int) -> 'Places':
+        """Returns the places of segments in an array with so many rows and columns."""
+        line, column = _divide(_divide(segments.start, segments.maps)[0], columns)
+        return cls(segments, *_divide(line, rows), column)
 
     def at(self, row: Array, column: Array, rows: int, columns: int) -> Segments:
-        """The same maps in another row and column, in an array with so many."""
-        own = self.segments
+        """Returns the segments of the same maps in another row and column of an array."""
+        segments = self.segments
         pixel = (self.image * rows + row) * columns + column
         inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-        return own._replace(start=pixel * own.maps + own.first, exist=own.exist & inside)
+        return segments._replace(
+            start=pixel * segments.maps + segments.first, exist=segments.exist & inside
+        )
 
 
-def _divided(a: Array, b: int) -> tuple[Array, Array]:
-    """Quotient and remainder of numbers that are not negative."""
+def _divide(a: Array, b: int) -> tuple[Array, Array]:
+    """Computes quotient and remainder of numbers that are not negative."""
     return jax.lax.div(a, np.int32(b)), jax.lax.rem(a, np.int32(b))
 
 
 class Largest(NamedTuple):
-    """Of one map, the largest of some values, and a bit for each pixel that has it."""
+    """The largest of several values of one map, and a bit for each pixel that has it."""
 
     value: Array
     bits: Any
 
-    def shifted(self, by: int) -> 'Largest':
-        """The same, other bits."""
-        return self._replace(bits=self.bits << np.int32(by))
+    def shift(self, places: int) -> 'Largest':
+        """Shifts the mask bits left."""
+        return self._replace(bits=self.bits << np.int32(places))
 
 
 def _larger(a: Largest, b: Largest) -> Largest:
-    """The largest of both: a NaN if one is, and both one's bits if they are equal."""
+    """Returns the larger of two; NaN if either is NaN, and the bits of both if they are equal."""
     larger = a.value > b.value
     rest = jnp.where(a.value == b.value, a.bits | b.bits, b.bits)
     return Largest(
@@ -214,17 +232,17 @@ def _forward(
     pools: Pools,
     segments: Callable[[], Segments],
 ) -> None:
-    here = Places.of(segments(), pools.strips, pools.columns)
-    first = here.row * DOWN
+    places = Places.of_segments(segments(), pools.strips, pools.columns)
+    first = places.row * DOWN
     lines = [
-        _line(x_ref, here, first * pools.stride + i, formula, pools)
+        _line(x_ref, places, first * pools.stride + i, formula, pools)
         for i in range((DOWN - 1) * pools.stride + pools.window)
     ]
     for n in range(DOWN):
-        place = here.at(first + n, here.column, pools.rows, pools.columns)
+        place = places.at(first + n, places.column, pools.rows, pools.columns)
         own = lines[n * pools.stride :][: pools.window]
         for offset, of_map in enumerate(zip(*own, strict=True)):
-            shifted = (line.shifted(i * pools.window) for i, line in enumerate(of_map))
+            shifted = (line.shift(i * pools.window) for i, line in enumerate(of_map))
             largest = functools.reduce(_larger, shifted)
             place.store(y_ref, offset, largest.value)
             if mask_ref is not None:
@@ -232,14 +250,14 @@ def _forward(
                 place.store(mask_ref, offset, bits)
 
 
-def _line(x_ref: Any, here: Places, row: Array, formula: Formula, pools: Pools) -> list[Largest]:
-    """The largest values of one row of a pool, for each map of the segment."""
+def _line(x_ref: Any, places: Places, row: Array, formula: Formula, pools: Pools) -> list[Largest]:
+    """Computes the largest value in one row of a pool, for each map of the segment."""
     pixels = []
     for j in range(pools.window):
-        column = here.column * pools.stride + j
-        pixel = here.at(row, column, pools.height, pools.width)
-        values = normalized(functools.partial(pixel.load, x_ref), pixel.length, formula)
-        # Compared in the digits that are stored.
+        column = places.column * pools.stride + j
+        pixel = places.at(row, column, pools.height, pools.width)
+        values = normalize(functools.partial(pixel.load, x_ref), pixel.length, formula)
+        # The comparison uses the digits that are stored.
         values = [v.astype(x_ref.dtype).astype(jnp.float32) for v in values]
         if pools.overhang:
             values = [jnp.where(pixel.exist, v, -jnp.inf) for v in values]
@@ -257,24 +275,24 @@ def _backward(
     pools: Pools,
     segments: Callable[[], Segments],
 ) -> None:
-    here = Places.of(segments(), *pools.blocks)
-    maps = reach(here.segments.length, formula)
-    given = _given(mask_ref, g_ref, here, maps, pools)
+    places = Places.of_segments(segments(), *pools.blocks)
+    maps = reach(places.segments.length, formula)
+    covering = _covering_pools(mask_ref, g_ref, places, maps, pools)
     for i, j in itertools.product(range(pools.stride), repeat=2):
-        row, column = here.row * pools.stride + i, here.column * pools.stride + j
-        pixel = here.at(row, column, pools.height, pools.width)
-        g = {m: _passed(given, i, j, m, pools.window) for m in maps}
+        row, column = places.row * pools.stride + i, places.column * pools.stride + j
+        pixel = places.at(row, column, pools.height, pools.width)
+        g = {m: _cotangent(covering, i, j, m, pools.window) for m in maps}
         load = functools.partial(pixel.load, x_ref)
-        for offset, dx in enumerate(pulled_back(load, g, pixel.length, formula)):
+        for offset, dx in enumerate(pull_back(load, g, pixel.length, formula)):
             pixel.store(dx_ref, offset, dx)
 
 
-class Given(NamedTuple):
-    """A pool, seen from a block of pixels that it may cover.
+class CoveringPool(NamedTuple):
+    """A pool that may cover pixels of a block.
 
     Attributes:
-      above, left: how many pixels before the block's first one it begins.
-      bits, g: its mask and its cotangent, for each map.
+      above, left: the number of pixels by which the pool begins before the block.
+      bits, g: the pool's mask and its cotangent, for each map.
     """
 
     above: int
@@ -283,23 +301,27 @@ class Given(NamedTuple):
     g: dict[int, Array]
 
 
-def _given(mask_ref: Any, g_ref: Any, here: Places, maps: range, pools: Pools) -> list[Given]:
-    """The pools that cover a pixel of the block: the one that begins there, and some before it."""
-    found = []
+def _covering_pools(
+    mask_ref: Any, g_ref: Any, places: Places, maps: range, pools: Pools
+) -> list[CoveringPool]:
+    """Loads the pools that cover pixels of the block: those that begin in it or just before."""
+    covering = []
     for up, left in itertools.product(range((pools.window - 1) // pools.stride + 1), repeat=2):
-        pool = here.at(here.row - up, here.column - left, pools.rows, pools.columns)
+        pool = places.at(places.row - up, places.column - left, pools.rows, pools.columns)
         bits = {m: pool.load(mask_ref, m).astype(jnp.int32) for m in maps}
         g = {m: pool.load(g_ref, m).astype(jnp.float32) for m in maps}
-        found.append(Given(up * pools.stride, left * pools.stride, bits, g))
-    return found
+        covering.append(CoveringPool(up * pools.stride, left * pools.stride, bits, g))
+    return covering
 
 
-def _passed(given: Sequence[Given], i: int, j: int, of_map: int, window: int) -> Array | float:
-    """The cotangent of pixel (i, j) of the block: of the pools whose largest value it holds."""
+def _cotangent(
+    covering: Sequence[CoveringPool], i: int, j: int, map_index: int, window: int
+) -> Array | float:
+    """Sums the cotangents of the pools whose largest value pixel (i, j) of the block holds."""
     parts = []
-    for pool in given:
+    for pool in covering:
         y, x = i + pool.above, j + pool.left
         if max(y, x) < window:
             bit = np.int32(1 << (y * window + x))
-            parts.append(jnp.where(pool.bits[of_map] & bit != 0, pool.g[of_map], 0.0))
+            parts.append(jnp.where(pool.bits[map_index] & bit != 0, pool.g[map_index], 0.0))
     return functools.reduce(operator.add, parts) if parts else 0.0

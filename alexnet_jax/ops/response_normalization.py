@@ -1,34 +1,29 @@
-"""Local response normalization (§3.3): the formula, its derivative by hand, and who computes it.
+"""Local response normalization (§3.3): the formula, its derivative, and the choice of a kernel.
 
     b^i = a^i / S_i^beta,   S_i = k + alpha * sum_{j in window(i)} (a^j)^2
 
-The window is `size` adjacent maps around map i, clipped at the first and last map given: a tower
-normalizes over its own maps alone. `alpha` multiplies the sum as the paper prints it; the 2012 code
-divides it by the size (layer.py:1183), which is the caller's to do.
+The window is `size` adjacent maps around map i, clipped at the first and the last map given: a
+tower normalizes over its own maps alone. `alpha` multiplies the sum as the paper prints it; the
+2012 code divides it by the size (layer.py:1183), which is left to the caller.
 
-What is here is the specification, and fast on CPU. For GPU and TPU there are kernels
+This module is the specification in plain JAX, and it is fast on CPUs. GPUs and TPUs have kernels
 (response_normalization_pallas.py).
 """
 
-import concurrent.futures
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from absl import logging
 from jax import Array
 
-from alexnet_jax.ops.formula import Formula
-
-# Who computes it: None is the best for the platform.
-BY = (None, 'formula', 'pallas')
-
-
-# What kernels are tried with: the paper's constants, after a ReLU.
-PROBE = Formula(5, 2.0, 1e-4, 0.75, rectify=True)
+from alexnet_jax.ops.formula import PAPER, Formula
+from alexnet_jax.ops.implementations import (
+    PLATFORMS_WITH_KERNELS,
+    Platform,
+    choose_backend,
+    kernel_agrees,
+)
 
 
 def response_normalization(
@@ -39,45 +34,49 @@ def response_normalization(
     beta: float = 0.75,
     *,
     rectify: bool = False,
-    by: str | None = None,
+    implementation: str | None = None,
+    platform: Platform | None = None,
 ) -> Array:
-    """Normalizes each activation by its neighbours in the last axis.
+    """Normalizes each activation by its neighbours along the last axis (§3.3).
 
     Args:
       x: (..., maps), float32 or bfloat16; the arithmetic is float32.
-      size: n, the number of adjacent maps; from i - size // 2 on.
+      size: n, the number of adjacent maps, from map i - size // 2 on.
       k, alpha, beta: the constants of the paper.
-      rectify: normalizes max(x, 0): a ReLU before it (§3.1) that takes no pass of its own.
-      by: 'formula', in plain JAX; 'pallas', the kernels, which the CPU interprets slowly; None, the
-        kernels on GPUs and TPUs where they compile and agree with the formula, else the formula.
+      rectify: whether to normalize max(x, 0): a ReLU before it (§3.1) without a pass of its own.
+      implementation: 'jax' for plain JAX; 'pallas' for the kernels, which a CPU interprets slowly;
+        None for the kernels on GPUs and TPUs where they compile and agree with plain JAX, and for
+        plain JAX elsewhere.
+      platform: the platform that the program is compiled for; None for JAX's default.
 
     Returns:
-      An array like `x`. The derivative saves `x` alone and computes S again.
+      An array like `x`. The derivative saves only `x` and computes S again.
 
     Raises:
-      ValueError: `by` is none of these; see also normalization_pallas.
+      ValueError: `implementation` is unknown; see also response_normalization_pallas.
     """
-    if by not in BY:
-        raise ValueError(f'by is {by!r}, which is none of {BY}')
-    way = way_of(by or ('pallas' if x.size < 2**31 and _kernels_work() else 'formula'))
-    return _normalize(x, Formula(size, k, alpha, beta, rectify), way)
+    platform = platform or Platform.default()
+    if implementation is None and x.size >= 2**31:  # the kernels' indices are int32
+        implementation = 'jax'
+    backend = choose_backend(implementation, platform, _kernel_works)
+    return _normalize(x, Formula(size, k, alpha, beta, rectify), backend)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _normalize(x: Array, formula: Formula, way: str) -> Array:
-    if way == 'formula':
+def _normalize(x: Array, formula: Formula, backend: str) -> Array:
+    if backend == 'jax':
         return _value(x, formula)
-    return _kernels().forward(x, formula, **_target(way))
+    return _kernels().forward(x, formula, **_target(backend))
 
 
-def _forward(x: Array, formula: Formula, way: str) -> tuple[Array, Array]:
-    return _normalize(x, formula, way), x
+def _forward(x: Array, formula: Formula, backend: str) -> tuple[Array, Array]:
+    return _normalize(x, formula, backend), x
 
 
-def _backward(formula: Formula, way: str, x: Array, g: Array) -> tuple[Array]:
-    if way == 'formula':
+def _backward(formula: Formula, backend: str, x: Array, g: Array) -> tuple[Array]:
+    if backend == 'jax':
         return (_derivative(x, g, formula),)
-    return (_kernels().backward(x, g, formula, **_target(way)),)
+    return (_kernels().backward(x, g, formula, **_target(backend)),)
 
 
 _normalize.defvjp(_forward, _backward)
@@ -91,17 +90,21 @@ def _value(x: Array, formula: Formula) -> Array:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _derivative(x: Array, cotangent: Array, formula: Formula) -> Array:
-    """dr_j = g_j S_j^-beta - 2 alpha beta r_j sum_{i : j in window(i)} g_i r_i S_i^(-beta - 1)."""
-    # In one piece, XLA would compute what g is made of once for each map of a window.
+    """Computes the derivative of `_value` at `x`, times the cotangent.
+
+    dr_j = g_j S_j^-beta - 2 alpha beta r_j sum_{i : j in window(i)} g_i r_i S_i^(-beta - 1)
+    """
+    # Without the barrier, XLA would compute what the cotangent depends on once for each map of a
+    # window.
     x, cotangent = jax.lax.optimization_barrier((x, cotangent))
     _, k, alpha, beta, rectify = formula
     r = _rectified(x, formula)
-    # Not _denominator: where the forward pass has the same terms, XLA keeps them for this one.
+    # Not _denominator: where the forward pass has the same terms, XLA would keep them until here.
     windows = _windows(r, formula.before, formula.after)
     denominator = k + alpha * _total([a * a for a in windows])
     scaled = cotangent.astype(jnp.float32) * _power(denominator, -beta)
     inner = scaled * r / denominator
-    # j is in the window of i where i is in the mirrored window of j.
+    # Map j is in the window of i exactly where i is in the mirrored window of j.
     mirrored = _total(_windows(inner, formula.after, formula.before))
     dr = scaled - 2 * alpha * beta * r * mirrored
     return (jnp.where(r > 0, dr, 0.0) if rectify else dr).astype(x.dtype)
@@ -117,7 +120,10 @@ def _denominator(r: Array, formula: Formula) -> Array:
 
 
 def _windows(x: Array, before: int, after: int) -> list[Array]:
-    """Of each map, `before` maps to the left, itself and `after` to the right; else zeros."""
+    """Returns copies of x shifted along the maps, from `before` maps back to `after` maps ahead.
+
+    Where a window reaches beyond the first or the last map, the copies hold zeros.
+    """
     maps = x.shape[-1]
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(before, after)])
     return [padded[..., i : i + maps] for i in range(before + 1 + after)]
@@ -128,74 +134,35 @@ def _total(parts: list[Array]) -> Array:
 
 
 def _power(x: Array, exponent: float) -> Array:
-    """x ** exponent; the paper's -3/4 by two reciprocal roots, which are several times faster."""
+    """Computes x ** exponent; for the paper's -3/4 by two roots, which is several times faster."""
     if exponent == -0.75:
         root = jax.lax.rsqrt(x)
         return root * jnp.sqrt(root)
     return x**exponent
 
 
-def way_of(by: str) -> str:
-    """Where kernels run: 'gpu', 'tpu', or 'interpreted'; what is not 'pallas' is itself the way."""
-    if by != 'pallas':
-        return by
-    return {'gpu': 'gpu', 'cuda': 'gpu', 'tpu': 'tpu'}.get(jax.default_backend(), 'interpreted')
-
-
-def _target(way: str) -> dict[str, Any]:
-    return dict(target='gpu', interpret=True) if way == 'interpreted' else dict(target=way)
+def _target(backend: str) -> dict[str, Any]:
+    if backend == 'interpreted':
+        return dict(target='gpu', interpret=True)
+    return dict(target=backend)
 
 
 def _kernels() -> Any:
-    # Takes a moment, and the CPU does not need it.
+    # Importing Pallas takes a moment, and a CPU does not need it.
     from alexnet_jax.ops import response_normalization_pallas
 
     return response_normalization_pallas
 
 
 @functools.cache
-def _kernels_work() -> bool:
-    """Whether this platform has kernels that give the right result; tried once."""
-    way = way_of('pallas')
-    return way != 'interpreted' and _agrees(way)
+def _kernel_works(platform: Platform) -> bool:
+    """Returns whether the platform has kernels that give the right result; tries them once."""
+    return platform.name in PLATFORMS_WITH_KERNELS and _kernel_agrees(platform, platform.name)
 
 
-def _agrees(way: str) -> bool:
-    of = [functools.partial(_normalize, formula=PROBE, way=w) for w in (way, 'formula')]
-    return agree(f'response normalization without its {way} kernel', *of, shape=(64, 48))
-
-
-def agree(
-    otherwise: str,
-    kernel: Callable[[Array], Array],
-    specification: Callable[[Array], Array],
-    shape: tuple[int, ...],
-) -> bool:
-    """Whether a kernel compiles here and gives the right values and derivative for some numbers.
-
-    No version of JAX promises that a kernel compiles on every device, and a run must not end on it.
-
-    Args:
-      otherwise: the warning where it does not.
-      kernel, specification: functions of a float32 array.
-      shape: of that array.
-    """
-    try:
-        # In a thread of its own, which knows nothing of the program that is being traced here.
-        with concurrent.futures.ThreadPoolExecutor(1) as alone:
-            results = [alone.submit(_try, of, shape).result() for of in (kernel, specification)]
-        for own, right in zip(*results, strict=True):
-            np.testing.assert_allclose(own, right, rtol=1e-4, atol=1e-4)
-    except Exception as error:  # whatever the compiler says
-        reason = str(error).strip().partition('\n')[0]
-        logging.warning('%s: %s', otherwise, reason)
-        return False
-    return True
-
-
-def _try(of: Callable[[Array], Array], shape: tuple[int, ...]) -> list[np.ndarray]:
-    """The values, and the derivative times a random cotangent."""
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(0, 100, shape), jnp.float32)
-    g = jnp.asarray(rng.normal(0, 100, jax.eval_shape(of, x).shape), jnp.float32)
-    return [np.asarray(a) for a in jax.jit(lambda x, g: (of(x), *jax.vjp(of, x)[1](g)))(x, g)]
+def _kernel_agrees(platform: Platform, backend: str) -> bool:
+    kernel, specification = (
+        functools.partial(_normalize, formula=PAPER, backend=name) for name in (backend, 'jax')
+    )
+    fallback = f'response normalization runs without its {backend} kernel'
+    return kernel_agrees(platform, fallback, kernel, specification, shape=(64, 48))

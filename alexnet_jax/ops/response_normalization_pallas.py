@@ -1,19 +1,19 @@
 """Response normalization (§3.3) as Pallas kernels: for NVIDIA GPUs (Triton) and for TPUs (Mosaic).
 
-response_normalization.py holds the formula and its derivative, and decides who computes them; it
-alone calls `forward` and `backward`. Per element, forward reads x and writes y, backward reads x
-and the cotangent and writes dx, once each: neighbours come from the cache, or lie in the same
-block. Only x is kept in between; S is computed again. Values may be bfloat16, the arithmetic is
-float32. The arrays are row-major, maps last: where XLA has chosen another layout, it copies them
-first. normalized_pooling_pallas.py has kernels made of the GPU's parts here.
+response_normalization.py holds the formula and its derivative, and chooses the implementation; only
+it calls `forward` and `backward`. Per element, the forward kernel reads x and writes y, and the
+backward kernel reads x and the cotangent and writes dx, once each: neighbours come from the cache,
+or lie in the same block. Only x is saved between the two; S is computed again. Values may be
+bfloat16; the arithmetic is float32. The arrays are row-major, maps last: where XLA has chosen
+another layout, it copies them first. normalized_pooling_pallas.py builds on the GPU half.
 
 With rectify=True the kernels take max(x, 0) first, so that the ReLU before the layer (§3.1) needs
 no pass of its own.
 
-The GPU kernels go through Triton, although JAX 0.12 announces that Pallas will drop it: Mosaic GPU,
-which is to follow, needs a Hopper GPU or a newer one, and its kernels could not be run where this
-was written. To replace Triton is to replace the GPU half of this file. The tests run all kernels in
-interpret mode and lower them for both kinds of device; none of that compiles them for one.
+The GPU kernels are compiled by Triton, although JAX 0.12 announces that Pallas will drop it: its
+successor, Mosaic GPU, needs a Hopper GPU or a newer one, and its kernels could not be run where
+this was written. Replacing Triton means replacing the GPU half of this file. The tests run all
+kernels in interpret mode and lower them for both kinds of device; neither compiles them for one.
 """
 
 import functools
@@ -33,41 +33,45 @@ from jax.experimental.pallas import triton as plgpu
 from alexnet_jax.ops.formula import Formula
 
 Target = Literal['gpu', 'tpu']
-Load = Callable[[int], Array]  # the values so many maps from a segment's first; 0 where none is
+# Loads the values at an offset from a segment's first map; 0 where the pixel has no such map.
+Load = Callable[[int], Array]
 
-# What a tower of the paper normalizes, (rows, columns, maps) an image: for tests and benchmarks.
+# What one tower of the paper normalizes, (rows, columns, maps) per image, for tests and benchmarks.
 SHAPES = {'conv1': (55, 55, 48), 'conv2': (27, 27, 128)}
 
-# GPU: a program has BLOCK segments, each of the largest of these numbers of maps that divides a
-# pixel's; all are powers of two. With longer segments fewer S are computed by two threads, with
-# shorter ones the threads of a warp touch fewer lines of memory at a time. Not yet timed on a GPU.
+# GPU: a program has BLOCK segments. A segment has the largest of these numbers of maps that divides
+# the number of maps per pixel; all are powers of two. With longer segments fewer S are computed by
+# two threads; with shorter ones the threads of a warp touch fewer lines of memory at a time. Not
+# yet timed on a GPU.
 SEGMENTS = (4, 2, 1)
 BLOCK = 256
 NUM_WARPS = 8  # 32 threads each: a thread per segment
 
-# TPU: a block is about half a megabyte in float32; the matrix that sums windows, maps x maps,
-# must be in the same memory (about 16 MB) with the blocks.
+# TPU: a block is about half a megabyte in float32. The maps x maps matrix that sums windows must
+# fit into the same memory (about 16 MB) as the blocks.
 BLOCK_ELEMENTS = 2**17
 MOST_MAPS = 1024
 
-# Interpreted, every block is a step of a loop on the CPU: few, large ones.
+# In interpret mode every block is a step of a loop on the CPU, so there should be few, large ones.
 INTERPRETED_BLOCK = 2**30
 
 
 def forward(x: Array, formula: Formula, *, target: Target, interpret: bool = False) -> Array:
-    """y = r / S^beta, where r is x, or max(x, 0).
+    """Computes y = r / S^beta, where r is x or max(x, 0).
 
     Args:
       x: (..., maps), float32 or bfloat16.
-      formula: with k > 0.
-      target: 'gpu' or 'tpu', whose kernel.
-      interpret: run it on the CPU, slowly; inside a shard_map this needs check_vma=False.
+      formula: the constants, with k > 0.
+      target: 'gpu' or 'tpu': the device whose kernel runs.
+      interpret: whether the CPU interprets the kernel, which is slow; inside a shard_map this needs
+        check_vma=False.
 
     Returns:
-      An array like `x`; NaN in the windows of activations whose squares overflow float32.
+      An array like `x`. It has NaN in the windows of activations whose squares overflow float32.
 
     Raises:
-      ValueError: another target, 2**31 elements or more, or on a TPU more than 1,024 maps.
+      ValueError: the target is unknown, the array has 2**31 elements or more, or, for a TPU, more
+        than 1,024 maps.
     """
     return _call('forward', formula, target, interpret, x)
 
@@ -75,10 +79,20 @@ def forward(x: Array, formula: Formula, *, target: Target, interpret: bool = Fal
 def backward(
     x: Array, cotangent: Array, formula: Formula, *, target: Target, interpret: bool = False
 ) -> Array:
-    """The derivative of `forward` at `x`, times the cotangent; 0 at max(0, 0), as in jax.nn.relu.
+    """Computes the derivative of `forward` at `x`, times the cotangent.
 
-    Arguments and errors are those of `forward`. `cotangent` and the result are arrays like `x`, and
-    a cotangent of another shape or dtype is a ValueError.
+    The derivative of max(x, 0) at 0 is 0, as in jax.nn.relu.
+
+    Args:
+      x: (..., maps), float32 or bfloat16.
+      cotangent: an array like `x`.
+      formula, target, interpret: as in `forward`.
+
+    Returns:
+      An array like `x`.
+
+    Raises:
+      ValueError: as in `forward`, or the cotangent has another shape or dtype than `x`.
     """
     return _call('backward', formula, target, interpret, x, cotangent)
 
@@ -102,45 +116,46 @@ def _call(
 
 
 def expect_int32_indices(x: Array) -> None:
-    """Raises a ValueError for an array whose elements an int32 cannot count."""
+    """Raises a ValueError for an array with too many elements for int32 indices."""
     if x.size >= 2**31:
-        raise ValueError(f'{x.shape} is 2**31 elements or more: an index is an int32')
+        raise ValueError(f'{x.shape} has 2**31 elements or more: an index is an int32')
 
 
 def _result_type(arrays: Sequence[Array], shape: tuple[int, ...], dtype: Any) -> Any:
-    """In a shard_map a result varies over the mesh axes that any argument does."""
+    """Returns a result's type, which in a shard_map varies over the axes of all arguments."""
     varying = frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
     manual = jax.sharding.ManualAxisType(varying=varying)
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=manual)
 
 
-# --- The elementwise parts of the formula, in float32.
+# --- Elementwise parts of the formula, in float32.
 
 
 def _rectified(x: Array, formula: Formula) -> Array:
-    """The activations r: x or max(x, 0)."""
+    """Returns the activations r, which are x or max(x, 0)."""
     x = x.astype(jnp.float32)
-    # Not jnp.maximum, which in Triton turns a NaN into 0.
+    # jnp.maximum would turn a NaN into 0 in Triton.
     return jnp.where(x < 0, 0.0, x) if formula.rectify else x
 
 
 def _powers(squares: Array, formula: Formula) -> tuple[Array, Array]:
-    """S^-beta and 1 / S from the sum of the squares in a window."""
+    """Computes S^-beta and 1 / S from the sum of the squares in a window."""
     denominator = formula.k + formula.alpha * squares
     if formula.beta == 0.75:
         root = jax.lax.rsqrt(denominator)
-        # The square root of `root` by a second reciprocal one: an instruction on GPU and TPU.
+        # The square root of `root` by a second reciprocal root, one instruction on GPUs and TPUs.
         return root * (root * jax.lax.rsqrt(root)), root * root
     return jnp.exp(-formula.beta * jnp.log(denominator)), 1 / denominator
 
 
 def _derivative(r: Array, scaled: Array, mirrored: Array, formula: Formula) -> Array:
-    """The result dx, from g S^-beta and the mirrored window's sum of g r S^(-beta - 1)."""
+    """Computes dx from g S^-beta and the mirrored window's sum of g r S^(-beta - 1)."""
     d_r = scaled - (2 * formula.alpha * formula.beta) * (r * mirrored)
     return jnp.where(r > 0, d_r, 0.0) if formula.rectify else d_r
 
 
-# --- GPU: flat arrays; a thread holds a segment of adjacent maps and its neighbours in registers.
+# --- GPU: the arrays are flat; a thread holds a segment of adjacent maps and its neighbours in
+# registers.
 
 
 def _call_gpu(direction: str, formula: Formula, interpret: bool, *arrays: Array) -> Array:
@@ -168,14 +183,19 @@ def launch(
     maps: int,
     interpret: bool,
 ) -> Sequence[Array]:
-    """Runs a kernel with a thread for each segment of `pixels` pixels of `maps` maps.
+    """Runs a kernel with one thread for each segment of `pixels` pixels with `maps` maps each.
 
     Args:
-      kernel: called with the arrays and results, flat, and `segments`, a function without arguments
-        that returns those of its program.
-      name: for profiles.
-      arrays: what it reads.
-      results: size and dtype of each array that it writes.
+      kernel: is called with the flat arrays and results, and with `segments`, a function without
+        arguments that returns the segments handled by the calling program.
+      name: the kernel's name in profiles.
+      arrays: the arrays that the kernel reads.
+      results: size and dtype of each array that the kernel writes.
+      pixels, maps: the extent of the work.
+      interpret: whether the CPU interprets the kernel.
+
+    Returns:
+      The flat results.
     """
     _expect_triton()
     length = next(n for n in SEGMENTS if maps % n == 0)
@@ -194,31 +214,40 @@ def launch(
 
 
 def _expect_triton() -> None:
-    # JAX 0.12 warns each time such a kernel is lowered, which is after the function that called
-    # pallas_call returned: warnings.catch_warnings could not hold it. See the module's docstring.
+    # JAX 0.12 warns each time such a kernel is lowered, which happens after the caller of
+    # pallas_call has returned, so warnings.catch_warnings has no effect. See the module's
+    # docstring.
     message = 'The Pallas Triton backend is deprecated'
     warnings.filterwarnings('ignore', message, DeprecationWarning)
 
 
 class Segments(NamedTuple):
-    """The segments of one program: `length` adjacent maps of a pixel each."""
+    """The segments handled by one program: `length` adjacent maps of one pixel each.
+
+    Attributes:
+      maps: maps per pixel.
+      length: maps per segment.
+      start: (block,) int32, the flat index of each segment's first map.
+      first: (block,) int32, the number of that map within its pixel.
+      exist: (block,) bool, whether the array has such a segment.
+    """
 
     maps: int
     length: int
-    start: Array  # (block,) int32: the flat index of a segment's first map
-    first: Array  # (block,) int32: the number of that map within its pixel
-    exist: Array  # (block,) bool: whether the array has such a segment
+    start: Array
+    first: Array
+    exist: Array
 
     @classmethod
     def of_program(cls, maps: int, length: int, count: int, block: int) -> 'Segments':
-        """Those of the program that asks, `block` of all `count`."""
-        # No overflow past the end: block * length is a power of two, so 2**31 is a multiple of it.
+        """Returns the segments handled by this program: `block` of `count` segments."""
+        # No index overflows: block * length is a power of two, so 2**31 is a multiple of it.
         index = pl.program_id(0) * block + jnp.arange(block, dtype=jnp.int32)
         start = index * length
         return cls(maps, length, start, jax.lax.rem(start, np.int32(maps)), index < count)
 
     def load(self, ref: Any, offset: int) -> Array:
-        """(block,): the values `offset` maps from the first ones; 0 where the pixel has none."""
+        """Loads (block,) values `offset` maps from the first ones; 0 beyond the pixel."""
         inside = self.exist
         if offset < 0:
             inside &= self.first >= -offset
@@ -228,31 +257,31 @@ class Segments(NamedTuple):
         return plgpu.load(ref.at[self.start + offset], mask=inside, other=zero)
 
     def store(self, ref: Any, offset: int, values: Array) -> None:
-        """Writes (block,) float32 values, 0 <= offset < length."""
-        at = ref.at[self.start + offset]
-        plgpu.store(at, values.astype(ref.dtype), mask=self.exist)
+        """Stores (block,) float32 values `offset` maps from the first ones, below length."""
+        target = ref.at[self.start + offset]
+        plgpu.store(target, values.astype(ref.dtype), mask=self.exist)
 
 
 def _gpu_forward(
     x_ref: Any, y_ref: Any, *, formula: Formula, segments: Callable[[], Segments]
 ) -> None:
-    here = segments()
-    for i, y in enumerate(normalized(functools.partial(here.load, x_ref), here.length, formula)):
-        here.store(y_ref, i, y)
+    own = segments()
+    for i, y in enumerate(normalize(functools.partial(own.load, x_ref), own.length, formula)):
+        own.store(y_ref, i, y)
 
 
 def _gpu_backward(
     x_ref: Any, g_ref: Any, dx_ref: Any, *, formula: Formula, segments: Callable[[], Segments]
 ) -> None:
-    here = segments()
-    g = {j: here.load(g_ref, j).astype(jnp.float32) for j in reach(here.length, formula)}
-    load = functools.partial(here.load, x_ref)
-    for i, dx in enumerate(pulled_back(load, g, here.length, formula)):
-        here.store(dx_ref, i, dx)
+    own = segments()
+    g = {j: own.load(g_ref, j).astype(jnp.float32) for j in reach(own.length, formula)}
+    load = functools.partial(own.load, x_ref)
+    for i, dx in enumerate(pull_back(load, g, own.length, formula)):
+        own.store(dx_ref, i, dx)
 
 
-def normalized(load: Load, length: int, formula: Formula) -> list[Array]:
-    """The float32 results of a segment of `length` maps."""
+def normalize(load: Load, length: int, formula: Formula) -> list[Array]:
+    """Computes the float32 results of a segment of `length` maps."""
     before, after = formula.before, formula.after
     r = {j: _rectified(load(j), formula) for j in range(-before, length + after)}
     squares = {j: a * a for j, a in r.items()}
@@ -261,14 +290,14 @@ def normalized(load: Load, length: int, formula: Formula) -> list[Array]:
 
 
 def reach(length: int, formula: Formula) -> range:
-    """The maps whose S a segment of `length` maps takes part in, from its first one on."""
+    """Returns the maps, relative to a segment's first one, whose S depends on the segment."""
     return range(-formula.after, length + formula.before)
 
 
-def pulled_back(
+def pull_back(
     load: Load, g: Mapping[int, Array | float], length: int, formula: Formula
 ) -> Iterator[Array]:
-    """The float32 derivative of a segment of `length` maps, from the cotangent `g` of its reach."""
+    """Yields each map's float32 derivative, from the cotangent `g` of the segment's reach."""
     before, after = formula.before, formula.after
     near = reach(length, formula)
     r = {j: _rectified(load(j), formula) for j in range(near.start - before, near.stop + after)}
@@ -277,7 +306,7 @@ def pulled_back(
     for j in near:
         power, inverse = _powers(_sum(squares, j - before, j + after), formula)
         scaled[j] = g[j] * power
-        inner[j] = scaled[j] * r[j] * inverse  # 0 where the pixel has no map j: r is
+        inner[j] = scaled[j] * r[j] * inverse  # 0 where the pixel has no map j, as r is
     for i in range(length):
         mirrored = _sum(inner, i - after, i + before)
         yield _derivative(r[i], scaled[i], mirrored, formula)
@@ -287,7 +316,8 @@ def _sum(values: Mapping[int, Array], first: int, last: int) -> Array:
     return functools.reduce(operator.add, (values[j] for j in range(first, last + 1)))
 
 
-# --- TPU: (pixels, maps); a block has whole pixels, and a window sum is a product of matrices.
+# --- TPU: the arrays are (pixels, maps); a block has entire pixels, and a window sum is a matrix
+# product.
 
 
 def _call_tpu(direction: str, formula: Formula, interpret: bool, *arrays: Array) -> Array:
@@ -296,7 +326,8 @@ def _call_tpu(direction: str, formula: Formula, interpret: bool, *arrays: Array)
     if maps > MOST_MAPS:
         raise ValueError(f'{maps} maps: the TPU kernel takes at most {MOST_MAPS}')
     pixels = x.size // maps
-    # A row takes a multiple of 128 elements; rows come in sixteens (bfloat16), or all of them.
+    # A row occupies a multiple of 128 elements. A block has a multiple of 16 rows (bfloat16), or
+    # all.
     rows = BLOCK_ELEMENTS // (pl.cdiv(maps, 128) * 128) // 16 * 16
     rows = min(pixels, INTERPRETED_BLOCK if interpret else rows)
     spec = pl.BlockSpec((rows, maps), lambda i: (i, 0))
@@ -329,7 +360,7 @@ def _tpu_backward(x_ref: Any, g_ref: Any, dx_ref: Any, *, formula: Formula) -> N
 
 
 def _window_sum(values: Array, before: int, after: int) -> Array:
-    """(rows, maps): the sum of maps i - before to i + after, as far as they are."""
+    """Computes, for each map i, the sum of maps i - before to i + after, clipped at the edges."""
     maps = values.shape[-1]
     source = jax.lax.broadcasted_iota(jnp.int32, (maps, maps), 0)
     window = jax.lax.broadcasted_iota(jnp.int32, (maps, maps), 1)

@@ -1,11 +1,11 @@
-"""The normalization of the 2012 code that the paper leaves out: over pixels instead of maps.
+"""The spatial normalization of the 2012 code, which the paper leaves out: over pixels, not maps.
 
-It followed response normalization at layer 2 (layers-145.cfg, cnorm2a; 'type=rnorm'):
+It follows response normalization at layer 2 (layers-145.cfg, cnorm2a; 'type=rnorm'):
 
     b(y, x) = a(y, x) / (k + alpha sum_{window around (y, x)} a^2)^beta
 
-for each map by itself, the window clipped at the borders. `alpha` multiplies the sum; the code's
-scale of 0.001 is divided by the window's 25 pixels (layer.py:1183), which makes 4e-5.
+for each map separately, with the window clipped at the borders. `alpha` multiplies the sum; the
+2012 code's scale of 0.001 is divided by the window's 25 pixels (layer.py:1183), which gives 4e-5.
 """
 
 import functools
@@ -23,7 +23,7 @@ def spatial_normalization(
 
     Args:
       x_BHWC: (images, rows, columns, maps), float32 or bfloat16; the arithmetic is float32.
-      size: pixels across the window; from y - size // 2 on.
+      size: pixels across the window, from y - size // 2 on.
       k, alpha, beta: the constants.
 
     Returns:

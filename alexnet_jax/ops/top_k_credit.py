@@ -5,10 +5,18 @@ from jax import Array
 
 
 def credit(scores_BK: Array, labels_B: Array, top: int) -> Array:
-    """Which images have their label among the `top` highest scores; (B,) float32 of 0 to 1.
+    """Computes how far each image's label is among the `top` highest scores.
 
-    Labels that tie for the last places share them (2012: layer_kernels.cu:96), so constant scores
-    earn what guessing would. Scores that are no numbers earn nothing.
+    Labels that tie for the last places share the credit (2012: layer_kernels.cu:96), so that
+    constant scores get the credit of guessing. NaN scores count as wrong.
+
+    Args:
+      scores_BK: (B, K), of any float dtype.
+      labels_B: (B,) int32.
+      top: the number of places that count.
+
+    Returns:
+      (B,) float32, from 0 to 1.
     """
     own = jnp.take_along_axis(scores_BK, labels_B[:, None], axis=1)
     above = (scores_BK > own).sum(axis=1)

@@ -1,16 +1,17 @@
 """Convolution with fewer multiplications: minimal filtering, F(2x2, k x k).
 
-The trick of Toom, Cook and Winograd in two dimensions (Lavin and Gray, CVPR 2016): a tile of 2 x 2
-outputs is a product of polynomials, which is known once its values at k + 1 points are. So the
-(k + 1)^2 pixels that it depends on and the k^2 weights are each evaluated by a small matrix,
-multiplied point by point and summed over the maps, and a third matrix goes back:
+The algorithm of Toom, Cook and Winograd in two dimensions (Lavin and Gray, CVPR 2016): a tile of 2
+x 2 outputs is a product of polynomials, which its values at k + 1 points determine. A small matrix
+evaluates the (k + 1)^2 pixels that the tile depends on, another the k^2 weights; the values are
+multiplied point by point and summed over the maps, and a third matrix recovers the outputs:
 
     y = A^T [(G w) (B x)]
 
-That takes (k + 1)^2 multiplications for four outputs in place of 4 k^2: 16 for 36 where k is 3, 36
-for 100 where it is 5. At each point, all tiles and maps are one matrix product, which is what the
-libraries of a CPU do best. The result is the convolution's but for rounding, which is no worse than
-the definition's for k = 3 and about twice that for k = 5 (tests/test_winograd.py).
+This takes (k + 1)^2 multiplications for four outputs in place of 4 k^2: 16 in place of 36 for k =
+3, 36 in place of 100 for k = 5. At each point, all tiles and maps form one matrix product, which
+CPU libraries compute fastest. The result equals the convolution up to rounding, whose error is no
+larger than the definition's for k = 3 and about twice as large for k = 5
+(tests/ops/test_winograd.py).
 """
 
 import functools
@@ -20,18 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-# Where the polynomials are evaluated: the first k of these, and infinity.
+# The points at which the polynomials are evaluated: the first k of these, and infinity.
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
 KERNELS = (3, 5)
 
 
 @jax.custom_vjp
 def convolution(x_BHWI: Array, kernel_HWIO: Array) -> Array:
-    """A convolution with stride 1 and no zeros around.
+    """Computes a convolution with stride 1 and no padding.
 
     Args:
       x_BHWI: (images, rows, columns, maps in) float32, rows and columns even.
-      kernel_HWIO: (k, k, maps in, maps out) float32, k of KERNELS.
+      kernel_HWIO: (k, k, maps in, maps out) float32, with k one of KERNELS.
 
     Returns:
       (images, rows - k + 1, columns - k + 1, maps out) float32. The derivative saves the arguments.
@@ -40,34 +41,37 @@ def convolution(x_BHWI: Array, kernel_HWIO: Array) -> Array:
 
 
 def multiplications(rows: int, columns: int, kernel: int) -> int:
-    """For so many outputs, by each map that they read; the definition takes one per weight."""
+    """Counts the multiplications per input map for so many outputs.
+
+    The definition takes one per output and weight.
+    """
     return -(-rows // 2) * -(-columns // 2) * (kernel + 1) ** 2
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    back, _, _ = _matrices(len(kernel))
+    output_matrix, _, _ = _matrices(len(kernel))
     images, height, width, _ = x.shape
     down, across = ((n - len(kernel) + 1) // 2 for n in (height, width))
     products = jnp.einsum('pni,pio->pno', _evaluate(x, len(kernel)), _evaluate_kernel(kernel))
-    y = jnp.einsum('pa,pm->am', back, products.reshape(len(products), -1))
+    y = jnp.einsum('pa,pm->am', output_matrix, products.reshape(len(products), -1))
     return _interleave(y.reshape(4, images, down, across, -1)), (x, kernel)
 
 
-def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    """The same matrices the other way round."""
-    x, kernel = saved
+def _backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    """Applies the transposed matrices."""
+    x, kernel = residuals
     size, maps_out = len(kernel), g.shape[-1]
-    back, of_kernel, of_pixels = _matrices(size)
+    output_matrix, kernel_matrix, pixel_matrix = _matrices(size)
     down, across = (n // 2 for n in g.shape[1:3])
 
     g_AM = jnp.stack([g[:, i::2, j::2].reshape(-1) for i, j in _pairs(2)])
-    g_PNO = jnp.einsum('pa,am->pm', back, g_AM).reshape(len(back), -1, maps_out)
+    g_PNO = jnp.einsum('pa,am->pm', output_matrix, g_AM).reshape(len(output_matrix), -1, maps_out)
 
     d_kernel = jnp.einsum('pni,pno->pio', _evaluate(x, size), g_PNO)
-    d_kernel = jnp.einsum('pk,pio->kio', of_kernel, d_kernel).reshape(kernel.shape)
+    d_kernel = jnp.einsum('pk,pio->kio', kernel_matrix, d_kernel).reshape(kernel.shape)
 
     d_PNI = jnp.einsum('pno,pio->pni', g_PNO, _evaluate_kernel(kernel))
-    d_tiles = jnp.einsum('pa,pm->am', of_pixels, d_PNI.reshape(len(d_PNI), -1))
+    d_tiles = jnp.einsum('pa,pm->am', pixel_matrix, d_PNI.reshape(len(d_PNI), -1))
     d_tiles = d_tiles.reshape(size + 1, size + 1, len(x), down, across, -1)
     return _add_overlapping(d_tiles), d_kernel
 
@@ -76,7 +80,7 @@ convolution.defvjp(_forward, _backward)
 
 
 def _evaluate(x: Array, size: int) -> Array:
-    """Tiles of (k + 1)^2 pixels, two apart, at each point: (points, tiles, maps)."""
+    """Evaluates tiles of (k + 1)^2 pixels, two pixels apart: (points, tiles, maps)."""
     rows, columns = (n - size for n in x.shape[1:3])
     tiles = [x[:, i : i + rows : 2, j : j + columns : 2].reshape(-1) for i, j in _pairs(size + 1)]
     points = jnp.einsum('pa,am->pm', _matrices(size)[2], jnp.stack(tiles))
@@ -84,7 +88,7 @@ def _evaluate(x: Array, size: int) -> Array:
 
 
 def _evaluate_kernel(kernel: Array) -> Array:
-    """(points, maps in, maps out)."""
+    """Evaluates a kernel at each point: (points, maps in, maps out)."""
     size, _, maps_in, maps_out = kernel.shape
     return jnp.einsum(
         'pk,kio->pio', _matrices(size)[1], kernel.reshape(size * size, maps_in, maps_out)
@@ -92,7 +96,7 @@ def _evaluate_kernel(kernel: Array) -> Array:
 
 
 def _add_overlapping(tiles: Array) -> Array:
-    """From (k + 1, k + 1, images, down, across, maps), each pixel's sum over its tiles."""
+    """Sums, for each pixel, the (k + 1, k + 1, images, down, across, maps) tiles that cover it."""
     reach = len(tiles) // 2
 
     def total(i: int, j: int) -> Array:
@@ -109,7 +113,7 @@ def _add_overlapping(tiles: Array) -> Array:
 
 
 def _interleave(phases: Array) -> Array:
-    """From (4, images, rows, columns, maps), blocks of 2 x 2 pixels."""
+    """Arranges (4, images, rows, columns, maps) as blocks of 2 x 2 pixels."""
     _, images, rows, columns, maps = phases.shape
     x = phases.reshape(2, 2, images, rows, columns, maps).transpose(2, 3, 0, 4, 1, 5)
     return x.reshape(images, 2 * rows, 2 * columns, maps)
@@ -121,10 +125,11 @@ def _pairs(n: int) -> list[tuple[int, int]]:
 
 @functools.cache
 def _matrices(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of Toom and Cook, in two dimensions.
+    """Computes the matrices of Toom and Cook in two dimensions.
 
     Returns:
-      By point: the four outputs (A), the k^2 weights (G), the (k + 1)^2 pixels of a tile (B).
+      Matrices with a row for each point: for the four outputs (A), the k^2 weights (G), and the
+      (k + 1)^2 pixels of a tile (B).
     """
     points = np.array(_POINTS[:size])
     others = [np.delete(points, i) for i in range(size)]

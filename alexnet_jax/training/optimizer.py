@@ -1,18 +1,22 @@
-"""The printed update rule and how the learning rate falls (§5)."""
+"""The printed update rule, and how the learning rate falls (§5)."""
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from alexnet_jax.config import schema
+from alexnet_jax.model.layer_table import FIRST
+from alexnet_jax.model.parameters import Average, Bias, ParameterInfo
 
 
 class Rates(NamedTuple):
-    """eps of the update rule now, for each kind of parameter; float or () float32."""
+    """The learning rate of each kind of parameter at one step; float or () float32."""
 
     weights: Any
     biases: Any
@@ -21,93 +25,86 @@ class Rates(NamedTuple):
 
     @classmethod
     def equal(cls, rate: Any) -> 'Rates':
-        """The same for all, as in the paper."""
+        """Returns the same learning rate for all parameters, as in the paper."""
         return cls(*[jnp.float32(rate)] * 4)
 
-    def of(self, path: Any) -> Any:
-        """That of the parameter at this path."""
-        biases = is_bias(path)
-        if path[0].key == 'conv1':
-            return self.conv1_biases if biases else self.conv1_weights
-        return self.biases if biases else self.weights
+    def of_parameter(self, info: ParameterInfo) -> Any:
+        """Returns the learning rate for this parameter."""
+        if info.layer == FIRST:
+            return self.conv1_biases if info.kind is Bias else self.conv1_weights
+        return self.biases if info.kind is Bias else self.weights
 
 
-def paper_momentum(config: schema.Config) -> optax.GradientTransformationExtraArgs:
-    """v <- momentum v - decay eps w - eps g;  w <- w + v.
+def paper_momentum(config: schema.Config, parameters: Any) -> optax.GradientTransformationExtraArgs:
+    """Returns the update rule of §5: v <- momentum v - decay eps w - eps g;  w <- w + v.
 
-    eps multiplies both terms inside the velocity: after eps has changed, this is not
-    `optax.sgd(momentum=...)` with decoupled decay, whose velocity knows no rate. Biases may have a
-    rate and a decay of their own, and layers their share of the decay. Where conv1's eps is 0 it
-    stays as it is, velocity or not (2012: weights.cu:148).
+    The learning rate eps multiplies both terms inside the velocity. Once eps changes, this is not
+    `optax.sgd(momentum=...)` with decoupled decay, whose velocity does not contain the rate. Biases
+    may have a rate and a decay of their own, and layers a factor for the decay. Where conv1's eps
+    is 0 it does not change, whatever its velocity (2012: weights.cu:148).
+
+    Args:
+      config: the settings of the run.
+      parameters: a tree like the parameters, of ParameterInfo.
 
     Returns:
-      A transformation whose `update` needs `params` and `learning_rate`, Rates. Its state is the
-      velocity.
+      A transformation whose `update` needs `params` and `learning_rate`, which is Rates. Its state
+      is the velocity.
     """
     return optax.chain(
-        _add_decay(config),
-        _scale_by_rate(),
+        _add_decay(config, parameters),
+        _for_each(parameters, lambda info, g, _, rates: -rates.of_parameter(info) * g),
         optax.trace(decay=config.optimizer.momentum),
-        _leave_frozen(),
+        _for_each(parameters, _freeze),
     )
 
 
-def _stateless(of_leaf: Any) -> optax.GradientTransformationExtraArgs:
-    """`of_leaf(path, update, parameter, rates)` for every parameter."""
+def _for_each(
+    parameters: Any, transform: Callable[[ParameterInfo, Array, Array, Rates], Array]
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the transformation with `transform(info, update, parameter, rates)` for each one."""
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
-        def of(path: Any, g: jax.Array, w: jax.Array) -> jax.Array:
-            return of_leaf(path, g, w, extra_args['learning_rate'])
+        rates = extra_args['learning_rate']
 
-        return jax.tree_util.tree_map_with_path(of, updates, params), state
+        def transform_one(info: ParameterInfo, g: Array, w: Array) -> Array:
+            return transform(info, g, w, rates)
+
+        return jax.tree.map(transform_one, parameters, updates, params), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _add_decay(config: schema.Config) -> optax.GradientTransformationExtraArgs:
-    ours, layers = config.optimizer, config.model.layers()
+def _add_decay(config: schema.Config, parameters: Any) -> optax.GradientTransformationExtraArgs:
+    optimizer, layers = config.optimizer, config.model.layers()
 
-    def of(path: Any, g: jax.Array, w: jax.Array, _: Rates) -> jax.Array:
-        if is_average(path):
+    def add_decay(info: ParameterInfo, g: Array, w: Array, _: Rates) -> Array:
+        if info.kind is Average:
             return g
-        weights = ours.weight_decay * layers[path[0].key].decay_factor
-        decay = ours.bias_weight_decay if is_bias(path) else weights
+        decay = optimizer.weight_decay * layers[info.layer].decay_factor
+        if info.kind is Bias:
+            decay = optimizer.bias_weight_decay
         return g + decay * w if decay else g
 
-    return _stateless(of)
+    return _for_each(parameters, add_decay)
 
 
-def _scale_by_rate() -> optax.GradientTransformationExtraArgs:
-    return _stateless(lambda path, g, _, rates: -rates.of(path) * g)
-
-
-def _leave_frozen() -> optax.GradientTransformationExtraArgs:
-    def of(path: Any, v: jax.Array, _: jax.Array, rates: Rates) -> jax.Array:
-        if path[0].key != 'conv1':
-            return v
-        return jnp.where(rates.of(path) == 0, jnp.zeros((), v.dtype), v)
-
-    return _stateless(of)
-
-
-def is_bias(path: Any) -> bool:
-    """Whether the parameter at this path is a bias, or a scale of batch normalization."""
-    return path[-1].key.startswith(('bias', 'scale'))
-
-
-def is_average(path: Any) -> bool:
-    """Whether this is no parameter but what batch normalization keeps for test time."""
-    return path[-1].key.startswith('average')
+def _freeze(info: ParameterInfo, v: Array, _: Array, rates: Rates) -> Array:
+    """Leaves conv1 unchanged where its learning rate is 0."""
+    if info.layer != FIRST:
+        return v
+    return jnp.where(rates.of_parameter(info) == 0, jnp.zeros((), v.dtype), v)
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What the plateau schedule remembers of the evaluations so far.
+    """The state of the plateau schedule after some evaluations.
 
     Attributes:
-      best: the lowest validation top-1 error at any rate; 1 + before the first evaluation.
-      waited: evaluations since then, or since the last drop.
-      drops: how often the rate was divided.
+      best: the lowest validation top-1 error at any learning rate; above 1 before the first
+        evaluation.
+      waited: the number of evaluations since then, or since the last drop.
+      drops: how often the learning rate was divided.
     """
 
     best: float = 2.0
@@ -115,7 +112,15 @@ class Progress:
     drops: int = 0
 
     def after_evaluation(self, plateau: schema.Plateau, error: float) -> 'Progress':
-        """Divides the rate once the error has stopped improving, as the paper did by hand."""
+        """Returns the state after one more evaluation.
+
+        The learning rate is divided once the error has stopped improving, as the authors did by
+        hand.
+
+        Args:
+          plateau: the settings of the schedule.
+          error: the top-1 error, a fraction.
+        """
         if error < self.best:
             return Progress(error, 0, self.drops)
         waited = self.waited + 1
@@ -125,10 +130,10 @@ class Progress:
 
 
 def rates(config: schema.Config, epoch: float, progress: Progress) -> Rates:
-    """eps of all parameters, after `epoch` passes over the training set, as floats."""
-    rate, ours = config.learning_rate, config.optimizer
-    weights = learning_rate(rate, epoch, ours.epochs, progress)
-    biases = ours.bias_rate_factor * (weights if ours.bias_rate_falls else rate.initial)
+    """Returns the learning rates after `epoch` passes over the training set, as floats."""
+    rate, optimizer = config.learning_rate, config.optimizer
+    weights = learning_rate(rate, epoch, optimizer.epochs, progress)
+    biases = optimizer.bias_rate_factor * (weights if optimizer.bias_rate_falls else rate.initial)
     conv1 = rate.conv1
     if 0 <= conv1.freeze_at <= epoch:
         return Rates(weights, biases, 0.0, 0.0)
@@ -139,10 +144,11 @@ def rates(config: schema.Config, epoch: float, progress: Progress) -> Rates:
 def learning_rate(
     rate: schema.LearningRate, epoch: float, epochs: float, progress: Progress
 ) -> float:
-    """eps of the weights, after `epoch` of `epochs` passes over the training set.
+    """Returns the weights' learning rate after `epoch` of `epochs` passes over the training set.
 
-    'plateau' divides when `progress` says so; 'steps' at stated epochs; 'fixed' is the later
-    schedule of the 2012 code (lr.cu:132, dexp), equally long levels that fall geometrically.
+    'plateau' divides it as often as `progress` says; 'steps' divides it at stated epochs; 'fixed'
+    is the later schedule of the 2012 code (lr.cu:132, dexp): levels of equal length that fall
+    geometrically.
     """
     match rate.schedule:
         case 'plateau':

@@ -1,10 +1,12 @@
-"""What a training step changes, and where it lives."""
+"""What a training step changes, and how it is sharded."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import PartitionSpec
 
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import augmentation, loader, sources
@@ -14,12 +16,12 @@ from alexnet_jax.training.optimizer import paper_momentum
 
 
 class State(NamedTuple):
-    """What a step changes.
+    """What a training step changes.
 
     Attributes:
-      step: () int32, steps done.
-      params: nested dict of float32, (T, ...) but for fc8's bias.
-      velocity: the optimizer's state; one array per parameter.
+      step: () int32, the number of completed steps.
+      params: nested dict of float32 arrays, (T, ...) except the bias of fc8.
+      velocity: the optimizer's state, with one array for each parameter.
     """
 
     step: Any
@@ -27,41 +29,64 @@ class State(NamedTuple):
     velocity: Any
 
 
+def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
+    """Returns the update rule for the net of these settings (§5)."""
+    return paper_momentum(config, alexnet.parameter_info(config))
+
+
 def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
-    """The state before the first step, a function of the settings alone, where it belongs.
+    """Returns the state before the first step, on the mesh; it depends on the settings alone.
 
     Raises:
-      UserError: it is to begin with another run's parameters, and they do not fit.
+      UserError: the settings ask for another run's parameters, and they do not fit.
     """
-    shardings = jax.tree.map(lambda x: x.sharding, state_shapes(config, mesh))
+    shardings = towers.shardings(mesh, partitions(config, mesh))
     params = pretrained.load_layers(alexnet.initialize(config), config.pretrained)
     params = jax.device_put(params, shardings.params)
-    init = jax.jit(paper_momentum(config).init, out_shardings=shardings.velocity)
+    init = jax.jit(make_optimizer(config).init, out_shardings=shardings.velocity)
     return State(jax.device_put(np.int32(0), shardings.step), params, init(params))
 
 
-def state_shapes(config: Config, mesh: jax.sharding.Mesh) -> State:
-    """Shapes, dtypes and shardings of the state."""
-    shapes = _shapes(config)
-    shardings = towers.shardings(mesh, towers.specs(mesh, shapes))
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+def partitions(config: Config, mesh: jax.sharding.Mesh) -> State:
+    """Returns how the state is sharded, with a PartitionSpec in place of each array.
+
+    The velocity of a parameter is sharded as the parameter is.
+    """
+    params, optimizer = alexnet.partitions(config, mesh), make_optimizer(config)
+    velocity = optax.tree_utils.tree_map_params(
+        optimizer,  # pyrefly: ignore[bad-argument-type]
+        lambda _, partition: partition,
+        jax.eval_shape(optimizer.init, alexnet.shapes(config)),
+        params,
+        transform_non_params=lambda _: PartitionSpec(),
     )
+    return State(towers.spec(mesh, 'step'), params, velocity)
 
 
-def _shapes(config: Config) -> State:
+def state_shapes(config: Config, mesh: jax.sharding.Mesh) -> State:
+    """Returns the shapes, dtypes and shardings of the state."""
     params = alexnet.shapes(config)
-    velocity = jax.eval_shape(paper_momentum(config).init, params)
-    return State(jax.ShapeDtypeStruct((), jnp.int32), params, velocity)
+    velocity = jax.eval_shape(make_optimizer(config).init, params)
+    shapes = State(jax.ShapeDtypeStruct((), jnp.int32), params, velocity)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        towers.shardings(mesh, partitions(config, mesh)),
+    )
 
 
 def place_constants(
     config: Config, mesh: jax.sharding.Mesh, splits: sources.Splits, bad: loader.Bad | None = None
 ) -> augmentation.Constants:
-    """What the augmentation knows of the training set, on the devices; counted where it must be.
+    """Returns the training set's mean and principal colours, on the devices.
+
+    They are counted if the data set does not hold them yet.
 
     Args:
-      bad: takes in which training images cannot be read; None allows none.
+      config: the settings of the run.
+      mesh: the mesh of the run.
+      splits: the data set.
+      bad: collects the training images that cannot be read; None allows none.
 
     Raises:
       UserError: an image cannot be read.
@@ -70,5 +95,5 @@ def place_constants(
     if config.augmentation.constants == 'data':
         reading, split = loader.Reading.of(config), config.dataset.train_split
         sums = loader.statistics_of(splits.train, reading, splits.folder, split, bad)
-    known = augmentation.constants(config.augmentation, config.dataset.image_size, sums)
-    return jax.device_put(known, towers.shardings(mesh, towers.spec(mesh, 'constants')))
+    constants = augmentation.constants(config.augmentation, config.dataset.image_size, sums)
+    return jax.device_put(constants, towers.shardings(mesh, towers.spec(mesh, 'constants')))

@@ -10,10 +10,13 @@ from jax import Array
 
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import augmentation
-from alexnet_jax.model import alexnet, batch_normalization, dropout, towers
+from alexnet_jax.model import alexnet, towers
+from alexnet_jax.model.batch_normalization import update_averages
+from alexnet_jax.model.dropout import Masks
+from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.top_k_credit import credit
-from alexnet_jax.training.optimizer import Rates, paper_momentum
-from alexnet_jax.training.state import State, _shapes
+from alexnet_jax.training.optimizer import Rates
+from alexnet_jax.training.state import State, make_optimizer, partitions
 
 StepFunction = Callable[
     [State, dict[str, Array], augmentation.Constants, Rates, Array], tuple[State, dict[str, Array]]
@@ -24,22 +27,23 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
     """Compiles one step of the paper's recipe.
 
     Returns:
-      `step(state, batch, constants, rates, deviation)`: `batch` holds 'image', (B, size, size, 3)
-      uint8, and 'label', (B,) int32; `rates` are eps and `deviation` that of the colour noise,
-      float32 scalars. Gives the new state (the old one's memory is reused) and 'loss' (nats) and
-      'top1_error' (fraction), means over the batch.
+      `step(state, batch, constants, rates, deviation)`. `batch` holds 'image', (B, size, size, 3)
+      uint8, and 'label', (B,) int32; `rates` are the learning rates and `deviation` is the standard
+      deviation of the colour noise, all () float32. It returns the new state, for which it reuses
+      the old state's memory, and the batch means of 'loss' (nats) and 'top1_error' (a fraction).
     """
-    graph, update = alexnet.graph(config), paper_momentum(config)
+    graph = alexnet.graph(config, Platform.of_devices(mesh.devices.flat))
+    optimizer, memory = make_optimizer(config), config.model.batch_normalization.memory
     batch_size, views = config.optimizer.batch_size, config.augmentation
-    state_specs = towers.specs(mesh, _shapes(config))
-    images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
+    state_specs = partitions(config, mesh)
+    images, replicated = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
 
     @functools.partial(jax.jit, donate_argnums=0)
     @functools.partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(state_specs, images, everywhere, everywhere, everywhere),
-        out_specs=(state_specs, everywhere),
+        in_specs=(state_specs, images, *[replicated] * 3),
+        out_specs=(state_specs, replicated),
     )
     def step(
         state: State,
@@ -48,30 +52,29 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
         rates: Rates,
         deviation: Array,
     ) -> tuple[State, Any]:
-        """What one device does."""
+        """Computes the part of one device."""
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, mask_key = jax.random.split(key)
         draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
         draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
         views_BHWC = augmentation.random_views(batch['image'], constants, draw, views, deviation)
-        masks = dropout.Masks(mask_key, batch_size)
+        masks = Masks(mask_key, batch_size)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            params = towers.copy_for_each_share(params)
-            logits_BK, seen = alexnet.apply_training(graph, params, views_BHWC, masks)
+            params = towers.replicate_over_data(params)
+            logits_BK, moments = alexnet.apply_training(graph, params, views_BHWC, masks)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
-            return towers.total_over_data(losses.sum()) / batch_size, (logits_BK, seen)
+            return towers.total_over_data(losses.sum()) / batch_size, (logits_BK, moments)
 
-        (value, (logits_BK, seen)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, velocity = update.update(
+        differentiate = jax.value_and_grad(loss, has_aux=True)
+        (value, (logits_BK, moments)), gradients = differentiate(state.params)
+        updates, velocity = optimizer.update(
             gradients, state.velocity, state.params, learning_rate=rates
         )
-        right = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
+        correct = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
         params: Any = optax.apply_updates(state.params, updates)
-        params = batch_normalization.remember(params, seen, config.model.batch_normalization.memory)
-        return State(state.step + 1, params, velocity), {
-            'loss': value,
-            'top1_error': 1 - right / batch_size,
-        }
+        params = update_averages(params, moments, memory)
+        metrics = {'loss': value, 'top1_error': 1 - correct / batch_size}
+        return State(state.step + 1, params, velocity), metrics
 
     return step

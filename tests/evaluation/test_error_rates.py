@@ -85,7 +85,7 @@ def test_every_image_counts_once_on_any_batch_and_mesh():
         (8, nets.mesh_of(1, data=2)),
     ):
         batches = loader.evaluation_batches(pictures, loader.Reading(72), batch_size)
-        placed = jax.device_put(params, towers.shardings(mesh, towers.specs(mesh, params)))
+        placed = jax.device_put(params, towers.shardings(mesh, alexnet.partitions(config, mesh)))
         results.append(make_evaluate(config, mesh)(placed, mean, batches, 1, 23))
     assert [result['images'] for result in results] == [23] * 3
     for other in results[1:]:

@@ -208,7 +208,7 @@ def test_tanh_bounds_the_units(tower):
     look = inference.make_last_hidden(config, mesh)
     images = nets.batch(config)['image']
     mean = np.zeros((72, 72, 3), np.float32)
-    placed = jax.device_put(params, towers.shardings(mesh, towers.specs(mesh, params)))
+    placed = jax.device_put(params, towers.shardings(mesh, alexnet.partitions(config, mesh)))
     hidden = np.asarray(look(placed, mean, images, inference.test_views(config)[0]))
     assert hidden.shape == (8, 2 * config.model.widened(2048))
     assert hidden.min() < 0

@@ -6,6 +6,7 @@ import pytest
 import nets
 from alexnet_jax.model import alexnet, batch_normalization, towers
 from alexnet_jax.model.layer_table import parameter_count
+from alexnet_jax.model.parameters import Average
 from alexnet_jax.ops.convolution import convolution
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
@@ -56,17 +57,37 @@ def run(config, mesh, steps):
     return jax.device_get(state), losses
 
 
+def smooth():
+    """A net without ReLUs and pools, whose derivative has no jumps."""
+    convolutions = {f'model__conv{i}__then': ('tanh',) for i in (3, 4, 5)}
+    dense = {f'model__fc{i}__nonlinearity': 'tanh' for i in (6, 7)}
+    normalized = {f'model__conv{i}__then': ('batch_normalization', 'tanh') for i in (1, 2)}
+    return nets.small(**convolutions, **dense, **normalized, model__conv1__stride=8)
+
+
 def test_meshes_agree():
-    """One device, two with a tower each, two that share the batch."""
+    """One device, two with a tower each, two that each have half of the batch.
+
+    With ReLUs and pools, rounding can change which pixel a gradient goes to: the losses agree, but
+    single weights of conv1 differ by up to 5e-4 after a step (measured on a CPU with AVX-512).
+    """
     (one, losses), *others = (
-        run(config(), mesh, 3) for mesh in (nets.mesh_of(1), nets.mesh_of(2), nets.mesh_of(1, 2))
+        run(smooth(), mesh, 3) for mesh in (nets.mesh_of(1), nets.mesh_of(2), nets.mesh_of(1, 2))
     )
-    for state, theirs in others:
-        assert theirs == pytest.approx(losses, rel=1e-4)
-        for ours, other in zip(
+    for state, other_losses in others:
+        assert other_losses == pytest.approx(losses, rel=1e-6)
+        for x, other in zip(
             jax.tree.leaves(one.params), jax.tree.leaves(state.params), strict=True
         ):
-            np.testing.assert_allclose(ours, other, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(x, other, rtol=1e-5, atol=1e-6)
+
+
+def test_meshes_agree_on_the_loss():
+    """Of the net with ReLUs and pools, on one device and with half of the batch on each of two."""
+    losses, other_losses = (
+        run(config(), mesh, 2)[1] for mesh in (nets.mesh_of(1), nets.mesh_of(1, 2))
+    )
+    assert other_losses == pytest.approx(losses, rel=1e-4)
 
 
 def test_averages_are_what_the_batch_has_where_nothing_is_remembered():
@@ -80,8 +101,8 @@ def test_averages_are_what_the_batch_has_where_nothing_is_remembered():
     crops = nets.batch(ours, seed=0)['image'][:, 4:68, 4:68].astype(np.float32) - 127
     for kernel, mean, variance in zip(
         alexnet.initialize(ours)['conv1']['kernel_THWIO'],
-        state.params['conv1']['average_mean_TO'],
-        state.params['conv1']['average_variance_TO'],
+        state.params['conv1']['batch_normalization']['average_mean_TO'],
+        state.params['conv1']['batch_normalization']['average_variance_TO'],
         strict=True,
     ):
         sums = np.asarray(convolution(jnp.asarray(crops), jnp.asarray(kernel), 4, 0))
@@ -90,13 +111,20 @@ def test_averages_are_what_the_batch_has_where_nothing_is_remembered():
 
 
 def test_a_memory_keeps_its_share():
-    kept = batch_normalization.remember(
-        {'conv1': {'average_mean_TO': np.ones(3), 'bias_TO': np.ones(3)}, 'fc8': {}},
-        {'conv1': {'average_mean_TO': np.zeros(3)}},
+    averages = batch_normalization.update_averages(
+        {
+            'conv1': {
+                'batch_normalization': {'average_mean_TO': np.ones(3)},
+                'bias_TO': np.ones(3),
+            },
+            'fc8': {},
+        },
+        {'conv1': {'batch_normalization': {'average_mean_TO': np.zeros(3)}}},
         memory=0.9,
     )
-    np.testing.assert_allclose(kept['conv1']['average_mean_TO'], 0.9)
-    np.testing.assert_array_equal(kept['conv1']['bias_TO'], 1)
+    moved = averages['conv1']['batch_normalization']['average_mean_TO']
+    np.testing.assert_allclose(moved, 0.9)
+    np.testing.assert_array_equal(averages['conv1']['bias_TO'], 1)
 
 
 def test_tests_use_the_averages():
@@ -113,10 +141,8 @@ def test_tests_use_the_averages():
 def test_averages_are_no_parameters():
     """They are not counted, have no velocity that moves them, and scales are counted."""
     ours = config()
-    counted = sum(
-        x.size
-        for layer in alexnet.initialize(ours).values()
-        for name, x in layer.items()
-        if not name.startswith('average')
-    )
-    assert parameter_count(ours) == counted
+    sizes = jax.tree.map(lambda x: x.size, alexnet.initialize(ours))
+    infos = alexnet.parameter_info(ours)
+    counts = jax.tree.map(lambda size, info: 0 if info.kind is Average else size, sizes, infos)
+    assert parameter_count(ours) == sum(jax.tree.leaves(counts))
+    assert parameter_count(ours) < sum(jax.tree.leaves(sizes))

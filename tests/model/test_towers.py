@@ -58,7 +58,7 @@ def test_towers_are_isolated_until_conv3(tower):
     """Tower 0's conv2 does not depend on tower 1's parameters at all; its conv3 does."""
     config, mesh = nets.small(), nets.mesh_of(tower)
     graph, params = alexnet.graph(config), alexnet.initialize(config)
-    specs = towers.specs(mesh, params)
+    specs = alexnet.partitions(config, mesh)
     x = nets.images(config, 2)
 
     def first_tower(params, *, through):

@@ -6,7 +6,7 @@ import pytest
 import nets
 import reference
 from alexnet_jax.model.layer_table import layer_table
-from alexnet_jax.ops import convolution as ways
+from alexnet_jax.ops import convolution as implementation
 from alexnet_jax.ops import winograd
 from alexnet_jax.ops.convolution import convolution, convolved_size, unshared_convolution
 
@@ -69,13 +69,15 @@ def test_is_the_same_on_other_platforms(across, kernel, stride, padding):
     """Elsewhere than on CPU the library's own form is used; here all forms run."""
     sizes = dict(stride=stride, padding=padding)
     x, w = arrays(across, kernel)
-    y = ways._plain(x, w, **sizes)
+    y = implementation._convolve(x, w, **sizes)
     g = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
-    expected = ways._derivative(ways._plain)(x, w, g, **sizes)
-    got = [ways._by_image(x, w, g, **sizes)]
+    expected = implementation._derivative(implementation._convolve)(x, w, g, **sizes)
+    got = [implementation._derivative_by_image(x, w, g, **sizes)]
     if -(-kernel // stride) in winograd.KERNELS:
-        np.testing.assert_allclose(ways._by_tiles(x, w, **sizes), y, rtol=1e-3, atol=1e-3)
-        got.append(ways._derivative(ways._by_tiles)(x, w, g, **sizes))
+        np.testing.assert_allclose(
+            implementation._convolve_tiles(x, w, **sizes), y, rtol=1e-3, atol=1e-3
+        )
+        got.append(implementation._derivative(implementation._convolve_tiles)(x, w, g, **sizes))
     for gradients in got:
         for a, b in zip(gradients, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
@@ -88,7 +90,7 @@ def test_the_papers_layers_go_by_tiles():
     for row, layer in zip(layer_table(config), config.model.convolutions().values(), strict=False):
         kernel = jax.ShapeDtypeStruct((layer.kernel, layer.kernel, maps_in, row.maps), np.float32)
         x = jax.ShapeDtypeStruct((1, size, size, maps_in), np.float32)
-        assert ways._suits_tiles(x, kernel, layer.stride, layer.padding)
+        assert implementation._suits_tiles(x, kernel, layer.stride, layer.padding)
         size, maps_in = row.pooled, row.maps
 
 

@@ -1,5 +1,6 @@
 """The kernel interpreted, in guarded memory and lowered, against the layers in float64."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -13,14 +14,12 @@ from jax.sharding import PartitionSpec as P
 import devices
 import nets
 import reference
-from alexnet_jax.model import alexnet, layers, towers
+from alexnet_jax.model import alexnet, layers, operations, towers
 from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.ops import normalized_pooling as module
-from alexnet_jax.ops import (
-    normalized_pooling_pallas,
-    response_normalization,
-    response_normalization_pallas,
-)
+from alexnet_jax.ops import normalized_pooling_pallas, response_normalization_pallas
+from alexnet_jax.ops.formula import PAPER as PAPER_FORMULA
+from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
 from alexnet_jax.ops.response_normalization_pallas import SHAPES
 from devices import TOWERS, calls, lowered, run
@@ -65,15 +64,22 @@ def cotangent(x, pool, seed=1):
 
 
 def max_pooling(x, window, stride):
-    return normalized_pooling(x, 1, 1.0, 0.0, 1.0, window, stride, by='separate')
+    return normalized_pooling(x, 1, 1.0, 0.0, 1.0, window, stride, implementation='jax')
 
 
-def both(constants=PAPER, pool=POOL, rectify=True, by='pallas'):
+def both(constants=PAPER, pool=POOL, rectify=True, implementation='pallas', platform=None):
     """The function of x and g that returns y and dx."""
-    of = functools.partial(normalized_pooling, **constants, **pool, rectify=rectify, by=by)
+    function = functools.partial(
+        normalized_pooling,
+        **constants,
+        **pool,
+        rectify=rectify,
+        implementation=implementation,
+        platform=platform,
+    )
 
     def value_and_derivative(x, g):
-        y, pull_back = jax.vjp(of, x)
+        y, pull_back = jax.vjp(function, x)
         return y, pull_back(g)[0]
 
     return value_and_derivative
@@ -165,14 +171,14 @@ def test_any_number_of_pools_a_thread(down, monkeypatch):
 def test_is_the_two_functions(shape, constants, pool):
     x = draw(shape)
     g = cotangent(x, pool)
-    assert_agrees(both(constants, pool, by='separate')(x, g), x, g, constants, pool)
+    assert_agrees(both(constants, pool, implementation='jax')(x, g), x, g, constants, pool)
 
 
 def test_mask_has_a_bit_for_each_that_ties(monkeypatch):
     devices.in_guarded_memory(monkeypatch)
     x = np.zeros((1, 3, 5, 1), np.float32)
     x[0, 1, 1:4] = 1
-    formula = response_normalization.PROBE
+    formula = PAPER_FORMULA
     y, mask = normalized_pooling_pallas.forward(x, formula, 3, 2, with_mask=True)
     assert mask.dtype == jnp.int16
     assert np.asarray(mask).ravel().tolist() == [0b110_000, 0b011_000]
@@ -231,86 +237,80 @@ def test_inside_a_shard_map_over_two_devices(short):
     assert_agrees(results, x, g)
 
 
-def on_a_gpu(monkeypatch):
-    """What is traced from now on is for a GPU; the kernels are not tried on it."""
-    monkeypatch.setattr(
-        response_normalization, 'way_of', lambda by: 'gpu' if by == 'pallas' else by
-    )
-    monkeypatch.setattr(response_normalization, '_kernels_work', lambda: False)
-
-
+# Devices that are not attached here: kernels are chosen for them and lowered, but not tried.
+GPU, TPU = (Platform(name, is_local=False) for name in ('gpu', 'tpu'))
+for_gpu = functools.partial(both, platform=GPU)
 KERNELS = ('normalized_pooling_forward', 'normalized_pooling_backward')
 
 
 @each_dtype
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
-def test_lowers_at_full_size(shape, dtype, monkeypatch):
-    on_a_gpu(monkeypatch)
+def test_lowers_at_full_size(shape, dtype):
     x = jax.ShapeDtypeStruct((128, *shape), dtype)
     g = jax.eval_shape(functools.partial(max_pooling, **POOL), x)
-    text = lowered(both(), 'cuda', x, g)
+    text = lowered(for_gpu(), 'cuda', x, g)
     assert text.count('custom_call @__gpu$xla.gpu.triton(') == 2
     assert all(name in text for name in KERNELS)
     assert 'maxnum' not in text  # the maximum of Triton, which makes 0 of a NaN
 
 
 @pytest.mark.parametrize('varying', [P('tower'), P(('tower', 'data'))])
-def test_lowers_inside_a_checked_shard_map(varying, monkeypatch):
+def test_lowers_inside_a_checked_shard_map(varying):
     """With check_vma=True the result has to say over which axes of the mesh it varies."""
-    on_a_gpu(monkeypatch)
     x = jax.ShapeDtypeStruct((8, 5, 5, 48), jnp.float32)
     g = jax.ShapeDtypeStruct((8, 2, 2, 48), jnp.float32)
-    mapped = jax.shard_map(both(), mesh=TOWERS, in_specs=varying, out_specs=varying)
+    mapped = jax.shard_map(for_gpu(), mesh=TOWERS, in_specs=varying, out_specs=varying)
     text = lowered(mapped, 'cuda', x, g, mesh=TOWERS)
     assert text.count('custom_call @__gpu$xla.gpu.triton(') == 2
 
 
 @pytest.mark.parametrize(('shape', 'constants', 'pool'), [CASES[2], CASES[3], CASES[10]])
-def test_lowers_for_other_pools_under_vmap(shape, constants, pool, monkeypatch):
-    on_a_gpu(monkeypatch)
+def test_lowers_for_other_pools_under_vmap(shape, constants, pool):
     x = draw((2, *shape))
     g = jax.vmap(functools.partial(cotangent, pool=pool))(x)
-    text = lowered(jax.vmap(both(constants, pool, rectify=False)), 'cuda', x, g)
+    text = lowered(jax.vmap(for_gpu(constants, pool, rectify=False)), 'cuda', x, g)
     assert text.count('custom_call @__gpu$xla.gpu.triton(') == 2
 
 
-def test_loads_nothing_twice_in_a_thread(monkeypatch):
+def test_loads_nothing_twice_in_a_thread():
     """For segments of four maps, windows of five, and two pools or a block of four pixels."""
-    on_a_gpu(monkeypatch)
     x = jax.ShapeDtypeStruct((8, *SHAPES['conv1']), jnp.float32)
     g = jax.eval_shape(functools.partial(max_pooling, **POOL), x)
     loads = [
         [equation.primitive.name for equation in call.params['jaxpr'].eqns].count('masked_load')
-        for call in calls(both(), x, g)
+        for call in calls(for_gpu(), x, g)
     ]
     # 5 x 3 pixels of 8 maps; of 4 pools 8 maps of mask and cotangent, and 4 pixels of 12 maps.
     assert loads == [15 * 8, 4 * 8 * 2 + 4 * 12]
 
 
-def test_without_a_derivative_no_mask_is_written(monkeypatch):
-    on_a_gpu(monkeypatch)
+def test_without_a_derivative_no_mask_is_written():
     x = jax.ShapeDtypeStruct((8, 5, 5, 48), jnp.bfloat16)
-    of = functools.partial(normalized_pooling, **PAPER, **POOL)
-    assert 'xi16>' not in lowered(functools.partial(of, by='pallas'), 'cuda', x)
-    assert 'xi16>' in lowered(both(), 'cuda', x, jax.ShapeDtypeStruct((8, 2, 2, 48), x.dtype))
+    function = functools.partial(
+        normalized_pooling, **PAPER, **POOL, implementation='pallas', platform=GPU
+    )
+    assert 'xi16>' not in lowered(function, 'cuda', x)
+    assert 'xi16>' in lowered(for_gpu(), 'cuda', x, jax.ShapeDtypeStruct((8, 2, 2, 48), x.dtype))
 
 
 def test_on_the_cpu_it_is_the_two_functions():
     x = draw((2, 7, 7, 12))
     g = cotangent(x, POOL)
-    programs = [lowered(both(by=by), 'cpu', x, g) for by in (None, 'separate')]
+    programs = [lowered(both(implementation=name), 'cpu', x, g) for name in (None, 'jax')]
     assert programs[0] == programs[1]
-    assert not module._kernel_works()
+    assert not module._kernel_works(Platform.default())
 
 
 def test_a_gpu_takes_the_kernel_where_it_works_and_suits(monkeypatch):
-    on_a_gpu(monkeypatch)
 
     def takes_it(shape, window=3, dtype=jnp.float32):
-        of = functools.partial(normalized_pooling, **PAPER, window=window, stride=2)
-        return 'pallas_call' in str(jax.make_jaxpr(of)(jax.ShapeDtypeStruct(shape, dtype)))
+        function = functools.partial(
+            normalized_pooling, **PAPER, window=window, stride=2, platform=GPU
+        )
+        jaxpr = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, dtype))
+        return KERNELS[0] in str(jaxpr)
 
-    monkeypatch.setattr(module, '_kernel_works', lambda: True)
+    monkeypatch.setattr(module, '_kernel_works', lambda _: True)
     assert takes_it((2, 9, 9, 8))
     assert takes_it((2, 9, 9, 8), window=5)
     assert not takes_it((2, 9, 9, 8), window=6)
@@ -318,16 +318,13 @@ def test_a_gpu_takes_the_kernel_where_it_works_and_suits(monkeypatch):
     assert not takes_it((2**15, 2**6, 2**6, 2**4))
     assert not takes_it((0, 9, 9, 8))
     assert not takes_it((2, 9, 9, 8), dtype=jnp.bfloat16)  # it would do too much again
-    monkeypatch.setattr(module, '_kernel_works', lambda: False)
+    monkeypatch.setattr(module, '_kernel_works', lambda _: False)
     assert not takes_it((2, 9, 9, 8))
 
 
-def test_a_tpu_takes_the_kernels_of_normalization(monkeypatch):
-    monkeypatch.setattr(
-        response_normalization, 'way_of', lambda by: 'tpu' if by == 'pallas' else by
-    )
+def test_a_tpu_runs_the_kernels_of_response_normalization():
     x, g = draw((2, 7, 7, 12)), cotangent(draw((2, 7, 7, 12)), POOL)
-    text = lowered(both(), 'tpu', x, g)
+    text = lowered(both(platform=TPU), 'tpu', x, g)
     assert text.count('custom_call @tpu_custom_call(') == 2
     assert not any(name in text for name in KERNELS)
 
@@ -335,33 +332,34 @@ def test_a_tpu_takes_the_kernels_of_normalization(monkeypatch):
 @pytest.mark.slow
 def test_is_tried_before_it_is_used(short, monkeypatch):
     """Also while a step is traced, on several devices; one that is wrong or fails is left out."""
+    agrees, CPU = module._kernel_agrees, Platform('cpu')
     mesh = jax.make_mesh((2,), ('tower',), axis_types=(AxisType.Auto,))
-    found = []
+    results = []
 
-    def of(x):
-        found.append(module._agrees(interpret=True))
+    def function(x):
+        results.append(agrees(CPU, interpret=True))
         return x
 
     place = P('tower')
-    jax.jit(jax.shard_map(of, mesh=mesh, in_specs=place, out_specs=place)).trace(np.ones(2))
-    assert found == [True]
-    assert not module._agrees(interpret=False)  # there is no GPU
-    wrong = normalized_pooling_pallas._passed
+    jax.jit(jax.shard_map(function, mesh=mesh, in_specs=place, out_specs=place)).trace(np.ones(2))
+    assert results == [True]
+    assert not agrees(CPU, interpret=False)  # there is no GPU
+    right = normalized_pooling_pallas._cotangent
     monkeypatch.setattr(
-        normalized_pooling_pallas, '_passed', lambda *arguments: 1.01 * wrong(*arguments)
+        normalized_pooling_pallas, '_cotangent', lambda *arguments: 1.01 * right(*arguments)
     )
-    assert not module._agrees(interpret=True)
+    assert not agrees(CPU, interpret=True)
 
 
 def test_refuses_other_arguments():
-    of = functools.partial(normalized_pooling, **PAPER, stride=2)
-    with pytest.raises(ValueError, match=r"by is 'formula', which is none of"):
-        of(draw((1, 5, 5, 4)), window=3, by='formula')
-    with pytest.raises(ValueError, match='a window of 6 pixels: the kernel takes 5'):
-        of(draw((1, 7, 7, 4)), window=6, by='pallas')
+    function = functools.partial(normalized_pooling, **PAPER, stride=2)
+    with pytest.raises(ValueError, match=r"implementation='cuda' is not one of"):
+        function(draw((1, 5, 5, 4)), window=3, implementation='cuda')
+    with pytest.raises(ValueError, match='a window of 6 pixels: the kernel takes at most 5'):
+        function(draw((1, 7, 7, 4)), window=6, implementation='pallas')
     more = jax.ShapeDtypeStruct((2**15, 2**6, 2**6, 2**4), jnp.bfloat16)
     with pytest.raises(ValueError, match=r'2\*\*31 elements or more'):
-        jax.eval_shape(functools.partial(of, window=3, by='pallas'), more)
+        jax.eval_shape(functools.partial(function, window=3, implementation='pallas'), more)
 
 
 def test_no_images_give_no_images():
@@ -383,20 +381,21 @@ def test_a_layer_is_the_same_with_either(then, called, monkeypatch):
     """And takes the function where normalization and pooling follow each other."""
     rectified = []
 
-    def spy(x, *arguments, rectify, by=None):
+    def spy(x, *arguments, rectify=False, **options):
         rectified.append(rectify)
-        return normalized_pooling(x, *arguments, rectify=rectify, by=by)
+        return normalized_pooling(x, *arguments, rectify=rectify, **options)
 
     config = nets.small(model__conv1__then=then, model__response_normalization__alpha=0.02)
     row = layer_table(config)[0]
     net = layers.Convolution(row, config.model, rng=np.random.default_rng(0))
     x = jnp.asarray(nets.images(config, 2))[:, :31, :31]
-    monkeypatch.setattr(alexnet, 'normalized_pooling', functools.partial(spy, by='separate'))
+    monkeypatch.setattr(operations, 'normalized_pooling', spy)
+    net.operations = dataclasses.replace(net.operations, implementation='jax')
     separate = net([x, x])
     assert rectified == called * 2
     if called:
         devices.in_guarded_memory(monkeypatch)
-        monkeypatch.setattr(alexnet, 'normalized_pooling', functools.partial(spy, by='pallas'))
+        net.operations = dataclasses.replace(net.operations, implementation='pallas')
         for ours, right in zip(net([x, x]), separate, strict=True):
             np.testing.assert_allclose(ours, right, rtol=1e-5)
 
@@ -409,9 +408,12 @@ def test_the_net_is_the_same_with_either(short, monkeypatch):
     graph, mesh = alexnet.graph(config), nets.mesh_of(1)
     here = towers.spec(mesh, 'step')
 
-    def gradient(by):
-        replacement = functools.partial(normalized_pooling, by=by)
-        monkeypatch.setattr(alexnet, 'normalized_pooling', replacement)
+    def gradient(implementation):
+        def replacement(x, *arguments, **options):
+            options = options | {'implementation': implementation}
+            return normalized_pooling(x, *arguments, **options)
+
+        monkeypatch.setattr(operations, 'normalized_pooling', replacement)
         net = jax.shard_map(
             lambda params: jnp.sin(alexnet.apply(graph, params, x)),
             mesh=mesh,
@@ -420,9 +422,9 @@ def test_the_net_is_the_same_with_either(short, monkeypatch):
             check_vma=False,  # see test_inside_a_shard_map_over_two_devices
         )
         of = jax.grad(lambda params: net(params).sum())
-        assert ('pallas_call' in str(jax.make_jaxpr(of)(params))) == (by == 'pallas')
+        assert ('pallas_call' in str(jax.make_jaxpr(of)(params))) == (implementation == 'pallas')
         return jax.tree.leaves(run(of, params))
 
-    for ours, right in zip(gradient('pallas'), gradient('separate'), strict=True):
+    for ours, right in zip(gradient('pallas'), gradient('jax'), strict=True):
         assert np.abs(right).max() > 0
         np.testing.assert_allclose(ours, right, rtol=1e-5, atol=1e-5 * np.abs(right).max())

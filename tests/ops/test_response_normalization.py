@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import reference
-from alexnet_jax.ops import response_normalization as normalization
+from alexnet_jax.ops import response_normalization as module
 from alexnet_jax.ops import response_normalization_pallas
+from alexnet_jax.ops.formula import Formula
+from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.response_normalization import response_normalization
 
 PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
@@ -50,10 +52,10 @@ def test_derivative_is_that_of_the_program():
     """Against automatic differentiation of the forward pass, with a random cotangent."""
     x, g = draw((2, 4, 4, 16), 0), draw((2, 4, 4, 16), 1)
     for rectify in (False, True):
-        of = functools.partial(response_normalization, rectify=rectify)
-        _, by_hand = jax.vjp(of, x)
-        formula = normalization.Formula(**PAPER, rectify=rectify)
-        _, automatic = jax.vjp(functools.partial(normalization._value, formula=formula), x)
+        function = functools.partial(response_normalization, rectify=rectify)
+        _, by_hand = jax.vjp(function, x)
+        formula = Formula(**PAPER, rectify=rectify)
+        _, automatic = jax.vjp(functools.partial(module._value, formula=formula), x)
         np.testing.assert_allclose(by_hand(g)[0], automatic(g)[0], rtol=1e-4, atol=1e-3)
 
 
@@ -79,39 +81,43 @@ def test_bfloat16_is_rounded_once():
     )
 
 
-def test_the_kernels_are_the_same_function():
-    """`by` chooses who computes it, not what."""
+def test_all_implementations_are_the_same_function():
+    """`implementation` chooses how it is computed, not what."""
     x, g = draw((2, 3, 3, 48), 0), draw((2, 3, 3, 48), 1)
 
-    def both(by):
-        y, vjp = jax.vjp(lambda x: response_normalization(x, rectify=True, by=by), x)
+    def both(implementation):
+        function = functools.partial(
+            response_normalization, rectify=True, implementation=implementation
+        )
+        y, vjp = jax.vjp(function, x)
         return y, vjp(g)[0]
 
-    for ours, kernel in zip(both('formula'), both('pallas'), strict=True):
-        np.testing.assert_allclose(ours, kernel, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match='by is'):
-        response_normalization(x, by='cuda')
+    for expected, kernel in zip(both('jax'), both('pallas'), strict=True):
+        np.testing.assert_allclose(expected, kernel, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="implementation='cuda' is not one of"):
+        response_normalization(x, implementation='cuda')
 
 
 def test_kernels_are_tried_before_they_are_used(monkeypatch):
     """Also while a step is traced, on several devices; one that is wrong or fails is left out."""
     mesh = jax.make_mesh((2,), ('tower',), axis_types=(jax.sharding.AxisType.Auto,))
     place = jax.sharding.PartitionSpec('tower')
-    found = []
+    results, cpu = [], Platform('cpu')
 
-    def of(x):
-        found.append(normalization._agrees('interpreted'))
+    def function(x):
+        results.append(module._kernel_agrees(cpu, 'interpreted'))
         return response_normalization(x)
 
-    jax.jit(jax.shard_map(of, mesh=mesh, in_specs=place, out_specs=place)).trace(draw((2, 8), 0))
-    assert found == [True]
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=place, out_specs=place)
+    jax.jit(mapped).trace(draw((2, 8), 0))
+    assert results == [True]
     right = response_normalization_pallas._powers
     monkeypatch.setattr(
         response_normalization_pallas, '_powers', lambda s, formula: right(2 * s, formula)
     )
-    assert not normalization._agrees('interpreted')
-    assert not normalization._agrees('tpu')  # which is not here
-    assert not normalization._kernels_work()  # the CPU interprets them, slowly
+    assert not module._kernel_agrees(cpu, 'interpreted')
+    assert not module._kernel_agrees(cpu, 'tpu')  # there is no TPU
+    assert not module._kernel_works(cpu)  # a CPU interprets them, slowly
 
 
 def test_two_towers_are_not_one_wide_layer():

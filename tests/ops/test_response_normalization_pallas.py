@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import devices
 import reference
 from alexnet_jax.ops import response_normalization_pallas
-from alexnet_jax.ops.response_normalization import Formula
+from alexnet_jax.ops.formula import Formula
 from alexnet_jax.ops.response_normalization_pallas import SHAPES, backward, forward
 from devices import TOWERS, calls, lowered, run
 

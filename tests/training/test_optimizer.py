@@ -6,8 +6,17 @@ import pytest
 
 import nets
 import reference
+from alexnet_jax.model.parameters import Bias, ParameterInfo, Weight
 from alexnet_jax.training.optimizer import Progress, Rates, learning_rate, paper_momentum, rates
 from nets import override
+
+
+def infos(*layers):
+    """Descriptions of a kernel and a bias in each layer."""
+    return {
+        layer: {'kernel': ParameterInfo(layer, Weight, ()), 'bias': ParameterInfo(layer, Bias, ())}
+        for layer in layers
+    }
 
 
 def run(config, values, seed=0):
@@ -17,7 +26,7 @@ def run(config, values, seed=0):
     params = {'conv2': {'kernel': rng.normal(size=7), 'bias': rng.normal(size=3)}}
     ours = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     theirs = {n: (x, np.zeros_like(x)) for n, x in params['conv2'].items()}
-    update = paper_momentum(config)
+    update = paper_momentum(config, infos('conv2'))
     state = update.init(ours)
     decays = {'kernel': optimizer.weight_decay, 'bias': optimizer.bias_weight_decay}
     factors = {'kernel': 1.0, 'bias': optimizer.bias_rate_factor}
@@ -61,9 +70,9 @@ def test_biases_as_in_2012():
 def test_the_rate_is_inside_the_velocity():
     """A fallen rate leaves the old velocity as it is; optax.sgd would scale it down at once."""
     config = nets.full(optimizer__weight_decay=0.0, optimizer__bias_weight_decay=0.0)
-    update = paper_momentum(config)
-    w = {'conv2': {'kernel': jnp.zeros(1)}}
-    g = {'conv2': {'kernel': jnp.ones(1)}}
+    update = paper_momentum(config, infos('conv2'))
+    w = {'conv2': {'kernel': jnp.zeros(1), 'bias': jnp.zeros(1)}}
+    g = jax.tree.map(jnp.ones_like, w)
     state = update.init(w)
     first, state = update.update(g, state, w, learning_rate=Rates.equal(1.0))
     second, _ = update.update(g, state, w, learning_rate=Rates.equal(0.0))
@@ -73,7 +82,7 @@ def test_the_rate_is_inside_the_velocity():
 
 def test_the_state_is_one_copy_of_the_parameters():
     w = {'conv2': {'kernel': jnp.zeros((3, 5)), 'bias': jnp.zeros(5)}}
-    state = paper_momentum(nets.full()).init(w)
+    state = paper_momentum(nets.full(), infos('conv2')).init(w)
     assert sum(x.size for x in jax.tree.leaves(state)) == 20
 
 
@@ -109,7 +118,7 @@ def test_plateau():
 
 def test_layers_have_their_share_of_the_decay():
     """CIFAR-10, 2012: none in the convolutions, 0.004 where weights are not shared."""
-    update = paper_momentum(override(nets.load('cifar10')))
+    update = paper_momentum(override(nets.load('cifar10')), infos('conv1', 'conv3'))
     w = {name: {'kernel': jnp.ones(1), 'bias': jnp.ones(1)} for name in ('conv1', 'conv3')}
     still = jax.tree.map(jnp.zeros_like, w)
     change, _ = update.update(still, update.init(w), w, learning_rate=Rates.equal(1.0))
@@ -120,7 +129,7 @@ def test_layers_have_their_share_of_the_decay():
 
 def test_a_frozen_layer_stays_whatever_its_velocity():
     """2012, weights.cu:148: with eps 0 no update at all; the others' velocity carries on."""
-    update = paper_momentum(nets.full(optimizer__weight_decay=0.0))
+    update = paper_momentum(nets.full(optimizer__weight_decay=0.0), infos('conv1', 'conv2'))
     w = {name: {'kernel': jnp.ones(1), 'bias': jnp.ones(1)} for name in ('conv1', 'conv2')}
     g = jax.tree.map(jnp.ones_like, w)
     _, state = update.update(g, update.init(w), w, learning_rate=Rates.equal(0.1))

@@ -1,0 +1,96 @@
+"""AlexNet as a Flax module that can be called from anywhere, on any mesh."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from alexnet_jax.config.schema import Config
+from alexnet_jax.model import alexnet, towers
+from alexnet_jax.model.alexnet import ARRAYS, AlexNet
+from alexnet_jax.model.layer_table import CHANNELS
+from alexnet_jax.ops.implementations import Platform
+
+
+class Net(nnx.Module):
+    """AlexNet on the devices of a mesh, at test time.
+
+    `net(images)` returns logits. `nnx.get_partition_spec(nnx.state(net))` shows which arrays are
+    sharded over the towers.
+
+    Args:
+      config: the settings of a run; `alexnet_jax.load_config` returns them.
+      mesh: the ('data', 'tower') mesh to place the parameters on; None chooses one that suits the
+        settings and JAX's devices.
+      params: nested dict of float32 arrays, as `alexnet.initialize` returns it; None initializes
+        them from `config.seed` (§5).
+
+    Attributes:
+      config: the settings.
+      mesh: the mesh.
+
+    Raises:
+      UserError: the settings need more devices than there are, or the crop is too small.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        mesh: jax.sharding.Mesh | None = None,
+        params: dict[str, Any] | None = None,
+    ) -> None:
+        self.config = config
+        self.mesh = towers.choose_mesh(config) if mesh is None else mesh
+        shardings = towers.shardings(self.mesh, alexnet.partitions(config, self.mesh))
+        params = alexnet.initialize(config) if params is None else params
+        platform = Platform.of_devices(self.mesh.devices.flat)
+        self.towers: AlexNet = nnx.merge(
+            alexnet.graph(config, platform), jax.device_put(params, shardings)
+        )
+
+    def __call__(self, images_BHWC: Any) -> Array:
+        """Computes the logits.
+
+        Args:
+          images_BHWC: (B, crop, crop, 3), any real dtype: RGB on the scale of 0 to 255 with the
+            mean
+            image subtracted, as `data.augmentation.take_view` returns them.
+
+        Returns:
+          (B, K) float32 logits.
+
+        Raises:
+          ValueError: the images have another shape.
+        """
+        crop = self.config.augmentation.crop
+        images = jnp.asarray(images_BHWC)
+        if images.ndim != 4 or images.shape[1:] != (crop, crop, CHANNELS):
+            raise ValueError(f'images of shape {images.shape}, not (B, {crop}, {crop}, {CHANNELS})')
+        number = len(images)
+        missing = -number % self.mesh.shape[towers.DATA]
+        images = jnp.pad(images.astype(jnp.float32), ((0, missing), (0, 0), (0, 0), (0, 0)))
+        return _compile(self.config, self.mesh)(self.params, images)[:number]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters: nested dict of float32 arrays on the mesh, (T, ...) except fc8's bias."""
+        return nnx.to_pure_dict(nnx.state(self.towers, ARRAYS))
+
+
+@functools.cache
+def _compile(config: Config, mesh: jax.sharding.Mesh) -> Callable[[Any, Array], Array]:
+    """Compiles the net at test time as a function of parameters and images."""
+    graph = alexnet.graph(config, Platform.of_devices(mesh.devices.flat))
+    images = towers.spec(mesh, 'images')
+    compute = jax.shard_map(
+        functools.partial(alexnet.apply, graph),
+        mesh=mesh,
+        in_specs=(alexnet.partitions(config, mesh), images),
+        out_specs=images,
+    )
+    return jax.jit(compute)

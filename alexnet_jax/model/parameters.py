@@ -1,0 +1,84 @@
+"""The arrays that a net holds: their kinds, and over which mesh axis each is sharded (§3.2).
+
+Both are stated where a layer makes an array, and read back from there by the optimizer and by
+whoever places arrays on a mesh.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from alexnet_jax.model.towers import TOWER
+
+
+class Weight(nnx.Param):
+    """The weights of a layer."""
+
+
+class Bias(nnx.Param):
+    """Biases, and the scales of batch normalization: they share a learning rate and a decay."""
+
+
+class Average(nnx.BatchStat):
+    """A running average that batch normalization uses at test time; it is not learned."""
+
+
+def for_each_tower(kind: type[nnx.Variable], array_T: Any) -> Any:
+    """Makes an array of a layer, with an entry for each tower, that lies with its tower.
+
+    Args:
+      kind: Weight, Bias or Average.
+      array_T: (T, ...) float32.
+    """
+    return kind(array_T, out_sharding=(TOWER,), eager_sharding=False)
+
+
+def for_all_towers(kind: type[nnx.Variable], array: Any) -> Any:
+    """Makes an array of a layer that every device holds in full."""
+    return kind(array, out_sharding=(), eager_sharding=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterInfo:
+    """What is known of a parameter besides its values.
+
+    Attributes:
+      layer: the name of its layer, as in the settings.
+      kind: Weight, Bias or Average.
+      axes: for each leading dimension, the mesh axis over which it is sharded, or None.
+    """
+
+    layer: str
+    kind: type[nnx.Variable]
+    axes: tuple[str | None, ...]
+
+
+def parameter_info(net: nnx.Module) -> dict[str, Any]:
+    """Describes the arrays of a net.
+
+    Returns:
+      A nested dict like the net's parameters, with a ParameterInfo in place of each array.
+    """
+    infos: dict[str, Any] = {}
+    for path, variable in nnx.to_flat_state(nnx.state(net, nnx.Any(nnx.Param, nnx.BatchStat))):
+        *modules, name = (str(part) for part in path)
+        section = functools.reduce(lambda inner, part: inner.setdefault(part, {}), modules, infos)
+        axes = tuple(variable.get_metadata('out_sharding'))
+        section[name] = ParameterInfo(modules[0], type(variable), axes)
+    return infos
+
+
+# The source of initial weights. They are drawn on the host, which needs no compilation (with JAX's
+# own generator it took 16 s on two cores); None leaves them zero, where only shapes matter.
+Rng = np.random.Generator | None
+
+
+def gaussian(rng: Rng, shape: tuple[int, ...], std: float) -> Any:
+    """Draws float32 weights from a Gaussian with mean 0 (§5)."""
+    if rng is None:
+        return jnp.zeros(shape, jnp.float32)
+    return np.float32(std) * rng.standard_normal(shape, np.float32)

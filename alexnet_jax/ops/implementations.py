@@ -1,0 +1,135 @@
+"""Which implementation computes an operation: plain JAX, or a Pallas kernel where one is faster.
+
+`implementation=None` means the fastest for the platform, 'jax' the specification in plain JAX, and
+'pallas' the kernel, which a CPU interprets slowly. The platform is that of the devices of the mesh,
+so that a program can be compiled for devices that are not attached to this machine.
+"""
+
+import concurrent.futures
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax import Array
+
+IMPLEMENTATIONS = (None, 'jax', 'pallas')
+PLATFORMS_WITH_KERNELS = ('gpu', 'tpu')
+OLDEST_TRITON_GPU = (8, 0)  # compute capability: Triton refuses GPUs before Ampere
+
+
+class Platform(NamedTuple):
+    """The kind of device that a program is compiled for.
+
+    Attributes:
+      name: 'cpu', 'gpu' or 'tpu', as JAX names it.
+      is_local: whether such a device is attached here, so that a kernel can be tried on it.
+      has_triton: False for NVIDIA GPUs that Triton does not compile for.
+    """
+
+    name: str
+    is_local: bool = True
+    has_triton: bool = True
+
+    @classmethod
+    def of_devices(cls, devices: Iterable[Any]) -> 'Platform':
+        """Returns the platform of some devices, which are all of one kind."""
+        devices = list(devices)
+        name = devices[0].platform
+        try:
+            local = set(jax.local_devices(backend=name))
+        except RuntimeError:  # this process has no such back end
+            local = set()
+        capability = str(getattr(devices[0], 'compute_capability', '')).split('.')
+        is_old = all(part.isdigit() for part in capability) and (
+            tuple(int(part) for part in capability) < OLDEST_TRITON_GPU
+        )
+        return cls(name, any(device in local for device in devices), not is_old)
+
+    @classmethod
+    def default(cls) -> 'Platform':
+        """Returns the platform on which JAX places arrays if nothing says otherwise."""
+        return _default(jax.default_backend())
+
+
+@functools.cache
+def _default(backend: str) -> Platform:
+    return Platform.of_devices(jax.devices(backend))
+
+
+def choose_backend(
+    implementation: str | None, platform: Platform, kernel_works: Callable[[Platform], bool]
+) -> str:
+    """Returns what computes an operation: 'jax', or where its kernel runs.
+
+    Args:
+      implementation: one of IMPLEMENTATIONS.
+      platform: the platform that the program is compiled for.
+      kernel_works: tells whether the operation's kernel gives the right result on a platform. It is
+        only asked where `implementation` is None.
+
+    Returns:
+      'jax'; or for a kernel 'gpu', 'tpu' or 'interpreted'.
+
+    Raises:
+      ValueError: `implementation` is not one of IMPLEMENTATIONS.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f'implementation={implementation!r} is not one of {IMPLEMENTATIONS}')
+    if implementation == 'jax' or (implementation is None and not kernel_works(platform)):
+        return 'jax'
+    return platform.name if platform.name in PLATFORMS_WITH_KERNELS else 'interpreted'
+
+
+def kernel_agrees(
+    platform: Platform,
+    fallback: str,
+    kernel: Callable[[Array], Array],
+    specification: Callable[[Array], Array],
+    shape: tuple[int, ...],
+) -> bool:
+    """Checks that a kernel compiles, and that its values and derivative are right for some numbers.
+
+    No version of JAX promises that a kernel compiles on every device, and a run must not end
+    because of it. For devices that are not attached here, only their age can be checked.
+
+    Args:
+      platform: the platform that the program is compiled for.
+      fallback: the warning's text, which says what runs in place of the kernel.
+      kernel, specification: functions of a float32 array.
+      shape: the shape of that array.
+    """
+    if not platform.has_triton:
+        logging.warning('%s: Triton needs an Ampere GPU or a newer one', fallback)
+        return False
+    if not platform.is_local:
+        return True
+    try:
+        # In a thread of its own, which is not part of the program that is being traced here.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            results = [
+                thread.submit(_value_and_derivative, platform, function, shape).result()
+                for function in (kernel, specification)
+            ]
+        for actual, expected in zip(*results, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    except Exception as error:  # whatever the compiler raises
+        reason = str(error).strip().partition('\n')[0]
+        logging.warning('%s: %s', fallback, reason)
+        return False
+    return True
+
+
+def _value_and_derivative(
+    platform: Platform, function: Callable[[Array], Array], shape: tuple[int, ...]
+) -> list[np.ndarray]:
+    """Returns the function's value, and its derivative times a random cotangent."""
+    with jax.default_device(jax.local_devices(backend=platform.name)[0]):
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.normal(0, 100, shape), jnp.float32)
+        g = jnp.asarray(rng.normal(0, 100, jax.eval_shape(function, x).shape), jnp.float32)
+        compiled = jax.jit(lambda x, g: (function(x), *jax.vjp(function, x)[1](g)))
+        return [np.asarray(a) for a in compiled(x, g)]

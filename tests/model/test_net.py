@@ -1,0 +1,98 @@
+"""The net that a notebook calls, on one device, on two, and on a data x tower mesh."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+import nets
+from alexnet_jax.model import alexnet
+from alexnet_jax.model.net import Net
+
+
+@pytest.fixture(scope='module')
+def config():
+    return nets.small()
+
+
+@pytest.mark.parametrize(('tower', 'data'), [(1, 1), (2, 1), (1, 2)])
+def test_its_logits_are_those_of_the_training_program(config, tower, data):
+    """Bit for bit on the same mesh; also for a batch that the data axis does not divide."""
+    mesh, images = nets.mesh_of(tower, data), nets.images(config, 4)
+    net = Net(config, mesh=mesh)
+    expected = nets.compiled_logits(config, mesh)(alexnet.initialize(config), images)
+    np.testing.assert_array_equal(net(images), expected)
+    np.testing.assert_allclose(net(images[:3]), expected[:3], rtol=1e-5, atol=1e-6)
+
+
+def test_its_parameters_lie_with_their_towers(config):
+    net = Net(config, mesh=nets.mesh_of(2))
+    partitions = nnx.to_pure_dict(nnx.get_partition_spec(nnx.state(net.towers)))
+    assert partitions['fc8'] == {'kernel_TIK': P('tower'), 'bias': P()}
+    assert partitions['conv1'] == {'kernel_THWIO': P('tower'), 'bias_TO': P('tower')}
+    for path, x in jax.tree_util.tree_leaves_with_path(net.params):
+        shapes = {shard.data.shape for shard in x.addressable_shards}
+        is_whole = jax.tree_util.keystr(path) == "['fc8']['bias']"
+        assert shapes == {x.shape if is_whole else (1, *x.shape[1:])}, path
+
+
+def test_it_takes_pixels_of_any_real_dtype(config):
+    net = Net(config, mesh=nets.mesh_of(1))
+    pixels = np.round(nets.images(config, 2)).clip(0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(net(pixels), net(pixels.astype(np.float32)))
+
+
+@pytest.mark.parametrize('shape', [(64, 64, 3), (2, 64, 64), (2, 63, 64, 3), (2, 3, 64, 64)])
+def test_images_of_another_shape_are_refused(config, shape):
+    net = Net(config, mesh=nets.mesh_of(1))
+    with pytest.raises(ValueError, match=r'not \(B, 64, 64, 3\)'):
+        net(np.zeros(shape, np.float32))
+
+
+def test_given_parameters_are_used(config):
+    params = jax.tree.map(np.zeros_like, alexnet.initialize(config))
+    params['fc8']['bias'] = np.arange(10, dtype=np.float32)
+    logits = Net(config, mesh=nets.mesh_of(2), params=params)(nets.images(config, 1))
+    np.testing.assert_array_equal(logits, np.arange(10)[None])
+
+
+def test_printing_a_layer_shows_its_own_settings_alone(config):
+    net = Net(config, mesh=nets.mesh_of(1))
+    text = repr(net.towers.conv4)
+    assert 'std=' in text
+    assert 'momentum' not in text
+    assert 'response_normalization' not in text  # conv4 has none
+    assert 'response_normalization' in repr(net.towers.conv1)
+
+
+NOTEBOOK = """
+import json, sys
+import alexnet_jax
+assert 'jax' not in sys.modules
+config = alexnet_jax.load_config('digits')
+net = alexnet_jax.Net(config)
+import numpy as np
+images = np.random.default_rng(0).uniform(-128, 128, (2, 64, 64, 3))
+print(json.dumps([dict(net.mesh.shape), np.asarray(net(images)).tolist()]))
+"""
+
+
+@pytest.mark.slow
+def test_in_a_fresh_interpreter_on_one_and_on_two_devices():
+    results = {}
+    for devices in (1, 2):
+        environment = os.environ | {'JAX_NUM_CPU_DEVICES': str(devices)}
+        command = [sys.executable, '-c', NOTEBOOK]
+        output = subprocess.check_output(command, text=True, cwd=nets.ROOT, env=environment)
+        mesh, logits = json.loads(output.splitlines()[-1])
+        assert mesh == {'data': 1, 'tower': devices}
+        results[devices] = np.asarray(logits)
+    assert results[1].shape == (2, 10)
+    assert results[1].std() > 0
+    np.testing.assert_allclose(results[1], results[2], rtol=1e-5, atol=1e-6)
