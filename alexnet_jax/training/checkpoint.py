@@ -108,6 +108,7 @@ class Checkpoints:
         step = self.newest
         if step is None:
             return None
+        self._check_shapes(step, shapes.params)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(shapes._asdict()), position=ocp.args.JsonRestore()
         )
@@ -136,6 +137,18 @@ class Checkpoints:
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
             restored = self._manager.restore(step, args=arguments)
         return jax.device_get(restored['state']['params'])
+
+    def _check_shapes(self, step: int, params: Any) -> None:
+        """Checks the shapes of the parameters, which Orbax does only after it has begun to read."""
+        with self._explain_read_errors(step):
+            stored = _shapes(self._manager.item_metadata(step)['state'].tree['params'])
+        expected = _shapes(params)
+        for name in sorted(stored.keys() | expected.keys()):
+            if stored.get(name) != expected.get(name):
+                raise UserError(
+                    f'checkpoint {step} in {self._folder} is of another net: {name} has the shape '
+                    f'{stored.get(name)}, not {expected.get(name)}'
+                )
 
     def wait(self) -> None:
         """Waits for pending writes."""
@@ -168,6 +181,14 @@ class Checkpoints:
                 f'cannot write a checkpoint to {self._folder}: {first_line(error)}; '
                 'the checkpoints before it are intact'
             ) from error
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a tree of arrays, or of what describes them, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='.'): tuple(x.shape) for path, x in leaves
+    }
 
 
 def _manager_options(keep: int | None) -> ocp.CheckpointManagerOptions:

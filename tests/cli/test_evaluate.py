@@ -102,7 +102,7 @@ def test_weights_are_evaluated_on_images_that_were_not_used_for_tuning(both):
 
 def test_mistakes_are_one_line(tmp_path):
     for arguments, message in (
-        ([], 'say which run: --workdir=DIR'),
+        ([], 'no run is named: --workdir=DIR'),
         ([f'--workdir={tmp_path}'], f'{tmp_path} is not the workdir of a run'),
         (['--workdir=a', '--tune_weights'], '--tune_weights needs several nets'),
         (['--workdri=a'], 'Did you mean: workdir'),
