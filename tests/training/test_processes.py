@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,8 @@ from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
 from alexnet_jax.training.step import make_train_step
 
+# Where a process of the test finds this module and those that it imports.
+PYTHON_PATH = (nets.ROOT, nets.ROOT / 'tests', Path(__file__).parent)
 FIRST, STEPS = 3, 3  # starts in the middle of an epoch
 
 
@@ -67,7 +70,7 @@ def test_processes_read_their_rows_of_the_batch_whatever_their_tower(tower, data
     processes = [
         subprocess.Popen(
             [sys.executable, '-c', call, *map(str, (port, process, tower, data))],
-            env=dict(os.environ, PYTHONPATH=f'{nets.ROOT}:{nets.ROOT / "tests"}'),
+            env=dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, PYTHON_PATH))),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
