@@ -13,17 +13,17 @@ from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
 from alexnet_jax.training.step import make_train_step
 
-KNOWN, NO_NOISE = nets.constants(), jnp.float32(0)
+CONSTANTS, NO_NOISE = nets.constants(), jnp.float32(0)
 
 
 def steps(config, mesh, number, rate=0.01):
     """Returns the state and the metrics of each step after `number` steps on different batches."""
     step = make_train_step(config, mesh)
     state, history = place_initial_state(config, mesh), []
-    known = jax.device_put(KNOWN, towers.shardings(mesh, towers.spec(mesh, 'constants')))
+    constants = jax.device_put(CONSTANTS, towers.shardings(mesh, towers.spec(mesh, 'constants')))
     for i in range(number):
         batch = towers.put_batch(mesh, nets.batch(config, seed=i))
-        state, metrics = step(state, batch, known, Rates.equal(rate), NO_NOISE)
+        state, metrics = step(state, batch, constants, Rates.equal(rate), NO_NOISE)
         history.append({name: float(x) for name, x in metrics.items()})
     return state, history
 
@@ -55,7 +55,7 @@ def losses_on(batch, two_devices, number, rate):
     state = place_initial_state(config, mesh)
     on_device, losses = towers.put_batch(mesh, batch), []
     for _ in range(number):
-        state, metrics = step(state, on_device, KNOWN, Rates.equal(rate), NO_NOISE)
+        state, metrics = step(state, on_device, CONSTANTS, Rates.equal(rate), NO_NOISE)
         losses.append(float(metrics['loss']))
     return losses
 
@@ -84,9 +84,9 @@ def test_colour_noise_reaches_the_net():
 
     def loss(deviation):
         state = place_initial_state(config, mesh)
-        known = KNOWN._replace(colours=200 * KNOWN.colours)
+        constants = CONSTANTS._replace(colours=200 * CONSTANTS.colours)
         return float(
-            step(state, batch, known, Rates.equal(0.01), jnp.float32(deviation))[1]['loss']
+            step(state, batch, constants, Rates.equal(0.01), jnp.float32(deviation))[1]['loss']
         )
 
     plain = steps(nets.small(), mesh, 1)[1][0]['loss']
