@@ -1,16 +1,20 @@
-"""Trains AlexNet, two towers on two devices, as a config file says.
+"""Trains AlexNet, two towers on two devices, with the settings of a config file.
 
     python -m alexnet_jax.main
         the embedded digits; about a minute on two cores
-    python -m alexnet_jax.main --config=configs/ilsvrc2012.py --workdir=DIR
-        the paper; the same command goes on after a stop
-    python -m alexnet_jax.main --config=configs/ilsvrc2012.py --ablate=lrn,overlapping_pooling
-        without some of its parts; alexnet_jax.ablations tries all
-    python -m alexnet_jax.main --config=configs/ilsvrc2012.py --dry_run
-        its settings and a table of the net, without data
+    python -m alexnet_jax.main --config=ilsvrc2012 --workdir=DIR
+        the paper; after a stop, the same command resumes the run
+    python -m alexnet_jax.main --config=PATH --config.optimizer.batch_size=256
+        a config file of one's own, with another value of a setting
+    python -m alexnet_jax.main --settings
+        all settings: values, types, ranges, meanings; --settings=model.conv1 for a section
+    python -m alexnet_jax.main --config=ilsvrc2012 --ablate=lrn,overlapping_pooling
+        without some parts of the recipe; alexnet_jax.ablations tries all of them
+    python -m alexnet_jax.main --config=ilsvrc2012 --dry_run
+        the settings and a table of the net, without data
 
-Exit codes: 0 trained, 2 a mistake in the command or the data (one line says what), 75 told to stop
-(SIGTERM, Ctrl-C) and saved, 130 interrupted before there was anything to save.
+Exit codes: 0 success, 2 a mistake in the command or the data (one line says which), 75 stopped by
+SIGTERM or Ctrl-C and saved, 130 interrupted before there was anything to save.
 """
 
 import sys
@@ -19,45 +23,45 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alexnet_jax.config import command_line, schema
+from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
 from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.model.layer_table import layer_table
-from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, report_user_errors
 
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
-    'Folder of the run: checkpoints, curves, config.json. A run that was stopped goes on from '
-    'where its workdir stands. Default: runs/ and the names of the config and of what is ablated.',
+    'Folder of the run: checkpoints, curves, config.json. A run that was stopped is resumed from '
+    'its workdir. Default: runs/ and the names of the config and the ablations.',
 )
 _DRY_RUN = flags.DEFINE_bool(
-    'dry_run', False, 'Print the resolved settings and a table of the net, and stop.'
+    'dry_run', False, 'Print the checked settings and a table of the net, and exit.'
 )
 _ABLATE = flags.DEFINE_list(
     'ablate',
     [],
-    'Parts of the recipe to do without, each a claim of the paper: '
-    f'{", ".join(ABLATIONS)}. They come after all other settings.',
+    'Parts of the recipe to leave out, each a claim of the paper: '
+    f'{", ".join(ABLATIONS)}. They are applied after all overrides.',
 )
 _SKIP_BAD = flags.DEFINE_integer(
     'skip_bad',
     None,
-    'Training images that may be replaced by their neighbours because they cannot be read; they '
-    'are named at the end. Short for --config.loader.skip_bad; none is left out of evaluation.',
+    'Training images that may be replaced by their neighbours because they cannot be read; their '
+    'names are printed at the end. Short for --config.loader.skip_bad. No test image is left out.',
     0,
 )
+flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
 def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
-    """Runs; gives the exit code."""
+    """Trains, or describes the net; returns the exit code."""
     from alexnet_jax.data import sources
     from alexnet_jax.model import towers
+    from alexnet_jax.model.layer_table import layer_table
     from alexnet_jax.reporting import terminal
-    from alexnet_jax.runtime import compilation_cache
+    from alexnet_jax.runtime import compilation_cache, cpu_devices
     from alexnet_jax.training import loop as train
     from alexnet_jax.training.workdir import Workdir
 
@@ -91,7 +95,7 @@ def _run(_: Sequence[str]) -> None:
     with report_user_errors():
         raw = command_line.raw()
         if _SKIP_BAD.value is not None:
-            raw['loader']['skip_bad'] = _SKIP_BAD.value
+            loading.override(raw, {'loader.skip_bad': _SKIP_BAD.value})
         raw = ablate(raw, _ABLATE.value)
         name = '-'.join([command_line.file().stem, *_ABLATE.value])
         workdir = Path(_WORKDIR.value or f'runs/{name}').expanduser()
@@ -100,4 +104,4 @@ def _run(_: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(_run, flags_parser=command_line.parse)
+    sys.exit(app.run(_run, flags_parser=command_line.parse))

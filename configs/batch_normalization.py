@@ -1,21 +1,22 @@
-"""Batch normalization (Ioffe and Szegedy, 2015) in the two places of response normalization.
+"""Batch normalization (Ioffe and Szegedy, 2015) instead of response normalization.
 
-    python -m alexnet_jax.main --config=configs/batch_normalization.py
+    python -m alexnet_jax.main --config=batch_normalization
 
-It comes before the ReLU, as its authors have it, and in place of a bias of 1 conv2 begins with 0.
-All else is configs/ilsvrc2012.py. We have not trained it on ImageNet yet.
+It comes before the ReLU, as its authors propose, and the biases of conv2 begin with 0 instead of 1.
+Everything else is as in ilsvrc2012.py. We have not trained it on ImageNet yet.
 """
-
-import runpy
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.configs import ilsvrc2012
+
 
 def get_config() -> ConfigDict:
-    """Returns the settings: those of ilsvrc2012.py but for what stands here."""
-    c = runpy.run_path(str(Path(__file__).with_name('ilsvrc2012.py')))['get_config']()
-    c.model.conv1.then = ('batch_normalization', 'relu', 'max_pooling')
-    c.model.conv2.then = ('batch_normalization', 'relu', 'max_pooling')
+    """Returns the settings of ilsvrc2012.py with the changes below."""
+    c = ilsvrc2012.get_config()
+    c.model.conv1.batch_normalization = True
+    c.model.conv1.then = ('relu', 'max_pooling')
+    c.model.conv2.batch_normalization = True
+    c.model.conv2.then = ('relu', 'max_pooling')
     c.model.conv2.bias = 0.0
     return c

@@ -1,27 +1,27 @@
 """The paper's net at a quarter of its width, on the handwritten digits that come with scikit-learn.
 
-Everything that trains the full net, in about a minute on two cores: two towers on two devices,
-response normalization, overlapping pooling, dropout, momentum and weight decay as printed.
+It uses everything that trains the full net, in about a minute on two cores: two towers on two
+devices, response normalization, overlapping pooling, dropout, momentum and weight decay as printed.
 
     python -m alexnet_jax.main
 
-What differs from configs/ilsvrc2012.py: images of 72 pixels and crops of 64 (the ratio of 256 and
-224), no reflections (a mirrored 2 is no 2), width 1/4, batches of 64, 24 epochs with rates by
-steps, and larger initial weights in conv3 to conv5, as the 2012 code had them, and in fc6, which
-reads 1 pixel of the last maps where the full net reads 6x6.
+Differences from ilsvrc2012.py: images of 72 pixels and crops of 64 (the ratio of 256 and 224), no
+reflections (a mirrored 2 is not a 2), width 1/4, batches of 64, and 24 epochs with a learning rate
+that falls in steps. The initial weights are larger in conv3 to conv5, as in the 2012 code, and in
+fc6, which has 1 pixel of the last maps as its input where the full net has 6x6.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Returns the settings, by value."""
+    """Returns the settings of the run."""
     c = ConfigDict()
     c.seed = 0
 
     c.dataset = ConfigDict()
     c.dataset.name = 'digits'
-    c.dataset.folder = ''  # of one's own images, in place of the name
+    c.dataset.folder = ''  # of images of one's own, in place of the name
     c.dataset.data_dir = ''  # TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'test'
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
 
     c.augmentation = ConfigDict()
     c.augmentation.crop = 64
-    c.augmentation.positions = 0  # all there are
+    c.augmentation.positions = 0  # all of them
     c.augmentation.mirror = False
     c.augmentation.images_per_draw = 1
     c.augmentation.mean = 'image'
@@ -46,30 +46,34 @@ def get_config() -> ConfigDict:
     c.model.width = 0.25
     c.model.dtype = 'float32'
     c.model.conv1 = ConfigDict(
-        dict(maps=48, kernel=11, stride=4, padding=0, reads='own', shared=True)
-        | dict(std=0.01, bias=0.0, decay_factor=1.0)
+        dict(maps=48, kernel=11, stride=4, padding=0, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=1.0)
         | dict(then=('relu', 'response_normalization', 'max_pooling'))
     )
     c.model.conv2 = ConfigDict(
-        dict(maps=128, kernel=5, stride=1, padding=2, reads='own', shared=True)
-        | dict(std=0.01, bias=1.0, decay_factor=1.0)
+        dict(maps=128, kernel=5, stride=1, padding=2, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=1.0, decay_factor=1.0)
         | dict(then=('relu', 'response_normalization', 'max_pooling'))
     )
     c.model.conv3 = ConfigDict(
-        dict(maps=192, kernel=3, stride=1, padding=1, reads='all', shared=True)
-        | dict(std=0.03, bias=0.0, decay_factor=1.0, then=('relu',))
+        dict(maps=192, kernel=3, stride=1, padding=1, reads='all')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=0.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv4 = ConfigDict(
-        dict(maps=192, kernel=3, stride=1, padding=1, reads='own', shared=True)
-        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu',))
+        dict(maps=192, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv5 = ConfigDict(
-        dict(maps=128, kernel=3, stride=1, padding=1, reads='own', shared=True)
-        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu', 'max_pooling'))
+        dict(maps=128, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu', 'max_pooling'))
     )
-    c.model.conv6 = ConfigDict(  # no maps: there is none; see configs/fall2011.py
-        dict(maps=0, kernel=3, stride=1, padding=1, reads='all', shared=True)
-        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu',))
+    c.model.conv6 = ConfigDict(  # no maps, so no such layer; see fall2011.py
+        dict(maps=0, kernel=3, stride=1, padding=1, reads='all')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.fc6 = ConfigDict(
         dict(units=2048, reads='all', std=0.03, bias=1.0, decay_factor=1.0)

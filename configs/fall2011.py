@@ -1,29 +1,28 @@
 """Pre-training on all of ImageNet, for "1 CNN*" of Table 2: a sixth convolutional layer.
 
     python -m alexnet_jax.prepare --tars=fall2011          # one tar per synset, in this folder
-    python -m alexnet_jax.main --config=configs/fall2011.py
-    python -m alexnet_jax.main --config=configs/ilsvrc2012_fine_tuned.py
+    python -m alexnet_jax.main --config=fall2011
+    python -m alexnet_jax.main --config=ilsvrc2012_fine_tuned
 
-The sixth layer lies over the last pooling layer: 128 maps of 3x3 per tower that read both towers
-(layers-146-2011.cfg). The Fall 2011 release has 21,841 synsets; for another number of tars set
---config.dataset.classes. The paper fine-tuned such a net to 39.0 / 16.6 on ILSVRC-2012; it gives no
-error of the pre-training itself. We have not trained it yet.
+The sixth layer lies over the last pooling layer: 128 maps of 3x3 per tower, connected to both
+towers (layers-146-2011.cfg). The Fall 2011 release has 21,841 synsets; for another number of tars
+set --config.dataset.classes. The paper fine-tuned such a net to 39.0 / 16.6 on ILSVRC-2012; it
+gives no error for the pre-training itself. We have not trained it yet.
 
-The log trained 8 epochs, the rate lowered at epoch 6 (layer-params-146-2011.cfg). It began with the
-convolutions of a net for the Fall 2009 release, which itself began with net #145's, at a tenth of
-the rate; here all layers begin anew, or, with --config.pretrained.workdir=DIR and
---config.pretrained.layers, with another run's.
+The log trained 8 epochs and lowered the learning rate at epoch 6 (layer-params-146-2011.cfg). It
+began with the convolutions of a net for the Fall 2009 release, which itself began with those of net
+#145, at a tenth of the learning rate. Here all layers begin with random weights or, with
+--config.pretrained.workdir=DIR and --config.pretrained.layers, with the layers of another run.
 """
-
-import runpy
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.configs import ilsvrc2012_as_run
+
 
 def get_config() -> ConfigDict:
-    """Returns the settings: those of ilsvrc2012_as_run.py but for what stands here."""
-    c = runpy.run_path(str(Path(__file__).with_name('ilsvrc2012_as_run.py')))['get_config']()
+    """Returns the settings of ilsvrc2012_as_run.py with the changes below."""
+    c = ilsvrc2012_as_run.get_config()
     c.dataset.name = 'synsets_fall2011_256'
     c.dataset.classes = 21_841
     c.augmentation.colour.until_epoch = 8.0

@@ -1,26 +1,26 @@
 """ILSVRC-2012 as the paper prints it: Krizhevsky, Sutskever and Hinton, NIPS 2012, sections 2 to 5.
 
-    python -m alexnet_jax.main --config=configs/ilsvrc2012.py
+    python -m alexnet_jax.main --config=ilsvrc2012
 
 The paper's net of this kind ("1 CNN" in Table 2) has 40.7 % top-1 and 18.2 % top-5 validation
 error, ten views averaged; it took five to six days on two GTX 580. We have not trained it yet.
 
-Where the paper and the 2012 code disagree, the paper's value is here (docs/decisions.md). The
-learning rate falls by itself where the authors turned it by hand. The images are made once, of the
-tars as they are downloaded: python -m alexnet_jax.prepare --tars=DIR
+Where the paper and the 2012 code disagree, this recipe has the paper's value (docs/decisions.md).
+The learning rate falls automatically where the authors lowered it by hand. The images are prepared
+once, from the tars as they are downloaded: python -m alexnet_jax.prepare --tars=DIR
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Returns the settings, by value."""
+    """Returns the settings of the run."""
     c = ConfigDict()
     c.seed = 0
 
     c.dataset = ConfigDict()
-    c.dataset.name = 'imagenet2012_256'  # alexnet_jax.prepare makes it of the tars
-    c.dataset.folder = ''  # of one's own images, in place of the name
+    c.dataset.name = 'imagenet2012_256'  # alexnet_jax.prepare makes it from the tars
+    c.dataset.folder = ''  # of images of one's own, in place of the name
     c.dataset.data_dir = ''  # TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'validation'
@@ -45,30 +45,34 @@ def get_config() -> ConfigDict:
     c.model.width = 1.0
     c.model.dtype = 'float32'
     c.model.conv1 = ConfigDict(
-        dict(maps=48, kernel=11, stride=4, padding=0, reads='own', shared=True)
-        | dict(std=0.01, bias=0.0, decay_factor=1.0)
+        dict(maps=48, kernel=11, stride=4, padding=0, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=1.0)
         | dict(then=('relu', 'response_normalization', 'max_pooling'))
     )
     c.model.conv2 = ConfigDict(
-        dict(maps=128, kernel=5, stride=1, padding=2, reads='own', shared=True)
-        | dict(std=0.01, bias=1.0, decay_factor=1.0)
+        dict(maps=128, kernel=5, stride=1, padding=2, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=1.0, decay_factor=1.0)
         | dict(then=('relu', 'response_normalization', 'max_pooling'))
     )
     c.model.conv3 = ConfigDict(
-        dict(maps=192, kernel=3, stride=1, padding=1, reads='all', shared=True)
-        | dict(std=0.01, bias=0.0, decay_factor=1.0, then=('relu',))
+        dict(maps=192, kernel=3, stride=1, padding=1, reads='all')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv4 = ConfigDict(
-        dict(maps=192, kernel=3, stride=1, padding=1, reads='own', shared=True)
-        | dict(std=0.01, bias=1.0, decay_factor=1.0, then=('relu',))
+        dict(maps=192, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv5 = ConfigDict(
-        dict(maps=128, kernel=3, stride=1, padding=1, reads='own', shared=True)
-        | dict(std=0.01, bias=1.0, decay_factor=1.0, then=('relu', 'max_pooling'))
+        dict(maps=128, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu', 'max_pooling'))
     )
-    c.model.conv6 = ConfigDict(  # no maps: there is none; see configs/fall2011.py
-        dict(maps=0, kernel=3, stride=1, padding=1, reads='all', shared=True)
-        | dict(std=0.01, bias=1.0, decay_factor=1.0, then=('relu',))
+    c.model.conv6 = ConfigDict(  # no maps, so no such layer; see fall2011.py
+        dict(maps=0, kernel=3, stride=1, padding=1, reads='all')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.fc6 = ConfigDict(
         dict(units=2048, reads='all', std=0.01, bias=1.0, decay_factor=1.0)

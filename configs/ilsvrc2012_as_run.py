@@ -1,32 +1,33 @@
 """ILSVRC-2012 as it was run: net #145 of the 2012 code, which gave the paper's numbers.
 
-    python -m alexnet_jax.main --config=configs/ilsvrc2012_as_run.py
+    python -m alexnet_jax.main --config=ilsvrc2012_as_run
 
 Its log ends with 40.664 % top-1 and 18.210 % top-5 validation error, ten views averaged, which is
 "1 CNN" of the paper's Table 2 (layer-params-145.cfg:182). We have not trained it yet.
 
-It differs from configs/ilsvrc2012.py, the paper as printed, in values only; docs/decisions.md has
-them all, with file and line of the 2012 code. Above all: layer 1 normalizes before its ReLU, layer
-2 normalizes over pixels too, alpha is divided by n, conv3 to conv5 begin with 0.03, biases learn at
-0.02 from first to last and do not decay, conv1 slows down at epoch 67 and stops at 72, and so does
-the colour noise, at 67; 32 images share a crop, and every epoch has the same batches.
+It differs from ilsvrc2012.py, the paper as printed, in values only; docs/decisions.md lists them
+all, with file and line of the 2012 code. The main differences: layer 1 normalizes before its ReLU,
+layer 2 normalizes over pixels too, alpha is divided by n, the standard deviations of conv3 to conv5
+are 0.03, and the biases do not decay and keep a learning rate of 0.02. The learning rate of conv1
+is lowered at epoch 67 and conv1 is frozen at 72; the colour noise ends at 67. 32 images share a
+crop, and every epoch has the same batches.
 
-The rates fall at the epochs at which the authors lowered them by hand (layer-params-145.cfg:169).
-A later schedule of theirs did at least as well without a hand (lr.cu:132; net #170, 40.5 / 18.0):
---config.learning_rate.schedule=fixed.
+The learning rate falls at the epochs at which the authors lowered it by hand
+(layer-params-145.cfg:169). A later schedule of theirs did at least as well without intervention
+(lr.cu:132; net #170, 40.5 / 18.0): --config.learning_rate.schedule=fixed
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Returns the settings, by value."""
+    """Returns the settings of the run."""
     c = ConfigDict()
     c.seed = 0
 
     c.dataset = ConfigDict()
-    c.dataset.name = 'imagenet2012_256'  # alexnet_jax.prepare makes it of the tars
-    c.dataset.folder = ''  # of one's own images, in place of the name
+    c.dataset.name = 'imagenet2012_256'  # alexnet_jax.prepare makes it from the tars
+    c.dataset.folder = ''  # of images of one's own, in place of the name
     c.dataset.data_dir = ''  # TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'validation'
@@ -37,7 +38,7 @@ def get_config() -> ConfigDict:
 
     c.augmentation = ConfigDict()
     c.augmentation.crop = 224
-    c.augmentation.positions = 33  # all there are
+    c.augmentation.positions = 33  # all of them
     c.augmentation.mirror = True  # section 4.1
     c.augmentation.images_per_draw = 32  # convdata_jpeg.py:77
     c.augmentation.mean = 'image'
@@ -51,30 +52,34 @@ def get_config() -> ConfigDict:
     c.model.width = 1.0
     c.model.dtype = 'float32'
     c.model.conv1 = ConfigDict(
-        dict(maps=48, kernel=11, stride=4, padding=0, reads='own', shared=True)
-        | dict(std=0.01, bias=0.0, decay_factor=1.0)
+        dict(maps=48, kernel=11, stride=4, padding=0, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=1.0)
         | dict(then=('response_normalization', 'max_pooling', 'relu'))
     )
     c.model.conv2 = ConfigDict(
-        dict(maps=128, kernel=5, stride=1, padding=2, reads='own', shared=True)
-        | dict(std=0.01, bias=1.0, decay_factor=1.0)
+        dict(maps=128, kernel=5, stride=1, padding=2, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.01, bias=1.0, decay_factor=1.0)
         | dict(then=('relu', 'response_normalization', 'spatial_normalization', 'max_pooling'))
     )
     c.model.conv3 = ConfigDict(
-        dict(maps=192, kernel=3, stride=1, padding=1, reads='all', shared=True)
-        | dict(std=0.03, bias=0.0, decay_factor=1.0, then=('relu',))
+        dict(maps=192, kernel=3, stride=1, padding=1, reads='all')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=0.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv4 = ConfigDict(
-        dict(maps=192, kernel=3, stride=1, padding=1, reads='own', shared=True)
-        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu',))
+        dict(maps=192, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.conv5 = ConfigDict(
-        dict(maps=128, kernel=3, stride=1, padding=1, reads='own', shared=True)
-        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('max_pooling', 'relu'))
+        dict(maps=128, kernel=3, stride=1, padding=1, reads='own')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=1.0, decay_factor=1.0)
+        | dict(then=('max_pooling', 'relu'))
     )
-    c.model.conv6 = ConfigDict(  # no maps: there is none; see configs/fall2011.py
-        dict(maps=0, kernel=3, stride=1, padding=1, reads='all', shared=True)
-        | dict(std=0.03, bias=1.0, decay_factor=1.0, then=('relu',))
+    c.model.conv6 = ConfigDict(  # no maps, so no such layer; see fall2011.py
+        dict(maps=0, kernel=3, stride=1, padding=1, reads='all')
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=1.0, decay_factor=1.0)
+        | dict(then=('relu',))
     )
     c.model.fc6 = ConfigDict(
         dict(units=2048, reads='all', std=0.01, bias=1.0, decay_factor=1.0)

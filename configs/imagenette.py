@@ -1,21 +1,21 @@
 """Imagenette: ten classes of ImageNet that TFDS downloads by itself, for those without ImageNet.
 
-    python -m alexnet_jax.main --config=configs/imagenette.py
+    python -m alexnet_jax.main --config=imagenette
 
-The full net on 9,469 training and 3,925 validation images of which the short side has 320 pixels
-(fast.ai's imagenette2-320), scaled to 256 as they are read. So few images want larger initial
-weights than the paper's to begin to learn: those of the 2012 code. We have not trained it yet.
+The full net on 9,469 training and 3,925 validation images whose short side has 320 pixels
+(fast.ai's imagenette2-320), scaled to 256 when they are decoded. With so few images, the net needs
+larger initial weights than the paper's to begin to learn: those of the 2012 code. We have not
+trained it yet.
 """
-
-import runpy
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from alexnet_jax.configs import ilsvrc2012
+
 
 def get_config() -> ConfigDict:
-    """Returns the settings: those of ilsvrc2012.py but for what stands here."""
-    c = runpy.run_path(str(Path(__file__).with_name('ilsvrc2012.py')))['get_config']()
+    """Returns the settings of ilsvrc2012.py with the changes below."""
+    c = ilsvrc2012.get_config()
     c.dataset.name = 'imagenette/320px-v2'
     c.dataset.classes = 10
     c.model.conv3.std = 0.03

@@ -1,11 +1,13 @@
 """The paper, as assertions on configs/ilsvrc2012.py at full size; the 2012 code, on the others."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
 import nets
-from alexnet_jax.config import schema
+from alexnet_jax.config import loading, schema
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.layer_table import layer_table, parameter_count
 from alexnet_jax.model.parameters import Average
@@ -204,16 +206,15 @@ def test_the_sixth_layer():
     assert rows['conv6'].crossing == 36 * 128
 
 
-@pytest.mark.parametrize('name', sorted(path.stem for path in (nets.ROOT / 'configs').glob('*.py')))
+@pytest.mark.parametrize('name', loading.recipes())
 def test_every_config_is_whole(name):
     """All the settings there are, values that can be, layers that fit; and a docstring."""
     raw = nets.load(name).to_dict()
     config = nets.override(nets.load(name))
     assert schema.flatten(raw).keys() == schema.flatten(nets.load('digits').to_dict()).keys()
     assert parameter_count(config) == parameters_of_arrays(config)
-    assert f'--config=configs/{name}.py' in (nets.ROOT / 'configs' / f'{name}.py').read_text() or (
-        name == 'digits'
-    )
+    text = (nets.ROOT / 'configs' / f'{name}.py').read_text()
+    assert re.search(rf'alexnet_jax\.main --config={name}\b', text) or name == 'digits'
 
 
 def parameters_of_arrays(config):

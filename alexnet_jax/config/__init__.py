@@ -1,1 +1,1 @@
-"""The settings of a run: schema, validation, command line, and the ablations (§5)."""
+"""The settings of a run: schema, validation, config files, flags, and the ablations (§5)."""

@@ -1,81 +1,134 @@
-"""The flag --config of programs that train: a file of configs/, and overrides of its settings."""
+"""The flags of programs that train: --config, its overrides, and --settings.
 
-import difflib
-import runpy
+`--config.NAME=VALUE` is no flag of its own: the names are those of the schema, and the values are
+parsed by their types there. Absl's flag `config.NAME` collects them as `NAME=VALUE`.
+"""
+
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from alexnet_jax.config import schema
+from alexnet_jax.config import loading, suggestions
+from alexnet_jax.config.settings import catalogue
+from alexnet_jax.config.settings_page import settings_page
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
-ROOT = Path(__file__).parents[2]
+_OVERRIDE = re.compile(r'--?(?P<no>no)?config\.(?P<name>[^=]+)(=(?P<text>.*))?', re.DOTALL)
 
-_DEFAULT = 'configs/digits.py'
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = flags.DEFINE_string(
     'config',
-    None,  # a default here would be read twice; parse adds it
-    'A file of configs/, a run setting by setting. Any of them can be overridden by its name: '
-    '--config.optimizer.batch_size=64 (--dry_run of alexnet_jax.main lists them). Default: '
-    f'{_DEFAULT}.',
-    lock_config=True,
+    'digits',
+    'Config file of the run: the name of a recipe or a path. The recipes are '
+    f'{", ".join(loading.recipes())}.',
+)
+_OVERRIDES = flags.DEFINE_multi_string(
+    'config.NAME',
+    [],
+    'Value of one setting in place of that in the config file, by its name: '
+    '--config.optimizer.batch_size=64, --config.model.conv3.then=relu,max_pooling',
+)
+_SETTINGS = flags.DEFINE_string(
+    'settings',
+    None,
+    'Print all settings with their values, types, ranges and meanings, and exit; '
+    '--settings=model.conv1 prints a section or one setting.',
 )
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Reads all flags, after checks whose errors are clearer than the flag library's."""
+    """Parses all flags; a mistake in them ends the process with one line.
+
+    With --settings, prints the settings and ends the process.
+    """
     with report_user_errors():
-        given = [argument for argument in arguments[1:] if argument.startswith('--config=')]
-        path = _found((given or [f'--config={_DEFAULT}'])[-1].partition('=')[2])
-        rest = [argument for argument in arguments[1:] if argument not in given]
-        # The library wants the file before its settings, and looks for them in sys.argv.
-        arguments = sys.argv[:] = [arguments[0], f'--config={path}', *rest]
-        known = schema.flatten(_load(path).to_dict())
-        for argument in arguments:
-            _check_name(argument, known)
-    return parse_flags(arguments)
+        program, *rest = arguments
+        try:
+            # Files of flags may hold overrides too.
+            rest = flags.FLAGS.read_flags_from_files(rest, force_gnu=False)
+        except flags.Error as error:
+            raise UserError(str(error)) from error
+        remaining = parse_flags([program, *_collect_overrides(rest)], describe_unknown_flag)
+        if _SETTINGS.value is not None:
+            print(settings_page(raw(), _SETTINGS.value))
+            sys.exit(0)
+        return remaining
 
 
 def file() -> Path:
-    """The config file that was given."""
-    return Path(flags.FLAGS['config'].config_filename)  # pyrefly: ignore[missing-attribute]
+    """Returns the path of the config file."""
+    return loading.find_config(_CONFIG.value)
 
 
-def raw() -> dict[str, Any]:
-    """Its settings with their overrides, not yet checked."""
-    return _CONFIG.value.to_dict()
+def raw() -> ConfigDict:
+    """Returns the settings of the config file with their overrides, not yet checked."""
+    settings = loading.execute(file())
+    pairs = (override.partition('=') for override in _OVERRIDES.value)
+    values = {name: catalogue()[name].parse(text) for name, _, text in pairs}
+    loading.override(settings, values)
+    return settings
 
 
-def _found(name: str) -> str:
-    """The path of a config file: as given, or from the folder of this project."""
-    for path in (Path(name), ROOT / name):
-        if path.is_file():
-            return str(path)
-    ours = ', '.join(sorted(f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py')))
-    raise UserError(f'there is no config file {name!r}; there are {ours}')
+def config_name() -> str:
+    """Returns the name of the config as a user writes it: a recipe's name, or a path."""
+    path = file()
+    return path.stem if path.resolve().parent == loading.RECIPES.resolve() else str(path)
 
 
-def _load(path: str) -> ConfigDict:
-    """What the config file gives."""
-    try:
-        raw = runpy.run_path(path)['get_config']()
-    except Exception as error:  # whatever the user's file may raise
-        raise UserError(f'{path} cannot be loaded: {type(error).__name__}: {error}') from error
-    if not isinstance(raw, ConfigDict):
-        raise UserError(f'get_config() in {path} must return an ml_collections.ConfigDict')
-    return raw
+def config_arguments(without: Collection[str] = ()) -> list[str]:
+    """Returns the flags that give another program these settings.
+
+    Args:
+      without: settings whose overrides are left out.
+    """
+    pairs = [x for x in _OVERRIDES.value if x.partition('=')[0] not in without]
+    return [f'--config={config_name()}', *(f'--config.{pair}' for pair in pairs)]
 
 
-def _check_name(argument: str, known: Mapping[str, Any]) -> None:
-    if argument == '--config':
-        raise UserError('write --config=PATH, with an equals sign')
-    if not argument.startswith('--config.'):
-        return
-    name = argument.removeprefix('--config.').partition('=')[0]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-        raise UserError(f'unknown setting {name}: did you mean {near[0]}? (--dry_run lists all)')
+def describe_unknown_flag(error: flags.UnrecognizedFlagError) -> str:
+    """Returns the message for an unknown flag, with the flag or the setting that may be meant."""
+    name = error.flagname
+    is_like_a_flag = 'Did you mean' in str(error)
+    names = suggestions.same_name(name) or ([] if is_like_a_flag else suggestions.meant(name))
+    if names:
+        overrides = ' or '.join(f'--config.{setting}' for setting in names)
+        return f'there is no flag --{name}: did you mean {overrides}?'
+    return str(error) if is_like_a_flag else f'{error}: --help lists all flags'
+
+
+def _collect_overrides(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with each override as one value of the flag config.NAME.
+
+    Raises:
+      UserError: there is no such setting, or it has no value.
+    """
+    collected, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == '--':
+            return [*collected, argument, *rest]
+        has_next = bool(rest) and not rest[0].startswith('--')
+        override = _OVERRIDE.fullmatch(argument)
+        if override:
+            text = override['text']
+            if text is None and has_next and not override['no']:
+                text = rest.pop(0)
+            argument = _override_flag(override['name'], text, bool(override['no']))
+        elif argument.lstrip('-') == 'settings' and argument != 'settings':
+            argument = f'--settings={rest.pop(0) if has_next else ""}'
+        collected.append(argument)
+    return collected
+
+
+def _override_flag(name: str, text: str | None, is_negated: bool) -> str:
+    loading.check_name(name)
+    if text is None:
+        if catalogue()[name].type is not bool:
+            raise UserError(f'--config.{name} has no value: write --config.{name}=VALUE')
+        text = 'false' if is_negated else 'true'
+    elif is_negated:
+        raise UserError(f'write --config.{name}=false in place of --noconfig.{name}={text}')
+    return f'--config.NAME={name}={text}'

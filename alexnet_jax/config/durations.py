@@ -8,7 +8,7 @@ from alexnet_jax.runtime.user_errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Durations:
-    """What the settings in epochs come to in steps, once the data set's size is known."""
+    """The durations of a run in steps, which depend on the size of the data set."""
 
     examples: int
     batch_size: int
@@ -17,12 +17,12 @@ class Durations:
     save_every: int
 
     def epoch(self, step: int) -> float:
-        """Passes over the training set completed after `step` steps."""
+        """Returns the passes over the training set that are completed after `step` steps."""
         return step * self.batch_size / self.examples
 
 
 def durations(config: Config, examples: int) -> Durations:
-    """Converts epochs to steps, each at least one.
+    """Returns all durations in steps, each at least one.
 
     Raises:
       UserError: the training set is smaller than one batch.

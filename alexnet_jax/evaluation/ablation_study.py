@@ -1,5 +1,6 @@
 """The ablation study (§3, §4): trains a config without each of its parts, tabulates the errors."""
 
+import dataclasses
 import json
 import shlex
 import signal
@@ -7,10 +8,11 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ml_collections import ConfigDict
 from scipy import stats  # comes with scikit-learn
 
 from alexnet_jax.config.ablations import ABLATIONS, ablate, changes
@@ -46,9 +48,7 @@ class Study:
       UserError: an ablation of `only` is unknown, or the config lacks the part that it removes.
     """
 
-    def __init__(
-        self, raw: Mapping[str, Any], seeds: int, only: Sequence[str], folder: Path
-    ) -> None:
+    def __init__(self, raw: ConfigDict, seeds: int, only: Sequence[str], folder: Path) -> None:
         self.raw, self.seeds, self._folder = raw, range(seeds), folder
         self.names, self.left_out = [BASE], {}
         for name in only or ABLATIONS:
@@ -62,8 +62,8 @@ class Study:
 
     def config(self, name: str, seed: int) -> Any:
         """Returns the settings of one run."""
-        raw = dict(self.raw) if name == BASE else ablate(self.raw, [name])
-        return resolve(raw | {'seed': seed})
+        raw = self.raw if name == BASE else ablate(self.raw, [name])
+        return dataclasses.replace(resolve(raw), seed=seed)
 
     def trained_as(self, name: str) -> str:
         """Names the runs of a row: those of the base, where nothing but the evaluation differs."""

@@ -48,7 +48,7 @@ def layer_table(config: schema.Config) -> list[Row]:
         reads, maps = maps_in * (towers if reads_all else 1), model.widened(layer.maps)
         size, pooled = _sizes(config, name, size)
         weights = layer.kernel**2 * reads * maps + maps
-        scales = maps if 'batch_normalization' in layer.then else 0
+        scales = maps if layer.batch_normalization else 0
         parameters = towers * (weights * (1 if layer.shared else size**2) + scales)
         rows.append(Row(name, size, pooled, reads, maps, parameters, crossing))
         size, maps_in = pooled, maps

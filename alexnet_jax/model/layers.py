@@ -44,13 +44,12 @@ class Convolution(nnx.Module):
         shape = (model.towers, layer.kernel, layer.kernel, row.reads, row.maps)
         bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
         self.settings = layer
-        names = tuple(name for name in layer.then if name != 'batch_normalization')
-        self.operations = Operations.of_layer(names, model, platform)
+        self.operations = Operations.of_layer(layer.then, model, platform)
         self.kernel_THWIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
         self.bias_TO = for_each_tower(Bias, bias_TO)
         self.batch_normalization = (
             BatchNormalization(model.towers, row.maps, model.batch_normalization.epsilon)
-            if 'batch_normalization' in layer.then
+            if layer.batch_normalization
             else None
         )
 

@@ -15,7 +15,7 @@ from alexnet_jax.runtime.user_errors import UserError
 
 
 def study(folder, seeds=3, only=(), config='digits'):
-    return ablation_study.Study(nets.load(config).to_dict(), seeds, only, folder)
+    return ablation_study.Study(nets.load(config), seeds, only, folder)
 
 
 def write(study, name, seed, centre, views, seconds=60.0):
@@ -93,7 +93,7 @@ def test_without_spread_there_is_no_interval():
 
 def test_a_run_with_other_settings_is_refused(tmp_path):
     write(study(tmp_path), 'lrn', 0, 0.1, 0.1)
-    raw = nets.load('digits').to_dict()
+    raw = nets.load('digits')
     raw['optimizer']['epochs'] = 1.0
     other = ablation_study.Study(raw, 3, ['lrn'], tmp_path)
     with pytest.raises(UserError, match=r'holds a run with optimizer\.epochs=24'):

@@ -1,14 +1,23 @@
-"""Whole runs and mistakes, as a user makes them."""
+"""Complete runs and mistakes, as a user makes them."""
 
 import json
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import nets
 import runs
 import tars
+from alexnet_jax.__main__ import programs
+from alexnet_jax.config.durations import durations
+from alexnet_jax.config.loading import load_config
+from alexnet_jax.data import sources, synthetic
+from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.workdir import Workdir
 
 
 @pytest.mark.slow
@@ -17,7 +26,7 @@ def test_the_main_job(tmp_path, data_dir):
     workdir = tmp_path / 'digits'
     code, out, err = runs.run(
         [
-            runs.sys.executable,
+            sys.executable,
             '-m',
             'alexnet_jax.main',
             f'--workdir={workdir}',
@@ -51,13 +60,13 @@ def test_the_main_job(tmp_path, data_dir):
 
 
 def test_dry_run(tmp_path):
-    """Settings and net, before data or compilation: nothing is written, nothing is needed."""
+    """Settings and net are shown without data or compilation, and nothing is written."""
     code, out, err = runs.run(
         runs.command(
             tmp_path / 'w',
             '/nowhere',
             '--dry_run',
-            '--config=configs/ilsvrc2012.py',
+            '--config=ilsvrc2012',
             model__width=1.0,
         )
     )
@@ -73,21 +82,12 @@ def test_dry_run(tmp_path):
     ('arguments', 'message'),
     [
         (['--config.optimizer.momentun=0.9'], 'did you mean optimizer.momentum?'),
-        (['--wrokdir=x'], 'Did you mean: workdir'),
-        (['--config.optimizer.batch_size=many'], "invalid literal for int() with base 10: 'many'"),
-        (['--config=configs/digit.py'], 'configs/cifar10_normalized.py, configs/digits.py'),
-        (['runs/digits'], "unexpected argument 'runs/digits'"),
-        (['--config.mesh.data=3'], 'optimizer.batch_size=128 is not divisible by mesh.data=3'),
-        (['--config.mesh.tower=4'], 'mesh.tower=4 does not divide model.towers=2'),
-        (['--config=configs/ilsvrc2012.py'], 'ILSVRC2012_img_train.tar'),
-        (['--config.dataset.train_split=train[:1%]'], 'fewer than optimizer.batch_size'),
-        (['--workdir=/proc/run'], 'cannot write to /proc/run'),
+        (['--wrokdir=x', '--skip_bad=1'], 'Did you mean: workdir'),
         (['--skip_bad=-1'], '-1 is not a non-negative integer'),
-        (['--config.dataset.folder=/no/such'], 'dataset.folder=/no/such is no folder'),
-        (['--config.dataset.resize=cubic'], "dataset.resize='cubic' is none of area"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, data_dir, arguments, message):
+    """Mistakes in flags and settings are in tests/config, those in the data below."""
     command = [
         a
         for a in runs.command(tmp_path / 'w', data_dir)
@@ -98,6 +98,54 @@ def test_mistakes_are_one_line(tmp_path, data_dir, arguments, message):
     assert message in err
     assert len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / 'w' / 'config.json').exists()
+
+
+@pytest.mark.parametrize(
+    ('name', 'overrides', 'message'),
+    [
+        ('ilsvrc2012', {}, r'ILSVRC2012_img_train\.tar'),
+        ('digits', {'dataset.train_split': 'train[:1%]'}, r'fewer than optimizer\.batch_size'),
+        ('digits', {'dataset.folder': '/no/such'}, r'dataset\.folder=/no/such is no folder'),
+    ],
+)
+def test_mistakes_about_the_data(data_dir, name, overrides, message):
+    config = load_config(name, {'dataset.data_dir': data_dir} | overrides)
+    with pytest.raises(UserError, match=message):
+        durations(config, len(sources.open_splits(config.dataset).train))
+
+
+def test_a_workdir_that_cannot_be_written_to():
+    config = load_config('digits')
+    with pytest.raises(UserError, match='cannot write to /proc/run'):
+        Workdir(Path('/proc/run'), config, nets.mesh_of(1)).__enter__()
+
+
+@pytest.mark.parametrize('program', programs())
+def test_help_shows_the_flags_and_succeeds(program):
+    code, out, err = runs.run([sys.executable, '-m', f'alexnet_jax.{program}', '--help'])
+    assert (code, err) == (0, '')
+    assert f'python -m alexnet_jax.{program}' in out
+    takes_config = program in ('main', 'ablations')
+    for flag in ('  --config:', '  --config.NAME:', '  --settings:'):
+        assert (flag in out) == takes_config
+
+
+def test_the_programs_are_listed():
+    for arguments in ([], ['--help']):
+        code, out, _ = runs.run([sys.executable, '-m', 'alexnet_jax', *arguments])
+        assert code == 0
+        assert re.search(r'^  main +Trains AlexNet, two towers on two devices', out, re.MULTILINE)
+        assert set(re.findall(r'^  (\w+)', out, re.MULTILINE)) == programs().keys()
+    assert {'main', 'ablations', 'evaluate', 'prepare', 'report'} <= programs().keys()
+    assert all(line.endswith('.') for line in programs().values())
+
+
+def test_a_program_is_run_by_its_name():
+    command = [sys.executable, '-m', 'alexnet_jax']
+    code, out, _ = runs.run([*command, 'main', '--settings=seed', '--config.seed=3'])
+    assert (code, out.splitlines()[0]) == (0, '  seed = 3')
+    code, _, err = runs.run([*command, 'man'])
+    assert (code, err) == (2, "alexnet_jax: there is no program 'man': did you mean main?\n")
 
 
 def test_a_workdir_keeps_to_its_config(tmp_path, data_dir):
@@ -127,11 +175,11 @@ def test_synthetic_images_are_called_so(tmp_path):
         runs.command(tmp_path, '', dataset__name='synthetic', optimizer__epochs=0.02)
     )
     assert code == 0, err
-    assert 'MADE-UP IMAGES' in out
+    assert synthetic.NOTICE in out
 
 
 def test_four_devices(tmp_path, data_dir):
-    """Data x tower: the mesh is made as asked, and the end is that of two devices, to rounding."""
+    """The data x tower mesh is the requested one; the result equals that of two devices."""
     ends = []
     for number, mesh in enumerate(({'mesh__data': 2, 'mesh__tower': 2}, {'mesh__tower': 1})):
         workdir = tmp_path / str(number)
@@ -145,7 +193,7 @@ def test_four_devices(tmp_path, data_dir):
 
 
 def test_training_on_ones_own_images(tmp_path):
-    """One folder per class; two classes that differ in colour are soon told apart."""
+    """One folder per class; two classes that differ in colour are soon separated."""
     pets = tars.class_folders(tmp_path / 'pets', images=60)
     code, out, err = runs.run(
         runs.command(
@@ -171,7 +219,7 @@ def test_training_on_ones_own_images(tmp_path):
 
 
 def test_a_bad_record_stops_the_run_unless_it_may_be_skipped(tmp_path, data_dir):
-    """By name; then it is counted at the end, and what was learned before is not lost."""
+    """The record is named; if it may be skipped, the run resumes and counts it at the end."""
     shutil.copytree(data_dir, tmp_path / 'data')
     where = runs.spoil(tmp_path / 'data', 'train', 700)
     shutil.copytree(tmp_path / 'data', tmp_path / 'other')

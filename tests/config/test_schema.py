@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 import nets
-from alexnet_jax.config import schema
+from alexnet_jax.config import loading, model_schema, schema, settings
 from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import images
@@ -11,8 +11,8 @@ from alexnet_jax.runtime.user_errors import UserError
 
 
 def test_every_config_resolves():
-    for path in (nets.ROOT / 'configs').glob('*.py'):
-        assert nets.override(nets.load(path.stem)).dataset.classes >= 2
+    for name in loading.recipes():
+        assert loading.load_config(name).dataset.classes >= 2
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,11 @@ def test_every_config_resolves():
             {'augmentation__colour__noise': 'sqrt'},
             "augmentation.colour.noise='sqrt' is none of none, eigenvalue, root",
         ),
-        ({'augmentation__colour__deviation': -0.1}, 'deviation and .until_epoch must be at least'),
+        (
+            {'augmentation__colour__deviation': -0.1},
+            'augmentation.colour.deviation=-0.1 must be at least 0',
+        ),
+        ({'augmentation__colour__until_epoch': -1.0}, 'until_epoch=-1.0 must be at least 0'),
         ({'seed': -1}, 'seed=-1 must be at least 0'),
         ({'augmentation__positions': 10}, 'positions=10, and a crop of 64 of 72 pixels has 9'),
         ({'model__conv3__reads': 'both'}, "model.conv3.reads='both' is none of own, all"),
@@ -59,14 +63,57 @@ def test_every_config_resolves():
         ({'model__conv2__decay_factor': -1.0}, 'model.conv2.decay_factor=-1.0 must be at least 0'),
         (
             {'model__conv2__then': ('relu', 'batch_normalization')},
-            'model.conv2.then: batch_normalization comes first',
+            "model.conv2.then has 'batch_normalization', which is none of relu",
         ),
         (
-            {'model__conv3__then': ('batch_normalization',), 'model__conv3__shared': False},
-            'model.conv3: batch_normalization needs shared weights',
+            {'model__conv3__batch_normalization': True, 'model__conv3__shared': False},
+            'model.conv3.batch_normalization=True needs shared weights',
         ),
-        ({'model__spatial_normalization__k': 0.0}, 'model.spatial_normalization needs k > 0'),
+        ({'model__spatial_normalization__k': 0.0}, 'spatial_normalization.k=0.0 must be above 0'),
+        ({'model__response_normalization__alpha': -1.0}, 'alpha=-1.0 must be at least 0'),
         ({'loader__skip_bad': -1}, 'loader.skip_bad=-1 must be at least 0'),
+        ({'model__conv1__reads': 'all'}, "model.conv1.reads must be 'own'"),
+        (
+            {'model__conv2__then': ('relu', 'relu')},
+            'model.conv2.then has two nonlinearities, relu and relu',
+        ),
+        (
+            {'model__conv2__then': ('tanh', 'max_pooling', 'relu')},
+            'model.conv2.then has two nonlinearities, tanh and relu',
+        ),
+        (
+            {'model__conv5__then': ('global_average_pooling', 'relu')},
+            'model.conv5.then: nothing comes after global_average_pooling',
+        ),
+        ({'model__conv2__then': 'relu'}, "model.conv2.then must be a tuple, not 'relu'"),
+        ({'model__conv2__then': (1,)}, 'model.conv2.then must be of type str, not 1'),
+        (
+            {'learning_rate__steps__epochs': (1.0, float('inf'))},
+            'learning_rate.steps.epochs=inf must be a finite number',
+        ),
+        (
+            {'learning_rate__steps__epochs': (1.0, -2)},
+            'learning_rate.steps.epochs has -2.0, which must be at least 0',
+        ),
+        (
+            {'pretrained__layers': ('conv1', 'conv9')},
+            "pretrained.layers has 'conv9', which is none of conv1, conv2",
+        ),
+        ({'model__towers': 65}, 'model.towers=65 must be at least 1 and at most 64'),
+        ({'model__width': 1e9}, 'model.width=1000000000.0 must be above 0 and at most 64'),
+        ({'model__conv2__maps': 10**9}, 'must be at least 0 and at most 65,536'),
+        ({'model__fc6__units': 10**9}, 'must be at least 0 and at most 1,048,576'),
+        ({'optimizer__batch_size': 10**9}, 'must be at least 1 and at most 65,536'),
+        ({'evaluation__batch_size': 10**9}, 'must be at least 1 and at most 65,536'),
+        ({'dataset__image_size': 10**6}, 'dataset.image_size=1000000 must be at least 1 and at mo'),
+        ({'augmentation__crop': 10**6}, 'augmentation.crop=1000000 must be at least 1 and at most'),
+        ({'mesh__tower': 10**6}, 'mesh.tower=1000000 must be at least 0 and at most 64'),
+        ({'mesh__data': 10**6}, 'mesh.data=1000000 must be at least 0 and at most 4,096'),
+        ({'loader__threads': 10**6}, 'loader.threads=1000000 must be at least 0 and at most 1,024'),
+        ({'loader__workers': 10**6}, 'loader.workers=1000000 must be at least 0 and at most 1,024'),
+        ({'loader__prefetch': 10**6}, 'loader.prefetch=1000000 must be at least 1 and at most'),
+        ({'log__every_steps': 10**9}, 'log.every_steps=1000000000 must be at least 1 and at most'),
+        ({'seed': 2**32}, 'seed=4294967296 must be at least 0 and at most 4,294,967,295'),
     ],
 )
 def test_what_cannot_be_is_named(overrides, message):
@@ -114,3 +161,33 @@ def test_without_the_mean_of_views_there_is_one_view():
 
 def test_the_filters_are_those_there_are():
     assert tuple(images.FILTERS) == schema.RESIZE
+
+
+def test_every_setting_has_a_meaning_in_one_sentence():
+    for name, setting in settings.catalogue().items():
+        assert setting.meaning[0].isupper(), name
+        assert setting.meaning.endswith('.'), name
+    assert all(settings.sections().values())
+
+
+def test_every_number_has_a_range_but_for_those_of_any_sign():
+    """A bias may have any sign, and an epoch below 0 means never."""
+    unlimited = {
+        name.rpartition('.')[2]
+        for name, setting in settings.catalogue().items()
+        if setting.type in (int, float) and not setting.range
+    }
+    assert unlimited == {'bias', 'lower_at', 'freeze_at'}
+
+
+def test_names_of_layers_are_those_of_the_fields():
+    fields = {field.name for field in dataclasses.fields(model_schema.Model)}
+    assert set(model_schema.LAYERS) <= fields
+    assert tuple(nets.full().model.layers()) == tuple(
+        name for name in model_schema.LAYERS if name != 'conv6'
+    )
+
+
+@pytest.mark.parametrize('then', [(), ('max_pooling', 'relu'), ('relu', 'global_average_pooling')])
+def test_operations_may_come_in_any_order(then):
+    assert nets.small(model__conv5__then=then).model.conv5.then == then

@@ -12,11 +12,15 @@ from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
 from alexnet_jax.training.step import make_train_step
 
-THEN = ('batch_normalization', 'relu', 'max_pooling')
+SETTINGS = {
+    f'model__{name}__{setting}': value
+    for name in ('conv1', 'conv2')
+    for setting, value in (('batch_normalization', True), ('then', ('relu', 'max_pooling')))
+}
 
 
 def config(**overrides):
-    return nets.small(model__conv1__then=THEN, model__conv2__then=THEN, **overrides)
+    return nets.small(**SETTINGS, **overrides)
 
 
 def moments(mesh, x):
@@ -59,9 +63,9 @@ def run(config, mesh, steps):
 
 def smooth():
     """A net without ReLUs and pools, whose derivative has no jumps."""
-    convolutions = {f'model__conv{i}__then': ('tanh',) for i in (3, 4, 5)}
+    convolutions = {f'model__conv{i}__then': ('tanh',) for i in range(1, 6)}
     dense = {f'model__fc{i}__nonlinearity': 'tanh' for i in (6, 7)}
-    normalized = {f'model__conv{i}__then': ('batch_normalization', 'tanh') for i in (1, 2)}
+    normalized = {f'model__conv{i}__batch_normalization': True for i in (1, 2)}
     return nets.small(**convolutions, **dense, **normalized, model__conv1__stride=8)
 
 
