@@ -23,8 +23,8 @@ from pathlib import Path
 from absl import app, flags
 
 from alexnet_jax.data.images import FILTERS
-from alexnet_jax.runtime.progress import Bars
-from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
+from alexnet_jax.runtime.progress import ProgressBars
+from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
 _TARS = flags.DEFINE_string('tars', '', 'Folder with the tars, as downloaded.')
 _DATA_DIR = flags.DEFINE_string(
@@ -63,7 +63,7 @@ _NAME = flags.DEFINE_string('name', '', 'Data set for --check, or for TFDS to pr
 
 def main(_: Sequence[str]) -> None:
     """Prepares or checks data sets, as the flags say."""
-    with one_line():
+    with report_user_errors():
         from alexnet_jax.data import sources
 
         data_dir = sources.data_dir(_DATA_DIR.value)
@@ -87,17 +87,25 @@ def _prepare_from_tars(tars: Path, data_dir: Path) -> None:
     if not size and _STORAGE.value == 'raw':
         raise UserError('--storage=raw needs a --size in pixels, as all images have the same')
     storage = Storage(size, _STORAGE.value == 'raw', _QUALITY.value, _FILTER.value)
-    with Bars() as bars:
+    with ProgressBars() as bars:
         if _VERIFY.value:
-            for line in imagenet.verify_md5(tars, bars.bytes):
-                bars.say(line)
-        catalogue = imagenet.list_images(tars, bars.listing)
+            for line in imagenet.verify_md5(tars, bars.show_bytes):
+                bars.print_line(line)
+        catalogue = imagenet.list_images(tars, bars.show_listing)
         if not _PARTIAL.value:
             catalogue.check_complete()
         for split, entries in catalogue.splits.items():
-            bars.say(f'{split}: {len(entries):,} images in {len(catalogue.classes):,} classes')
+            bars.print_line(
+                f'{split}: {len(entries):,} images in {len(catalogue.classes):,} classes'
+            )
         result = writing.write(
-            catalogue, storage, data_dir, _WORKERS.value, _SKIP_BAD.value, bars.say, bars.images
+            catalogue,
+            storage,
+            data_dir,
+            _WORKERS.value,
+            _SKIP_BAD.value,
+            bars.print_line,
+            bars.show_preparing,
         )
     for name in result.skipped:
         print(f'left out: {name}')

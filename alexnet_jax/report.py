@@ -21,7 +21,7 @@ from alexnet_jax.reporting import comparisons, history
 from alexnet_jax.reporting.markup import joined
 from alexnet_jax.reporting.page import Section, page
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
+from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
 _WORKDIR = flags.DEFINE_string('workdir', '', 'The folder of the run.')
 _OUT = flags.DEFINE_string('out', '', 'The file to write. Default: report.html in the workdir.')
@@ -41,7 +41,7 @@ _ABLATIONS = flags.DEFINE_string(
 
 def main(_: Sequence[str]) -> None:
     """Writes the report that the flags describe."""
-    with one_line():
+    with report_user_errors():
         if not _WORKDIR.value:
             raise UserError('name the folder of the run: --workdir=DIR')
         workdir = Path(_WORKDIR.value).expanduser()
@@ -49,7 +49,7 @@ def main(_: Sequence[str]) -> None:
         if _OUT.value and not out.parent.is_dir():
             raise UserError(f'--out={out}: there is no folder {out.parent}')
         text = _page_of(workdir, _comparisons(workdir))
-        with atomic_files.whole(out) as partial:
+        with atomic_files.replace(out) as partial:
             partial.write_text(text, encoding='utf-8')
         print(out)
 
@@ -71,12 +71,12 @@ def _comparisons(workdir: Path) -> list[Section]:
 def _page_of(workdir: Path, compared: list[Section]) -> str:
     """Returns the page, made from the newest checkpoint of the run."""
     # These import JAX, which takes a while: mistakes are reported before.
-    from alexnet_jax.evaluation.trained_net import Trained
+    from alexnet_jax.evaluation.trained_net import TrainedNet
     from alexnet_jax.reporting import overview, sections
     from alexnet_jax.runtime import compilation_cache
 
-    compilation_cache.keep()
-    trained = Trained(workdir)
+    compilation_cache.enable()
+    trained = TrainedNet(workdir)
     config, classes, log = trained.config, trained.source.classes, history.read(workdir)
     labels_N = trained.labels()
     centre_NK, mean_NK = trained.probabilities()

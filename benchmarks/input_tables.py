@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from statistics import median
 
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 
 SIZE, CROP = 256, 224  # pixels
 STEPS = 5  # in a block of training steps
@@ -54,7 +54,7 @@ def table(title: str, goals: Goals, rates: Rates) -> str:
             if numbers:
                 statistics = (median(numbers), min(numbers), max(numbers))
                 rows[row] = (row, *map(number, statistics), *rest)
-    return aligned([*rows.values()])
+    return align_columns([*rows.values()])
 
 
 def host(forms: Sequence[str], one: Rates, many: Rates) -> str:
@@ -77,7 +77,7 @@ def host(forms: Sequence[str], one: Rates, many: Rates) -> str:
         cells = map(number, (*values, 1 / lock, feeds * SIZE**2 * 3 / 1e9))
         needs = (f'{number(d / rate)}, {math.ceil(d * lock)}' for d in DEMANDS)
         rows.append([form, *cells, *needs])
-    return aligned(rows)
+    return align_columns(rows)
 
 
 # Explanations below the tables.

@@ -71,7 +71,7 @@ from programs import Step, compile_all, draw, lower, lower_each, start
 from alexnet_jax.config import schema
 from alexnet_jax.ops import response_normalization_pallas as kernels
 from alexnet_jax.runtime import cpu_devices
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import first_line
 
 WHATS = ('forward', 'forward + backward')
@@ -337,7 +337,7 @@ def table(results: Sequence[Result]) -> str:
                 '-' if result.speed is None else f'{result.speed:.2f}',
             )
         )
-    return aligned(rows)
+    return align_columns(rows)
 
 
 def benchmark(about: dict[str, Any], checked: Collection[str], missing: str) -> None:

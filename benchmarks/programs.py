@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime import cpu_devices
 
 Step = Callable[..., tuple[Array, ...]]  # its results replace the last of its arguments
 
@@ -68,5 +68,5 @@ def compile_all(lowered: Sequence[Any]) -> list[Any]:
         except jax.errors.JaxRuntimeError as error:
             return error
 
-    with concurrent.futures.ThreadPoolExecutor(atomic_files.processors()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cpu_devices.processor_count()) as pool:
         return list(pool.map(attempt, lowered))

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from measuring import circumstances, heading, write
 
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 
 ROOT = Path(__file__).resolve().parent.parent
 _CONFIG = flags.DEFINE_string('config', 'configs/digits.py', 'The config of the run.')
@@ -75,7 +75,7 @@ def main(_: Sequence[str]) -> None:
     for kind, each in times.items():
         values = (statistics.median(each), min(each), max(each))
         rows.append((kind, *(f'{v:.1f}' for v in values)))
-    print(f'\n{aligned(rows)}')
+    print(f'\n{align_columns(rows)}')
     if _OUT.value:
         write(_OUT.value, about | {'seconds': times})
 

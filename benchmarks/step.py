@@ -64,7 +64,7 @@ from alexnet_jax.config import schema
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, dropout, towers
 from alexnet_jax.runtime import cpu_devices
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state, state_shapes
@@ -276,7 +276,7 @@ def table(what: str, results: Sequence[Result], config: schema.Config) -> str:
                 f'{result.bound:.0%}',
             )
         )
-    return aligned(rows)
+    return align_columns(rows)
 
 
 def contenders(batch: int, width: float) -> Iterator[tuple[str, schema.Config, Any]]:
@@ -351,7 +351,7 @@ def memory(nets: Sequence[tuple[str, schema.Config, Any]]) -> Iterator[tuple[str
         peak = net.peak_memory()
         yield name, {'held': held, 'beside': beside, 'peak': peak}
         rows.append((name, *('-' if x is None else f'{x / 1e9:.2f}' for x in (held, beside, peak))))
-    print(f'\n{aligned(rows)}')
+    print(f'\n{align_columns(rows)}')
 
 
 def main(_: Sequence[str]) -> None:

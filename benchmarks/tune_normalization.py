@@ -31,7 +31,7 @@ from programs import compile_all, draw, lower, start
 from alexnet_jax.config import schema
 from alexnet_jax.ops import response_normalization_pallas as kernels
 from alexnet_jax.ops.formula import PAPER
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 
 # One measurement: programs started one after the other, and calls in each (few: there are many
 # programs to compile).
@@ -153,7 +153,7 @@ def tuning_table(
         rows.append((name, f'{overall(constants):.3f}', *cells))
     legend = [f'{i + 1}: {column}' for i, column in enumerate(columns)]
     note = 'microseconds; * is the best of its column; overall is the mean ratio to the best times'
-    return '\n'.join([aligned(rows), note, *legend])
+    return '\n'.join([align_columns(rows), note, *legend])
 
 
 def main(_: Sequence[str]) -> None:

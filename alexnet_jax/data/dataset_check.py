@@ -20,8 +20,8 @@ from alexnet_jax.data import images, pixel_statistics, sources
 from alexnet_jax.data.preparation import imagenet, writing
 from alexnet_jax.data.preparation.catalogue import NO_LABEL
 from alexnet_jax.data.records import Records
-from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.progress import Bars
+from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 MAX_FAULTS_SHOWN = 5  # per split
@@ -154,7 +154,10 @@ def _count(records: Records, split: str, sample: int) -> Counts:
     per_label: Counter[int] = Counter()
     labels: dict[str, int] = {}
     faults: list[str] = []
-    with Bars() as bars, concurrent.futures.ThreadPoolExecutor(atomic_files.processors()) as pool:
+    with (
+        ProgressBars() as bars,
+        concurrent.futures.ThreadPoolExecutor(cpu_devices.processor_count()) as pool,
+    ):
         for first in range(0, total, 1024):
             indices = range(first, min(first + 1024, total))
             for result in pool.map(read, indices):
@@ -165,7 +168,7 @@ def _count(records: Records, split: str, sample: int) -> Counts:
                 per_label[label] += 1
                 if name:
                     labels[name] = label
-            bars.reading(f'reading {split}', indices[-1] + 1, total)
+            bars.show_images(f'reading {split}', indices[-1] + 1, total)
     per_class = np.array([per_label[k] for k in range(len(records.classes))])
     return Counts(total, len(chosen), per_class, per_label[NO_LABEL], labels, faults)
 

@@ -19,8 +19,8 @@ from absl import flags
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import images, pixel_statistics
 from alexnet_jax.data.sources import Source
-from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.progress import Bars
+from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
 
 Batch = dict[str, np.ndarray]  # 'image': (B, size, size, 3) uint8; 'label': (B,) int32
@@ -206,7 +206,7 @@ class _BatchOrder:
 
 
 def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
-    threads = reading.threads or max(1, atomic_files.processors() // max(1, reading.workers))
+    threads = reading.threads or max(1, cpu_devices.processor_count() // max(1, reading.workers))
     # Grain has as many threads work as the buffer holds batches, less the one handed over.
     options = grain.ReadOptions(threads, prefetch_buffer_size=max(reading.prefetch, threads + 1))
     stream = batches.to_iter_dataset(options)
@@ -317,7 +317,7 @@ def statistics_of(
         return pixel_statistics.Sums.load(file)
     sums = pixel_statistics.Sums.zeros(reading.size)
     tolerant = unreadable is not None and unreadable.allowed > 0
-    with Bars() as bars:
+    with ProgressBars() as bars:
         for batch in _batches_in_order(source, reading, 64, _ALL_ROWS, tolerant):
             if unreadable is not None:
                 unreadable.add(batch[_REPLACED])
@@ -325,7 +325,7 @@ def statistics_of(
             for image in batch['image'][counts]:
                 sums.add(image)
             if len(source) > 10_000:
-                bars.reading('mean image', sums.images, len(source))
+                bars.show_images('mean image', sums.images, len(source))
     if folder:
         try:
             sums.save(file)

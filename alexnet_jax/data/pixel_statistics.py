@@ -90,7 +90,7 @@ class Sums:
           UserError: the file cannot be written.
         """
         try:
-            with atomic_files.whole(path) as partial:
+            with atomic_files.replace(path) as partial:
                 np.savez(
                     partial, images=self.images, pixels_HWC=self.pixels_HWC, products=self.products
                 )

@@ -21,7 +21,7 @@ from alexnet_jax.data.preparation import class_folders, writing
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.synthetic import Synthetic
-from alexnet_jax.runtime.progress import Bars
+from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 
@@ -160,10 +160,16 @@ def _from_folder(dataset: schema.Dataset, skip_bad: int) -> tfds.core.DatasetBui
             raise UserError(f'{dataset.folder} is split into train and validation, not {split}')
     storage = Storage(size=dataset.image_size, filter=dataset.resize)
     counts = ', '.join(f'{len(entries):,} {split}' for split, entries in catalogue.splits.items())
-    with Bars() as bars:
-        bars.say(f'{dataset.folder}: {counts}, {len(catalogue.classes)} classes')
+    with ProgressBars() as bars:
+        bars.print_line(f'{dataset.folder}: {counts}, {len(catalogue.classes)} classes')
         result = writing.write(
-            catalogue, storage, data_dir(dataset.data_dir), 0, skip_bad, bars.say, bars.images
+            catalogue,
+            storage,
+            data_dir(dataset.data_dir),
+            0,
+            skip_bad,
+            bars.print_line,
+            bars.show_preparing,
         )
     return tfds.builder_from_directory(str(result.folder))
 

@@ -11,6 +11,7 @@ from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import Prose, Section, code, figure, paragraph, table
 from alexnet_jax.reporting.plots import Curve, line_plot
 from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.training.workdir import Workdir
 
 LEVEL = 0.25  # the training error rate of Figure 1
 
@@ -78,19 +79,13 @@ def _times_to_level(histories: Mapping[str, history.History]) -> str:
 
 def _changed_settings(relu: Path, tanh: Path) -> Html:
     """Names the settings in which the runs differ."""
-    first, second = (_settings(folder) for folder in (relu, tanh))
+    first, second = (
+        schema.flatten(Workdir(folder).read_record()['config']) for folder in (relu, tanh)
+    )
     names = sorted(name for name in first | second if first.get(name) != second.get(name))
     if not names:
         return joined('The two runs have the same settings.')
     return joined('The two runs differ in ', code(', '.join(names)), '.')
-
-
-def _settings(workdir: Path) -> dict[str, Any]:
-    file = workdir / 'config.json'
-    try:
-        return schema.flatten(json.loads(file.read_text())['config'])
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f'{file} cannot be read: {first_line(error)}') from error
 
 
 def ablations(file: Path) -> Section:

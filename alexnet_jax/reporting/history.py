@@ -1,10 +1,11 @@
 """The history of a run from its metrics.jsonl, as curves over epochs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from alexnet_jax.training.workdir import Workdir
 
 Points = tuple[np.ndarray, np.ndarray]  # x and y, each (n,) float64
 
@@ -60,18 +61,8 @@ class History:
 
 
 def read(workdir: Path) -> History:
-    """Reads the history of the run in a folder; it is empty where nothing has been logged.
-
-    It ends at an incomplete line, which the run may be writing.
-    """
-    file = workdir / 'metrics.jsonl'
-    lines = []
-    for line in file.read_text().splitlines() if file.is_file() else ():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return History(lines)
+    """Reads the history of the run in a folder; it is empty where nothing has been logged."""
+    return History(Workdir(workdir).read_metrics())
 
 
 def downsample(points: Points, most: int = 400) -> Points:

@@ -1,7 +1,6 @@
 """The sections of a report about the run itself: its errors, origin, curves and settings."""
 
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import Section, code, facts, figure, paragraph, percent, table
 from alexnet_jax.reporting.plots import Curve, line_plot
 from alexnet_jax.runtime.progress import time_left
+from alexnet_jax.training.workdir import Workdir
 
 
 def notes(config: Config, step: int, log: history.History) -> Html:
@@ -56,7 +56,7 @@ def origin(workdir: Path, config: Config, step: int, log: history.History, comma
         seconds = log.training_seconds(config.optimizer.batch_size)
         duration = f'about {time_left(seconds)} of training steps'
         pairs.append(('Speed', f'{log.images_per_second:,.0f} images/s in training; {duration}'))
-    pairs += _starts(json.loads((workdir / 'config.json').read_text())['starts'])
+    pairs += _starts(Workdir(workdir).read_record()['starts'])
     now = datetime.datetime.now(datetime.UTC)
     pairs.append(('This page', joined(f'{now:%Y-%m-%d %H:%M} UTC, by ', code(command))))
     return Section('run', 'The run', facts(pairs))

@@ -11,7 +11,7 @@ from alexnet_jax.data import synthetic
 from alexnet_jax.evaluation import error_rates
 from alexnet_jax.model import towers
 from alexnet_jax.model.layer_table import layer_table, parameter_count
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 
 FLOAT32_BYTES = 4
 
@@ -47,7 +47,7 @@ def net_table(config: schema.Config, mesh: jax.sharding.Mesh) -> str:
         'crossing: float32 bytes per image that each tower sends to every other tower in the '
         'forward pass; the gradient returns the same way (except for fc8, where it need not)'
     )
-    return '\n'.join([aligned(rows), '', crossing, *homes])
+    return '\n'.join([align_columns(rows), '', crossing, *homes])
 
 
 def settings_text(config: schema.Config) -> str:
@@ -88,7 +88,7 @@ def summary(
         rows.append((f'mean of {config.views} views', *percents('views/')))
     speed = f'{images_per_second:.0f} images/s in training, ' if images_per_second else ''
     lines = [
-        aligned(rows),
+        align_columns(rows),
         f'{speed}{parameter_count(config):,} parameters',
         f'workdir      {workdir}',
         f'curves       tensorboard --logdir={workdir}',

@@ -41,7 +41,7 @@ def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
       UserError: the settings ask for another run's parameters, and they do not fit.
     """
     shardings = towers.shardings(mesh, partitions(config, mesh))
-    params = pretrained.take_over(alexnet.initialize(config), config.pretrained)
+    params = pretrained.load_layers(alexnet.initialize(config), config.pretrained)
     params = jax.device_put(params, shardings.params)
     init = jax.jit(make_optimizer(config).init, out_shardings=shardings.velocity)
     return State(jax.device_put(np.int32(0), shardings.step), params, init(params))

@@ -58,7 +58,7 @@ def test_a_tfds_data_set_is_prepared_once(tmp_path):
         (['--tars=TARS', '--size=original', '--storage=raw'], '--storage=raw needs a --size'),
         (['--tars=TARS', '--filter=cubic'], 'should be one of'),
         (['--check'], 'has no prepared data set'),
-        (['TARS'], "what is '"),
+        (['TARS'], "unexpected argument '"),
     ],
 )
 def test_mistakes_are_reported_in_one_line(official, tmp_path, arguments, message):

@@ -28,12 +28,9 @@ def report(*arguments):
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory, data_dir):
+def workdir(trained_run):
     """A short run on the digits."""
-    folder = tmp_path_factory.mktemp('runs') / 'short'
-    code, _, err = runs.run(runs.command(folder, data_dir))
-    assert code == 0, err
-    return folder
+    return trained_run
 
 
 @pytest.fixture(scope='module')
@@ -47,9 +44,9 @@ def ablations(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def complete_page(workdir, ablations):
+def complete_page(workdir, ablations, tmp_path_factory):
     """The page of the run with all optional sections."""
-    out = workdir.parent / 'complete.html'
+    out = tmp_path_factory.mktemp('pages') / 'complete.html'
     code, printed, err = report(
         *(f'--workdir={workdir}', f'--out={out}', '--images=4', f'--ablations={ablations}'),
         *(f'--relu={workdir}', f'--tanh={workdir}'),
@@ -112,7 +109,7 @@ def test_a_run_in_training_is_shown_by_its_newest_checkpoint(workdir, tmp_path):
     ('arguments', 'message'),
     [
         ([], 'name the folder of the run: --workdir=DIR'),
-        (['--workdir=/no/such'], '/no/such is no workdir of a run'),
+        (['--workdir=/no/such'], '/no/such is not the workdir of a run'),
         (['--workdir=.', '--relu=x'], 'give both --relu=DIR and --tanh=DIR'),
         (
             ['--workdir=.', '--ablations=pyproject.toml'],

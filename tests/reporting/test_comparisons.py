@@ -14,7 +14,9 @@ def run(folder, errors, **settings):
         {'step': 10 * n, 'epoch': float(n), 'train/top1_error': e} for n, e in enumerate(errors, 1)
     ]
     (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    (folder / 'config.json').write_text(json.dumps({'config': {'seed': 0} | settings}))
+    (folder / 'config.json').write_text(
+        json.dumps({'config': {'seed': 0} | settings, 'starts': []})
+    )
     return folder
 
 

@@ -138,7 +138,7 @@ class Summary:
         if self.sums:
             values |= {'pixels_HWC': self.sums.pixels_HWC, 'products': self.sums.products}
         try:
-            with atomic_files.whole(shard.summary_file) as partial, partial.open('wb') as file:
+            with atomic_files.replace(shard.summary_file) as partial, partial.open('wb') as file:
                 np.savez(file, fingerprint=shard.fingerprint(), **values)
         except OSError as error:
             raise UserError(f'cannot write {shard.summary_file}: {error}') from error
@@ -174,7 +174,7 @@ def write_shard(shard: Shard, count_image: Callable[[], None]) -> None:
     if shard.count_pixels:
         sums = pixel_statistics.Sums.zeros(shard.storage.statistics_size)
     skipped = []
-    with atomic_files.whole(shard.path) as partial:
+    with atomic_files.replace(shard.path) as partial:
         writer = RecordWriter(partial)
         with FileReader(shard.files) as reader:
             for name, label, location in zip(

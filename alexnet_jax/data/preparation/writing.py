@@ -20,7 +20,7 @@ from alexnet_jax.data.preparation import workers
 from alexnet_jax.data.preparation.catalogue import Catalogue
 from alexnet_jax.data.preparation.shards import SUMMARIES, FileReader, Shard, Summary, divide
 from alexnet_jax.data.preparation.storage import VERSION, Storage
-from alexnet_jax.runtime import atomic_files, locks
+from alexnet_jax.runtime import atomic_files, cpu_devices, locks
 from alexnet_jax.runtime.user_errors import UserError
 
 SPARE = 1 << 30  # bytes of disk to leave free
@@ -76,7 +76,7 @@ def write(
     """
     final = folder_of(data_dir, catalogue, storage)
     unfinished = final.with_name(f'.{VERSION}.incomplete')
-    with locks.take(final.parent / '.lock', 'choose another data_dir'):
+    with locks.acquire(final.parent / '.lock', 'choose another data_dir'):
         if final.exists():
             announce(f'already prepared in {final}')
             return _read_existing(final, catalogue)
@@ -90,7 +90,7 @@ def write(
         _check_disk(missing, storage, data_dir, announce)
         workers.write_shards(
             missing,
-            processes or atomic_files.processors(),
+            processes or cpu_devices.processor_count(),
             lambda images: report(done + images, total),
         )
         return _finish(unfinished, final, catalogue, storage, shards, skip_bad)
@@ -204,7 +204,7 @@ def _finish(
         'fingerprint': catalogue.fingerprint(),
         'storage': dataclasses.asdict(storage),
     }
-    with atomic_files.whole(unfinished / SOURCE) as partial:
+    with atomic_files.replace(unfinished / SOURCE) as partial:
         partial.write_text(json.dumps(source, indent=2) + '\n')
     unfinished.rename(final)
     shutil.rmtree(final / SUMMARIES, ignore_errors=True)

@@ -250,7 +250,7 @@ def test_a_shard_with_a_damaged_summary_is_written_again(catalogue, reference, t
 
 def test_a_second_process_is_refused(catalogue, tmp_path):
     with (
-        locks.take(tmp_path / 'imagenet2012_32' / '.lock', ''),
+        locks.acquire(tmp_path / 'imagenet2012_32' / '.lock', ''),
         pytest.raises(UserError, match=f'process {os.getpid()} on .* is using'),
     ):
         write(catalogue, SMALL, tmp_path)
