@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alexnet_jax.config.loading import load_config as load_config
+    from alexnet_jax.evaluation.trained_net import load as load
     from alexnet_jax.model.net import Net as Net
 
 __version__ = '0.1.0'

@@ -25,7 +25,7 @@ from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
 from alexnet_jax.evaluation.ablation_study import Study, rows, text, train
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.user_errors import one_line
+from alexnet_jax.runtime.user_errors import report_user_errors
 
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Number of runs of each: their seeds count from 0.', 1)
 
@@ -41,7 +41,7 @@ flags.adopt_module_key_flags(command_line)  # --help shows them
 
 def main(_: Sequence[str]) -> None:
     """Trains what is missing and tabulates the results."""
-    with one_line():
+    with report_user_errors():
         config_name = command_line.file().stem
         folder = Path(_WORKDIR.value or f'runs/ablations-{config_name}').expanduser().absolute()
         study = Study(command_line.raw(), _SEEDS.value, _ONLY.value, folder)
@@ -55,8 +55,8 @@ def main(_: Sequence[str]) -> None:
 
 def _note(study: Study) -> str:
     return (
-        f'error of the test views, means over {len(study.seeds)} seeds, as far as they are done; '
-        'difference: to (nothing), in points; noise: the interval over seeds has 0 in it'
+        f'error of the test views, means over those of {len(study.seeds)} seeds that have ended; '
+        'difference: from (nothing), in percentage points; noise: the interval contains 0'
     )
 
 
@@ -70,15 +70,15 @@ def _write(study: Study, folder: Path) -> str:
     """Writes the table of the results so far and returns its text."""
     table = rows(study)
     printed = f'{text(table)}\n\n{_note(study)}'
-    whole = {
+    summary = {
         'config': command_line.config_name(),
         'seeds': list(study.seeds),
         'command': shlex.join(['python', '-m', 'alexnet_jax.ablations', *_arguments()]),
         'rows': table,
     }
-    with atomic_files.whole(folder / 'ablations.json') as partial:
-        partial.write_text(json.dumps(whole, indent=2) + '\n')
-    with atomic_files.whole(folder / 'ablations.txt') as partial:
+    with atomic_files.replace(folder / 'ablations.json') as partial:
+        partial.write_text(json.dumps(summary, indent=2) + '\n')
+    with atomic_files.replace(folder / 'ablations.txt') as partial:
         partial.write_text(f'{printed}\n')
     return printed
 

@@ -27,8 +27,8 @@ from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
 from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.runtime.signals import Stop
-from alexnet_jax.runtime.user_errors import STOPPED, one_line
+from alexnet_jax.runtime.signals import StopSignal
+from alexnet_jax.runtime.user_errors import EXIT_STOPPED, report_user_errors
 
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -66,25 +66,25 @@ def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
     from alexnet_jax.training.workdir import Workdir
 
     layer_table(config)  # refuses sizes that do not fit, before anything is written
-    compilation_cache.keep()
+    compilation_cache.enable()
     cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
     mesh = towers.choose_mesh(config)
     print(towers.describe_mesh(mesh, config.model.towers), flush=True)
     if dry_run:
-        print(f'\n{terminal.resolved(config)}\n\n{terminal.net_table(config, mesh)}')
+        print(f'\n{terminal.settings_text(config)}\n\n{terminal.net_table(config, mesh)}')
         return 0
     splits = sources.open_splits(config.dataset, config.loader.skip_bad)
     plan = durations(config, len(splits.train))
-    with Stop() as stop, Workdir(workdir, config, mesh) as folder:
+    with StopSignal() as stop, Workdir(workdir).claim(config, mesh) as folder:
         loop = train.Loop(config, mesh, splits, plan, folder, stop)
         if loop.step:
-            print(f'going on in {workdir} after step {loop.step} of {plan.steps}', flush=True)
+            print(f'resuming in {workdir} after step {loop.step} of {plan.steps}', flush=True)
         if not loop.run():
             print(
                 f'stopped by {stop.signal} after step {loop.step} of {plan.steps} and saved: '
-                'the same command goes on from there'
+                'the same command resumes it'
             )
-            return STOPPED
+            return EXIT_STOPPED
         print(f'\n{terminal.summary(config, loop.results, loop.images_per_second, workdir)}')
         if loop.bad.names:
             print(f'left out     {len(loop.bad.names)} bad: {", ".join(loop.bad.names)}')
@@ -92,7 +92,7 @@ def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
 
 
 def _run(_: Sequence[str]) -> None:
-    with one_line():
+    with report_user_errors():
         raw = command_line.raw()
         if _SKIP_BAD.value is not None:
             loading.override(raw, {'loader.skip_bad': _SKIP_BAD.value})

@@ -1,18 +1,19 @@
-"""Prepares images for training, and checks what was prepared (§2). TensorFlow is not needed.
+"""Prepares images for training, and checks prepared data sets (§2). TensorFlow is not needed.
 
     python -m alexnet_jax.prepare --tars=DIR
-        DIR holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, as downloaded from
-        https://image-net.org. They are read where they are. Every image is scaled once: its short
-        side to 256 pixels, then the central 256 x 256. Stopped, it goes on where it was.
+        Prepares ImageNet. DIR has ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, as
+        downloaded from https://image-net.org; they are read in place. Every image is scaled once:
+        its short side to 256 pixels, then cropped to the central 256 x 256. If it is stopped, the
+        same command resumes.
     python -m alexnet_jax.prepare --tars=DIR --size=original
-        the images as they are: TFDS's imagenet2012, without TensorFlow
+        Keeps the image files as they are, as TFDS's imagenet2012 does, without TensorFlow.
     python -m alexnet_jax.prepare --check
-        the doctor: counts, labels, reads every record, decodes a sample
+        Checks prepared data sets: counts images and labels, reads every record, decodes a sample.
     python -m alexnet_jax.prepare --name=mnist
-        any TFDS data set of images and labels, in the format that training reads
+        Prepares any TFDS data set of images and labels in the format that training reads.
 
-DIR may also hold the tars of ILSVRC-2010 with its devkit unpacked, or one tar per synset
-(n01440764.tar ...), as ImageNet's Fall 2011 release.
+DIR may also have the tars of ILSVRC-2010 and its unpacked devkit, or one tar per synset
+(n01440764.tar ...), as in ImageNet's Fall 2011 release.
 """
 
 import sys
@@ -22,40 +23,47 @@ from pathlib import Path
 from absl import app, flags
 
 from alexnet_jax.data.images import FILTERS
-from alexnet_jax.runtime.progress import Bars
-from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
+from alexnet_jax.runtime.progress import ProgressBars
+from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
-_TARS = flags.DEFINE_string('tars', '', 'Folder of the tars, as downloaded.')
+_TARS = flags.DEFINE_string('tars', '', 'Folder with the tars, as downloaded.')
 _DATA_DIR = flags.DEFINE_string(
-    'data_dir', '', 'Where TFDS keeps data sets. Default: $TFDS_DATA_DIR or ~/tensorflow_datasets.'
+    'data_dir',
+    '',
+    'Folder where TFDS keeps data sets. Default: $TFDS_DATA_DIR or ~/tensorflow_datasets.',
 )
-_SIZE = flags.DEFINE_string('size', '256', "Pixels across; 'original' keeps the files as they are.")
+_SIZE = flags.DEFINE_string(
+    'size', '256', "Pixels across an image, 8 to 1024; 'original' keeps the files as they are."
+)
 _STORAGE = flags.DEFINE_enum(
     'storage',
     'jpeg',
     ['jpeg', 'raw'],
-    'raw: pixels; 8 times the disk, loaded 3 times as fast.',
+    'How images are stored. raw: as pixels, which need 8 times the disk and load 3 times as fast.',
 )
-_QUALITY = flags.DEFINE_integer('quality', 90, 'Of the JPEGs, 1 to 100.', 1, 100)
+_QUALITY = flags.DEFINE_integer('quality', 90, 'JPEG quality, 1 to 100.', 1, 100)
 _FILTER = flags.DEFINE_enum(
-    'filter', 'bicubic', list(FILTERS), "How images are scaled; all but 'nearest' are anti-aliased."
+    'filter',
+    'bicubic',
+    list(FILTERS),
+    "Filter that scales images; all but 'nearest' are anti-aliased.",
 )
-_VERIFY = flags.DEFINE_bool('verify', False, "Compare the tars' MD5 with what is published.")
-_PARTIAL = flags.DEFINE_bool('partial', False, 'Take tars with fewer images than published.')
+_VERIFY = flags.DEFINE_bool('verify', False, "Compare the tars' MD5 sums with the published ones.")
+_PARTIAL = flags.DEFINE_bool('partial', False, 'Accept tars with fewer images than published.')
 _SKIP_BAD = flags.DEFINE_integer(
-    'skip_bad', 0, 'Training images that may be left out because they do not decode.', 0
+    'skip_bad', 0, 'Training images that may be left out because they cannot be decoded.', 0
 )
-_WORKERS = flags.DEFINE_integer('workers', 0, 'Processes; 0 is one per core.', 0)
-_CHECK = flags.DEFINE_bool('check', False, 'Check a prepared data set: --name, or all there are.')
+_WORKERS = flags.DEFINE_integer('workers', 0, 'Worker processes; 0 for one per core.', 0)
+_CHECK = flags.DEFINE_bool('check', False, 'Check prepared data sets: all, or that of --name.')
 _SAMPLE = flags.DEFINE_integer(
-    'sample', 1000, 'With --check: images per split to decode; 0 decodes all.', 0
+    'sample', 1000, 'With --check: number of images per split to decode; 0 for all.', 0
 )
-_NAME = flags.DEFINE_string('name', '', 'A data set, for --check or to be prepared by TFDS.')
+_NAME = flags.DEFINE_string('name', '', 'Data set for --check, or for TFDS to prepare.')
 
 
 def main(_: Sequence[str]) -> None:
-    """Does what the flags say."""
-    with one_line():
+    """Prepares or checks data sets, as the flags say."""
+    with report_user_errors():
         from alexnet_jax.data import sources
 
         data_dir = sources.data_dir(_DATA_DIR.value)
@@ -64,61 +72,72 @@ def main(_: Sequence[str]) -> None:
 
             sys.exit(dataset_check.examine(data_dir, _NAME.value, _SAMPLE.value))
         if _TARS.value:
-            _from_tars(Path(_TARS.value).expanduser(), data_dir)
+            _prepare_from_tars(Path(_TARS.value).expanduser(), data_dir)
         elif _NAME.value:
-            _by_tfds(_NAME.value)
+            _prepare_with_tfds(_NAME.value)
         else:
-            raise UserError('say what to prepare: --tars=DIR or --name=NAME (--help tells more)')
+            raise UserError('nothing to prepare: pass --tars=DIR or --name=NAME (see --help)')
 
 
-def _from_tars(tars: Path, data_dir: Path) -> None:
-    from alexnet_jax.data import catalogue, writing
+def _prepare_from_tars(tars: Path, data_dir: Path) -> None:
+    from alexnet_jax.data.preparation import imagenet, writing
+    from alexnet_jax.data.preparation.storage import Storage
 
     size = _pixels()
     if not size and _STORAGE.value == 'raw':
-        raise UserError('--storage=raw needs a --size: pixels of different sizes do not stack')
-    storage = writing.Storage(size, _STORAGE.value == 'raw', _QUALITY.value, _FILTER.value)
-    with Bars() as bars:
+        raise UserError('--storage=raw needs a --size in pixels, as all images have the same')
+    storage = Storage(size, _STORAGE.value == 'raw', _QUALITY.value, _FILTER.value)
+    with ProgressBars() as bars:
         if _VERIFY.value:
-            for line in catalogue.check_md5(tars, bars.bytes):
-                bars.say(line)
-        found = catalogue.find(tars, bars.listing)
+            for line in imagenet.verify_md5(tars, bars.show_bytes):
+                bars.print_line(line)
+        catalogue = imagenet.list_images(tars, bars.show_listing)
         if not _PARTIAL.value:
-            found.check_complete()
-        for split, entries in found.splits.items():
-            bars.say(f'{split}: {len(entries):,} images in {len(found.classes):,} classes')
+            catalogue.check_complete()
+        for split, entries in catalogue.splits.items():
+            bars.print_line(
+                f'{split}: {len(entries):,} images in {len(catalogue.classes):,} classes'
+            )
         result = writing.write(
-            found, storage, data_dir, _WORKERS.value, _SKIP_BAD.value, bars.say, bars.images
+            catalogue,
+            storage,
+            data_dir,
+            _WORKERS.value,
+            _SKIP_BAD.value,
+            bars.print_line,
+            bars.show_preparing,
         )
     for name in result.skipped:
         print(f'left out: {name}')
     counts = ', '.join(f'{n:,} {split}' for split, n in result.images.items())
     print(f'prepared in {result.folder}: {counts}')
-    print(f'train on it: {_training(result.folder.parent.name, len(found.classes), size)}')
+    name, classes = result.folder.parent.name, len(catalogue.classes)
+    print(f'train on it: {_training_command(name, classes, size)}')
 
 
-def _training(name: str, classes: int, size: int) -> str:
-    """The command that trains on a data set."""
-    given = {'config': 'configs/ilsvrc2012.py', 'config.dataset.name': name}
+def _training_command(name: str, classes: int, size: int) -> str:
+    """Returns the command that trains on a data set."""
+    settings = {'config': 'configs/ilsvrc2012.py', 'config.dataset.name': name}
     if _DATA_DIR.value:
-        given['config.dataset.data_dir'] = _DATA_DIR.value
+        settings['config.dataset.data_dir'] = _DATA_DIR.value
     if classes != 1000:
-        given['config.dataset.classes'] = str(classes)
+        settings['config.dataset.classes'] = str(classes)
     if size not in (0, 256):
-        given |= {'config.dataset.image_size': str(size), 'config.augmentation.crop': 'PIXELS'}
-    spelled = ' '.join(f'--{flag}={value}' for flag, value in given.items())
-    return f'python -m alexnet_jax.main {spelled}'
+        settings |= {'config.dataset.image_size': str(size), 'config.augmentation.crop': 'PIXELS'}
+    arguments = ' '.join(f'--{flag}={value}' for flag, value in settings.items())
+    return f'python -m alexnet_jax.main {arguments}'
 
 
 def _pixels() -> int:
+    """Returns the --size in pixels; 0 for the original size."""
     if _SIZE.value == 'original':
         return 0
     if not _SIZE.value.isdigit() or not 8 <= int(_SIZE.value) <= 1024:
-        raise UserError(f"--size={_SIZE.value} must be 'original' or pixels from 8 to 1024")
+        raise UserError(f"--size={_SIZE.value} must be 'original' or from 8 to 1024 pixels")
     return int(_SIZE.value)
 
 
-def _by_tfds(name: str) -> None:
+def _prepare_with_tfds(name: str) -> None:
     from alexnet_jax.data import sources
 
     builder = sources.find_builder(name, _DATA_DIR.value)

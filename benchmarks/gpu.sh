@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# All benchmarks that one NVIDIA GPU is good for, in less than eight minutes.
+# Runs all benchmarks for one NVIDIA GPU, in less than eight minutes.
 #
 #     benchmarks/gpu.sh [FOLDER]
 #
-# FOLDER is where the results go: NAME.txt, as printed, and NAME.json for each part; by default
-# benchmarks/results/<date>_<device>. The most important parts come first. Each has its own limit
-# of time, and the next one runs even if it fails; at the end the parts that failed are listed, and
-# the exit code is 1 if there are any. PYTHON is the interpreter (python); JAX must find the GPU,
-# and PyTorch, where it is installed with CUDA, is timed too.
+# The results are written to FOLDER, by default benchmarks/results/<date>_<device>: NAME.txt, the
+# output, and NAME.json for each part. The most important parts come first. Each part has its own
+# time limit, and if it fails the next one runs all the same; at the end the failed parts are
+# listed, and the exit code is 1 if there are any. The variable PYTHON names the interpreter
+# (python); JAX must find the GPU, and PyTorch, where it is installed with CUDA, is timed too.
 
 set -euo pipefail
 
@@ -20,7 +20,7 @@ failed=()
 
 device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1) || true
 if [[ -z $device ]]; then
-  echo 'gpu.sh: nvidia-smi names no GPU' >&2
+  echo 'gpu.sh: nvidia-smi reports no GPU' >&2
   exit 1
 fi
 slug=$(tr '[:upper:]' '[:lower:]' <<<"$device" | tr -cs 'a-z0-9' '_')
@@ -28,10 +28,10 @@ folder=${folder:-benchmarks/results/$(date +%F)_${slug%_}}
 mkdir -p -- "$folder"
 
 export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
-export PYTHONUNBUFFERED=1                  # what was printed before a limit is kept
-export XLA_PYTHON_CLIENT_MEM_FRACTION=0.55 # the rest is PyTorch's
+export PYTHONUNBUFFERED=1                  # keeps the output of a part that is stopped
+export XLA_PYTHON_CLIENT_MEM_FRACTION=0.55 # leaves the rest to PyTorch
 
-# part SECONDS NAME COMMAND...: its output goes to NAME.txt.
+# part SECONDS NAME COMMAND...: runs a command and copies its output to NAME.txt.
 part() {
   local seconds=$1 name=$2 code=0
   shift 2
@@ -43,7 +43,7 @@ part() {
   fi
 }
 
-# Only part of what nvidia-smi tells: its whole table has processes of others.
+# Prints selected fields: the full table of nvidia-smi lists the processes of other users.
 about_gpu() {
   local fields=name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory
   nvidia-smi --query-gpu="$fields,temperature.gpu,utilization.gpu,mig.mode.current" --format=csv
@@ -70,7 +70,7 @@ tuning() { # SECONDS NAME FLAGS...
   part "$seconds" "$name" "$python" benchmarks/tune_normalization.py --out="$folder/$name.json" "$@"
 }
 
-# The limits are 470 s in all.
+# The limits sum to 470 s.
 part 5 gpu bash -c about_gpu
 normalization 50 kernels --check
 step 135 step_bfloat16_1024 --batch=1024 --dtype=bfloat16
@@ -81,6 +81,6 @@ tuning 60 tuning --batch=128 --repeats=5
 
 printf '\n%s s in all; results are in %s\n' "$SECONDS" "$folder"
 if ((${#failed[@]})); then
-  echo "failed (124 and 137 are the limit of time): ${failed[*]}"
+  echo "failed (124 and 137 are time limits): ${failed[*]}"
   exit 1
 fi

@@ -1,4 +1,4 @@
-"""What benchmarks share: rounds in turn, under what it was measured, and the file of the result."""
+"""What the benchmarks share: rounds in turn, the circumstances, and the file of the results."""
 
 import datetime
 import importlib.metadata
@@ -8,17 +8,29 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import flags
 
 Contender = Callable[[], object]  # does what is timed, once, and waits for its end
 
+NO_TORCH = 'PyTorch is not installed, so its rows are left out: pip install torch'
+
+
+def validate_choices(flag: flags.FlagHolder, choices: Collection[str]) -> None:
+    """Makes a list flag accept these names only, at least one of them."""
+    flags.register_validator(
+        flag.name,
+        lambda names: bool(names) and set(names) <= {*choices},
+        f'choose from {", ".join(choices)}',
+    )
+
 
 def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each round, after one that is not counted."""
+    """Returns the seconds of each contender in each round, after a round that is not counted."""
     for run in contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -31,13 +43,13 @@ def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, list
 
 
 class Others:
-    """How busy other processes keep the cores, where the system tells it (Linux)."""
+    """Measures how busy other processes keep the cores, where the system counts that (Linux)."""
 
     def __init__(self) -> None:
         self._start = self._read()
 
-    def share(self) -> float | None:
-        """Of all cores' time since the start; None where it is not known."""
+    def fraction(self) -> float | None:
+        """Returns the fraction of all cores' time since the start; None where it is unknown."""
         if self._start is None or (now := self._read()) is None:
             return None
         total, busy, own = (b - a for a, b in zip(self._start, now, strict=True))
@@ -45,7 +57,7 @@ class Others:
 
     @staticmethod
     def _read() -> tuple[float, float, float] | None:
-        """Seconds: of all cores, of those the busy ones, of those our own."""
+        """Returns seconds of all cores: in total, busy, and busy with this process."""
         file = Path('/proc/stat')
         if not file.exists():
             return None
@@ -56,7 +68,11 @@ class Others:
 
 
 def circumstances(packages: Sequence[str]) -> dict[str, Any]:
-    """Under what the result was measured; `packages` are told beside Python, with versions."""
+    """Returns the command, date, device and versions under which a result is measured.
+
+    Args:
+      packages: whose versions are recorded beside Python's.
+    """
     script = Path(sys.argv[0]).name
     return {
         'command': shlex.join(['python', f'benchmarks/{script}', *sys.argv[1:]]),
@@ -69,18 +85,18 @@ def circumstances(packages: Sequence[str]) -> dict[str, Any]:
 
 
 def heading(about: Mapping[str, Any]) -> str:
-    """The circumstances, for a person."""
+    """Formats the circumstances for the terminal."""
     versions = ', '.join(f'{name} {version}' for name, version in about['versions'].items())
     return '{command}\n{date}, {device}, {cores} cores\n'.format(**about) + versions
 
 
 def on_cpu() -> bool:
-    """Whether JAX computes on the CPU unless told otherwise."""
+    """Checks whether JAX computes on the CPU by default."""
     return jax.devices()[0].platform == 'cpu'
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Returns the name of the processor, or its architecture where the name is unknown."""
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
@@ -88,7 +104,7 @@ def processor() -> str:
 
 
 def write(path: str, about: Mapping[str, Any]) -> None:
-    """A result as JSON."""
+    """Writes a result as JSON."""
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(about, indent=2) + '\n')

@@ -1,4 +1,4 @@
-"""Made-up photographs in tars as ILSVRC-2012's, for timing what reads them."""
+"""Synthetic photographs in tars like those of ILSVRC-2012, to time the programs that read them."""
 
 import io
 import tarfile
@@ -9,13 +9,13 @@ from statistics import mean
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.data import catalogue
+from alexnet_jax.data.preparation import imagenet
 
 SYNSETS, DISTINCT, VALIDATION = 16, 32, 16
 
 
 def photograph(rng: np.random.Generator) -> bytes:
-    """A JPEG of 500x375 pixels: noise of all scales, hence about as many bytes as a photograph."""
+    """Makes a JPEG of 500x375 pixels: noise at all scales, hence about as large as a photograph."""
     pixels_HWC = rng.normal(120, 4, (375, 500, 3))
     for scale in (4, 8, 16, 32, 64, 128, 256):
         coarse = rng.integers(256, size=(375 // scale + 2, 500 // scale + 2, 3), dtype=np.uint8)
@@ -27,7 +27,7 @@ def photograph(rng: np.random.Generator) -> bytes:
 
 
 def tar_of(files: Iterable[tuple[str, bytes]]) -> bytes:
-    """A tar of files by name."""
+    """Returns a tar of files, given by name and content."""
     memory = io.BytesIO()
     with tarfile.open(fileobj=memory, mode='w') as tar:
         for name, data in files:
@@ -38,10 +38,18 @@ def tar_of(files: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def make_tars(folder: Path, count: int) -> float:
-    """ILSVRC-2012's two tars with few synsets and images; the mean size of an image in bytes."""
+    """Writes the two tars of ILSVRC-2012 with few synsets and images.
+
+    Args:
+      folder: where to; it is made.
+      count: the number of training images.
+
+    Returns:
+      The mean size of an image in bytes.
+    """
     rng = np.random.default_rng(0)
     pool, inner = [photograph(rng) for _ in range(DISTINCT)], []
-    for number, synset in enumerate(catalogue.labels_2012()[:SYNSETS]):
+    for number, synset in enumerate(imagenet.labels_2012()[:SYNSETS]):
         own = range(number, count, SYNSETS)
         files = ((f'{synset}_{i}.JPEG', pool[i // SYNSETS % DISTINCT]) for i in own)
         inner.append((f'{synset}.tar', tar_of(files)))

@@ -1,10 +1,11 @@
-"""What a step must at least take on a device: counted operations and bytes over its measured peaks.
+"""The least time that a step needs: counted operations and bytes over the device's measured peaks.
 
-Counted once each: reading and writing of every layer's maps as the layers stand in the paper (a
-convolution with its bias and ReLU is one pass, response normalization and pooling one each;
-backward likewise, and a convolution reads its input and its cotangent twice), reading the weights
-forward and backward, and the update, which reads gradient, velocity and weights and writes the last
-two. Arithmetic and memory are taken not to overlap, so a device that overlaps them can be faster.
+Each of these is counted once: reading and writing of every layer's maps as the layers stand in the
+paper (a convolution with its bias and ReLU is one pass, response normalization and pooling one
+each; backward likewise, and a convolution reads its input and its cotangent twice); reading the
+weights forward and backward; and the update, which reads gradient, velocity and weights and writes
+velocity and weights. Arithmetic and memory accesses are assumed not to overlap, so a device that
+overlaps them can be faster.
 """
 
 import dataclasses
@@ -17,18 +18,14 @@ from measuring import measure
 from alexnet_jax.config import schema
 from alexnet_jax.model.layer_table import CHANNELS, layer_table, parameter_count
 
-# Floating-point operations per image: two for each multiply-add of a convolution or matrix product.
-# Training does three times the forward pass's, less the gradient by the image.
-GFLOP = {'forward': 1.449, 'gradient': 4.136, 'step': 4.136}
-
 
 @dataclasses.dataclass(frozen=True)
 class Peaks:
-    """Of one device, as measured here.
+    """The rates that one device reaches, as measured here.
 
     Attributes:
-      flops: per second, of a large matrix product in the dtype.
-      bandwidth: bytes per second read and written, of y = x + 1.
+      flops: operations per second of a large matrix product in the dtype.
+      bandwidth: bytes per second, read and written, of y = x + 1.
     """
 
     flops: float
@@ -36,7 +33,7 @@ class Peaks:
 
 
 def measure_peaks(dtype: str) -> Peaks:
-    """The best of several repetitions."""
+    """Measures the rates of the first device, each as the best of several repetitions."""
     on_cpu = jax.default_backend() == 'cpu'
     size, elements = (2048, 2**25) if on_cpu else (8192, 2**29)
     a = jnp.ones((size, size), dtype)
@@ -52,21 +49,47 @@ def _fastest(run: Callable[[], jax.Array]) -> float:
     return min(measure({'': lambda: jax.block_until_ready(run())}, repeats=9)[''])
 
 
+def operations_per_image(config: schema.Config, what: str) -> int:
+    """Counts floating-point operations: two for each multiply-add of a convolution or product.
+
+    Training needs three times the forward pass, less the gradient with respect to the image.
+
+    Args:
+      config: the settings of the net.
+      what: 'forward', 'gradient' or 'step'.
+    """
+    kernels = {name: layer.kernel for name, layer in config.model.convolutions().items()}
+    forward = {
+        row.name: 2 * row.size**2 * kernels.get(row.name, 1) ** 2 * row.reads * row.maps
+        for row in layer_table(config)
+    }
+    total = sum(forward.values())
+    return config.model.towers * (total if what == 'forward' else 3 * total - forward['conv1'])
+
+
 def counted_bytes(config: schema.Config, what: str) -> tuple[int, int]:
-    """Bytes for each image, and for each step whatever the batch."""
+    """Counts the bytes that are read and written for each image, and for each step beside them.
+
+    Args:
+      config: the settings of the net.
+      what: 'forward', 'gradient' or 'step'.
+
+    Returns:
+      Bytes for each image; bytes for each step, whatever the batch size.
+    """
     size = jnp.dtype(config.model.dtype).itemsize
     towers, forward, backward = config.model.towers, 0, 0
-    came = config.augmentation.crop**2 * CHANNELS
+    inputs = config.augmentation.crop**2 * CHANNELS
     for row in layer_table(config):
         layer = config.model.convolutions().get(row.name)
         maps, pooled = (n**2 * row.maps * towers for n in (row.size, row.pooled))
-        forward += came + maps
-        backward += 2 * maps + came + (came if row.name != 'conv1' else 0)
+        forward += inputs + maps
+        backward += 2 * maps + inputs + (inputs if row.name != 'conv1' else 0)
         if layer and 'response_normalization' in layer.then:
             forward, backward = forward + 2 * maps, backward + 3 * maps
         if layer and 'max_pooling' in layer.then:
             forward, backward = forward + maps + pooled, backward + 2 * maps + 2 * pooled
-        came = pooled
+        inputs = pooled
     weights = parameter_count(config)
     read = weights * size
     if what == 'forward':
@@ -76,7 +99,7 @@ def counted_bytes(config: schema.Config, what: str) -> tuple[int, int]:
 
 
 def bound(config: schema.Config, what: str, batch: int, peaks: Peaks) -> float:
-    """Seconds for a batch."""
-    each, whole = counted_bytes(config, what)
-    memory = (each * batch + whole) / peaks.bandwidth
-    return GFLOP[what] * 1e9 * batch / peaks.flops + memory
+    """Returns the least time for a batch, in seconds."""
+    per_image, per_step = counted_bytes(config, what)
+    memory = (per_image * batch + per_step) / peaks.bandwidth
+    return operations_per_image(config, what) * batch / peaks.flops + memory

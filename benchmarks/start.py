@@ -2,10 +2,10 @@
 
     python benchmarks/start.py [--config=configs/digits.py] [--repeats=3] [--out=FILE.json]
 
-From the command to the first line of metrics.jsonl, which is written when the first step is done:
-starting Python, reading the data set, initial values, compilation, the step. 'Cold' begins with an
-empty compilation cache, 'warm' with the one that the run before has filled; a new workdir each
-time. The data set is there already (it is prepared before the clock starts).
+The time runs from the command to the first line of metrics.jsonl, which is written when the first
+step is done: starting Python, reading the data set, initial values, compilation, the step. 'cold'
+begins with an empty compilation cache, 'warm' with the cache that the run before has filled; each
+run has a new workdir. The data set is prepared before the clock starts.
 """
 
 import os
@@ -24,17 +24,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from measuring import circumstances, heading, write
 
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 
 ROOT = Path(__file__).resolve().parent.parent
-_CONFIG = flags.DEFINE_string('config', 'configs/digits.py', 'Of the run.')
-_SETTINGS = flags.DEFINE_list('settings', [], 'More of it: dataset.name=synthetic,...')
-_OUT = flags.DEFINE_string('out', None, 'File for the result as JSON.')
-_REPEATS = flags.DEFINE_integer('repeats', 3, 'Cold starts, and as many warm ones.', 1)
+_CONFIG = flags.DEFINE_string('config', 'configs/digits.py', 'The config of the run.')
+_SETTINGS = flags.DEFINE_list('settings', [], 'Overrides: dataset.name=synthetic,...')
+_OUT = flags.DEFINE_string('out', None, 'A JSON file for the result.')
+_REPEATS = flags.DEFINE_integer('repeats', 3, 'The number of cold starts, and of warm ones.', 1)
 
 
 def seconds_to_first_step(folder: Path, cache: Path) -> float:
-    """Of one run, which is then stopped."""
+    """Starts a run, waits for its first step, and stops it.
+
+    Args:
+      folder: its workdir, which does not exist yet.
+      cache: the folder of its compilation cache.
+    """
     settings = ['log.every_steps=1', *_SETTINGS.value]
     command = [sys.executable, '-m', 'alexnet_jax.main', f'--config={_CONFIG.value}']
     command += [f'--workdir={folder}', *(f'--config.{setting}' for setting in settings)]
@@ -48,14 +53,14 @@ def seconds_to_first_step(folder: Path, cache: Path) -> float:
                 log.seek(0)
                 sys.exit(f'start.py: the run ended before its first step:\n{log.read()[-2000:]}')
             time.sleep(0.02)
-        taken = time.perf_counter() - start
+        seconds = time.perf_counter() - start
         run.send_signal(signal.SIGKILL)
         run.wait()
-    return taken
+    return seconds
 
 
 def main(_: Sequence[str]) -> None:
-    """Reads the flags, times, prints."""
+    """Times cold and warm starts in turn, and prints the table."""
     about = circumstances(('jax', 'jaxlib', 'flax'))
     times: dict[str, list[float]] = {'cold': [], 'warm': []}
     with tempfile.TemporaryDirectory() as name:
@@ -70,7 +75,7 @@ def main(_: Sequence[str]) -> None:
     for kind, each in times.items():
         values = (statistics.median(each), min(each), max(each))
         rows.append((kind, *(f'{v:.1f}' for v in values)))
-    print(f'\n{aligned(rows)}')
+    print(f'\n{align_columns(rows)}')
     if _OUT.value:
         write(_OUT.value, about | {'seconds': times})
 

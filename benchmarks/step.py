@@ -4,30 +4,32 @@
         [--dtype=float32,bfloat16] [--forms=unrolled,vmapped,grouped] [--repeats=7] [--out=FILE]
 
 Ours is the net of configs/ilsvrc2012.py and the step that training runs, with both towers on one
-device and with one on each of two. It reads random uint8 images of 256x256, put on the devices once
-before the clock starts; each step draws crops, reflections and colour noise, subtracts the mean
-image and draws the dropout masks. 'gradient' is forward and backward of the net alone, 'forward'
-the logits without dropout, both of ready central crops.
+device and with one on each of two. It reads random uint8 images of 256x256, which are put on the
+devices once, before the clock starts; each step draws crops, horizontal flips and colour noise,
+subtracts the mean image and draws the dropout masks. 'gradient' is forward and backward of the net
+alone, 'forward' computes the logits without dropout, both from central crops that are ready.
 
 PyTorch has the same layers (their number of parameters is checked), cross entropy, backward,
-momentum and weight decay, on the same cores or the same GPU; in bfloat16 by autocast. It gets ready
-float images, 224x224 and the 3 zero pixels that our conv1 adds itself, hence no crop and no mean to
-do. It has the fastest of what we tried: the update by `SGD(fused=True)`, by far; conv2, conv4 and
-conv5 as two convolutions each, level with `groups=2` within the noise. --torch names its rows:
-eager, channels_last, compiled (torch.compile), compiled_channels_last; none leaves it out.
+momentum and weight decay, on the same cores or the same GPU; in bfloat16 by autocast. It reads
+float images that are ready, 224x224 and the 3 zero pixels that our conv1 adds itself, hence it
+neither crops nor subtracts a mean. It uses the fastest of what we tried: the update by
+`SGD(fused=True)`, by far; conv2, conv4 and conv5 as two convolutions each, which takes as long as
+`groups=2` within the noise. --torch names its rows: eager, channels_last, compiled (torch.compile),
+compiled_channels_last; none leaves it out.
 
 In each round every contender does one step, in turn. The table has the medians of the rounds;
 'speed' is the median of eager PyTorch's time over the contender's, round by round. 'bound' is the
-share of the least time that counted operations and bytes allow on this device (roofline.py). Busy
-spells do not hit all alike (PyTorch's threads wait for each other and lose more), so the share of
-the cores that other processes took meanwhile is told. Both programs run in this process, in which
-freed memory is kept for the next step as in training (model/towers.py); PyTorch gains from that
-too.
+least time that counted operations and bytes allow on this device (roofline.py), as a fraction of
+the median. Other processes do not slow all contenders alike (PyTorch's threads wait for each other
+and lose more), so the fraction of the cores that they took meanwhile is printed. Both programs run
+in this process, in which freed memory is kept for the next step as in training
+(runtime/cpu_devices.py); PyTorch gains from that too.
+
+--width=0.0625 times a net with a sixteenth of the maps and units, to try the program in seconds.
 """
 
 import dataclasses
 import importlib.util
-import runpy
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,22 +46,30 @@ from jax import Array
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import roofline
-from measuring import Contender, Others, circumstances, heading, measure, write
+from full_net import make_config
+from measuring import (
+    NO_TORCH,
+    Contender,
+    Others,
+    circumstances,
+    heading,
+    measure,
+    validate_choices,
+    write,
+)
 from torch_net import VARIANTS, PyTorch, check_finite
-from tower_forms import FORMS, form
+from tower_forms import FORMS, OURS, Apply, make_apply
 
 from alexnet_jax.config import schema
-from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, dropout, towers
 from alexnet_jax.runtime import cpu_devices
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state, state_shapes
-from alexnet_jax.training.step import make_train_step
+from alexnet_jax.training.step import ApplyTraining, StepFunction, make_train_step
 
-ROOT = Path(__file__).resolve().parent.parent
 TITLES = {
     'step': 'training step',
     'gradient': 'forward and backward',
@@ -67,30 +77,25 @@ TITLES = {
 }
 
 _BATCH = flags.DEFINE_integer('batch', 32, 'Images in a batch.', lower_bound=1)
-_DEVICES = flags.DEFINE_list('devices', ['1', '2'], 'Over how many devices the towers are spread.')
-_DTYPE = flags.DEFINE_list('dtype', ['float32'], f'Of {", ".join(schema.DTYPES)}.')
-_FORMS = flags.DEFINE_list(
-    'forms', ['unrolled'], f'How a device runs its towers: {", ".join(FORMS)}.'
-)
+_DEVICES = flags.DEFINE_list('devices', ['1', '2'], 'Numbers of devices to spread the towers over.')
+_DTYPE = flags.DEFINE_list('dtype', ['float32'], f'Dtypes: {", ".join(schema.DTYPES)}.')
+_FORMS = flags.DEFINE_list('forms', [OURS], f'How one device runs its towers: {", ".join(FORMS)}.')
 _WHAT = flags.DEFINE_list('what', ['step', 'forward'], f'What to time: {", ".join(TITLES)}.')
 _REPEATS = flags.DEFINE_integer('repeats', 7, 'Rounds.', lower_bound=1)
-_TORCH = flags.DEFINE_list('torch', ['eager'], f'PyTorch too: {", ".join(VARIANTS)}, or none.')
-_OUT = flags.DEFINE_string('out', None, 'File for the result as JSON, each round by itself.')
+_WIDTH = flags.DEFINE_float('width', 1.0, 'Multiplies the maps and units of the net.', 1e-3)
+_TORCH = flags.DEFINE_list('torch', ['eager'], f'Rows of PyTorch: {", ".join(VARIANTS)}, or none.')
+_OUT = flags.DEFINE_string('out', None, 'A JSON file for the result, with the time of each round.')
 
 flags.register_validator(
     'devices', lambda names: names and all(n.isdigit() and int(n) for n in names), 'e.g. 1,2'
 )
-for _flag, _known in (
+for _flag, _values in (
     (_WHAT, TITLES),
     (_DTYPE, schema.DTYPES),
     (_FORMS, FORMS),
     (_TORCH, (*VARIANTS, 'none')),
 ):
-    flags.register_validator(
-        _flag.name,
-        lambda names, known=frozenset(_known): names and set(names) <= known,
-        f'of {", ".join(_known)}',
-    )
+    validate_choices(_flag, _values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +103,10 @@ class Result:
     """The times of one contender.
 
     Attributes:
-      what: of TITLES.
+      what: one of TITLES.
       contender: its name.
-      seconds: one for each round.
-      speed: in units of eager PyTorch's; None where that was not timed.
+      seconds: the time of each round.
+      speed: eager PyTorch's time over this one's; None where PyTorch was not timed.
       bound: the least time over the median.
     """
 
@@ -111,27 +116,24 @@ class Result:
     speed: float | None
     bound: float
 
-    def rates(self, batch: int) -> dict[str, float]:
-        """What follows from the median."""
-        images = batch / statistics.median(self.seconds)
-        return {'images_per_second': images, 'gflop_per_second': images * roofline.GFLOP[self.what]}
-
-
-def make_config(devices: int, batch: int, dtype: str = 'float32') -> schema.Config:
-    """The full net's settings, with its towers on so many devices."""
-    raw = runpy.run_path(str(ROOT / 'configs' / 'ilsvrc2012.py'))['get_config']()
-    raw.mesh.tower, raw.mesh.data = devices, 1
-    raw.model.dtype = dtype
-    raw.optimizer.batch_size = raw.evaluation.batch_size = batch
-    return resolve(raw.to_dict())
+    def rates(self, config: schema.Config) -> dict[str, float]:
+        """Returns the images and the GFLOP per second that follow from the median."""
+        images = config.optimizer.batch_size / statistics.median(self.seconds)
+        gflop = roofline.operations_per_image(config, self.what) / 1e9
+        return {'images_per_second': images, 'gflop_per_second': images * gflop}
 
 
 class Ours:
-    """The net on the devices of a mesh, with a batch of noise."""
+    """The net on the devices of a mesh, with a batch of noise.
 
-    def __init__(self, config: schema.Config) -> None:
+    Args:
+      config: the settings, which name the number of devices.
+      form: how the towers of one device are run, one of tower_forms.FORMS.
+    """
+
+    def __init__(self, config: schema.Config, form: str = OURS) -> None:
         self._config, self._mesh = config, towers.choose_mesh(config)
-        self._graph = alexnet.graph(config)
+        self._form, self._apply = form, make_apply(form, config)
         count, size = config.optimizer.batch_size, config.dataset.image_size
         rng = np.random.default_rng(0)
         images = rng.integers(256, size=(count, size, size, 3), dtype=np.uint8)
@@ -139,64 +141,78 @@ class Ours:
         self._batch = towers.put_batch(self._mesh, {'image': images, 'label': labels})
         everywhere = towers.shardings(self._mesh, towers.spec(self._mesh, 'constants'))
         grey = np.full((size, size, 3), 127.5, np.float32)
-        known = augmentation.Constants(grey, np.eye(3, dtype=np.float32))
-        self._known = jax.device_put(known, everywhere)
+        constants = augmentation.Constants(grey, np.eye(3, dtype=np.float32))
+        self._constants = jax.device_put(constants, everywhere)
 
     def step(self) -> Contender:
-        """The step of `train`, which changes its own state."""
-        take = make_train_step(self._config, self._mesh)
+        """Returns the training step, which changes its own state."""
+        train_step = self._train_step()
         state = place_initial_state(self._config, self._mesh)
         rate = Rates.equal(self._config.learning_rate.initial)
         deviation = jnp.float32(self._config.augmentation.colour.deviation)
 
         def run() -> None:
             nonlocal state
-            state, metrics = take(state, self._batch, self._known, rate, deviation)
+            state, metrics = train_step(state, self._batch, self._constants, rate, deviation)
             jax.block_until_ready((state, metrics))
             check_finite(float(metrics['loss']))
 
         return run
 
     def forward(self) -> Contender:
-        """The logits of the central crops, without dropout."""
-        run = self._on_crops(lambda params, x, labels, key: self._logits(params, x, None))
+        """Returns the forward pass: the logits of the central crops, without dropout."""
+        run = self._on_crops(lambda params, x, labels, key: self._apply(params, x, None))
         return lambda: jax.block_until_ready(run())
 
     def gradient(self) -> Contender:
-        """The loss of the central crops, with dropout, by every parameter."""
+        """Returns the gradient of the loss of the central crops, with dropout."""
 
-        def of(params: Any, x: Array, labels: Array, key: Array) -> Any:
+        def gradient(params: Any, x: Array, labels: Array, key: Array) -> Any:
             masks = dropout.Masks(key, self._config.optimizer.batch_size)
 
             def loss(params: Any) -> Array:
-                logits_BK = self._logits(params, x, masks)
+                logits_BK = self._apply(params, x, masks)
                 losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, labels)
                 return losses.sum() / self._config.optimizer.batch_size
 
             return jax.grad(loss)(params)
 
-        run = self._on_crops(of, gives_params=True)
+        run = self._on_crops(gradient, returns_params=True)
         return lambda: jax.block_until_ready(run())
 
-    def memory(self) -> float | None:
-        """Bytes: the most that the step had on one device; None where the device does not tell."""
+    def peak_memory(self) -> float | None:
+        """Returns the most bytes in use on one device so far; None if the device has no count."""
         stats = self._mesh.devices.flat[0].memory_stats()
         return stats and stats.get('peak_bytes_in_use')
 
     def planned_memory(self) -> tuple[int, int]:
-        """Bytes on one device by the compiler: of the state and the batch, and beside them."""
-        take: Any = make_train_step(self._config, self._mesh)
+        """Returns what the compiler plans for the step on one device.
+
+        Returns:
+          Bytes of the state and the batch; bytes of everything else.
+        """
+        train_step: Any = self._train_step()
         state = state_shapes(self._config, self._mesh)
         number = jax.ShapeDtypeStruct((), jnp.float32)
         rates = Rates(*[number] * 4)
-        plan = take.lower(state, self._batch, self._known, rates, number).compile()
+        plan = train_step.lower(state, self._batch, self._constants, rates, number).compile()
         analysis = plan.memory_analysis()
         return analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
 
-    def _logits(self, params: Any, x: Array, masks: Any) -> Array:
-        return alexnet.apply(self._graph, params, x, masks)
+    def _train_step(self) -> StepFunction:
+        if self._form == OURS:
+            return make_train_step(self._config, self._mesh)
+        return make_train_step(self._config, self._mesh, without_moments(self._apply))
 
-    def _on_crops(self, of: Callable[..., Any], gives_params: bool = False) -> Callable[[], Any]:
+    def _on_crops(
+        self, function: Callable[..., Any], returns_params: bool = False
+    ) -> Callable[[], Any]:
+        """Compiles a function of the parameters, images, labels and a key.
+
+        Args:
+          function: what each device runs.
+          returns_params: whether its result is placed like the parameters; else like the images.
+        """
         config, mesh = self._config, self._mesh
         params = place_initial_state(config, mesh).params
         count, crop = config.optimizer.batch_size, config.augmentation.crop
@@ -204,21 +220,32 @@ class Ours:
         x = towers.put_batch(mesh, {'x': noise})['x']
         images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'constants')
         specs = alexnet.partitions(config, mesh)
-        function = jax.jit(
+        compiled = jax.jit(
             jax.shard_map(
-                of,
+                function,
                 mesh=mesh,
                 in_specs=(specs, images, images, everywhere),
-                out_specs=specs if gives_params else images,
+                out_specs=specs if returns_params else images,
             )
         )
-        return lambda: function(params, x, self._batch['label'], jax.random.key(0))
+        return lambda: compiled(params, x, self._batch['label'], jax.random.key(0))
+
+
+def without_moments(apply: Apply) -> ApplyTraining:
+    """Returns the net in the shape that training expects: without batch normalization."""
+    return lambda params, images, masks: (apply(params, images, masks), {})
 
 
 def compare(
     what: str, seconds: Mapping[str, list[float]], least: Mapping[str, float]
 ) -> list[Result]:
-    """Each contender's speed in units of eager PyTorch's in its dtype, round by round."""
+    """Compares each contender with eager PyTorch in the same dtype, round by round.
+
+    Args:
+      what: one of TITLES.
+      seconds: by the contender's name, the time of each round.
+      least: by the contender's name, the least time that its device allows.
+    """
 
     def speed(name: str) -> float | None:
         reference = seconds.get(f'PyTorch eager, {name.rpartition(", ")[2]}')
@@ -232,12 +259,12 @@ def compare(
     ]
 
 
-def table(what: str, results: Sequence[Result], batch: int) -> str:
-    """What a person reads."""
+def table(what: str, results: Sequence[Result], config: schema.Config) -> str:
+    """Formats the results for the terminal."""
     header = (TITLES[what], 'ms', 'fastest', 'slowest', 'images/s', 'GFLOP/s', 'speed', 'bound')
     rows: list[tuple[str, ...]] = [header]
     for result in results:
-        times, rates = result.seconds, result.rates(batch)
+        times, rates = result.seconds, result.rates(config)
         milliseconds = (statistics.median(times), min(times), max(times))
         rows.append(
             (
@@ -249,29 +276,29 @@ def table(what: str, results: Sequence[Result], batch: int) -> str:
                 f'{result.bound:.0%}',
             )
         )
-    return aligned(rows)
+    return align_columns(rows)
 
 
-def contenders(batch: int) -> Iterator[tuple[str, schema.Config, Any, str]]:
-    """Name, settings, net, and the form of the towers, of each."""
+def contenders(batch: int, width: float) -> Iterator[tuple[str, schema.Config, Any]]:
+    """Yields the name, the settings and the net of each contender."""
     for dtype in _DTYPE.value:
         for n in map(int, _DEVICES.value):
-            config = make_config(n, batch, dtype)
-            for name in _FORMS.value if n == 1 else ['unrolled']:
-                where = f'{n} device{"s" if n > 1 else ""}'
-                said = where if name == 'unrolled' else f'{where} {name}'
-                yield f'alexnet_jax {said}, {dtype}', config, Ours(config), name
+            config = make_config(n, batch, dtype, width)
+            for form in _FORMS.value if n == 1 else [OURS]:
+                devices = f'{n} device{"s" if n > 1 else ""}'
+                label = devices if form == OURS else f'{devices} {form}'
+                yield f'alexnet_jax {label}, {dtype}', config, Ours(config, form)
         if importlib.util.find_spec('torch'):
             for variant in _TORCH.value:
                 if variant != 'none':
-                    config = make_config(1, batch, dtype)
+                    config = make_config(1, batch, dtype, width)
                     name = f'PyTorch {variant.replace("_", " ")}, {dtype}'
-                    yield name, config, PyTorch(config, variant), 'unrolled'
+                    yield name, config, PyTorch(config, variant)
 
 
-def benchmark(batch: int, repeats: int) -> None:
-    """Times, prints, and writes what was asked for."""
-    largest = make_config(max(map(int, _DEVICES.value)), batch)
+def benchmark(batch: int, repeats: int, width: float) -> None:
+    """Times, prints and writes what the flags ask for."""
+    largest = make_config(max(map(int, _DEVICES.value)), batch, width=width)
     cpu_devices.prepare_cpu_devices(largest.mesh.tower, largest.mesh.data)
     with_torch = _TORCH.value != ['none'] and importlib.util.find_spec('torch') is not None
     packages = ['jax', 'jaxlib', 'flax', 'optax', *(['torch'] if with_torch else [])]
@@ -283,56 +310,55 @@ def benchmark(batch: int, repeats: int) -> None:
             f'{dtype}: a large matrix product runs at {peak.flops / 1e9:,.0f} GFLOP/s, copying at '
             f'{peak.bandwidth / 1e9:,.1f} GB/s'
         )
-    print(f'batch {batch}, {repeats} rounds', flush=True)
-    nets = list(contenders(batch))
+    narrowed = '' if width == 1 else f', width {width:g}'
+    print(f'batch {batch}, {repeats} rounds{narrowed}', flush=True)
+    nets = list(contenders(batch, width))
     about |= {'batch': batch, 'repeats': repeats, 'others': {}, 'results': [], 'memory': {}}
+    about |= {} if width == 1 else {'width': width}
     about['peaks'] = {dtype: dataclasses.asdict(peak) for dtype, peak in peaks.items()}
     for what in _WHAT.value:
         least = {
             name: roofline.bound(config, what, batch, peaks[config.model.dtype])
-            for name, config, *_ in nets
+            for name, config, _ in nets
         }
-        runs = {}
-        for name, _, net, towers_form in nets:
-            with form(towers_form):
-                runs[name] = getattr(net, what)()
-                runs[name]()  # compiles, in this form
+        runs = {name: getattr(net, what)() for name, _, net in nets}
+        for run in runs.values():
+            run()  # compiles
         others = Others()
-        these = compare(what, measure(runs, repeats), least)
-        about['others'][what] = share = others.share()
-        print(f'\n{table(what, these, batch)}')
-        if share is not None:
-            print(f'other processes took {share:.0%} of the cores meanwhile', flush=True)
-        about['results'] += [dataclasses.asdict(r) | r.rates(batch) for r in these]
+        results = compare(what, measure(runs, repeats), least)
+        about['others'][what] = fraction = others.fraction()
+        print(f'\n{table(what, results, largest)}')
+        if fraction is not None:
+            print(f'other processes took {fraction:.0%} of the cores meanwhile', flush=True)
+        about['results'] += [dataclasses.asdict(r) | r.rates(largest) for r in results]
         del runs
     about['memory'] = dict(memory(nets))
     if importlib.util.find_spec('torch') is None:
-        print('\nPyTorch is not installed: pip install torch, and its rows come too')
+        print(f'\n{NO_TORCH}')
     if _OUT.value:
         write(_OUT.value, about)
 
 
-def memory(nets: Sequence[tuple[str, schema.Config, Any, str]]) -> Iterator[tuple[str, Any]]:
-    """Prints and gives what the step needs on one device, of ours."""
+def memory(nets: Sequence[tuple[str, schema.Config, Any]]) -> Iterator[tuple[str, Any]]:
+    """Prints and yields the memory that our nets' training steps need on one device."""
     rows: list[tuple[str, ...]] = [
         ('memory of the step, GB a device', 'state and batch', 'beside them', 'peak so far')
     ]
-    for name, _, net, towers_form in nets:
+    for name, _, net in nets:
         if not isinstance(net, Ours):
             continue
-        with form(towers_form):
-            held, beside = net.planned_memory()
-        peak = net.memory()
+        held, beside = net.planned_memory()
+        peak = net.peak_memory()
         yield name, {'held': held, 'beside': beside, 'peak': peak}
         rows.append((name, *('-' if x is None else f'{x / 1e9:.2f}' for x in (held, beside, peak))))
-    print(f'\n{aligned(rows)}')
+    print(f'\n{align_columns(rows)}')
 
 
 def main(_: Sequence[str]) -> None:
-    """Reads the flags."""
+    """Runs the benchmark that the flags describe."""
     logging.set_verbosity(logging.ERROR)
     try:
-        benchmark(_BATCH.value, _REPEATS.value)
+        benchmark(_BATCH.value, _REPEATS.value, _WIDTH.value)
     except UserError as error:
         sys.exit(f'step.py: {error}')
 

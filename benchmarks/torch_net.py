@@ -1,4 +1,4 @@
-"""The same net in PyTorch, to measure ourselves against. Imports torch only when it is made."""
+"""The same net in PyTorch, to compare with ours. Imports torch only when a net is made."""
 
 import importlib
 import math
@@ -8,16 +8,21 @@ from typing import Any
 
 from measuring import Contender
 
-from alexnet_jax.config import schema
-from alexnet_jax.model.layer_table import parameter_count
+from alexnet_jax.config import model_schema, schema
+from alexnet_jax.model.layer_table import layer_table, parameter_count
 
 VARIANTS = ('eager', 'channels_last', 'compiled', 'compiled_channels_last')
 
 
 class PyTorch:
-    """The same net in PyTorch, on all cores or on the GPU, if it has one.
+    """The same net in PyTorch, on the GPU where PyTorch has one, else on all cores.
 
-    `variant` is one of VARIANTS; the dtype is that of the settings, by autocast for bfloat16.
+    Args:
+      config: the settings; their dtype is used, by autocast for bfloat16.
+      variant: one of VARIANTS.
+
+    Raises:
+      ValueError: PyTorch's net does not have as many parameters as ours.
     """
 
     def __init__(self, config: schema.Config, variant: str = 'eager') -> None:
@@ -29,11 +34,11 @@ class PyTorch:
         self._torch.backends.cudnn.allow_tf32 = True
         self._torch.backends.cudnn.benchmark = True
         self._torch.manual_seed(config.seed)
-        self._config, self._parts = config, _torch_layers(self._torch, config.dataset.classes)
+        self._config, self._parts = config, _torch_layers(self._torch, config)
         _initialize(self._torch, config.model, self._parts)
         parameters = sum(p.numel() for p in self._parts.parameters())
         if parameters != parameter_count(config):
-            raise ValueError(f'PyTorch has another net, of {parameters:,} parameters')
+            raise ValueError(f'PyTorch has a different net, with {parameters:,} parameters')
         count, crop = config.optimizer.batch_size, config.augmentation.crop
         images = self._torch.randint(256, (count, 3, crop, crop)).float() - 127.5
         images = self._torch.nn.functional.pad(images, (0, 3, 0, 3))
@@ -47,7 +52,7 @@ class PyTorch:
         self._logits = self._torch.compile(self._layers) if compiled else self._layers
 
     def step(self) -> Contender:
-        """Forward, cross entropy, backward and the update."""
+        """Returns the training step: forward, cross entropy, backward and the update."""
         optimizer = self._torch.optim.SGD(
             self._parts.parameters(),
             lr=self._config.learning_rate.initial,
@@ -67,7 +72,7 @@ class PyTorch:
         return run
 
     def gradient(self) -> Contender:
-        """Forward, cross entropy and backward."""
+        """Returns the gradient of the cross entropy, with dropout."""
 
         def run() -> None:
             self._parts.zero_grad(set_to_none=True)
@@ -78,7 +83,7 @@ class PyTorch:
         return run
 
     def forward(self) -> Contender:
-        """The logits, without dropout and without what backward would need."""
+        """Returns the forward pass, without dropout and without keeping values for backward."""
 
         def run() -> None:
             self._parts.eval()
@@ -102,16 +107,17 @@ class PyTorch:
         return self._torch.nn.functional.cross_entropy(logits.float(), self._labels)
 
     def _layers(self) -> Any:
-        """The towers meet where `cat` stands, and in `dense`."""
+        """Computes the logits; the towers meet where `cat` stands, and in `dense`."""
         cat, parts = self._torch.cat, self._parts
         maps = parts.conv3(cat([conv12(self._images) for conv12 in parts.conv12], dim=1))
         own = zip(parts.conv45, maps.chunk(2, dim=1), strict=True)
         return parts.dense(cat([conv45(maps) for conv45, maps in own], dim=1))
 
 
-def _torch_layers(torch: Any, classes: int) -> Any:
-    """The layers; what no tower shares comes once for each, in a list."""
-    nn = torch.nn
+def _torch_layers(torch: Any, config: schema.Config) -> Any:
+    """Makes the layers; those in which a tower reads its own maps only are lists, one per tower."""
+    nn, row = torch.nn, {row.name: row for row in layer_table(config)}
+    maps = {name: row[name].maps for name in row}
 
     def convolution(*shape: int, padding: int, then: Sequence[Any] = ()) -> list[Any]:
         return [nn.Conv2d(*shape, padding=padding), nn.ReLU(inplace=True), *then]
@@ -124,31 +130,35 @@ def _torch_layers(torch: Any, classes: int) -> Any:
 
     def conv12() -> Any:
         return nn.Sequential(
-            *convolution(3, 48, 11, 4, padding=0, then=[normalization(), pooling()]),
-            *convolution(48, 128, 5, padding=2, then=[normalization(), pooling()]),
+            *convolution(3, maps['conv1'], 11, 4, padding=0, then=[normalization(), pooling()]),
+            *convolution(
+                *(maps['conv1'], maps['conv2'], 5), padding=2, then=[normalization(), pooling()]
+            ),
         )
 
     def conv45() -> Any:
         return nn.Sequential(
-            *convolution(192, 192, 3, padding=1),
-            *convolution(192, 128, 3, padding=1, then=[pooling()]),
+            *convolution(maps['conv3'], maps['conv4'], 3, padding=1),
+            *convolution(maps['conv4'], maps['conv5'], 3, padding=1, then=[pooling()]),
         )
 
-    def hidden(units_in: int) -> list[Any]:
-        return [nn.Linear(units_in, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)]
+    def hidden(name: str) -> list[Any]:
+        linear = nn.Linear(row[name].reads, 2 * maps[name])
+        return [linear, nn.ReLU(inplace=True), nn.Dropout(0.5)]
 
     parts = nn.Module()
     parts.conv12 = nn.ModuleList([conv12(), conv12()])
-    parts.conv3 = nn.Sequential(*convolution(256, 384, 3, padding=1))
+    parts.conv3 = nn.Sequential(*convolution(2 * maps['conv2'], 2 * maps['conv3'], 3, padding=1))
     parts.conv45 = nn.ModuleList([conv45(), conv45()])
     parts.dense = nn.Sequential(
-        nn.Flatten(), *hidden(6 * 6 * 256), *hidden(4096), nn.Linear(4096, classes)
+        *(nn.Flatten(), *hidden('fc6'), *hidden('fc7')),
+        nn.Linear(2 * maps['fc7'], config.dataset.classes),
     )
     return parts
 
 
-def _initialize(torch: Any, net: schema.Model, parts: Any) -> None:
-    """Initial values as ours, so that the numbers in both are of like size."""
+def _initialize(torch: Any, net: model_schema.Model, parts: Any) -> None:
+    """Draws initial values as ours, so that the numbers in both have like magnitudes."""
     first, second = ([conv12[i] for conv12 in parts.conv12] for i in (0, 4))
     fourth, fifth = ([conv45[i] for conv45 in parts.conv45] for i in (0, 2))
     layers = [first, second, [parts.conv3[0]], fourth, fifth]
@@ -161,6 +171,10 @@ def _initialize(torch: Any, net: schema.Model, parts: Any) -> None:
 
 
 def check_finite(loss: float) -> None:
-    """What has left the finite numbers may be faster or slower than training."""
+    """Checks that the loss is finite; a diverged net may be faster or slower than training.
+
+    Raises:
+      ValueError: the loss is infinite or NaN.
+    """
     if not math.isfinite(loss):
-        raise ValueError(f'the loss is {loss}: what was timed is no training')
+        raise ValueError(f'the loss is {loss}: the net has diverged, so its times mean nothing')

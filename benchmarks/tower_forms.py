@@ -1,61 +1,128 @@
-"""Other ways to run the towers that live on one device, to time them beside ours.
+"""Other ways to run the towers that share a device, to time them beside ours.
 
-The net runs them one after the other ('unrolled'). Here a convolutional layer does them at once: as
-a grouped convolution, or mapped over by `jax.vmap` (of which JAX makes a grouped one). The layers'
-results are the same; parameters keep their shapes.
+The net runs them one after the other ('unrolled'). Here a convolutional layer runs all of them at
+once: as a grouped convolution, or mapped over by `jax.vmap` (which JAX turns into a grouped
+convolution, too). The parameters, their shapes and the logits are the same.
+
+The net is written out here a second time, from the public operations, so that nothing in the
+package has to be replaced. It covers what the paper's layers need.
+tests/benchmarks/test_tower_forms.py compares its logits and gradients with the net's.
 """
 
-import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from alexnet_jax.model import layers
-from alexnet_jax.ops import convolution
+from alexnet_jax.config import model_schema, schema
+from alexnet_jax.model import alexnet
+from alexnet_jax.model.dropout import Masks, dropout
+from alexnet_jax.model.operations import Operations
+from alexnet_jax.ops.convolution import convolution, convolved_size
 
-FORMS = ('unrolled', 'vmapped', 'grouped')
+OURS = 'unrolled'
+
+# Parameters on this device, images with the mean subtracted, and where the dropout masks come from
+# (None at test time), to logits.
+Apply = Callable[[Any, Array, Masks | None], Array]
+
+# The maps of each tower, kernel (T, H, W, I, O), bias (T, O) and the layer's settings, to the maps
+# of each tower. Where all towers are given the same array, they are connected to all maps.
+Layer = Callable[
+    [list[Array], Array, Array, model_schema.Convolution, model_schema.Model], list[Array]
+]
 
 
-@contextlib.contextmanager
-def form(name: str) -> Iterator[None]:
-    """Within, nets that are traced run their convolutional layers so."""
-    ours = layers.Convolution.__call__
-    forms: dict[str, Any] = {'vmapped': _vmapped, 'grouped': _grouped}
-    layers.Convolution.__call__ = forms.get(name, ours)
-    try:
-        yield
-    finally:
-        layers.Convolution.__call__ = ours
+def make_apply(form: str, config: schema.Config) -> Apply:
+    """Returns the net as a pure function, with its towers run in this form.
+
+    Args:
+      form: one of FORMS.
+      config: the settings; all towers are on one device, except in the form 'unrolled'.
+    """
+    if form == OURS:
+        return functools.partial(alexnet.apply, alexnet.graph(config))
+    return functools.partial(_logits, config, LAYERS[form])
 
 
-def _vmapped(layer: layers.Convolution, maps: list[Array]) -> list[Array]:
-    kernel_THWIO, bias_TO = layers.like(maps[0], layer.kernel_THWIO, layer.bias_TO)
+def _logits(
+    config: schema.Config, layer: Layer, params: Any, images_BHWC: Array, masks: Masks | None
+) -> Array:
+    """Computes the logits, (B, K) float32, as `AlexNet.__call__` does on one device."""
+    model = config.model
+    dtype = jnp.dtype(model.dtype)
+    maps = [images_BHWC.astype(dtype)] * model.towers
+    for number, (name, settings) in enumerate(model.convolutions().items()):
+        if not settings.shared or settings.batch_normalization:
+            raise ValueError(f'{name}: the forms of the towers cover plain convolutions only')
+        if number and settings.reads == 'all':
+            maps = _exchange(maps)
+        kernel_THWIO = params[name]['kernel_THWIO'].astype(dtype)
+        maps = layer(maps, kernel_THWIO, params[name]['bias_TO'].astype(dtype), settings, model)
+    units = [x.reshape(len(x), -1) for x in maps]
+    for name, settings in model.hidden().items():
+        if settings.nonlinearity != 'relu':
+            raise ValueError(f'{name}: the forms of the towers know ReLUs only')
+        units = _exchange(units) if settings.reads == 'all' else units
+        kernel_TIO, bias_TO = (params[name][k].astype(dtype) for k in ('kernel_TIO', 'bias_TO'))
+        units = [jax.nn.relu(x @ kernel_TIO[t] + bias_TO[t][None]) for t, x in enumerate(units)]
+        layer_number = int(name.removeprefix('fc'))
+        units = dropout(units, settings.dropout, layer_number, model.towers, masks)
+    kernel_TIK = params['fc8']['kernel_TIK'].astype(dtype)
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+    products_BK = [product(x, kernel_TIK[t]) for t, x in enumerate(units)]
+    return functools.reduce(jnp.add, products_BK) + params['fc8']['bias'][None]
+
+
+def _exchange(own: list[Array]) -> list[Array]:
+    """Returns for each tower the same array: the maps of all towers in order."""
+    return [jnp.concatenate(own, axis=-1)] * len(own)
+
+
+def _vmapped(
+    maps: list[Array],
+    kernel_THWIO: Array,
+    bias_TO: Array,
+    settings: model_schema.Convolution,
+    model: model_schema.Model,
+) -> list[Array]:
+    operations = Operations.of_layer(settings.then, model)
 
     def tower(x_BHWI: Array, kernel_HWIO: Array, bias_O: Array) -> Array:
-        spec = layer.layer
-        y = convolution.convolution(x_BHWI, kernel_HWIO, spec.stride, spec.padding)
-        return layer._then(y + bias_O[None, None, None, :])
+        y = convolution(x_BHWI, kernel_HWIO, settings.stride, settings.padding)
+        return operations(y + bias_O[None, None, None, :])
 
     same = all(x is maps[0] for x in maps)
     x = maps[0] if same else jnp.stack(maps)
     return [*jax.vmap(tower, in_axes=(None if same else 0, 0, 0))(x, kernel_THWIO, bias_TO)]
 
 
-def _grouped(layer: layers.Convolution, maps: list[Array]) -> list[Array]:
-    kernel_THWIO, bias_TO = layers.like(maps[0], layer.kernel_THWIO, layer.bias_TO)
+def _grouped(
+    maps: list[Array],
+    kernel_THWIO: Array,
+    bias_TO: Array,
+    settings: model_schema.Convolution,
+    model: model_schema.Model,
+) -> list[Array]:
     same = all(x is maps[0] for x in maps)
     x = maps[0] if same else jnp.concatenate(maps, axis=-1)
-    spec, kernel = layer.layer, jnp.concatenate([*kernel_THWIO], axis=-1)
+    stride, padding = settings.stride, settings.padding
+    sizes = [(n, convolved_size(n, settings.kernel, stride, padding)) for n in x.shape[1:3]]
     y = lax.conv_general_dilated(
         x,
-        kernel,
-        (spec.stride, spec.stride),
-        convolution._pads(x, kernel, spec.stride, spec.padding),
-        dimension_numbers=convolution.LAYOUT,
+        jnp.concatenate([*kernel_THWIO], axis=-1),
+        (stride, stride),
+        [(padding, (out - 1) * stride + settings.kernel - n - padding) for n, out in sizes],
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         feature_group_count=1 if same else len(maps),
     )
     y = y + bias_TO.reshape(-1)[None, None, None, :]
-    return [layer._then(part) for part in jnp.split(y, len(maps), axis=-1)]
+    operations = Operations.of_layer(settings.then, model)
+    return [operations(x) for x in jnp.split(y, len(maps), axis=-1)]
+
+
+LAYERS: dict[str, Layer] = {'vmapped': _vmapped, 'grouped': _grouped}
+FORMS = (OURS, *LAYERS)

@@ -1,11 +1,13 @@
-"""Times the GPU kernel of local response normalization (§3.3) with other constants.
+"""Times the GPU kernel of response normalization (§3.3) with different block sizes.
 
     python benchmarks/tune_normalization.py [--batch=128] [--dtype=float32,bfloat16] [--repeats=5]
 
-The constants are those at the top of alexnet_jax/ops/response_normalization_pallas.py; the arrays
-are what one tower normalizes after conv1 and after conv2, as the net does: after a ReLU; forward
-and backward by themselves. Best first: by the geometric mean of a row's times over the best of
-their columns.
+The constants are those at the top of alexnet_jax/ops/response_normalization_pallas.py. The arrays
+are those that one tower normalizes after conv1 and after conv2, with a ReLU before, as in the net;
+forward and backward are timed separately. The best constants come first: the order is by the
+geometric mean of a row's times over the best times of the columns.
+
+--interpret runs the kernels interpreted, on any device: to try the program. The times mean nothing.
 """
 
 import dataclasses
@@ -28,11 +30,11 @@ from programs import compile_all, draw, lower, start
 
 from alexnet_jax.config import schema
 from alexnet_jax.ops import response_normalization_pallas as kernels
-from alexnet_jax.ops.response_normalization import PROBE
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.ops.formula import PAPER
+from alexnet_jax.runtime.text_table import align_columns
 
-# One measurement: programs started one after the other, and calls in each; there are many to
-# compile.
+# One measurement: programs started one after the other, and calls in each (few: there are many
+# programs to compile).
 PROGRAMS, CHAIN = 10, 4
 
 TUNED = {
@@ -42,26 +44,23 @@ TUNED = {
 }
 
 _BATCH = flags.DEFINE_integer('batch', 128, 'Images in a batch.', lower_bound=1)
-_DTYPE = flags.DEFINE_list('dtype', list(schema.DTYPES), f'Of {", ".join(schema.DTYPES)}.')
-_LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Of {", ".join(kernels.SHAPES)}.')
+_DTYPE = flags.DEFINE_list('dtype', list(schema.DTYPES), f'Dtypes: {", ".join(schema.DTYPES)}.')
+_LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Layers: {", ".join(kernels.SHAPES)}.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Rounds.', lower_bound=1)
-_OUT = flags.DEFINE_string('out', None, 'File for the result as JSON.')
+_INTERPRET = flags.DEFINE_bool('interpret', False, 'Interpret the kernels, to try the program.')
+_OUT = flags.DEFINE_string('out', None, 'A JSON file for the result.')
 
-flags.register_validator(
-    'dtype', lambda names: names and set(names) <= {*schema.DTYPES}, 'see --help'
-)
-flags.register_validator(
-    'layers', lambda names: names and set(names) <= kernels.SHAPES.keys(), 'see --help'
-)
+for _flag, _values in ((_DTYPE, schema.DTYPES), (_LAYERS, kernels.SHAPES)):
+    measuring.validate_choices(_flag, _values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A kernel with some constants.
+    """A kernel with one choice of the constants.
 
     Attributes:
       constants: values for the names in TUNED.
-      column: what it computes, e.g. 'conv1 float32 forward'.
+      column: what the kernel computes, e.g. 'conv1 float32 forward'.
     """
 
     constants: tuple[Any, ...]
@@ -69,7 +68,7 @@ class Trial:
 
 
 def trials() -> Iterator[tuple[Trial, Any, tuple[Array, ...]]]:
-    """Each kernel with all constants, lowered, and its arguments."""
+    """Yields each kernel with each choice of the constants, lowered, and its arguments."""
     for layer, dtype in itertools.product(_LAYERS.value, _DTYPE.value):
         shape = (_BATCH.value, *kernels.SHAPES[layer])
         arrays = tuple(draw(shape, dtype, seed) for seed in range(2))
@@ -78,30 +77,30 @@ def trials() -> Iterator[tuple[Trial, Any, tuple[Array, ...]]]:
         ):
             for name, value in zip(TUNED, constants, strict=True):
                 setattr(kernels, name, value)
-            jax.clear_caches()  # what was traced has the constants of before
-            given = arrays[:1] if what == 'forward' else arrays
-            lowered = lower(functools.partial(kernel_step, what), given, CHAIN)
-            yield Trial(constants, f'{layer} {dtype} {what}'), lowered, given
+            jax.clear_caches()  # traced functions have the previous constants
+            inputs = arrays[:1] if what == 'forward' else arrays
+            lowered = lower(functools.partial(kernel_step, what), inputs, CHAIN)
+            yield Trial(constants, f'{layer} {dtype} {what}'), lowered, inputs
 
 
 def kernel_step(what: str, *arrays: Array) -> tuple[Array, ...]:
-    """The kernel forward, or backward alone, as training uses it: after a ReLU."""
+    """Runs the kernel forward, or backward alone, as training does: with a ReLU before it."""
     kernel: Any = {'forward': kernels.forward, 'backward': kernels.backward}[what]
-    return (kernel(*arrays, PROBE, target='gpu'),)
+    return (kernel(*arrays, PAPER, target='gpu', interpret=_INTERPRET.value),)
 
 
 def tune(about: dict[str, Any]) -> None:
-    """Times the kernel with each choice of its constants, and prints the best."""
-    now = tuple(getattr(kernels, name) for name in TUNED)
+    """Times the kernel with each choice of its constants, and prints the table."""
+    current = tuple(getattr(kernels, name) for name in TUNED)
     try:
-        tried = list(trials())
+        lowered_trials = list(trials())
     finally:
-        for name, value in zip(TUNED, now, strict=True):
+        for name, value in zip(TUNED, current, strict=True):
             setattr(kernels, name, value)
-    programs = compile_all([lowered for _, lowered, _ in tried])
+    programs = compile_all([lowered for _, lowered, _ in lowered_trials])
     microseconds: dict[tuple[Any, ...], dict[str, float]] = {}
     failures = []
-    for (trial, _, arrays), program in zip(tried, programs, strict=True):
+    for (trial, _, arrays), program in zip(lowered_trials, programs, strict=True):
         row = microseconds.setdefault(trial.constants, {})
         if isinstance(program, Exception):
             failures.append(f'{trial.constants} {trial.column}: {str(program).splitlines()[0]}')
@@ -113,7 +112,7 @@ def tune(about: dict[str, Any]) -> None:
             failures.append(f'{trial.constants} {trial.column}: {str(error).splitlines()[0]}')
             continue
         row[trial.column] = 1e6 * statistics.median(seconds) / (PROGRAMS * CHAIN)
-    print(f'\n{tuning_table(microseconds, now)}')
+    print(f'\n{tuning_table(microseconds, current)}')
     for failure in failures:
         print(f'failed: {failure}')
     rows = [
@@ -124,9 +123,14 @@ def tune(about: dict[str, Any]) -> None:
 
 
 def tuning_table(
-    microseconds: Mapping[tuple[Any, ...], Mapping[str, float]], now: tuple[Any, ...]
+    microseconds: Mapping[tuple[Any, ...], Mapping[str, float]], current: tuple[Any, ...]
 ) -> str:
-    """Best first: by the geometric mean of a row's times over the best ones of the columns."""
+    """Formats the times, the best constants first.
+
+    Args:
+      microseconds: by the constants, and by what the kernel computes.
+      current: the constants that are set in the kernel's file.
+    """
     columns = sorted({column for row in microseconds.values() for column in row})
     best = {c: min(row[c] for row in microseconds.values() if c in row) for c in columns}
 
@@ -144,19 +148,19 @@ def tuning_table(
     rows = [(', '.join(TUNED), 'overall', *(str(i + 1) for i in range(len(columns))))]
     for constants in sorted(microseconds, key=overall):
         name = ', '.join(str(value) for value in constants)
-        name += ' (set now)' if constants == now else ''
+        name += ' (set now)' if constants == current else ''
         cells = (cell(microseconds[constants], column) for column in columns)
         rows.append((name, f'{overall(constants):.3f}', *cells))
     legend = [f'{i + 1}: {column}' for i, column in enumerate(columns)]
-    note = 'microseconds; * is the best of its column; overall is how many times the best ones'
-    return '\n'.join([aligned(rows), note, *legend])
+    note = 'microseconds; * is the best of its column; overall is the mean ratio to the best times'
+    return '\n'.join([align_columns(rows), note, *legend])
 
 
 def main(_: Sequence[str]) -> None:
-    """Reads the flags."""
+    """Tunes the layers that the flags name."""
     logging.set_verbosity(logging.ERROR)
-    if jax.default_backend() != 'gpu':
-        sys.exit('tune_normalization.py: it needs a GPU')
+    if jax.default_backend() != 'gpu' and not _INTERPRET.value:
+        sys.exit('tune_normalization.py: there is no GPU to time its kernels on')
     about = measuring.circumstances(['jax', 'jaxlib'])
     about |= {'batch': _BATCH.value, 'repeats': _REPEATS.value}
     print(measuring.heading(about))

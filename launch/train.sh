@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# A long run on one machine. What it prints is kept in the workdir's log.txt as well, and after a
-# crash (a driver that fell over, a machine short of memory) it goes on from the last checkpoint.
+# Starts a long run on one machine. The output is also written to log.txt in the workdir. After a
+# crash (a failure of the driver, or too little memory) the run is resumed from its last checkpoint.
 #
 #   launch/train.sh configs/ilsvrc2012.py runs/ilsvrc2012 [--config.seed=1 ...]
 #
-# SIGTERM or Ctrl-C saves and stops (exit code 75). A mistake in the command (2) is not tried again.
+# SIGTERM or Ctrl-C saves and stops the run (exit code 75). A mistake in the command (exit code 2) is
+# not retried. Environment variables: TRIES, attempts in all (5); PAUSE, seconds between them (30);
+# PYTHON, the interpreter (python).
 set -uo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 CONFIG WORKDIR [FLAGS]" >&2; exit 2; }
 config=$1 workdir=$2
@@ -25,7 +27,7 @@ for ((try = 1; try <= tries; try++)); do
     code=$?
   done
   case $code in 0 | 2 | 75 | 130) exit "$code" ;; esac
-  echo "launch: exit code $code, try $try of $tries" | tee -a "$workdir/log.txt" >&2
+  echo "launch: exit code $code, attempt $try of $tries" | tee -a "$workdir/log.txt" >&2
   [ "$try" = "$tries" ] || sleep "$pause"
 done
 exit "$code"

@@ -1,11 +1,13 @@
 """The strict test bed: two CPU devices, no silent promotion of dtypes or ranks."""
 
 import atexit
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
 
-# Whole runs are started many times: what one test compiled, the next ones use again.
+# Runs are started many times: the programs that one test compiled are loaded by the next ones.
 os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='alexnet_jax_cache_')
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
@@ -15,6 +17,9 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 import jax
 import pytest
 
+import nets
+import runs
+from alexnet_jax.data import sources
 from alexnet_jax.runtime import cpu_devices
 
 cpu_devices.prepare_cpu_devices(tower=2)
@@ -28,6 +33,35 @@ def _two_devices():
 
 
 @pytest.fixture(scope='session')
-def data_dir(tmp_path_factory):
-    """Where the tests keep the digits, prepared once."""
-    return str(tmp_path_factory.mktemp('tfds'))
+def shared_folder(tmp_path_factory):
+    """A folder that all test processes of a session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if 'PYTEST_XDIST_WORKER' in os.environ else folder
+
+
+@contextlib.contextmanager
+def _lock(file):
+    """Waits until no other test process is in a block with this file."""
+    with file.open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope='session')
+def data_dir(shared_folder):
+    """The folder of the data sets, with the digits, which the first test process prepares."""
+    folder = str(shared_folder / 'tfds')
+    with _lock(shared_folder / 'tfds.lock'):
+        sources.open_splits(nets.small(dataset__data_dir=folder).dataset)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def trained_run(shared_folder, data_dir):
+    """The workdir of a short run on the digits that nothing interrupted; tests only read it."""
+    workdir = shared_folder / 'runs' / 'short'
+    with _lock(shared_folder / 'runs.lock'):
+        if not workdir.exists():
+            code, _, err = runs.run(runs.command(workdir, data_dir))
+            assert code == 0, err
+    return workdir

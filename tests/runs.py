@@ -1,6 +1,5 @@
-"""Whole runs, as a user starts them."""
+"""Runs of training as a user starts them, and what they leave behind."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,13 +9,12 @@ import jax
 import numpy as np
 
 import nets
-from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import sources
-from alexnet_jax.training.checkpoint import Checkpoints, Position
+from alexnet_jax.training.checkpoint import Position
 from alexnet_jax.training.state import place_initial_state, state_shapes
 from alexnet_jax.training.workdir import Workdir
 
-# Small and short: 22 steps, evaluated every 11 or so, saved every 5.
+# Small and short: 23 steps, an evaluation after about 11, a checkpoint after about 5.
 SHORT = {
     'model.width': 0.0625,
     'optimizer.batch_size': 128,
@@ -30,7 +28,7 @@ SHORT = {
 
 
 def command(workdir, data_dir, *arguments, **settings):
-    """The command line; `settings` have __ for the dot."""
+    """Returns the command line of a short run; `settings` have __ in place of the dot."""
     values = SHORT | {'dataset.data_dir': data_dir}
     values |= {name.replace('__', '.'): value for name, value in settings.items()}
     return [
@@ -51,7 +49,7 @@ def start(arguments):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # a signal to the group is for it alone
+        start_new_session=True,  # so that a signal to its process group does not reach the tests
     )
 
 
@@ -62,34 +60,31 @@ def run(arguments):
 
 
 def wait_for_step(workdir, step, process):
-    """Until the log has reached a step."""
-    file = workdir / 'metrics.jsonl'
+    """Waits until the log has reached a step, or the process has ended."""
+    folder = Workdir(workdir)
     while process.poll() is None:
-        if file.exists() and any(
-            f'"step": {s},' in file.read_text() for s in range(step, step + 4)
-        ):
+        if any(line['step'] >= step for line in folder.read_metrics()):
             return
         time.sleep(0.01)
 
 
 def final(workdir):
-    """The step and all arrays of the newest checkpoint, by name."""
-    config = resolve(json.loads((workdir / 'config.json').read_text())['config'])
-    checkpoints = Checkpoints(workdir / 'checkpoints', keep=config.checkpoint.keep)
-    state, position = checkpoints.restore(state_shapes(config, nets.mesh_of(1)))
-    checkpoints.close()
+    """Returns the step of the newest checkpoint, and all its arrays by name."""
+    folder = Workdir(workdir)
+    with folder.open_checkpoints() as checkpoints:
+        state, position = checkpoints.restore(state_shapes(folder.read_config(), nets.mesh_of(1)))
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return position.step, {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
 
 
 def metrics(workdir):
-    """The lines of metrics.jsonl without what depends on the clock."""
-    lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+    """Reads the metrics of a run, without the numbers that depend on the clock."""
+    lines = Workdir(workdir).read_metrics()
     return [{k: v for k, v in line.items() if k != 'images_per_second'} for line in lines]
 
 
 def spoil(data_dir, split, index):
-    """Flips a bit of an image of the digits in this folder; gives the name of the record."""
+    """Flips a bit in an image of the digits in this folder; returns the name of the record."""
     builder = sources.find_builder('digits', str(data_dir))
     if not builder.is_prepared():
         sources.prepare(builder)
@@ -102,11 +97,12 @@ def spoil(data_dir, split, index):
 
 
 def untrained(workdir, config, step=3):
-    """A workdir as a run leaves it, with a checkpoint of the initial state at this step."""
+    """Writes a workdir like that of a run, with a checkpoint of the initial state at this step."""
     mesh = nets.mesh_of(1)
-    with Workdir(workdir, config, mesh):
-        checkpoints = Checkpoints(workdir / 'checkpoints', keep=9)
+    with (
+        Workdir(workdir).claim(config, mesh) as folder,
+        folder.open_checkpoints(keep=9) as checkpoints,
+    ):
         checkpoints.save(place_initial_state(config, mesh), Position(step=step))
         checkpoints.wait()
-        checkpoints.close()
     return workdir

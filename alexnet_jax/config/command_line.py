@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from alexnet_jax.config import loading, suggestions
 from alexnet_jax.config.settings import catalogue
 from alexnet_jax.config.settings_page import settings_page
-from alexnet_jax.runtime.user_errors import UserError, one_line, parse_flags
+from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
 _OVERRIDE = re.compile(r'--?(?P<no>no)?config\.(?P<name>[^=]+)(=(?P<text>.*))?', re.DOTALL)
 
@@ -44,7 +44,7 @@ def parse(arguments: list[str]) -> list[str]:
 
     With --settings, prints the settings and ends the process.
     """
-    with one_line():
+    with report_user_errors():
         program, *rest = arguments
         try:
             # Files of flags may hold overrides too.

@@ -1,1 +1,1 @@
-"""From image files to augmented batches (§2, §4.1)."""
+"""Data sets: from image files to augmented batches (§2, §4.1)."""

@@ -1,7 +1,7 @@
-"""What is done to images on the device (§2, §4.1): mean, crops, reflections, colour, test views.
+"""Data augmentation on the device (§2, §4.1): mean, crops, flips, colour noise, test views.
 
-Images come as uint8 squares and stay on the scale of 0 to 255. The mean image's central crop is
-subtracted wherever the image was cropped (2012: convdata_jpeg.py:209).
+Images are uint8 squares and stay on the scale of 0 to 255. The central crop of the mean image is
+subtracted, wherever the image was cropped (2012: convdata_jpeg.py:209).
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from alexnet_jax.data.pixel_statistics import COLOURS_2012, Colours, Sums
 
 
 class Constants(NamedTuple):
-    """What the augmentation knows of the training set.
+    """Statistics of the training set, as the augmentation uses them.
 
     Attributes:
       mean_HWC: (size, size, 3) float32, subtracted from every image.
-      colours: (3, 3) float32; its columns are the principal colours, each as long as a standard
-        normal draw moves an image along it.
+      colours: (3, 3) float32; its columns are the principal colours, scaled so that a standard
+        normal draw times a column is the colour noise at a standard deviation of 1.
     """
 
     mean_HWC: Any
@@ -31,54 +31,70 @@ class Constants(NamedTuple):
 
 
 def constants(settings: Augmentation, size: int, sums: Sums | None) -> Constants:
-    """From the statistics of the training set, or from those of 2012.
+    """Computes the constants from the statistics of the training set, or from those of 2012.
 
-    The paper's noise is a draw times the eigenvalue, which is meant for pixels on a scale of 0 to
-    1 (on 0 to 255 no picture would be left); the 2012 code's is a draw times its square root, which
-    has no scale of its own.
+    The paper's noise is a draw times the eigenvalue. That is meant for pixels on a scale of 0 to 1:
+    on 0 to 255 nothing of the picture would be left. The 2012 code's noise is a draw times the
+    square root of the eigenvalue, which is the same on any scale.
 
     Args:
+      settings: the augmentation.
       size: pixels across an image.
-      sums: of the training set; may be None where `settings` take nothing from it.
+      sums: pixel statistics of the training set; may be None if `settings` does not use them.
     """
-    known: Colours = COLOURS_2012
+    colours: Colours = COLOURS_2012
     if settings.constants == 'data':
         assert sums is not None
-        known = sums.colours
+        colours = sums.colours
     if settings.mean == 'image':
         assert sums is not None
         mean_HWC = sums.mean_image
     else:
-        mean_HWC = np.broadcast_to(known.mean.astype(np.float32), (size, size, 3))
-    along = {
+        mean_HWC = np.broadcast_to(colours.mean.astype(np.float32), (size, size, 3))
+    lengths = {
         'none': np.zeros(3),
-        'eigenvalue': known.eigenvalues / 255,
-        'root': np.sqrt(known.eigenvalues),
+        'eigenvalue': colours.eigenvalues / 255,
+        'root': np.sqrt(colours.eigenvalues),
     }[settings.colour.noise]
-    return Constants(mean_HWC, (known.eigenvectors * along).astype(np.float32))
+    return Constants(mean_HWC, (colours.eigenvectors * lengths).astype(np.float32))
 
 
 def central(mean_HWC: Array, crop: int) -> Array:
-    """The central `crop` x `crop` pixels; (H, W, 3) to (crop, crop, 3)."""
+    """Returns the central crop; (H, W, 3) to (crop, crop, 3)."""
     top, left = ((n - crop) // 2 for n in mean_HWC.shape[:2])
     return mean_HWC[top : top + crop, left : left + crop]
 
 
 class Draw(NamedTuple):
-    """Where each image is cropped, in pixels; whether it is mirrored; its draws of colour."""
+    """Random draws for the images of a batch.
 
-    top: Array  # (B,) uint32
-    left: Array  # (B,) uint32
-    mirrored: Array  # (B,) bool
-    colour: Array  # (B, 3) float32, standard normal
+    Attributes:
+      top: (B,) uint32, first row of the crop.
+      left: (B,) uint32, first column of the crop.
+      mirrored: (B,) bool, whether the image is flipped horizontally.
+      colour: (B, 3) float32, standard normal: the colour noise along each principal colour.
+    """
+
+    top: Array
+    left: Array
+    mirrored: Array
+    colour: Array
 
 
 def draw_views(key: Array, images: int, size: int, settings: Augmentation) -> Draw:
-    """Random views for a whole batch: all places equally probable, half mirrored.
+    """Draws a random view for each image of a batch.
 
-    Of images of `size` pixels there are (size - crop + 1)^2 places, or the `settings.positions`^2
-    in the middle: 32^2 in the paper, 33^2 in the 2012 code. Consecutive images share place and
-    reflection if `settings.images_per_draw` is above 1; colours are drawn for each.
+    All crop positions are equally probable, and half of the images are flipped horizontally. An
+    image of `size` pixels has (size - crop + 1)^2 positions, of which the `settings.positions`^2
+    central ones are used if that is set: 32^2 in the paper, 33^2 in the 2012 code. Consecutive
+    images share position and flip if `settings.images_per_draw` is above 1; colour noise is drawn
+    for each image.
+
+    Args:
+      key: random key.
+      images: number of images in the batch, of all devices.
+      size: pixels across an image.
+      settings: the augmentation.
     """
     places = size - settings.crop + 1
     positions = settings.positions or places
@@ -100,27 +116,29 @@ def draw_views(key: Array, images: int, size: int, settings: Augmentation) -> Dr
 
 
 def _normal(bits: Array) -> Array:
-    """Standard normal numbers from random bits, by the inverse of the distribution."""
+    """Converts random bits to standard normal numbers with the inverse distribution function."""
     uniform = (bits >> 8).astype(jnp.float32) * 2.0**-23 + (2.0**-24 - 1)  # within -1 to 1
     return jnp.float32(np.sqrt(2)) * jax.lax.erf_inv(uniform)
 
 
 def random_views(
     images_BHWC: Array,
-    known: Constants,
+    constants: Constants,
     draw: Draw,
     settings: Augmentation,
     deviation: Array | float = 0.0,
 ) -> Array:
-    """A random crop of each image, where drawn its reflection, and its colour moved as drawn.
+    """Crops each image, flips it where drawn, subtracts the mean and adds the colour noise.
 
     Args:
       images_BHWC: (B, size, size, 3) uint8.
-      draw: one entry for each of these images.
-      deviation: of the colour noise now.
+      constants: statistics of the training set.
+      draw: the draws for these images.
+      settings: the augmentation.
+      deviation: standard deviation of the colour noise at this step.
 
     Returns:
-      (B, crop, crop, 3) float32, the mean subtracted.
+      (B, crop, crop, 3) float32.
     """
     crop = settings.crop
 
@@ -129,24 +147,24 @@ def random_views(
         cropped = jax.lax.dynamic_slice(image_HWC, (top, left, jnp.uint32(0)), (crop, crop, 3))
         return jnp.where(mirrored, cropped[:, ::-1], cropped)
 
-    # On CPU image by image: in one piece, XLA computes the place of each pixel anew.
+    # Image by image on a CPU: for a batch at once, XLA would compute the index of every pixel.
     views = jax.lax.platform_dependent(
         (images_BHWC, draw.top, draw.left, draw.mirrored),
         cpu=functools.partial(jax.lax.map, view),
         default=jax.vmap(view),
     )
-    views = views.astype(jnp.float32) - central(known.mean_HWC, crop)[None]
+    views = views.astype(jnp.float32) - central(constants.mean_HWC, crop)[None]
     if settings.colour.noise == 'none':
         return views
-    # Not a matrix product: accelerators would round its factors.
-    noise_B3 = deviation * (draw.colour[:, None, :] * known.colours[None]).sum(axis=2)
+    # Not a matrix product: accelerators would round its factors to fewer bits.
+    noise_B3 = deviation * (draw.colour[:, None, :] * constants.colours[None]).sum(axis=2)
     views = views + noise_B3[:, None, None, :]
     return views / (1 + deviation) if settings.colour.divide else views
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One of the test views: where the crop begins, in pixels, and whether it is mirrored."""
+    """A test view: first row and column of the crop, and whether it is flipped horizontally."""
 
     top: int
     left: int
@@ -154,7 +172,7 @@ class View:
 
 
 def test_views(size: int, crop: int, mirror: bool) -> list[View]:
-    """The centre first, then the four corners; then, with `mirror`, their reflections (§4.1)."""
+    """Returns the centre, the four corners, then with `mirror` their horizontal flips (§4.1)."""
     far, middle = size - crop, (size - crop) // 2
     places = [(middle, middle), (0, 0), (0, far), (far, 0), (far, far)]
     return [View(*place, m) for m in ((False, True) if mirror else (False,)) for place in places]
@@ -163,7 +181,19 @@ def test_views(size: int, crop: int, mirror: bool) -> list[View]:
 def take_view(
     images_BHWC: Array, mean_HWC: Array, crop: int, top: Array, left: Array, mirrored: Array
 ) -> Array:
-    """The same view of every image; like `random_views` for one given place."""
+    """Takes the same view of every image and subtracts the mean.
+
+    Args:
+      images_BHWC: (B, size, size, 3) uint8.
+      mean_HWC: (size, size, 3) float32.
+      crop: pixels across the view.
+      top: first row of the view, an integer.
+      left: first column of the view, an integer.
+      mirrored: whether it is flipped horizontally.
+
+    Returns:
+      (B, crop, crop, 3) float32.
+    """
     views = jax.lax.dynamic_slice_in_dim(images_BHWC, top, crop, axis=1)
     views = jax.lax.dynamic_slice_in_dim(views, left, crop, axis=2)
     views = jnp.where(mirrored, views[:, :, ::-1], views)

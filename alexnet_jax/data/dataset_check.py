@@ -1,10 +1,12 @@
-"""The doctor: what is wrong with a prepared data set, if anything (§2).
+"""Checks prepared data sets for faults (§2).
 
-Every record is read, so a flipped bit is found; labels are counted per class and compared with what
-is published; class orders are told apart; a sample is decoded.
+Every record is read, so that a flipped bit is detected; labels are counted per class and the counts
+compared with the published ones; the order of the classes is identified; a sample of the images is
+decoded.
 """
 
 import concurrent.futures
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -14,174 +16,239 @@ import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 
-from alexnet_jax.data import catalogue, images, pixel_statistics, sources, writing
-from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.progress import Bars
+from alexnet_jax.data import images, pixel_statistics, sources
+from alexnet_jax.data.preparation import imagenet, writing
+from alexnet_jax.data.preparation.catalogue import NO_LABEL
+from alexnet_jax.data.records import Records
+from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
-SHOWN = 5  # of the faults of one kind
+MAX_FAULTS_SHOWN = 5  # per split
 
-# The devkit numbers the classes of 2012 in an order of its own; its first ones tell it from others.
+# The devkit numbers the classes of 2012 in an order of its own, which these first ones identify.
 DEVKIT_2012 = ('n02119789', 'n02100735', 'n02110185', 'n02096294', 'n02102040')
 
 
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What was counted while the records of a split were read.
+
+    Attributes:
+      images: number of records.
+      decoded: number of images that were decoded.
+      per_class: (K,) int64, number of images of each class.
+      unlabelled: number of images without a label.
+      labels: the label of each image that has a name.
+      faults: a line about each record that cannot be read or decoded.
+    """
+
+    images: int
+    decoded: int
+    per_class: np.ndarray
+    unlabelled: int
+    labels: dict[str, int]
+    faults: list[str]
+
+
 def examine(data_dir: Path, name: str, sample: int) -> int:
-    """Prints a page on each data set of a folder, or on one.
+    """Checks the data sets in a folder, or one of them, and prints what it has counted.
 
     Args:
-      sample: images per split to decode; 0 is all.
+      data_dir: where TFDS keeps data sets.
+      name: the data set to check; '' for all.
+      sample: number of images per split to decode; 0 for all.
 
     Returns:
-      The exit code: 0 if all is well, 1 if anything is wrong.
+      The exit code: 0 if there are no faults, else 1.
 
     Raises:
       UserError: there is no such data set.
     """
-    faults = examined = 0
-    for file in _data_sets(data_dir, name):
-        examined += 1
+    info_files = _find_info_files(data_dir, name)
+    if not info_files:
+        raise UserError(
+            f'{data_dir} has no prepared data set{f" {name}" if name else ""}: prepare one with '
+            'python -m alexnet_jax.prepare --tars=DIR, or choose another folder with --data_dir'
+        )
+    number_of_faults = 0
+    for file in info_files:
         try:
             builder = tfds.builder_from_directory(str(file.parent))
             sources.check_features(builder)
         except (UserError, ParseError, ValueError, OSError, KeyError) as error:
-            print(f'{file.parent}\n  {"WRONG" if name else "not looked at"}: {first_line(error)}')
-            faults += bool(name)
+            print(f'{file.parent}\n  {"FAULT" if name else "not checked"}: {first_line(error)}')
+            number_of_faults += bool(name)
             continue
         print(f'{builder.name} in {builder.data_dir}')
-        for other in sorted(file.parent.parent.glob('.*.incomplete')):
-            print(f'  unfinished beside it: {other.name}; the same prepare command goes on')
+        for folder in sorted(file.parent.parent.glob('.*.incomplete')):
+            print(f'  unfinished: {folder.name}; the command that prepares it resumes there')
         for split in builder.info.splits:
-            found = _examine_split(builder, split, sample)
-            faults += len(found)
-            for line in found[:SHOWN]:
-                print(f'    WRONG: {line}')
-            if len(found) > SHOWN:
-                print(f'    WRONG: and {len(found) - SHOWN} more')
-    if not examined:
-        raise UserError(
-            f'{data_dir} has no prepared data set{f" {name}" if name else ""}: prepare one with '
-            'python -m alexnet_jax.prepare --tars=DIR, or give --data_dir'
-        )
-    print('nothing is wrong' if not faults else f'{faults} faults')
-    return 1 if faults else 0
+            number_of_faults += _examine_split(builder, split, sample)
+    print(f'{number_of_faults or "no"} fault{"s" * (number_of_faults != 1)}')
+    return 1 if number_of_faults else 0
 
 
-def _data_sets(data_dir: Path, name: str) -> list[Path]:
-    """Their dataset_info.json."""
+def _find_info_files(data_dir: Path, name: str) -> list[Path]:
+    """Returns the dataset_info.json of every complete data set of this name."""
     if name and not all(c.isalnum() or c in '_-' for c in name):
-        raise UserError(f'--name={name} is no name of a data set: give its folder as --data_dir')
-    found = data_dir.glob(f'{name or "*"}/**/dataset_info.json')
-    return sorted(file for file in found if '.incomplete' not in str(file))
+        raise UserError(
+            f'--name={name} is not the name of a data set: pass its folder as --data_dir'
+        )
+    files = data_dir.glob(f'{name or "*"}/**/dataset_info.json')
+    return sorted(file for file in files if '.incomplete' not in str(file))
 
 
-def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -> list[str]:
-    """Prints what is there and gives what is wrong."""
+def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -> int:
+    """Checks a split and prints what it has counted; returns the number of faults."""
     records = sources.open_split(builder, split)
-    classes = records.features['label'].num_classes
-    every = len(records)
-    chosen = set(np.linspace(0, every - 1, min(sample or every, every)).astype(int).tolist())
-    labels: Counter[int] = Counter()
-    named: dict[str, int] = {}
-    faults: list[str] = []
-    image = records.features['image']
-
-    def look(index: int) -> tuple[int, str]:
-        """Reads, and if it is in the sample decodes, a record: its label and name."""
-        example = records[index]
-        if index in chosen and isinstance(example['image'], bytes):
-            pixels = images.decode(example['image'])
-            if records.size and pixels.shape != image.shape:
-                raise images.BadImage(f'is {pixels.shape}, not {image.shape}')
-        return int(example['label']), example['name']
-
-    def attempt(index: int) -> tuple[int, str] | str:
+    counts = _count(records, split, sample)
+    published, expected = _expected_images(builder, split)
+    faults = [*counts.faults]
+    sums = None
+    file = pixel_statistics.statistics_file(Path(builder.data_dir), split, records.size)
+    if file.exists():
         try:
-            return look(index)
-        except images.BadImage as error:
-            return f'{records.where(index)} {error}'
-
-    with Bars() as bars, concurrent.futures.ThreadPoolExecutor(atomic_files.processors()) as pool:
-        for first in range(0, every, 1024):
-            indices = range(first, min(first + 1024, every))
-            for found in pool.map(attempt, indices):
-                if isinstance(found, str):
-                    faults.append(found)
-                    continue
-                labels[found[0]] += 1
-                if found[1]:
-                    named[found[1]] = found[0]
-            bars.reading(f'reading {split}', indices[-1] + 1, every)
-    kept = pixel_statistics.file_of(Path(builder.data_dir), split, records.size)
-    counts = np.array([labels[label] for label in range(classes)])
-    published, should = _expected(builder, split)
-    of = '' if published is None else f' of {published:,} published'
-    print(f'  {split}: {every:,} images{of}; {_per_class(counts, labels)}; {len(chosen):,} decoded')
-    if kept.exists():
-        try:
-            sums = pixel_statistics.Sums.load(kept)
+            sums = pixel_statistics.Sums.load(file)
         except UserError as error:
             faults.append(str(error))
-        else:
-            print(f'    {_describe(sums)}')
-            if sums.images != every:
-                faults.append(f'{kept.name} counted {sums.images:,} images, not {every:,}')
-    if should is not None and every != should:
-        faults.append(f'{split} has {every:,} images, not {should:,}')
-    if counts.any() and not counts.all() and split == 'train':
-        faults.append(
-            f'{(counts == 0).sum()} classes have no image, the first is {counts.argmin()}'
-        )
-    if split == 'validation' and every == published and set(counts) != {published // classes}:
-        faults.append('the validation set should have the same number of images in every class')
-    return faults + list(_class_order(builder, split, named, classes))
+    if sums is not None and sums.images != counts.images:
+        faults.append(f'{file.name} is of {sums.images:,} images, not {counts.images:,}')
+    faults += _judge_counts(counts, split, published, expected)
+    labels_by_synset = {}
+    if builder.name.startswith('imagenet2012'):
+        labels_by_synset = _group_by_synset(counts.labels, split)
+    faults += _judge_class_order(labels_by_synset, len(counts.per_class))
+
+    print(_describe_counts(counts, split, published))
+    if sums is not None:
+        print(f'    {_describe_sums(sums)}')
+    if labels_by_synset and _is_sorted(labels_by_synset):
+        print('    classes in the order of their WordNet ids (TFDS, Caffe, torchvision)')
+    for line in faults[:MAX_FAULTS_SHOWN]:
+        print(f'    FAULT: {line}')
+    if len(faults) > MAX_FAULTS_SHOWN:
+        print(f'    FAULT: and {len(faults) - MAX_FAULTS_SHOWN} more')
+    return len(faults)
 
 
-def _expected(builder: tfds.core.DatasetBuilder, split: str) -> tuple[int | None, int | None]:
-    """Images that are published, and that there should be: fewer if that was allowed."""
+def _count(records: Records, split: str, sample: int) -> Counts:
+    """Reads every record of a split in several threads, and decodes a sample of the images."""
+    total = len(records)
+    chosen = np.linspace(0, total - 1, min(sample or total, total)).astype(int)
+    chosen = set(chosen.tolist())
+    image = records.features['image']
+
+    def read(index: int) -> tuple[str, int] | str:
+        """Returns the name and label of a record, or a line about what is wrong with it."""
+        try:
+            example = records[index]
+            if index in chosen and isinstance(example['image'], bytes):
+                pixels = images.decode(example['image'])
+                if records.size and pixels.shape != image.shape:
+                    raise images.BadImage(f'is {pixels.shape}, not {image.shape}')
+        except images.BadImage as error:
+            return f'{records.where(index)} {error}'
+        return example['name'], int(example['label'])
+
+    per_label: Counter[int] = Counter()
+    labels: dict[str, int] = {}
+    faults: list[str] = []
+    with (
+        ProgressBars() as bars,
+        concurrent.futures.ThreadPoolExecutor(cpu_devices.processor_count()) as pool,
+    ):
+        for first in range(0, total, 1024):
+            indices = range(first, min(first + 1024, total))
+            for result in pool.map(read, indices):
+                if isinstance(result, str):
+                    faults.append(result)
+                    continue
+                name, label = result
+                per_label[label] += 1
+                if name:
+                    labels[name] = label
+            bars.show_images(f'reading {split}', indices[-1] + 1, total)
+    per_class = np.array([per_label[k] for k in range(len(records.classes))])
+    return Counts(total, len(chosen), per_class, per_label[NO_LABEL], labels, faults)
+
+
+def _expected_images(
+    builder: tfds.core.DatasetBuilder, split: str
+) -> tuple[int | None, int | None]:
+    """Returns the number of images that is published, and the number that was prepared."""
     try:
-        known = json.loads((Path(builder.data_dir) / writing.SOURCE).read_text())
-        return known['published'].get(split), known['images'][split]
+        source = json.loads((Path(builder.data_dir) / writing.SOURCE).read_text())
+        return source['published'].get(split), source['images'][split]
     except (OSError, ValueError, KeyError):  # not written by this program
-        published = catalogue.IMAGES_2012 if builder.name == 'imagenet2012' else {}
+        published = imagenet.IMAGES_2012 if builder.name == 'imagenet2012' else {}
         return published.get(split), published.get(split)
 
 
-def _per_class(counts: np.ndarray, labels: Counter[int]) -> str:
-    if labels[catalogue.NO_LABEL]:
-        return f'{labels[catalogue.NO_LABEL]:,} without a label'
-    least, most = counts.min(), counts.max()
-    each = f'{least:,}' if least == most else f'{least:,} to {most:,}'
-    return f'{each} in each of {len(counts):,} classes'
-
-
-def _class_order(
-    builder: tfds.core.DatasetBuilder, split: str, named: dict[str, int], classes: int
+def _judge_counts(
+    counts: Counts, split: str, published: int | None, expected: int | None
 ) -> Iterator[str]:
-    """Says by the images' names which class order the labels are in, and whether they agree."""
-    of_synset: dict[str, set[int]] = {}
-    truth = catalogue.validation_2012() if split == 'validation' else {}
-    for name, label in named.items():
+    """Yields what is wrong with the number of images and of images per class."""
+    total, per_class = counts.images, counts.per_class
+    if expected is not None and total != expected:
+        yield f'{split} has {total:,} images, not {expected:,}'
+    if per_class.any() and not per_class.all() and split == 'train':
+        yield f'{(per_class == 0).sum()} classes have no images; the first is {per_class.argmin()}'
+    equal = set(per_class.tolist()) == {(published or 0) // len(per_class)}
+    if split == 'validation' and total == published and not equal:
+        yield 'the validation set should have the same number of images in every class'
+
+
+def _group_by_synset(labels: dict[str, int], split: str) -> dict[str, set[int]]:
+    """Returns the labels that the images of each synset have, where names tell the synset."""
+    truth = imagenet.validation_synsets_2012() if split == 'validation' else {}
+    labels_by_synset: dict[str, set[int]] = {}
+    for name, label in labels.items():
         synset = name.partition('_')[0] if split == 'train' else truth.get(name, '')
         if synset.startswith('n') and synset[1:].isdigit():
-            of_synset.setdefault(synset, set()).add(label)
-    if not of_synset or not builder.name.startswith('imagenet2012'):
+            labels_by_synset.setdefault(synset, set()).add(label)
+    return labels_by_synset
+
+
+def _is_sorted(labels_by_synset: dict[str, set[int]]) -> bool:
+    """Checks whether the labels number the sorted WordNet ids."""
+    expected = {synset: label for label, synset in enumerate(imagenet.labels_2012())}
+    return all({expected.get(synset)} == labels for synset, labels in labels_by_synset.items())
+
+
+def _judge_class_order(labels_by_synset: dict[str, set[int]], classes: int) -> Iterator[str]:
+    """Yields what is wrong with the order of the classes, by the names of the images."""
+    if _is_sorted(labels_by_synset):
         return
-    mixed = [synset for synset, found in of_synset.items() if len(found) > 1]
+    mixed = [synset for synset, labels in labels_by_synset.items() if len(labels) > 1]
     if mixed:
-        yield f'images of {mixed[0]} have different labels: {sorted(of_synset[mixed[0]])}'
-        return
-    sorted_ids = {synset: i for i, synset in enumerate(catalogue.labels_2012())}
-    if all({sorted_ids.get(synset)} == found for synset, found in of_synset.items()):
-        print('    classes in the order of their WordNet ids (TFDS, Caffe, torchvision)')
-    elif all(of_synset.get(s, {i}) == {i} for i, s in enumerate(DEVKIT_2012)):
-        yield "classes in the devkit's order (the 2012 code's): other nets' outputs do not fit"
+        labels = sorted(labels_by_synset[mixed[0]])
+        yield f'images of {mixed[0]} have different labels: {labels}'
+    elif all(labels_by_synset.get(s, {i}) == {i} for i, s in enumerate(DEVKIT_2012)):
+        yield (
+            "classes in the devkit's order (that of the 2012 code): not comparable with the "
+            'outputs of other nets'
+        )
     else:
         yield f'labels do not fit the names of the {classes} classes in any known order'
 
 
-def _describe(sums: pixel_statistics.Sums) -> str:
-    """The statistics of a training set in a line."""
+def _describe_counts(counts: Counts, split: str, published: int | None) -> str:
+    """Returns the line about a split."""
+    least, most = counts.per_class.min(), counts.per_class.max()
+    each = f'{least:,}' if least == most else f'{least:,} to {most:,}'
+    classes = f'{each} in each of {len(counts.per_class):,} classes'
+    if counts.unlabelled:
+        classes = f'{counts.unlabelled:,} without a label'
+    of_published = '' if published is None else f' of {published:,} published'
+    return (
+        f'  {split}: {counts.images:,} images{of_published}; {classes}; {counts.decoded:,} decoded'
+    )
+
+
+def _describe_sums(sums: pixel_statistics.Sums) -> str:
+    """Returns the line about the pixel statistics of a training set."""
     colours = sums.colours
     mean = ', '.join(f'{x:.2f}' for x in colours.mean)
-    roots = ', '.join(f'{x:.2f}' for x in np.sqrt(colours.eigenvalues))
-    return f'mean colour {mean}; principal colours deviate by {roots}'
+    deviations = ', '.join(f'{x:.2f}' for x in np.sqrt(colours.eigenvalues))
+    return f'mean colour {mean}; standard deviations along the principal colours {deviations}'

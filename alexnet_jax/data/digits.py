@@ -1,12 +1,12 @@
 """The embedded data set: the 1,797 handwritten digits that ship with scikit-learn.
 
 Scans of digits by 43 people, 8x8 pixels in 17 levels of grey (E. Alpaydin and C. Kaynak, Optical
-Recognition of Handwritten Digits, UCI, 1998; the test part of it). They are drawn here nine times
-as large, as colour images, so that the paper's net can read them.
+Recognition of Handwritten Digits, UCI, 1998; its test set). They are enlarged ninefold and
+converted to colour, so that they suit the paper's net.
 
-Split: within each class, in the order of the file, every fifth image goes to 'test'; 1,442 images
-are left for 'train' and 355 are tested, with the classes in proportion. The same people wrote both
-parts, so the error says nothing about hands that were never seen.
+Split: within each class, in the order of the file, every fifth image is in 'test'. This leaves
+1,442 images in 'train' and 355 in 'test', with the same class proportions. The same people wrote
+the digits of both, so the error does not predict that on the handwriting of others.
 """
 
 import io
@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-SIZE = 72  # pixels across
+SIZE = 72  # pixels across an image
 LEVELS = 16  # the brightest value in the scans
 
 
@@ -48,18 +48,18 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-        from sklearn import datasets as sklearn_datasets  # slow to import, and needed once only
+        from sklearn import datasets as sklearn_datasets  # slow to import; only needed here
 
         scans: Any = sklearn_datasets.load_digits()
-        seen: Counter[int] = Counter()
+        per_class: Counter[int] = Counter()
         for number, (scan, label) in enumerate(zip(scans.images, scans.target, strict=True)):
-            seen[label] += 1
-            if (seen[label] % 5 == 0) == test:
+            per_class[label] += 1
+            if (per_class[label] % 5 == 0) == test:
                 yield number, {'image': draw(scan), 'label': int(label)}
 
 
 def draw(scan_HW: np.ndarray) -> bytes:
-    """A PNG, SIZE x SIZE pixels in colour, of an 8x8 scan with values of 0 to LEVELS."""
+    """Draws an 8x8 scan with values of 0 to LEVELS as a PNG of SIZE x SIZE pixels in colour."""
     grey = np.round(scan_HW * (255 / LEVELS)).astype(np.uint8)
     image = Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BICUBIC).convert('RGB')
     png = io.BytesIO()

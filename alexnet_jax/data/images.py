@@ -1,8 +1,8 @@
-"""One image (§2): from the bytes of a file to a square of pixels, and back to a JPEG.
+"""Decodes, scales and encodes an image (§2): from a file to a square of pixels, and to a JPEG.
 
-JPEGs are decoded by libjpeg-turbo (simplejpeg), whatever else there is by Pillow, which is also the
-judge of files that libjpeg-turbo refuses. The pixels are the same to the bit (benchmarks/input.py
-has the speeds).
+JPEGs are decoded by libjpeg-turbo (simplejpeg). All other formats, and files that libjpeg-turbo
+refuses, are decoded by Pillow, with bit-identical pixels for JPEGs that both decode
+(benchmarks/input.py measures the speeds).
 """
 
 import io
@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-# How a larger image is made smaller. All but 'nearest' average over the pixels that fall together.
+# Filters for reducing an image. All but 'nearest' average over the pixels that become one.
 FILTERS = {
     'area': Image.Resampling.BOX,
     'bilinear': Image.Resampling.BILINEAR,
@@ -21,36 +21,48 @@ FILTERS = {
     'lanczos': Image.Resampling.LANCZOS,
     'nearest': Image.Resampling.NEAREST,
 }
-_BY_KORNIA = ('bicubic', 'lanczos', 'nearest')  # same result, about twice as fast
+_BY_KORNIA = (
+    'bicubic',
+    'lanczos',
+    'nearest',
+)  # computed by kornia: same result, about twice as fast
 
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF')
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # Pillow's limit, 89 million; more is taken for an attack
+MAX_PIXELS = (
+    Image.MAX_IMAGE_PIXELS or 0
+)  # Pillow's limit, 89 million; a larger image is treated as an attack
 warnings.filterwarnings('error', category=Image.DecompressionBombWarning)
 
-_PLAIN = ('YCbCr', 'Gray', 'RGB')  # colours that need no conversion of ours; CMYK does
+_PLAIN = (
+    'YCbCr',
+    'Gray',
+    'RGB',
+)  # colour spaces that libjpeg-turbo converts to RGB itself, unlike CMYK
 _EXIF_ORIENTATION = 0x0112
 
 
 class BadImage(Exception):
-    """Bytes that are no image, or not all of one; says why in a few words."""
+    """An image that cannot be decoded; the message says why in a few words."""
 
 
 def decode(data: bytes, least: int = 0, upright: bool = False) -> np.ndarray:
-    """The pixels of an image file.
+    """Decodes an image file.
 
     Grey images, images with a palette and CMYK become RGB; transparency is dropped.
 
     Args:
-      least: where above 0, a JPEG may come at a half, a quarter or an eighth of its size (the
-        decoder averages in the frequency domain, and saves time) while its short side stays at
-        least this long.
-      upright: turn the image as its EXIF orientation says. The 2012 code and its successors do not.
+      data: the bytes of the file.
+      least: if above 0, a JPEG may be decoded at a half, a quarter or an eighth of its size, as
+        long as its short side keeps at least this many pixels. The decoder then averages in the
+        frequency domain, which saves time.
+      upright: whether to rotate the image as its EXIF orientation says. The 2012 code and its
+        successors do not.
 
     Returns:
       (rows, columns, 3) uint8.
 
     Raises:
-      BadImage: it cannot be decoded whole, or has more than MAX_PIXELS pixels.
+      BadImage: it cannot be decoded completely, or has more than MAX_PIXELS pixels.
     """
     if data[:2] == b'\xff\xd8' and not (upright and _turned(data)):
         try:
@@ -63,12 +75,16 @@ def decode(data: bytes, least: int = 0, upright: bool = False) -> np.ndarray:
                     data, 'RGB', min_height=-(-height // by), min_width=-(-width // by)
                 )
         except ValueError:
-            pass  # what it refuses, Pillow may still take, and tells better what is wrong
+            pass  # Pillow may still decode it, and has clearer messages
     return _decode_by_pillow(data, upright)
 
 
 def decode_into(data: bytes, out_HWC: np.ndarray) -> bool:
-    """Decodes a JPEG that is as large as `out_HWC` straight into it; False if it is not such."""
+    """Decodes a JPEG of the same size as `out_HWC`, (rows, columns, 3) uint8, straight into it.
+
+    Returns:
+      False if the data are anything else; `out_HWC` is then undefined.
+    """
     if data[:2] != b'\xff\xd8':
         return False
     try:
@@ -87,7 +103,7 @@ def _header(data: bytes) -> tuple[int, int, str]:
 
 
 def is_plain_jpeg(data: bytes) -> bool:
-    """Whether it is a JPEG in colour or grey, which every reader takes as it is."""
+    """Checks whether this is a JPEG in colour or grey, which every decoder supports."""
     try:
         return data[:2] == b'\xff\xd8' and _header(data)[2] in _PLAIN
     except ValueError:
@@ -97,7 +113,7 @@ def is_plain_jpeg(data: bytes) -> bool:
 def _turned(data: bytes) -> bool:
     try:
         return Image.open(io.BytesIO(data)).getexif().get(_EXIF_ORIENTATION, 1) != 1
-    except Exception:  # broken metadata turn nothing
+    except Exception:  # broken metadata are ignored
         return False
 
 
@@ -115,22 +131,23 @@ def _decode_by_pillow(data: bytes, upright: bool) -> np.ndarray:
         return np.asarray(picture.convert('RGB'))
     except BadImage:
         raise
-    except Exception as error:  # Pillow raises many kinds for what is in a file
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         if isinstance(error, Image.UnidentifiedImageError):
-            raise BadImage(f'is no image ({len(data):,} bytes)') from error
+            raise BadImage(f'is not an image ({len(data):,} bytes)') from error
         raise BadImage(' '.join(str(error).split()) or type(error).__name__) from error
 
 
 def central_square(image_HWC: np.ndarray, size: int, filter: str) -> np.ndarray:
-    """The middle of an image, as long as its short side, scaled to `size` x `size` pixels (§2).
+    """Crops the central square of an image and scales it to `size` x `size` pixels (§2).
 
-    The paper scales the short side first and cuts then; the pixels are the same but for the
-    outermost, and fewer are scaled.
+    The paper scales the short side first and then crops. Cropping first scales fewer pixels, and
+    only the outermost ones differ.
 
     Args:
       image_HWC: (rows, columns, 3) uint8.
-      filter: one of FILTERS. A smaller image is enlarged with 'bicubic', as later code of the
-        authors did (cuda-convnet2: pyext.cpp:109), unless it is 'nearest'.
+      size: pixels across the result.
+      filter: one of FILTERS. A smaller image is enlarged with 'bicubic', as in the authors' later
+        code (cuda-convnet2: pyext.cpp:109), unless the filter is 'nearest'.
 
     Returns:
       (size, size, 3) uint8.
@@ -150,12 +167,22 @@ def central_square(image_HWC: np.ndarray, size: int, filter: str) -> np.ndarray:
 
 
 def square(data: bytes, size: int, filter: str, upright: bool = False) -> np.ndarray:
-    """From the bytes of a file to (size, size, 3) uint8: `decode`, then `central_square`."""
+    """Decodes an image file to its central square; see `decode` and `central_square`.
+
+    Returns:
+      (size, size, 3) uint8.
+
+    Raises:
+      BadImage: it cannot be decoded.
+    """
     least = 0 if filter == 'nearest' else size + size // 2
     return central_square(decode(data, least, upright), size, filter)
 
 
 def encode(image_HWC: np.ndarray, quality: int) -> bytes:
-    """A JPEG of (rows, columns, 3) uint8; colour at half resolution, as is usual, below 100."""
+    """Encodes (rows, columns, 3) uint8 as a JPEG.
+
+    Below a quality of 100, colour has half the resolution, as is usual.
+    """
     subsampling = '420' if quality < 100 else '444'
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image_HWC), quality, 'RGB', subsampling)

@@ -1,8 +1,8 @@
-"""From a source to batches on the host (§2); which images, is a function of (seed, step) alone.
+"""Reads batches from a source (§2); which images is a function of (seed, step) alone.
 
-Grain runs the threads and processes; each makes a whole batch at a time, image by image, straight
-into its place. Nothing depends on how many there are, and a process reads only the rows of a batch
-that its devices need.
+Grain runs the threads and processes. Each makes one batch at a time and decodes every image
+straight into its row. The batches do not depend on the number of threads and processes, and a
+process of a distributed run reads only the rows that its devices need.
 """
 
 import dataclasses
@@ -19,46 +19,48 @@ from absl import flags
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import images, pixel_statistics
 from alexnet_jax.data.sources import Source
-from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.progress import Bars
+from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
 
 Batch = dict[str, np.ndarray]  # 'image': (B, size, size, 3) uint8; 'label': (B,) int32
 
-_BAD = 'bad'  # of a batch: indices of images that were replaced, and -1s
-_ALL = slice(None)
+_REPLACED = 'replaced'  # key in a batch: for each row the index of the unreadable image, or -1
+_ALL_ROWS = slice(None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How images are read; changes the speed, and but for size and filter nothing else.
+    """How images are read. All but `size` and `resize` affects the speed alone.
 
     Attributes:
-      size: pixels across, to which images of other sizes are scaled.
-      resize: the filter, one of images.FILTERS.
-      threads: that read and decode, in each process; 0 is one per core in all.
-      workers: processes; 0 is none beside this one.
-      ahead: batches kept ready; never fewer than there are threads.
+      size: pixels across an image; images of other sizes are scaled.
+      resize: the filter that scales them, one of images.FILTERS.
+      threads: threads per process that read and decode; 0 for one per core, divided among the
+        processes.
+      workers: worker processes; 0 to read in this process.
+      prefetch: batches kept ready; at least one more than there are threads.
     """
 
     size: int
     resize: str = 'bicubic'
     threads: int = 0
     workers: int = 0
-    ahead: int = 2
+    prefetch: int = 2
 
     @classmethod
-    def of(cls, config: Config) -> 'Reading':
-        """As the settings say."""
+    def from_config(cls, config: Config) -> 'Reading':
+        """Returns what the config says about reading images."""
         data, loader = config.dataset, config.loader
         return cls(data.image_size, data.resize, loader.threads, loader.workers, loader.prefetch)
 
 
-class Bad:
-    """The training images that could not be read, and how many there may be.
+class UnreadableImages:
+    """The training images that could not be read so far, and how many are allowed.
 
-    Attributes:
-      names: of those met so far.
+    Args:
+      source: the training images.
+      allowed: number of images that may be unreadable.
     """
 
     def __init__(self, source: Source, allowed: int) -> None:
@@ -67,21 +69,21 @@ class Bad:
 
     @property
     def names(self) -> list[str]:
-        """Where they are stored."""
+        """Returns the locations of the images in the source."""
         return [self._source.where(index) for index in sorted(self._indices)]
 
-    def note(self, indices: np.ndarray) -> None:
-        """Takes in what a batch met.
+    def add(self, indices: np.ndarray) -> None:
+        """Adds images by their indices in the source; negative ones are ignored.
 
         Raises:
-          UserError: there are more than may be.
+          UserError: there are more than are allowed.
         """
         self._indices |= {int(index) for index in indices if index >= 0}
         if len(self._indices) > self.allowed:
             raise UserError(
-                f'{len(self._indices)} training images cannot be read, '
-                f'{self.names[0]} among them, and --skip_bad={self.allowed}: prepare the data '
-                'again, or allow more'
+                f'{len(self._indices)} training images cannot be read, for example '
+                f'{self.names[0]}, and --skip_bad={self.allowed}: prepare the data set again in '
+                'another data_dir, or allow more'
             )
 
 
@@ -92,104 +94,126 @@ def training_batches(
     batch_size: int,
     first_step: int,
     reshuffle: bool = True,
-    rows: slice = _ALL,
-    bad: Bad | None = None,
+    rows: slice = _ALL_ROWS,
+    unreadable: UnreadableImages | None = None,
 ) -> Iterator[Batch]:
-    """Endless batches from step `first_step` on.
-
-    Reshuffled, the stream is one permutation of the source after the other, cut into batches: each
-    image comes once an epoch, and a batch may reach from one epoch into the next. Otherwise every
-    epoch has the same batches, in the order of the source, as the 2012 code; the last one is filled
-    up from the start.
+    """Yields batches without end, from step `first_step` on.
 
     Args:
-      rows: of each batch, to be read by this process.
-      bad: takes in which images were replaced, by the next in the source; None allows none.
+      source: the training images.
+      reading: how they are read.
+      seed: seed of the permutations.
+      batch_size: images per batch, of all processes.
+      first_step: the step of the first batch.
+      reshuffle: whether every epoch is a new permutation of the source. The permutations follow
+        one another and are cut into batches, so a batch may reach from one epoch into the next.
+        Otherwise every epoch has the same batches, in the order of the source, as in the 2012
+        code; the last one is filled up with the first images.
+      rows: the rows of each batch that this process reads.
+      unreadable: receives the images that cannot be read, each of which is replaced by the next
+        one in the source; None if none are allowed.
 
     Raises:
-      UserError: an image cannot be read.
+      UserError: an image cannot be read, or more than are allowed.
     """
-    order = _Order(len(source), batch_size, seed if reshuffle else None)
-    tolerant = bad is not None and bad.allowed > 0
-    read = functools.partial(_read, source, reading, rows, tolerant)
+    order = _BatchOrder(len(source), batch_size, seed if reshuffle else None)
+    tolerant = unreadable is not None and unreadable.allowed > 0
+    read = functools.partial(_read_batch, source, reading, rows, tolerant)
     steps = grain.MapDataset.range(first_step, sys.maxsize)
-    batches = steps.map(lambda step: read(order.of_step(step)))
+    batches = steps.map(lambda step: read(order.indices(step)))
     for batch in _iterate(batches, reading):
-        replaced = batch.pop(_BAD)
-        if bad is not None:
-            bad.note(replaced)
+        replaced = batch.pop(_REPLACED)
+        if unreadable is not None:
+            unreadable.add(replaced)
         yield batch
 
 
 def evaluation_batches(
-    source: Source, reading: Reading, batch_size: int, rows: slice = _ALL
+    source: Source, reading: Reading, batch_size: int, rows: slice = _ALL_ROWS
 ) -> Iterator[Batch]:
-    """Every image once, in order. The last batch is filled up; 'weight' is 0 for what fills it.
+    """Yields every image once, in the order of the source.
+
+    Args:
+      source: the images.
+      reading: how they are read.
+      batch_size: images per batch, of all processes.
+      rows: the rows of each batch that this process reads.
+
+    Yields:
+      Batches with 'weight', (B,) float32, in addition: 1 for an image, 0 for the first images of
+      the source, which fill up the last batch.
 
     Raises:
-      UserError: an image cannot be read; none is ever left out here.
+      UserError: an image cannot be read; none are left out of an evaluation.
     """
-    for batch in _in_order(source, reading, batch_size, rows, tolerant=False):
-        del batch[_BAD]
+    for batch in _batches_in_order(source, reading, batch_size, rows, tolerant=False):
+        del batch[_REPLACED]
         yield batch
 
 
-def _in_order(
+def _batches_in_order(
     source: Source, reading: Reading, batch_size: int, rows: slice, tolerant: bool
 ) -> Iterator[Batch]:
-    order = _Order(len(source), batch_size, None)
-    read = functools.partial(_read, source, reading, rows, tolerant)
+    order = _BatchOrder(len(source), batch_size, None)
+    read = functools.partial(_read_batch, source, reading, rows, tolerant)
     steps = grain.MapDataset.range(-(-len(source) // batch_size))
-    batches = steps.map(lambda step: read(order.of_step(step)))
+    batches = steps.map(lambda step: read(order.indices(step)))
     for step, batch in enumerate(_iterate(batches, reading)):
-        places = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
-        yield batch | {'weight': (places < len(source)).astype(np.float32)}
+        positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
+        yield batch | {'weight': (positions < len(source)).astype(np.float32)}
 
 
-class _Order:
-    """Which images are in which batch."""
+class _BatchOrder:
+    """Determines which images are in which batch.
+
+    Args:
+      length: number of images in the source.
+      batch_size: images per batch.
+      seed: seed of the permutations; None for the order of the source.
+    """
 
     def __init__(self, length: int, batch_size: int, seed: int | None) -> None:
         self._length, self._batch_size, self._seed = length, batch_size, seed
-        self._known: tuple[int, np.ndarray] = (-1, np.empty(0, int))  # the last epoch's order
+        # The epoch whose permutation was computed last, and that permutation.
+        self._cache: tuple[int, np.ndarray] = (-1, np.empty(0, int))
 
-    def of_step(self, step: int) -> np.ndarray:
-        """(B,) indices: of a permutation for each epoch, or without a seed of the source's order.
+    def indices(self, step: int) -> np.ndarray:
+        """Returns the indices of the images in the batch of a step, (B,) int64.
 
-        With a seed the stream is one permutation after the other; without, every epoch begins with
-        a batch of its own, and its last one is filled up from the start.
+        With a seed, the permutations of the epochs follow one another without gaps. Without one,
+        every epoch starts with a new batch, and its last one is filled up with the first images.
         """
         if self._seed is None:
             batches = -(-self._length // self._batch_size)
             first = step % batches * self._batch_size
             return np.arange(first, first + self._batch_size) % self._length
         first = step * self._batch_size
-        places = np.arange(first, first + self._batch_size)
-        epochs = places // self._length
+        positions = np.arange(first, first + self._batch_size)
+        epochs = positions // self._length
         return np.concatenate(
             [
-                self._permutation(int(epoch))[places[epochs == epoch] % self._length]
+                self._permutation(int(epoch))[positions[epochs == epoch] % self._length]
                 for epoch in np.unique(epochs)
             ]
         )
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        known, order = self._known
-        if known != epoch:
+        cached_epoch, order = self._cache
+        if cached_epoch != epoch:
             order = np.random.default_rng((self._seed or 0, epoch)).permutation(self._length)
-            self._known = epoch, order  # at once: threads may be in different epochs
+            self._cache = epoch, order  # one assignment: threads may be in different epochs
         return order
 
 
 def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
-    threads = reading.threads or max(1, atomic_files.processors() // max(1, reading.workers))
-    # Grain lets no more threads work than there are batches to be kept, less one handed over.
-    options = grain.ReadOptions(threads, prefetch_buffer_size=max(reading.ahead, threads + 1))
+    threads = reading.threads or max(1, cpu_devices.processor_count() // max(1, reading.workers))
+    # Grain has as many threads work as the buffer holds batches, less the one handed over.
+    options = grain.ReadOptions(threads, prefetch_buffer_size=max(reading.prefetch, threads + 1))
     stream = batches.to_iter_dataset(options)
     if reading.workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads a flag of its own
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(reading.workers, reading.ahead))
+        stream = stream.mp_prefetch(grain.MultiprocessingOptions(reading.workers, reading.prefetch))
     iterator = iter(stream)
     try:
         yield from iterator
@@ -197,35 +221,39 @@ def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
         getattr(iterator, 'close', lambda: None)()
 
 
-def _read(
+def _read_batch(
     source: Source, reading: Reading, rows: slice, tolerant: bool, indices: np.ndarray
 ) -> Batch:
-    """The images at these places of the source."""
+    """Reads the images of a batch, and replaces unreadable ones by the next if `tolerant`."""
     indices = indices[rows]
     pixels = np.empty((len(indices), reading.size, reading.size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
     replaced = np.full(len(indices), -1)
     for row, index in enumerate(indices):
         reason: Exception | None = None
-        for other in range(int(index), int(index) + (len(source) if tolerant else 1)):
+        for candidate in range(int(index), int(index) + (len(source) if tolerant else 1)):
             try:
-                labels[row] = read_into(source, other % len(source), pixels[row], reading.resize)
+                labels[row] = read_into(
+                    source, candidate % len(source), pixels[row], reading.resize
+                )
                 break
             except images.BadImage as error:
                 replaced[row] = index
                 reason = error
         else:
-            raise unreadable(source, int(index), reason)
-    return {'image': pixels, 'label': labels, _BAD: replaced}
+            raise unreadable_error(source, int(index), reason)
+    return {'image': pixels, 'label': labels, _REPLACED: replaced}
 
 
-def unreadable(source: Source, index: int, reason: Exception | None) -> UserError:
-    """What to tell of an image that cannot be read."""
-    return UserError(f'{source.where(index)} {reason}: prepare the data again')
+def unreadable_error(source: Source, index: int, reason: Exception | None) -> UserError:
+    """Returns the error for an image that cannot be read."""
+    return UserError(
+        f'{source.where(index)} {reason}: prepare the data set again in another data_dir'
+    )
 
 
-def labelled(source: Source, index: int) -> Mapping[str, Any]:
-    """An example that has a label, its image still as it is stored.
+def read_labelled(source: Source, index: int) -> Mapping[str, Any]:
+    """Reads an example that has a label; its image is not decoded.
 
     Raises:
       BadImage: it cannot be read, or has no label.
@@ -237,10 +265,12 @@ def labelled(source: Source, index: int) -> Mapping[str, Any]:
 
 
 def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> int:
-    """Decodes an image to its place in a batch, scaled and cut as in the paper's §2.
+    """Decodes an image into its row of a batch, scaled and cropped as in §2 of the paper.
 
     Args:
-      out_HWC: (size, size, 3) uint8, is filled.
+      source: the images.
+      index: the index of the image in the source.
+      out_HWC: (size, size, 3) uint8, receives the image.
       resize: the filter, one of images.FILTERS.
 
     Returns:
@@ -249,7 +279,7 @@ def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> i
     Raises:
       BadImage: it cannot be decoded, or has no label.
     """
-    example = labelled(source, index)
+    example = read_labelled(source, index)
     image = example['image']
     if isinstance(image, bytes):
         if not images.decode_into(image, out_HWC):
@@ -261,38 +291,44 @@ def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> i
 
 
 def statistics_of(
-    source: Source, reading: Reading, folder: str, split: str, bad: Bad | None = None
+    source: Source,
+    reading: Reading,
+    folder: str,
+    split: str,
+    unreadable: UnreadableImages | None = None,
 ) -> pixel_statistics.Sums:
-    """The sums over a split's images; kept beside the data, where they are not there already.
+    """Returns the sums over a split's images, from the file beside the data or computed now.
 
     Args:
-      folder: of the prepared data set; '' if there is none.
-      split: named in the file, so that parts of a data set do not share one.
-      bad: takes in which images were left out; None allows none.
+      source: the images.
+      reading: how they are read.
+      folder: the folder of the prepared data set, where computed sums are saved; '' if there is
+        none.
+      split: part of the file's name, so that parts of a data set have files of their own.
+      unreadable: receives the images that cannot be read and are left out; None if none are
+        allowed.
 
     Raises:
-      UserError: an image cannot be read.
+      UserError: an image cannot be read, or more than are allowed.
     """
     scaled_by = '' if source.size == reading.size else reading.resize
-    file = pixel_statistics.file_of(Path(folder), split, reading.size, scaled_by)
+    file = pixel_statistics.statistics_file(Path(folder), split, reading.size, scaled_by)
     if folder and file.exists():
         return pixel_statistics.Sums.load(file)
-    sums = pixel_statistics.Sums.of_none(reading.size)
-    tolerant = bad is not None and bad.allowed > 0
-    with Bars() as bars:
-        for batch in _in_order(source, reading, 64, _ALL, tolerant):
-            if bad is not None:
-                bad.note(batch[_BAD])
-            for image, wanted in zip(
-                batch['image'], (batch['weight'] > 0) & (batch[_BAD] < 0), strict=True
-            ):
-                if wanted:
-                    sums.add(image)
+    sums = pixel_statistics.Sums.zeros(reading.size)
+    tolerant = unreadable is not None and unreadable.allowed > 0
+    with ProgressBars() as bars:
+        for batch in _batches_in_order(source, reading, 64, _ALL_ROWS, tolerant):
+            if unreadable is not None:
+                unreadable.add(batch[_REPLACED])
+            counts = (batch['weight'] > 0) & (batch[_REPLACED] < 0)
+            for image in batch['image'][counts]:
+                sums.add(image)
             if len(source) > 10_000:
-                bars.reading('mean image', sums.images, len(source))
+                bars.show_images('mean image', sums.images, len(source))
     if folder:
         try:
             sums.save(file)
-        except UserError as error:  # a data set that many share is often read-only
-            print(f'{error}: they will be counted again the next time', flush=True)
+        except UserError as error:  # a shared data set is often read-only
+            print(f'{error}: the statistics will be computed again the next time', flush=True)
     return sums

@@ -1,8 +1,8 @@
-"""Random access to the records of a prepared TFDS data set, for many threads.
+"""Random access to the records of a prepared TFDS data set, for many threads (§2).
 
-A record is an `Example` of protocol buffers, of which three features are wanted. They are found in
-its bytes by hand: the library copies an image twice while it holds the interpreter, which for raw
-pixels is a third of all the work (docs/log.md).
+A record is a protocol buffer, an `Example`, of which three features are needed. They are located in
+its bytes without the library: that copies an image twice while it holds the interpreter lock, which
+for raw pixels is a third of all the work (docs/log.md).
 """
 
 import bisect
@@ -24,14 +24,14 @@ class Records:
 
     Attributes:
       features: TFDS's description of a record.
-      size: pixels across, if all images are squares of one size; else 0.
+      size: pixels across an image, if all are squares of one size; else 0.
       classes: names of the labels.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
         self.features = builder.info.features
         files = builder.info.splits[split].file_instructions
-        # One record at a time is read by the thread that asks for it: the batches are parallel.
+        # Each record is read in the calling thread: the parallel threads read different batches.
         self._data = array_record_data_source.ArrayRecordDataSource(
             files, reader_options={'max_parallelism': '0'}
         )
@@ -47,57 +47,64 @@ class Records:
         return len(self._data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """'image' (the bytes of a file, or pixels), 'label' and 'name' ('' if there is none).
+        """Reads a record.
+
+        Returns:
+          'image': the bytes of a file, or uint8 pixels; 'label': an int, -1 if there is none;
+          'name': '' if there is none.
 
         Raises:
+          IndexError: the index is out of range.
           BadImage: the record is damaged, or its label is out of range.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:
             record = self._data[index]
-            found = features_of(record, (b'image', b'label', b'file_name'))
-            start, end = found[b'image']
+            features = locate_features(record, (b'image', b'label', b'file_name'))
+            start, end = features[b'image']
             if self._shape:
                 pixels = np.frombuffer(record, np.uint8, end - start, start)
                 image = pixels.reshape(self._shape)
             else:
                 image = record[start:end]
-            label, _ = _varint(record, found[b'label'][0])
-            label -= (label >> 63) << 64  # negative numbers come as their two's complement
-            start, end = found.get(b'file_name', (0, 0))
+            label, _ = _varint(record, features[b'label'][0])
+            label -= (label >> 63) << 64  # negative numbers are stored as two's complement
+            start, end = features.get(b'file_name', (0, 0))
             name = record[start:end].decode('utf-8', 'surrogateescape')
-        except Exception as error:  # the reader raises what it likes, and so does broken data
+        except Exception as error:  # damaged data raise many kinds of errors
             raise BadImage(f'is damaged ({first_line(error)[:120]})') from error
         if not -1 <= label < len(self.classes):
             raise BadImage(f'has label {label}; there are {len(self.classes)} classes')
         return {'image': image, 'label': label, 'name': name}
 
     def where(self, index: int) -> str:
-        """The shard, and the record in it, counted from 0."""
+        """Returns the shard of a record and its number there, counted from 0, for messages."""
         file = bisect.bisect_right(self._ends, index)
         first = self._ends[file - 1] if file else 0
         name, skip = self._files[file]
         return f'record {skip + index - first} of {name}'
 
 
-_LENGTH = 2  # the wire type of what has a length: bytes, messages, packed numbers
-_SIZES = {1: 8, 5: 4}  # of the wire types of fixed size
+_LENGTH_DELIMITED = 2  # wire type of bytes, messages and packed numbers
+_FIXED_SIZES = {1: 8, 5: 4}  # bytes of the wire types of fixed size
 
 
-def features_of(record: bytes, names: tuple[bytes, ...]) -> dict[bytes, tuple[int, int]]:
-    """Where in an Example the first values of these features lie, if it has them.
+def locate_features(record: bytes, names: tuple[bytes, ...]) -> dict[bytes, tuple[int, int]]:
+    """Locates the first values of features in a serialized Example.
 
     Returns:
-      For each name, first and last byte: of a byte string, its own; of integers, of the packed or
-      single number.
+      For each of these features that the Example has, the position of its first byte and that
+      after its last one: those of the first byte string, or of the first number or all packed ones.
 
     Raises:
-      IndexError, ValueError: this is no Example.
+      IndexError, ValueError: this is not an Example.
     """
-    found = {}
+    locations = {}
     for _, _, start, end in _fields(record, 0, len(record)):  # the one field of an Example
-        for _, _, entry, entry_end in _fields(record, start, end):  # of the map of features
+        for _, _, entry, entry_end in _fields(
+            record, start, end
+        ):  # an entry of the map of features
             name, value = b'', (0, 0)
             for number, _, at, stop in _fields(record, entry, entry_end):
                 if number == 1:
@@ -105,25 +112,25 @@ def features_of(record: bytes, names: tuple[bytes, ...]) -> dict[bytes, tuple[in
                 else:
                     value = at, stop
             if name in names:
-                # A feature holds one list, the list its values.
+                # A feature contains one list, and the list contains the values.
                 for _, _, at, stop in _fields(record, *value):
                     for _, _, first, last in _fields(record, at, stop):
-                        found.setdefault(name, (first, last))
-    return found
+                        locations.setdefault(name, (first, last))
+    return locations
 
 
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of a message: number, wire type, first byte, end."""
+    """Yields the fields of a message: number, wire type, first byte, end."""
     while at < end:
         key, at = _varint(data, at)
         kind = key & 7
-        if kind == _LENGTH:
+        if kind == _LENGTH_DELIMITED:
             length, at = _varint(data, at)
             stop = at + length
         elif kind == 0:
             _, stop = _varint(data, at)
         else:
-            stop = at + _SIZES.get(kind, end)
+            stop = at + _FIXED_SIZES.get(kind, end)
         if stop > end:
             raise ValueError('a field reaches beyond its message')
         yield key >> 3, kind, at, stop
@@ -131,7 +138,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where the next one begins."""
+    """Reads a number stored in seven bits per byte; returns it and the position after it."""
     byte = data[at]
     value, shift = byte & 127, 7
     at += 1

@@ -1,8 +1,9 @@
-"""Where images come from (§2): TFDS data sets in ArrayRecord, read without TensorFlow.
+"""Opens data sets (§2): TFDS data sets in ArrayRecord, read without TensorFlow.
 
-A source is a sequence of `{'image': ..., 'label': int}`, the image as the bytes of a file or as a
-uint8 array of (rows, columns, 1 or 3). ImageNet is prepared by `alexnet_jax.prepare`, a folder of
-one's own images when it is first used, and any other TFDS data set of images and labels too.
+A source is a sequence of `{'image': ..., 'label': int}`; the image is the bytes of a file or a
+uint8 array of shape (rows, columns, 1 or 3). ImageNet is prepared by `alexnet_jax.prepare`. A
+folder of the user's own images, and any other TFDS data set of images and labels, is prepared when
+it is first used.
 """
 
 import os
@@ -15,19 +16,20 @@ import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 
 from alexnet_jax.config import schema
-from alexnet_jax.data import catalogue, writing
 from alexnet_jax.data import digits as digits  # registers its builder with TFDS
+from alexnet_jax.data.preparation import class_folders, writing
+from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.synthetic import Synthetic
-from alexnet_jax.runtime.progress import Bars
+from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 
 class Source(Protocol):
-    """A sequence of examples; asking for one that cannot be read raises BadImage.
+    """A sequence of examples; indexing raises BadImage for one that cannot be read.
 
     Attributes:
-      size: pixels across, if all images are squares of one size; else 0.
+      size: pixels across an image, if all are squares of one size; else 0.
       classes: names of the labels.
     """
 
@@ -39,16 +41,16 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Mapping[str, Any]: ...
 
     def where(self, index: int) -> str:
-        """Names an example, for a message about it."""
+        """Returns the location of an example, for messages."""
         ...
 
 
-# What to download, and what to run, for data sets that no program may fetch by itself.
+# What to download and what to run, for data sets that no program may download by itself.
 _TARS = (
     'download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org into '
     'DIR, then run: python -m alexnet_jax.prepare --tars=DIR'
 )
-BY_HAND = {
+INSTRUCTIONS = {
     'imagenet2012_256': _TARS,
     'imagenet2012_256_raw': f'{_TARS} --storage=raw',
     'imagenet2012': f'{_TARS} --size=original',
@@ -65,27 +67,34 @@ BY_HAND = {
 
 
 class Splits(NamedTuple):
-    """The two parts of a data set that a run reads."""
+    """The two splits of a data set that a run uses.
+
+    Attributes:
+      train: the training images.
+      eval: the images of the evaluation.
+      folder: the folder of the data set, where its pixel statistics are saved; '' if none.
+    """
 
     train: Source
     eval: Source
-    folder: str  # where what was computed from the data may be kept; '' for none
+    folder: str
 
 
-def data_dir(given: str) -> Path:
-    """Where TFDS keeps data sets: as given, or $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return Path(given or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+def data_dir(path: str) -> Path:
+    """Returns where TFDS keeps data sets: `path`, or $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    return Path(path or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
 
 
 def open_splits(dataset: schema.Dataset, skip_bad: int = 0) -> Splits:
-    """The training and the evaluation split, prepared if they can be.
+    """Opens the training and the evaluation split; prepares the data set if that is possible.
 
     Args:
-      skip_bad: training images that may be left out where a folder of images is prepared.
+      dataset: the section of the config.
+      skip_bad: number of training images that may be left out when a folder of images is prepared.
 
     Raises:
-      UserError: the data set is unknown or not prepared, a split does not exist, or it is not of
-        images and labels with the stated number of classes.
+      UserError: the data set is unknown or not prepared, it has no such split, or it does not
+        consist of images and labels with the configured number of classes.
     """
     if dataset.name == 'synthetic':
         train, evaluation = (
@@ -102,10 +111,14 @@ def open_splits(dataset: schema.Dataset, skip_bad: int = 0) -> Splits:
 
 
 def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
-    """A split of a prepared data set, in TFDS's words: 'train', 'train[:10%]'.
+    """Opens a split of a prepared data set.
+
+    Args:
+      builder: the data set.
+      split: in TFDS's notation: 'train', 'train[:10%]'.
 
     Raises:
-      UserError: it has no such split.
+      UserError: the data set has no such split.
     """
     try:
         return Records(builder, split)
@@ -117,64 +130,73 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
 
 
 def _by_name(dataset: schema.Dataset) -> tfds.core.DatasetBuilder:
-    hint = ' (or point --config.dataset.data_dir to where it is)'
+    hint = ' (or set --config.dataset.data_dir to the folder that has it)'
     try:
         builder = find_builder(dataset.name, dataset.data_dir)
     except UserError as error:
-        if dataset.name in BY_HAND:
-            raise UserError(_not_there(dataset) + hint) from error
+        if dataset.name in INSTRUCTIONS:
+            raise UserError(_missing(dataset) + hint) from error
         raise
     if not builder.is_prepared():
-        if dataset.name in BY_HAND:
-            raise UserError(_not_there(dataset) + hint)
+        if dataset.name in INSTRUCTIONS:
+            raise UserError(_missing(dataset) + hint)
         print(f'preparing {dataset.name} in {builder.data_dir}', flush=True)
         tfds.disable_progress_bar()
         prepare(builder)
     return builder
 
 
-def _not_there(dataset: schema.Dataset) -> str:
-    where = data_dir(dataset.data_dir)
-    return f'the data set {dataset.name} is not in {where}: {BY_HAND[dataset.name]}'
+def _missing(dataset: schema.Dataset) -> str:
+    folder = data_dir(dataset.data_dir)
+    return f'the data set {dataset.name} is not in {folder}: {INSTRUCTIONS[dataset.name]}'
 
 
 def _from_folder(dataset: schema.Dataset, skip_bad: int) -> tfds.core.DatasetBuilder:
-    """One's own images, prepared on first use at the size that is trained on."""
-    found = catalogue.class_folders(Path(dataset.folder).expanduser())
-    _check_classes(dataset.folder, len(found.classes), dataset)
+    """Opens a user's own images, prepared on first use at the size used for training."""
+    catalogue = class_folders.list_images(Path(dataset.folder).expanduser())
+    _check_classes(dataset.folder, len(catalogue.classes), dataset)
     for split in (dataset.train_split, dataset.eval_split):
-        if split.partition('[')[0] not in found.splits:
+        if split.partition('[')[0] not in catalogue.splits:
             raise UserError(f'{dataset.folder} is split into train and validation, not {split}')
-    storage = writing.Storage(size=dataset.image_size, filter=dataset.resize)
-    counts = ', '.join(f'{len(entries):,} {split}' for split, entries in found.splits.items())
-    with Bars() as bars:
-        bars.say(f'{dataset.folder}: {counts}, {len(found.classes)} classes')
+    storage = Storage(size=dataset.image_size, filter=dataset.resize)
+    counts = ', '.join(f'{len(entries):,} {split}' for split, entries in catalogue.splits.items())
+    with ProgressBars() as bars:
+        bars.print_line(f'{dataset.folder}: {counts}, {len(catalogue.classes)} classes')
         result = writing.write(
-            found, storage, data_dir(dataset.data_dir), 0, skip_bad, bars.say, bars.images
+            catalogue,
+            storage,
+            data_dir(dataset.data_dir),
+            0,
+            skip_bad,
+            bars.print_line,
+            bars.show_preparing,
         )
     return tfds.builder_from_directory(str(result.folder))
 
 
-def find_builder(name: str, where: str) -> tfds.core.DatasetBuilder:
-    """The TFDS builder of this name, for ArrayRecord.
+def find_builder(name: str, folder: str) -> tfds.core.DatasetBuilder:
+    """Returns the TFDS builder of this name, for ArrayRecord.
 
     Args:
-      where: the folder TFDS keeps data sets in; '' is its default.
+      name: name of the data set.
+      folder: where TFDS keeps data sets; '' for its default.
 
     Raises:
-      UserError: there is none.
+      UserError: TFDS knows no such data set.
     """
     try:
-        return tfds.builder(name, data_dir=str(data_dir(where)), file_format='array_record')
+        return tfds.builder(name, data_dir=str(data_dir(folder)), file_format='array_record')
     except (tfds.core.DatasetNotFoundError, ValueError, OSError, ParseError) as error:
-        raise UserError(f'{name!r} is no TFDS data set here: {first_line(error)}') from error
+        raise UserError(
+            f'{name!r} is not a TFDS data set, and none in {data_dir(folder)}: {first_line(error)}'
+        ) from error
 
 
 def prepare(builder: tfds.core.DatasetBuilder) -> None:
-    """Writes the data set, as TFDS does: nothing half-written is ever taken for whole.
+    """Prepares a data set with TFDS, which gives the folder its name when it is complete.
 
     Raises:
-      UserError: something it needs is missing, or the disk does not take it.
+      UserError: a package or a download is missing, or the data set cannot be written.
     """
     try:
         builder.download_and_prepare(file_format='array_record')
@@ -182,36 +204,40 @@ def prepare(builder: tfds.core.DatasetBuilder) -> None:
         raise UserError(
             f'TFDS needs {error.name} to prepare {builder.name}: pip install {error.name}'
         ) from error
-    except AssertionError as error:  # how TFDS says that files are to be downloaded by hand
+    except AssertionError as error:  # how TFDS asks for files to be downloaded manually
         raise UserError(f'{builder.name} cannot be prepared: {first_line(error)}') from error
     except OSError as error:
         raise UserError(
-            f'cannot prepare {builder.name} in {builder.data_dir}: {first_line(error)}; if the '
-            'disk is to blame choose another place (--config.dataset.data_dir=DIR, or '
+            f'cannot prepare {builder.name} in {builder.data_dir}: {first_line(error)}; if that '
+            'is a problem of the disk, choose another folder (--config.dataset.data_dir=DIR, or '
             '--data_dir=DIR of alexnet_jax.prepare)'
         ) from error
 
 
 def check_features(builder: tfds.core.DatasetBuilder) -> None:
-    """Looks whether a prepared data set is one of images and labels, and can be read at random.
+    """Checks that a prepared data set has images and labels, and allows random access.
 
     Raises:
-      UserError: it is not.
+      UserError: it does not.
     """
     features = builder.info.features or {}
-    there = 'image' in features and 'label' in features
-    if not there or not hasattr(features['label'], 'num_classes'):
+    complete = 'image' in features and 'label' in features
+    if not complete or not hasattr(features['label'], 'num_classes'):
         raise UserError(
-            f'{builder.name} has no images with a label (features: {", ".join(features)})'
+            f'{builder.name} is not a data set of images with a label (its features: '
+            f'{", ".join(features)}): choose another one'
         )
     image = features['image']
     raw = getattr(image, 'np_dtype', None) == np.uint8 and len(image.shape or ()) == 3
     if not isinstance(image, tfds.features.Image) and not raw:
-        raise UserError(f'the images of {builder.name} are stored in an unknown way: {image}')
+        raise UserError(
+            f'the images of {builder.name} are stored as {image}, which is not supported: choose '
+            'another data set'
+        )
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
             f'{builder.data_dir} is in the format {builder.info.file_format.value}; only '
-            'array_record can be read at random: prepare it again in another --data_dir'
+            'array_record allows random access: prepare the data set again in another data_dir'
         )
 
 

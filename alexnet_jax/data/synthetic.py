@@ -1,18 +1,18 @@
-"""Made-up images, for timing the net without a data set. Nothing can be learned from them."""
+"""Synthetic images, for timing the net without a data set; nothing can be learned from them."""
 
 from typing import Any
 
 import numpy as np
 
-NOTICE = 'SYNTHETIC IMAGES: only the speed means anything; the errors are of noise'
+NOTICE = 'SYNTHETIC IMAGES: only the speed is meaningful; the errors are those of noise'
 
 
 class Synthetic:
-    """Noise with random labels, the same for the same index.
+    """Noise with random labels; an index always gives the same image and label.
 
     Attributes:
-      SIZES: images in the training and in the evaluation split.
-      size: pixels across.
+      SIZES: number of images in the training and in the evaluation split.
+      size: pixels across an image.
       classes: names of the labels.
     """
 
@@ -35,5 +35,5 @@ class Synthetic:
         return {'image': self._noise[first : first + self.size], 'label': int(label)}
 
     def where(self, index: int) -> str:
-        """Names an image."""
+        """Returns a name for an image, for messages."""
         return f'synthetic image {index}'

@@ -1,1 +1,1 @@
-"""Trained nets: error rates, ensembles, and the files an evaluation writes (§6)."""
+"""Trained nets: error rates, ensembles, ablations, and the files of an evaluation (§6)."""

@@ -1,4 +1,4 @@
-"""Trains a config without one of its parts at a time, and tabulates what each is worth."""
+"""The ablation study (§3, §4): trains a config without each of its parts, tabulates the errors."""
 
 import dataclasses
 import json
@@ -16,30 +16,36 @@ from ml_collections import ConfigDict
 from scipy import stats  # comes with scikit-learn
 
 from alexnet_jax.config.ablations import ABLATIONS, ablate, changes
-from alexnet_jax.config.schema import as_dict
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.progress import time_left
-from alexnet_jax.runtime.text_table import aligned
-from alexnet_jax.runtime.user_errors import STOPPED, UserError
-from alexnet_jax.training import workdir
+from alexnet_jax.runtime.text_table import align_columns
+from alexnet_jax.runtime.user_errors import EXIT_STOPPED, UserError
+from alexnet_jax.training.workdir import Workdir
 
 BASE = 'base'
 
-
-Result = dict[str, float]  # 'centre', 'views': top-1 error, fractions; 'seconds'
+# 'centre' and 'views': the top-1 errors of a run, fractions; 'seconds': its duration.
+Result = dict[str, float]
 
 
 class Study:
     """The base and its ablations, each with several seeds.
 
+    Args:
+      raw: the config without ablations.
+      seeds: the number of seeds, which count from 0.
+      only: the names of the ablations; empty for all that the config allows.
+      folder: the folder of all runs.
+
     Attributes:
-      raw: the config before anything is ablated.
-      names: the base, then the ablations that the config allows.
-      left_out: for the others of ABLATIONS, why.
+      raw: the config without ablations.
+      seeds: the seeds.
+      names: the base, then the ablations.
+      left_out: the ablations that the config does not allow, with the reason.
 
     Raises:
-      UserError: an ablation that was asked for is unknown, or the config does not have that part.
+      UserError: an ablation of `only` is unknown, or the config lacks the part that it removes.
     """
 
     def __init__(self, raw: ConfigDict, seeds: int, only: Sequence[str], folder: Path) -> None:
@@ -55,28 +61,28 @@ class Study:
                 self.left_out[name] = str(error)
 
     def config(self, name: str, seed: int) -> Any:
-        """The settings of one run."""
+        """Returns the settings of one run."""
         raw = self.raw if name == BASE else ablate(self.raw, [name])
         return dataclasses.replace(resolve(raw), seed=seed)
 
     def trained_as(self, name: str) -> str:
-        """Whose runs give this row: the base's, where nothing but the test differs."""
+        """Names the runs of a row: those of the base, where nothing but the evaluation differs."""
         if name == BASE:
             return BASE
-        only_tests = all(key.startswith('evaluation.') for key in changes(self.raw, name))
-        return BASE if only_tests else name
+        is_trained_like_base = all(key.startswith('evaluation.') for key in changes(self.raw, name))
+        return BASE if is_trained_like_base else name
 
     def runs(self) -> list[tuple[str, int]]:
-        """All that must be trained, a whole round of one seed after the other."""
+        """Lists name and seed of all runs: every name with the first seed, then with the next."""
         trained = [name for name in self.names if self.trained_as(name) == name]
         return [(name, seed) for seed in self.seeds for name in trained]
 
     def folder(self, name: str, seed: int) -> Path:
-        """The workdir of one run."""
+        """Returns the workdir of one run."""
         return self._folder / f'{name}-{seed}'
 
     def result(self, name: str, seed: int) -> Result | None:
-        """What a run gave; None if it is not done.
+        """Reads the result of a run; None if the run has not ended.
 
         Raises:
           UserError: the folder holds a run with other settings.
@@ -85,44 +91,47 @@ class Study:
         file = folder / 'result.json'
         if not file.exists():
             return None
-        known = json.loads((folder / 'config.json').read_text())['config']
-        ours = json.loads(json.dumps(as_dict(self.config(name, seed))))
-        difference = workdir.difference(known, ours)
+        difference = Workdir(folder).difference(self.config(name, seed))
         if difference:
             raise UserError(f'{folder} holds a run with {difference}: choose another --workdir')
         return json.loads(file.read_text())
 
     def errors(self, name: str) -> list[float]:
-        """The top-1 error of every run of a row, as far as they are done; fractions."""
-        which = 'centre' if self.trained_as(name) != name else 'views'
-        return [result[which] for result in self._results(name)]
+        """Returns the top-1 errors of the runs of a row that have ended; fractions."""
+        kind = 'centre' if self.trained_as(name) != name else 'views'
+        return [result[kind] for result in self._results(name)]
 
     def seconds(self, name: str) -> float:
-        """What the runs of a row took, on average."""
+        """Returns the mean duration of the runs of a row."""
         times = [result['seconds'] for result in self._results(name)]
         return sum(times) / max(1, len(times))
 
     def _results(self, name: str) -> list[Result]:
-        found = (self.result(self.trained_as(name), seed) for seed in self.seeds)
-        return [result for result in found if result]
+        results = (self.result(self.trained_as(name), seed) for seed in self.seeds)
+        return [result for result in results if result]
 
 
 def train(study: Study, arguments: list[str]) -> Iterator[tuple[str, int]]:
-    """Trains what is not trained yet; gives each run once it is done.
+    """Trains the runs that have no result yet, and yields each when it ends.
 
     Args:
-      arguments: of alexnet_jax.main: the config and its overrides.
+      study: the runs.
+      arguments: flags for alexnet_jax.main: the config and its overrides.
+
+    Yields:
+      The name and the seed of a run that has ended.
 
     Raises:
-      UserError: a run ended with a mistake.
+      UserError: a run ended with an error.
     """
-    todo = [run for run in study.runs() if study.result(*run) is None]
-    began = time.monotonic()
-    for number, (name, seed) in enumerate(todo):
+    missing = [run for run in study.runs() if study.result(*run) is None]
+    start = time.monotonic()
+    for number, (name, seed) in enumerate(missing):
         left = ''
         if number:
-            left = f', {time_left((time.monotonic() - began) / number * (len(todo) - number))} left'
-        print(f'[{number + 1}/{len(todo)}] {name}, seed {seed}{left}', flush=True)
+            seconds = (time.monotonic() - start) / number * (len(missing) - number)
+            left = f', {time_left(seconds)} left'
+        print(f'[{number + 1}/{len(missing)}] {name}, seed {seed}{left}', flush=True)
         _train_one(study, name, seed, arguments)
         yield name, seed
 
@@ -135,75 +144,78 @@ def _train_one(study: Study, name: str, seed: int, arguments: list[str]) -> None
     start = time.monotonic()
     with (folder / 'output.txt').open('a') as output:
         code, errors = _run(command, output)
-    if code == STOPPED:
-        print('stopped: the same command goes on from there')
-        sys.exit(STOPPED)
+    if code == EXIT_STOPPED:
+        print('stopped and saved: the same command resumes')
+        sys.exit(EXIT_STOPPED)
     if code:
         last = (errors.strip().splitlines() or [f'exit code {code}'])[-1]
         reason = last.removeprefix('alexnet_jax: ')
         raise UserError(f'{name} with seed {seed} failed: {reason} ({shlex.join(command)})')
-    found = final_errors(folder) | {'seconds': time.monotonic() - start}
-    with atomic_files.whole(folder / 'result.json') as partial:
-        partial.write_text(json.dumps(found) + '\n')
+    result = final_errors(Workdir(folder)) | {'seconds': time.monotonic() - start}
+    with atomic_files.replace(folder / 'result.json') as partial:
+        partial.write_text(json.dumps(result) + '\n')
 
 
 def _run(command: list[str], output: TextIO) -> tuple[int, str]:
-    """A run to its end: exit code, errors. A signal to stop is passed on, so that it saves."""
+    """Runs a command, and passes signals to stop on to it, so that it saves.
+
+    Returns:
+      The exit code, and what the command wrote to stderr.
+    """
     process = subprocess.Popen(
         command, stdout=output, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {n: signal.signal(n, lambda n, _: process.send_signal(n)) for n in numbers}
+    handlers = {n: signal.signal(n, lambda n, _: process.send_signal(n)) for n in numbers}
     try:
         _, errors = process.communicate()
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     return process.returncode, errors
 
 
-def final_errors(folder: Path) -> Result:
-    """The last evaluation of a run: top-1 error of the centre crop, and of the mean of the views.
+def final_errors(workdir: Workdir) -> Result:
+    """Returns the top-1 errors of a run's last evaluation, of the centre and of the mean of views.
 
-    Where a run averages no views, both are the centre's.
+    If the run does not average views, both are the error of the centre crop.
     """
-    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    last = [line for line in lines if 'eval/top1_error' in line][-1]
+    last = [line for line in workdir.read_metrics() if 'eval/top1_error' in line][-1]
     views = (x for name, x in last.items() if name.endswith('_views/top1_error'))
     centre = last['eval/top1_error']
     return {'centre': centre, 'views': next(views, centre)}
 
 
 def interval(errors: Sequence[float], base: Sequence[float]) -> tuple[float, float] | None:
-    """Welch's 95 % interval of the difference of the means; None where seeds show no spread."""
+    """Computes Welch's 95 % interval of the difference of the means; None without any spread."""
     if min(len(errors), len(base)) < 2 or len({*errors}) == len({*base}) == 1:
         return None
-    with warnings.catch_warnings():  # that one of them has no spread
+    with warnings.catch_warnings():  # one of them may have no spread
         warnings.filterwarnings('ignore', 'Precision loss', RuntimeWarning)
-        found = stats.ttest_ind(errors, base, equal_var=False).confidence_interval(0.95)
-    return float(found.low), float(found.high)
+        bounds = stats.ttest_ind(errors, base, equal_var=False).confidence_interval(0.95)
+    return float(bounds.low), float(bounds.high)
 
 
 def rows(study: Study) -> list[dict[str, Any]]:
-    """The table, a dict for each row that has runs; errors are fractions."""
+    """Returns a dict for each row of the table that has results; errors are fractions."""
     base, table = study.errors(BASE), []
     for name in study.names:
         errors = study.errors(name)
         if not errors:
             continue
-        mean, known = sum(errors) / len(errors), ABLATIONS.get(name)
-        within = interval(errors, base) if name != BASE else None
+        mean, ablation = sum(errors) / len(errors), ABLATIONS.get(name)
+        bounds = interval(errors, base) if name != BASE else None
         table.append(
             {
                 'name': name,
-                'claim': known.claim if known else 'the config as it is',
-                'paper': (known and known.paper) or None,
-                'log': (known and known.log) or None,
+                'claim': ablation.claim if ablation else 'the config without changes',
+                'paper': (ablation and ablation.paper) or None,
+                'log': (ablation and ablation.log) or None,
                 'errors': errors,
                 'mean': mean,
                 'difference': None if name == BASE else mean - sum(base) / len(base),
-                'low': within and within[0],
-                'high': within and within[1],
+                'low': bounds and bounds[0],
+                'high': bounds and bounds[1],
                 'minutes': study.seconds(name) / 60,
                 'changes': {} if name == BASE else changes(study.raw, name),
             }
@@ -212,18 +224,18 @@ def rows(study: Study) -> list[dict[str, Any]]:
 
 
 def text(table: list[dict[str, Any]]) -> str:
-    """The table as it is printed: errors in percent, differences in points."""
+    """Formats the table for the terminal: errors in percent, differences in percentage points."""
     header = ('without', 'top-1 error', 'difference', '95 % interval', 'paper', '2012 log', 'min')
     lines = [header]
     for row in table:
-        difference, within = '', ''
+        difference, bounds = '', ''
         if row['difference'] is not None:
             difference = f'{100 * row["difference"]:+.2f}'
         if row['low'] is not None:
             noise = ' (noise)' if row['low'] <= 0 <= row['high'] else ''
-            within = f'{100 * row["low"]:+.2f} to {100 * row["high"]:+.2f}{noise}'
+            bounds = f'{100 * row["low"]:+.2f} to {100 * row["high"]:+.2f}{noise}'
         name = '(nothing)' if row['name'] == BASE else row['name']
-        known = row['paper'] or '', row['log'] or ''
-        cells = (f'{row["mean"]:.2%}', difference, within, *known, f'{row["minutes"]:.1f}')
+        published = row['paper'] or '', row['log'] or ''
+        cells = (f'{row["mean"]:.2%}', difference, bounds, *published, f'{row["minutes"]:.1f}')
         lines.append((name, *cells))
-    return aligned(lines)
+    return align_columns(lines)

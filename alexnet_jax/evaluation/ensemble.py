@@ -1,4 +1,4 @@
-"""Several nets as one: the mean of their softmax outputs (§6), and weights for it (2012)."""
+"""Ensembles: the mean of several nets' softmax outputs (§6), and weights for it (2012 code)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,15 +6,15 @@ import numpy as np
 
 from alexnet_jax.evaluation import error_rates
 
-STEPS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # of the search for weights
+SEARCH_STEPS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # by which weights are changed
 
 
 def mean(p_MNK: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
-    """The mean over nets of their softmax outputs, (N, K) float32.
+    """Computes the mean of several nets' softmax outputs, (N, K) float32.
 
     Args:
-      p_MNK: for each net, (N, K) float32.
-      weights: of the nets, at least 0 and 1 in all; None weighs them equally.
+      p_MNK: (N, K) float32 for each net.
+      weights: a weight for each net, at least 0, with the sum 1; None for equal weights.
     """
     total = np.zeros(p_MNK[0].shape, np.float64)
     for p_NK, weight in zip(p_MNK, weights or [1 / len(p_MNK)] * len(p_MNK), strict=True):
@@ -23,47 +23,55 @@ def mean(p_MNK: Sequence[np.ndarray], weights: Sequence[float] | None = None) ->
 
 
 def halves(labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Splits images into two halves, both with every class in equal number, give or take one.
+    """Splits images into two halves with equal numbers of every class, give or take one.
+
+    Args:
+      labels_N: (N,) int32.
 
     Returns:
-      Indices: every second image of the classes, one class after the other, and the rest.
+      The indices of every second image, counted class after class, and those of the others.
     """
     by_class = np.argsort(labels_N, kind='stable')
     return np.sort(by_class[::2]), np.sort(by_class[1::2])
 
 
 def tune(p_MNK: Sequence[np.ndarray], labels_N: np.ndarray) -> list[float]:
-    """Weights with which the mean has the lowest top-5 error on these images.
+    """Finds weights whose mean has the lowest top-5 error on these images.
 
-    A search coordinate by coordinate, as that of the 2012 code (avg-valid.py): while it helps, one
-    weight is raised or lowered by a step, or made 0, and all are scaled to sum to 1; then the step
-    is halved. It begins with equal weights, or with one net alone if that is better. Of equal top-5
-    errors the lower top-1 error wins, then the lower loss.
+    The search goes coordinate by coordinate, like that of the 2012 code (avg-valid.py): one weight
+    is raised or lowered by a step, or set to 0, and all are scaled to the sum 1, as long as this
+    improves the mean; then the step is halved. The search starts from equal weights, or from a
+    single net if that is better. Ties in the top-5 error are broken by the top-1 error, then by the
+    loss.
+
+    Args:
+      p_MNK: (N, K) float32 for each net.
+      labels_N: (N,) int32.
 
     Returns:
-      A weight for each net, at least 0 and 1 in all.
+      A weight for each net, at least 0, with the sum 1.
     """
 
-    def judged(weights: list[float]) -> tuple[float, float, float]:
-        found = error_rates.errors(mean(p_MNK, weights), labels_N)
-        return found.top5, found.top1, found.loss
+    def cost(weights: list[float]) -> tuple[float, float, float]:
+        errors = error_rates.errors(mean(p_MNK, weights), labels_N)
+        return errors.top5, errors.top1, errors.loss
 
-    alone = np.eye(len(p_MNK)).tolist()
-    best = min([[1 / len(p_MNK)] * len(p_MNK), *alone], key=judged)
-    lowest = judged(best)
-    for step in STEPS:
+    single_nets = np.eye(len(p_MNK)).tolist()
+    best = min([[1 / len(p_MNK)] * len(p_MNK), *single_nets], key=cost)
+    lowest = cost(best)
+    for step in SEARCH_STEPS:
         improved = True
         while improved:
             improved = False
             for net in range(len(best)):
                 for weights in _neighbours(best, net, step):
-                    if (found := judged(weights)) < lowest:
-                        best, lowest, improved = weights, found, True
+                    if (candidate := cost(weights)) < lowest:
+                        best, lowest, improved = weights, candidate, True
     return best
 
 
 def _neighbours(weights: list[float], net: int, step: float) -> Iterator[list[float]]:
-    """These weights with that of one net raised, lowered, or 0."""
+    """Yields these weights with the weight of one net raised, lowered, or set to 0."""
     for own in (weights[net] + step, max(0.0, weights[net] - step), 0.0):
         changed = weights[:net] + [own] + weights[net + 1 :]
         if own != weights[net] and sum(changed) > 0:

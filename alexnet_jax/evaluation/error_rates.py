@@ -1,4 +1,4 @@
-"""Top-1 and top-5 error of probabilities, with intervals (§6)."""
+"""Top-1 and top-5 error rates of predicted probabilities, with confidence intervals (§6)."""
 
 import math
 from typing import NamedTuple
@@ -15,7 +15,14 @@ _credit = jax.jit(credit, static_argnums=2)
 
 
 class Errors(NamedTuple):
-    """What is wrong of a number of images, as fractions; `loss` in nats."""
+    """Error rates on a number of images.
+
+    Attributes:
+      images: the number of images.
+      top1: the top-1 error, a fraction.
+      top5: the top-5 error, a fraction.
+      loss: the mean cross entropy in nats.
+    """
 
     images: int
     top1: float
@@ -23,22 +30,27 @@ class Errors(NamedTuple):
     loss: float
 
 
-def credits_of(p_NK: np.ndarray, labels_N: np.ndarray) -> dict[int, np.ndarray]:
-    """For each of TOP, (N,) float32: see `credit`."""
+def top_credits(p_NK: np.ndarray, labels_N: np.ndarray) -> dict[int, np.ndarray]:
+    """Computes the credit of each image for each of TOP: (N,) float32, see `credit`."""
     return {top: np.asarray(_credit(p_NK, labels_N, top)) for top in TOP}
 
 
 def errors(p_NK: np.ndarray, labels_N: np.ndarray) -> Errors:
-    """Of probabilities, (N, K) float32. One that is 0 counts as the least there is."""
-    right = credits_of(p_NK, labels_N)
+    """Computes the errors of probabilities.
+
+    Args:
+      p_NK: (N, K) float32. In the loss a probability of 0 counts as the smallest normal number.
+      labels_N: (N,) int32.
+    """
+    credits_N = top_credits(p_NK, labels_N)
     own = np.take_along_axis(p_NK, labels_N[:, None], axis=1)
     loss = -np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean(dtype=np.float64)
-    top1, top5 = (1 - float(right[top].mean(dtype=np.float64)) for top in TOP)
+    top1, top5 = (1 - float(credits_N[top].mean(dtype=np.float64)) for top in TOP)
     return Errors(len(labels_N), top1, top5, float(loss))
 
 
 def interval(error: float, images: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an error that was measured on so many images."""
+    """Computes Wilson's 95 % interval of an error that was measured on so many images."""
     z = 1.959964
     shrink = 1 + z * z / images
     middle = (error + z * z / (2 * images)) / shrink

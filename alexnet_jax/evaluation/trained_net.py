@@ -1,11 +1,10 @@
-"""A trained net as its workdir holds it: its settings, its parameters, and what it says of images.
+"""A trained net from its workdir: its settings, its parameters, and its outputs for images.
 
-For programs that look at a run without going on with it: evaluate.py, report.py.
+For programs that evaluate or show a run without resuming it.
 """
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,62 +14,62 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.config import schema
-from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import images, loader, sources
 from alexnet_jax.model import inference, towers
 from alexnet_jax.model.layer_table import layer_table
+from alexnet_jax.model.net import Net
 from alexnet_jax.runtime import cpu_devices
-from alexnet_jax.runtime.progress import Bars
+from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.checkpoint import Checkpoints
 from alexnet_jax.training.state import place_constants, state_shapes
+from alexnet_jax.training.workdir import Workdir
 
-LONG = 10_000  # images from which on progress is shown
-ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices there are
-
-
-def read_config(workdir: Path) -> schema.Config:
-    """The settings of the run in this folder.
-
-    Raises:
-      UserError: it is no run's workdir, or one of another version.
-    """
-    file = workdir / 'config.json'
-    if not file.is_file():
-        raise UserError(f'{workdir} is no workdir of a run: there is no {file}')
-    try:
-        raw = dict(json.loads(file.read_text())['config'])
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f'{file} cannot be read: {error}') from error
-    try:
-        return resolve(raw)
-    except UserError as error:
-        raise UserError(f'{file} is of another version: {error}') from error
+MANY_IMAGES = 10_000  # from this number on, progress is shown
+ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
 
 
-def newest_step(workdir: Path) -> int:
-    """Training steps done in the newest checkpoint of a run.
+def load(workdir: Path | str, *, mesh: jax.sharding.Mesh | None = None) -> Net:
+    """Loads the newest checkpoint of a run; its data set is not needed.
+
+    Args:
+      workdir: the folder of the run.
+      mesh: the devices to place the parameters on; None chooses them from this machine's, whatever
+        the net was trained on.
+
+    Returns:
+      The net; `net(images)` computes logits.
 
     Raises:
-      UserError: there is none.
+      UserError: the folder holds no run, a run of another version, or no checkpoint.
     """
-    folder = workdir / 'checkpoints'
-    found = None
-    if folder.is_dir():
-        checkpoints = Checkpoints(folder, keep=None)
-        found = checkpoints.newest
-        checkpoints.close()
-    if found is None:
-        raise UserError(f'{workdir} has no checkpoint yet: train it first, or wait')
-    return found
+    folder = Workdir(Path(workdir).expanduser())
+    config = folder.read_config()
+    mesh = mesh or _mesh_of_this_machine(config)
+    _, params = _restore(folder, config, mesh)
+    return Net(config, mesh=mesh, params=params)
 
 
-class Truth(NamedTuple):
-    """The images of a split as they are stored.
+def _mesh_of_this_machine(config: schema.Config) -> jax.sharding.Mesh:
+    cpu_devices.prepare_cpu_devices()
+    return towers.choose_mesh(dataclasses.replace(config, mesh=ANY_MESH))
+
+
+def _restore(workdir: Workdir, config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[int, Any]:
+    """Restores the newest checkpoint: the training steps done, and the parameters on the mesh."""
+    with workdir.open_checkpoints() as checkpoints:
+        restored = checkpoints.restore(state_shapes(config, mesh))
+    if restored is None:
+        raise UserError(f'{workdir.path} has no checkpoint yet: train it first, or wait')
+    state, position = restored
+    return position.step, state.params
+
+
+class LabelledImages(NamedTuple):
+    """The images of a split as they are stored, without their pixels.
 
     Attributes:
-      classes: names of the labels.
-      names: of the images; where one is stored, if it has none.
+      classes: the names of the labels.
+      names: the names of the images; the place of the record where an image has no name.
       labels: (N,) int32.
     """
 
@@ -79,44 +78,45 @@ class Truth(NamedTuple):
     labels: np.ndarray
 
 
-def truth(source: sources.Source) -> Truth:
-    """Reads names and labels, and decodes nothing; with progress, where it is long.
+def read_labels(source: sources.Source) -> LabelledImages:
+    """Reads names and labels without decoding images; shows progress where there are many.
 
     Raises:
       UserError: a record is damaged or has no label.
     """
     names, labels = [], np.empty(len(source), np.int32)
-    with Bars() as bars:
+    with ProgressBars() as bars:
         for index in range(len(source)):
             try:
-                example = loader.labelled(source, index)
+                example = loader.read_labelled(source, index)
             except images.BadImage as error:
-                raise loader.unreadable(source, index, error) from error
+                raise loader.unreadable_error(source, index, error) from error
             names.append(example.get('name') or source.where(index))
             labels[index] = example['label']
-            if len(source) > LONG and index % 100 == 0:
-                bars.reading('labels', index, len(source))
-    return Truth(source.classes, names, labels)
+            if len(source) > MANY_IMAGES and index % 100 == 0:
+                bars.show_images('labels', index, len(source))
+    return LabelledImages(source.classes, names, labels)
 
 
-class Trained:
-    """The newest checkpoint of a run, on the devices that there are.
+class TrainedNet:
+    """The newest checkpoint of a run on this machine's devices, with the run's test images.
 
     Args:
       workdir: the folder of the run.
-      mesh: of the devices to use; None chooses by what is here, whatever it was trained on.
-      config: its settings, where they are not those of the folder: images may have moved.
+      mesh: the devices to use; None chooses them from this machine's, whatever the net was trained
+        on.
+      config: settings in place of those in the folder, for images that have moved.
 
     Attributes:
       workdir: the folder of the run.
-      config: its settings.
-      mesh: where it lies.
+      config: the settings.
+      mesh: the devices that hold the parameters.
       step: training steps done.
-      params: nested dict of float32 arrays, as in train.State.
-      source: the images it is tested on.
+      params: nested dict of float32 arrays, as in `state.State`.
+      source: the test images.
 
     Raises:
-      UserError: the folder holds no run or no checkpoint, or its data set is not here.
+      UserError: the folder holds no run or no checkpoint, or the data set is missing.
     """
 
     def __init__(
@@ -125,84 +125,86 @@ class Trained:
         mesh: jax.sharding.Mesh | None = None,
         config: schema.Config | None = None,
     ) -> None:
-        self.workdir, self.config = workdir, config or read_config(workdir)
-        layer_table(self.config)
-        self.mesh = mesh or _mesh_of_here(self.config)
-        self.step, self.params = self._restore()
+        folder = Workdir(workdir)
+        self.workdir, self.config = workdir, config or folder.read_config()
+        layer_table(self.config)  # raises a UserError for sizes that do not fit together
+        self.mesh = mesh or _mesh_of_this_machine(self.config)
+        self.step, self.params = _restore(folder, self.config, self.mesh)
         splits = sources.open_splits(self.config.dataset, self.config.loader.skip_bad)
         self.source = splits.eval
-        bad = loader.Bad(splits.train, self.config.loader.skip_bad)
+        bad = loader.UnreadableImages(splits.train, self.config.loader.skip_bad)
         self._mean_HWC = place_constants(self.config, self.mesh, splits, bad).mean_HWC
 
-    def _restore(self) -> tuple[int, Any]:
-        newest_step(self.workdir)
-        checkpoints = Checkpoints(self.workdir / 'checkpoints', keep=None)
-        found = checkpoints.restore(state_shapes(self.config, self.mesh))
-        checkpoints.close()
-        if found is None:
-            raise UserError(f'the checkpoints in {self.workdir} are gone: try again')
-        state, position = found
-        return position.step, state.params
-
     def labels(self) -> np.ndarray:
-        """(N,) int32: the label of every test image."""
-        return truth(self.source).labels
+        """Reads the label of every test image: (N,) int32."""
+        return read_labels(self.source).labels
 
     def probabilities(self) -> tuple[np.ndarray, np.ndarray]:
-        """The softmax for the centre crop, and its mean over all test views (§4.1).
+        """Computes the softmax of the centre crop, and its mean over all test views (§4.1).
 
         Returns:
-          Both (N, K) float32, a row for each test image.
+          Both (N, K) float32, one row for each test image.
         """
-        look = inference.make_log_probabilities(self.config, self.mesh)
+        log_probabilities = inference.make_log_probabilities(self.config, self.mesh)
         views = inference.test_views(self.config)
 
         def of_batch(images_BHWC: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-            each = (look(self.params, self._mean_HWC, images_BHWC, view) for view in views)
-            p = [jnp.exp(x) for x in each]
+            log_p = (
+                log_probabilities(self.params, self._mean_HWC, images_BHWC, view) for view in views
+            )
+            p = [jnp.exp(x) for x in log_p]
             return np.asarray(p[0]), np.asarray(functools.reduce(jnp.add, p) / len(p))
 
         return self._all(of_batch)
 
     def last_hidden(self) -> np.ndarray:
-        """(N, units of all towers) float32: the last hidden layer, of the centre (§6.1)."""
-        look = inference.make_last_hidden(self.config, self.mesh)
+        """Computes the last hidden layer for the centre crop (§6.1).
+
+        Returns:
+          (N, units of all towers) float32.
+        """
+        last_hidden = inference.make_last_hidden(self.config, self.mesh)
         centre = inference.test_views(self.config)[0]
 
         def of_batch(images_BHWC: jax.Array) -> tuple[np.ndarray]:
-            return (np.asarray(look(self.params, self._mean_HWC, images_BHWC, centre)),)
+            return (np.asarray(last_hidden(self.params, self._mean_HWC, images_BHWC, centre)),)
 
         return self._all(of_batch)[0]
 
     def image(self, index: int) -> np.ndarray:
-        """(size, size, 3) uint8: a test image, scaled and cut as the net reads it."""
+        """Reads a test image, scaled and cropped as it is for the net: (size, size, 3) uint8."""
         size = self.config.dataset.image_size
         image = np.empty((size, size, 3), np.uint8)
         try:
             loader.read_into(self.source, index, image, self.config.dataset.resize)
         except images.BadImage as error:
-            raise loader.unreadable(self.source, index, error) from error
+            raise loader.unreadable_error(self.source, index, error) from error
         return image
 
     def _all(self, of_batch: Callable[[Any], tuple[np.ndarray, ...]]) -> tuple[Any, ...]:
-        """What `of_batch` gives for every test image, in order; with progress, where it is long."""
+        """Applies a function to all test images, batch by batch; shows progress if there are many.
+
+        Args:
+          of_batch: a function of (B, size, size, 3) uint8 images that returns arrays with B rows.
+
+        Returns:
+          The arrays of all batches joined, with one row for each test image, in order.
+        """
         parts, done = [], 0
-        with Bars() as bars:
-            for batch, kept in self._batches():
+        with ProgressBars() as bars:
+            for batch, counts in self._batches():
                 images_BHWC = towers.put_batch(self.mesh, {'image': batch['image']})['image']
-                parts.append([x[kept] for x in of_batch(images_BHWC)])
-                done += int(kept.sum())
-                if len(self.source) > LONG:
-                    bars.reading('testing', done, len(self.source))
+                parts.append([x[counts] for x in of_batch(images_BHWC)])
+                done += int(counts.sum())
+                if len(self.source) > MANY_IMAGES:
+                    bars.show_images('testing', done, len(self.source))
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
     def _batches(self) -> Iterator[tuple[loader.Batch, np.ndarray]]:
-        """Batches of the test images, and which of their rows count."""
-        reading, batch_size = loader.Reading.of(self.config), self.config.evaluation.batch_size
+        """Yields batches of test images, and which of their rows count: the last one is padded."""
+        reading, batch_size = (
+            loader.Reading.from_config(self.config),
+            self.config.evaluation.batch_size,
+        )
         for batch in loader.evaluation_batches(self.source, reading, batch_size):
             yield batch, batch['weight'] > 0
-
-
-def _mesh_of_here(config: schema.Config) -> jax.sharding.Mesh:
-    cpu_devices.prepare_cpu_devices()
-    return towers.choose_mesh(dataclasses.replace(config, mesh=ANY_MESH))

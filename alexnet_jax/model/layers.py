@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from alexnet_jax.config import schema
+from alexnet_jax.config import model_schema
 from alexnet_jax.model.batch_normalization import BatchNormalization
 from alexnet_jax.model.dropout import Masks, dropout
 from alexnet_jax.model.layer_table import Row
@@ -38,7 +38,7 @@ class Convolution(nnx.Module):
     """A convolution per tower, and the operations that follow it."""
 
     def __init__(
-        self, row: Row, model: schema.Model, *, rng: Rng, platform: Platform | None = None
+        self, row: Row, model: model_schema.Model, *, rng: Rng, platform: Platform | None = None
     ) -> None:
         layer = model.convolutions()[row.name]
         shape = (model.towers, layer.kernel, layer.kernel, row.reads, row.maps)
@@ -73,7 +73,7 @@ class UnsharedConvolution(nnx.Module):
     """A convolution with separate weights for each place ('local' in the 2012 code)."""
 
     def __init__(
-        self, row: Row, model: schema.Model, *, rng: Rng, platform: Platform | None = None
+        self, row: Row, model: model_schema.Model, *, rng: Rng, platform: Platform | None = None
     ) -> None:
         layer = model.convolutions()[row.name]
         places = (model.towers, row.size, row.size)
@@ -102,7 +102,7 @@ class UnsharedConvolution(nnx.Module):
 class Dense(nnx.Module):
     """A fully-connected layer per tower, its nonlinearity and dropout (§4.2)."""
 
-    def __init__(self, row: Row, model: schema.Model, *, rng: Rng) -> None:
+    def __init__(self, row: Row, model: model_schema.Model, *, rng: Rng) -> None:
         layer = model.hidden()[row.name]
         shape = (model.towers, row.reads, row.maps)
         bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
@@ -124,7 +124,7 @@ class Dense(nnx.Module):
 class Output(nnx.Module):
     """The layer before the softmax, which sums the partial products of all towers."""
 
-    def __init__(self, row: Row, model: schema.Model, *, rng: Rng) -> None:
+    def __init__(self, row: Row, model: model_schema.Model, *, rng: Rng) -> None:
         layer = model.fc8
         shape = (model.towers, row.reads, row.maps)
         self.settings = layer

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alexnet_jax.config import schema
+from alexnet_jax.config import model_schema
 from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
@@ -34,7 +34,7 @@ class Operations:
 
     @classmethod
     def of_layer(
-        cls, names: tuple[str, ...], model: schema.Model, platform: Platform | None = None
+        cls, names: tuple[str, ...], model: model_schema.Model, platform: Platform | None = None
     ) -> 'Operations':
         """Returns the operations of a layer with the constants that they need."""
         sections = ('response_normalization', 'spatial_normalization', 'max_pooling')

@@ -1,1 +1,1 @@
-"""The parts of the report's page (§6.1): report.py puts them together."""
+"""The page of a run (§6.1) and its tables for the terminal; report.py assembles the page."""

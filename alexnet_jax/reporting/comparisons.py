@@ -1,4 +1,4 @@
-"""The parts of a report that compare runs: Figure 1 of the paper, and the ablations."""
+"""The sections of a report that compare runs: Figure 1 of the paper, and the ablations."""
 
 import json
 from collections.abc import Mapping
@@ -11,30 +11,35 @@ from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import Prose, Section, code, figure, paragraph, table
 from alexnet_jax.reporting.plots import Curve, line_plot
 from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.training.workdir import Workdir
 
 LEVEL = 0.25  # the training error rate of Figure 1
 
 
 def figure1(relu: Path, tanh: Path) -> Section:
-    """Training error against epochs of two runs, as in Figure 1.
+    """Compares the training errors of two runs over epochs, as in Figure 1.
+
+    Args:
+      relu: the workdir of a run with ReLUs.
+      tanh: the workdir of a run with tanh.
 
     Raises:
-      UserError: a folder is no run's, or nothing has been logged in it.
+      UserError: a folder is not a workdir, or its run has logged nothing.
     """
     histories = {'ReLU': _history(relu), 'tanh': _history(tanh)}
     curves = []
     for (name, run), style in zip(histories.items(), ('solid', 'dashed'), strict=True):
-        x, y = history.thinned(run.curve('train/top1_error'))
+        x, y = history.downsample(run.curve('train/top1_error'))
         curves.append(Curve(name, (x, 100 * y), style))
     plot = line_plot(curves, 'epochs', 'training error (%)', level=(100 * LEVEL, '25 %'))
     caption = (
-        'Training error rate (top-1, means of the log) with ReLUs and with tanh. In the paper, on '
-        'CIFAR-10 with a four-layer net, ReLUs reach 25 % six times faster.'
+        'Top-1 training error with ReLUs and with tanh, as logged. In the paper, a four-layer net '
+        'with ReLUs reaches 25 % on CIFAR-10 six times faster than one with tanh.'
     )
     body = joined(
         figure(plot, caption, class_='narrow'),
-        paragraph(_reached(histories)),
-        paragraph(_difference(relu, tanh)),
+        paragraph(_times_to_level(histories)),
+        paragraph(_changed_settings(relu, tanh)),
     )
     return Section('relu', 'ReLU and tanh (Figure 1)', body)
 
@@ -42,63 +47,62 @@ def figure1(relu: Path, tanh: Path) -> Section:
 def _history(workdir: Path) -> history.History:
     run = history.read(workdir)
     if not len(run.curve('train/top1_error')[0]):
-        raise UserError(f'{workdir} has no metrics.jsonl with a training error: Figure 1 needs one')
+        raise UserError(
+            f'{workdir} has no metrics.jsonl with a training error, which Figure 1 needs'
+        )
     return run
 
 
-def _reached(histories: Mapping[str, history.History]) -> str:
-    """When each run reached the level, and how many times longer the second took."""
+def _times_to_level(histories: Mapping[str, history.History]) -> str:
+    """Says when each run reached the level, and how many times longer the second took."""
     name, times, ends = 'train/top1_error', {}, {}
     for kind, run in histories.items():
         times[kind] = run.epochs_to_reach(name, LEVEL)
         ends[kind] = run.curve(name)[0].max()
-    said = [
+    durations = [
         f'{kind}: not reached in {ends[kind]:.2f} epochs'
-        if at is None
-        else f'{kind}: {at:.2f} epochs'
-        for kind, at in times.items()
+        if epochs is None
+        else f'{kind}: {epochs:.2f} epochs'
+        for kind, epochs in times.items()
     ]
-    line = f'To a training error of 25 %: {"; ".join(said)}.'
+    line = f'Time to a training error of 25 %: {"; ".join(durations)}.'
     relu, tanh = times['ReLU'], times['tanh']
     if relu is None:
         return line
-    if tanh is None:
-        return f'{line} tanh takes more than {ends["tanh"] / relu:.1f} times as many.'
-    return f'{line} tanh takes {tanh / relu:.1f} times as many.'
+    if tanh is not None:
+        return f'{line} The net with tanh takes {tanh / relu:.1f} times as many epochs.'
+    if ends['tanh'] <= relu:  # it was not trained for long enough to compare
+        return line
+    times_longer = f'{ends["tanh"] / relu:.1f}'
+    return f'{line} The net with tanh takes more than {times_longer} times as many epochs.'
 
 
-def _difference(relu: Path, tanh: Path) -> Html:
-    """The names of the settings in which the runs differ."""
-    one, other = (_settings(folder) for folder in (relu, tanh))
-    names = sorted(name for name in one | other if one.get(name) != other.get(name))
+def _changed_settings(relu: Path, tanh: Path) -> Html:
+    """Names the settings in which the runs differ."""
+    first, second = (
+        schema.flatten(Workdir(folder).read_record()['config']) for folder in (relu, tanh)
+    )
+    names = sorted(name for name in first | second if first.get(name) != second.get(name))
     if not names:
         return joined('The two runs have the same settings.')
     return joined('The two runs differ in ', code(', '.join(names)), '.')
 
 
-def _settings(workdir: Path) -> dict[str, Any]:
-    file = workdir / 'config.json'
-    try:
-        return schema.flatten(json.loads(file.read_text())['config'])
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f'{file} cannot be read: {first_line(error)}') from error
-
-
 def ablations(file: Path) -> Section:
-    """The table of what each claim of the paper is worth here.
+    """Shows the error of the net without each of the paper's ideas, as a table.
 
     Args:
-      file: an ablations.json: 'config', 'seeds', 'command' and 'rows', of which the first is the
-        net that the others are a change of. Errors and differences are fractions.
+      file: an ablations.json with 'config', 'seeds', 'command' and 'rows'. The first row is the
+        net from which the others differ in one change. Errors and differences are fractions.
 
     Raises:
-      UserError: it cannot be read, or is something else.
+      UserError: the file cannot be read, or has other content.
     """
     try:
         return _ablations(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f'{file} is no table of ablations: {type(error).__name__}: {first_line(error)}'
+            f'{file} is not a table of ablations: {type(error).__name__}: {first_line(error)}'
         ) from error
 
 
@@ -107,9 +111,9 @@ def _ablations(results: Mapping[str, Any]) -> Section:
     rows = [_ablation(row) for row in results['rows']]
     seeds = ', '.join(map(str, results['seeds']))
     caption = joined(
-        f'Top-1 test error, mean over the seeds {seeds}, and below it each one; the difference '
-        'from the first row in points with its 95 % interval, within noise where that contains 0. '
-        'Made by ',
+        f'Top-1 test error: the mean over the seeds {seeds}, and below it the error of each seed. '
+        'The difference from the first row is in percentage points, with its 95 % interval; it is '
+        'within noise where the interval contains 0. Made by ',
         code(results['command']),
         f' on {results["config"]}.',
     )
@@ -130,12 +134,12 @@ def _ablation(row: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _points(difference: float | None, low: float | None, high: float | None) -> Html | str:
-    """A difference in percentage points."""
+    """Formats a difference in percentage points, with its interval."""
     if difference is None:
         return ''
-    said = f'{100 * difference:+.2f}'
+    points = f'{100 * difference:+.2f}'
     if low is None or high is None:
-        return said
+        return points
     bounds = tag('div', f'{100 * low:+.2f} to {100 * high:+.2f}', class_='faint')
     noise = tag('div', 'within noise', class_='faint') if low <= 0 <= high else None
-    return joined(said, bounds, noise)
+    return joined(points, bounds, noise)

@@ -1,4 +1,4 @@
-"""Pictures as PNG, and what the paper's figures 3 and 4 show of a trained net (§6.1).
+"""Pictures as PNG, and the content of the paper's figures 3 and 4 for a trained net (§6.1).
 
 Letters: N test images, K classes, Q queries, U units; H, W, I, O as in model/alexnet.py.
 """
@@ -14,26 +14,26 @@ from alexnet_jax.evaluation import confusion
 
 
 def png(picture: np.ndarray) -> str:
-    """A (rows, columns, 3) uint8 picture as the address of an <img>: the PNG itself."""
+    """Encodes a (rows, columns, 3) uint8 picture as a PNG in a data URL, for an <img>."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, 'PNG', optimize=True)
     return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
 
 
 def thumbnail(picture: np.ndarray, across: int = 160) -> np.ndarray:
-    """The picture, at most so many pixels across and high."""
+    """Scales a picture down to at most `across` pixels in width and height."""
     image = Image.fromarray(picture)
     image.thumbnail((across, across), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
 def colourfulness(kernel_HWIO: np.ndarray) -> float:
-    """How much of its filters is colour: the mean over filters, from 0 to 1.
+    """Measures how colourful the filters of a layer are: the mean over filters, from 0 to 1.
 
-    Of one filter: the share of its squared weights that is gone when red, green and blue are
-    replaced by their mean at every pixel. Grey ones have 0, those whose colours cancel (red against
-    green) 1, those that read one colour alone 2/3, as Gaussian weights have on average. A filter of
-    zeros has 0.
+    For one filter it is the fraction of its squared weights that is lost when red, green and blue
+    are replaced by their mean at every pixel. A grey filter has 0, one whose colours cancel (red
+    against green) 1, one that responds to one colour only 2/3, as Gaussian weights have on
+    average. A filter of zeros has 0.
     """
     kernel = kernel_HWIO.astype(np.float64)
     all_O = (kernel**2).sum(axis=(0, 1, 2))
@@ -41,61 +41,71 @@ def colourfulness(kernel_HWIO: np.ndarray) -> float:
     return float(np.mean(1 - np.divide(grey_O, all_O, out=np.ones_like(all_O), where=all_O > 0)))
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` of 0..count-1, evenly spaced: the middles of as many equal parts."""
-    wanted = min(count, wanted)
-    return [(2 * number + 1) * count // (2 * wanted) for number in range(wanted)]
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """Returns at most `count` of 0..total-1, evenly spaced: the middles of equal parts."""
+    count = min(total, count)
+    return [(2 * number + 1) * total // (2 * count) for number in range(count)]
 
 
-def examples(p_NK: np.ndarray, labels_N: np.ndarray, wanted: int) -> tuple[list[int], list[int]]:
-    """Test images to show (Figure 4, left).
+def examples(p_NK: np.ndarray, labels_N: np.ndarray, count: int) -> tuple[list[int], list[int]]:
+    """Chooses test images to show (Figure 4, left).
+
+    Args:
+      p_NK: (N, K) probabilities.
+      labels_N: (N,) integers.
+      count: the number of images, fewer where the test set is smaller.
 
     Returns:
-      Those spaced evenly through the test set, the others left aside; and the most confident
-      mistakes, up to half of `wanted`, the most confident first.
+      Images spaced evenly through the test set, without the second list; and the most confident
+      mistakes, up to half of `count`, the most confident first.
     """
     guess_N, confidence_N = p_NK.argmax(axis=1), p_NK.max(axis=1)
     order = np.argsort(-confidence_N, kind='stable')
-    mistakes = order[guess_N[order] != labels_N[order]][: wanted // 2].tolist()
+    mistakes = order[guess_N[order] != labels_N[order]][: count // 2].tolist()
     others = np.setdiff1d(np.arange(len(labels_N)), mistakes)
-    return others[spread(len(others), wanted - len(mistakes))].tolist(), mistakes
+    return others[evenly_spaced(len(others), count - len(mistakes))].tolist(), mistakes
 
 
-def spread_over_classes(labels_N: np.ndarray, wanted: int) -> list[int]:
-    """Test images spaced evenly through the test set once it is sorted by class."""
+def evenly_over_classes(labels_N: np.ndarray, count: int) -> list[int]:
+    """Returns test images that are evenly spaced in the test set sorted by class."""
     order = np.argsort(labels_N, kind='stable')
-    return order[spread(len(order), wanted)].tolist()
+    return order[evenly_spaced(len(order), count)].tolist()
 
 
-def neighbours(vectors_NU: np.ndarray, queries: Sequence[int], wanted: int) -> np.ndarray:
-    """The nearest other vectors by Euclidean distance, the nearest first (Figure 4, right).
+def neighbours(vectors_NU: np.ndarray, queries: Sequence[int], count: int) -> np.ndarray:
+    """Finds the nearest other vectors by Euclidean distance (Figure 4, right).
+
+    Args:
+      vectors_NU: (N, U) floats.
+      queries: Q of 0..N-1.
+      count: the number of neighbours of each query.
 
     Returns:
-      (Q, wanted) of 0..N-1, fewer columns where there are fewer others.
+      (Q, count) of 0..N-1, the nearest first; fewer columns where there are fewer others.
     """
     vectors = vectors_NU - vectors_NU.mean(axis=0)  # smaller numbers cancel less
     squares_N = (vectors**2).sum(axis=1)
-    found = []
+    nearest = []
     for first in range(0, len(queries), 64):
         some_Q = np.asarray(queries[first : first + 64])
         # |a - b|^2 without |a|^2, which is the same for all b.
         distance_QN = squares_N - 2 * (vectors[some_Q] @ vectors.T)
         distance_QN[np.arange(len(some_Q)), some_Q] = np.inf
         order = np.argsort(distance_QN, axis=1, kind='stable')
-        found.append(order[:, : min(wanted, len(vectors) - 1)])
-    return np.concatenate(found)
+        nearest.append(order[:, : min(count, len(vectors) - 1)])
+    return np.concatenate(nearest)
 
 
 def frequent_confusions(counts_KK: np.ndarray, most: int = 10) -> list[tuple[int, int, int]]:
-    """(class, taken for, how often), the most frequent first."""
+    """Returns (class, predicted class, number of images), the most frequent first."""
     wrong = confusion.mistakes(counts_KK)
     order = np.argsort(-wrong, axis=None, kind='stable')[:most]
-    pairs = [divmod(int(place), len(counts_KK)) for place in order]
+    pairs = [divmod(int(position), len(counts_KK)) for position in order]
     return [(row, column, int(wrong[row, column])) for row, column in pairs if wrong[row, column]]
 
 
 def worst_classes(counts_KK: np.ndarray, most: int = 10) -> list[tuple[int, int, int]]:
-    """(class, mistakes, test images) by share of mistakes, the largest first; none without any."""
+    """Returns (class, mistakes, test images) of classes with mistakes, the highest error first."""
     images_K, right_K = counts_KK.sum(axis=1), counts_KK.diagonal()
     wrong_K = images_K - right_K
     order = np.argsort(-wrong_K / np.maximum(images_K, 1), kind='stable')[:most]

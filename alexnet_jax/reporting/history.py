@@ -1,10 +1,11 @@
-"""What metrics.jsonl tells of a run, as curves over epochs."""
+"""The history of a run from its metrics.jsonl, as curves over epochs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from alexnet_jax.training.workdir import Workdir
 
 Points = tuple[np.ndarray, np.ndarray]  # x and y, each (n,) float64
 
@@ -13,8 +14,8 @@ class History:
     """The lines of a metrics.jsonl; names as in training/log.py.
 
     Attributes:
-      step: the newest one; 0 where nothing has been logged.
-      images_per_second: of the newest start; 0 if unknown.
+      step: the newest step; 0 where nothing has been logged.
+      images_per_second: since the newest start; 0 where it is unknown.
     """
 
     def __init__(self, lines: Sequence[Mapping[str, float]]) -> None:
@@ -25,57 +26,47 @@ class History:
         )
 
     def epoch(self, step: int) -> float:
-        """Passes over the training set after `step` steps; 0 where the log does not tell."""
+        """Returns passes over the training set after `step` steps; 0 where none were logged."""
         for line in self._lines:
             if 'epoch' in line and line['step']:
                 return step * line['epoch'] / line['step']
         return 0.0
 
     def curve(self, name: str) -> Points:
-        """Epochs, and the values under a name."""
-        found = [
+        """Returns the epochs and the values that were logged under a name."""
+        points = [
             (self.epoch(int(line['step'])), line[name]) for line in self._lines if name in line
         ]
-        x, y = np.array(found, np.float64).reshape(-1, 2).T
+        x, y = np.array(points, np.float64).reshape(-1, 2).T
         return x, y
 
     def epochs_to_reach(self, name: str, level: float) -> float | None:
-        """The first epoch at which the values are at `level` or below; None if they never are."""
+        """Returns the first epoch with a value of at most `level`; None if there is none."""
         x, y = self.curve(name)
         below = np.flatnonzero(y <= level)
         return float(x[below[0]]) if below.size else None
 
     def training_seconds(self, batch_size: int) -> float:
-        """About how long the training steps took, all starts together.
+        """Estimates how long the training steps took, over all starts.
 
-        Compilation and tests are not in it. The speed on each line is a mean since its start, so
-        the sum is exact only where the speed is constant.
+        Compilation and evaluation are not included. The speed on each line is a mean since the
+        start, so the sum is exact only where the speed is constant.
         """
-        seconds, before = 0.0, 0
+        seconds, previous = 0.0, 0
         for line in self._lines:
             if line.get('images_per_second'):
-                seconds += (line['step'] - before) * batch_size / line['images_per_second']
-                before = line['step']
+                seconds += (line['step'] - previous) * batch_size / line['images_per_second']
+                previous = line['step']
         return seconds
 
 
 def read(workdir: Path) -> History:
-    """The history of the run in a folder; an empty one where nothing has been logged.
-
-    A line that is not whole ends it: the run may be writing it.
-    """
-    file = workdir / 'metrics.jsonl'
-    lines = []
-    for line in file.read_text().splitlines() if file.is_file() else ():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return History(lines)
+    """Reads the history of the run in a folder; it is empty where nothing has been logged."""
+    return History(Workdir(workdir).read_metrics())
 
 
-def thinned(points: Points, most: int = 400) -> Points:
-    """At most about `most` points: each the mean of as many that follow each other."""
+def downsample(points: Points, most: int = 400) -> Points:
+    """Returns at most about `most` points, each the mean of a group of adjacent points."""
     group = -(-len(points[0]) // most)
     if group <= 1:
         return points

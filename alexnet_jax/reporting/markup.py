@@ -1,38 +1,39 @@
-"""HTML and SVG from Python: text is escaped, what is markup already is not."""
+"""HTML and SVG from Python: text is escaped, markup is not."""
 
 import html
 from typing import Any
 
-VOID = ('img', 'link', 'meta')  # elements of HTML without an end
+VOID = ('img', 'link', 'meta')  # HTML elements without an end tag
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is already markup."""
 
 
 def escaped(content: object) -> Html:
-    """As it may stand in a page, in an attribute too."""
+    """Escapes text for use in a page, also within an attribute; markup is returned as it is."""
     return content if isinstance(content, Html) else Html(html.escape(str(content)))
 
 
 def tag(name: str, /, *children: object, **attributes: Any) -> Html:
-    """An element with its children.
+    """Returns an element with its children.
 
     Args:
-      children: markup, or anything else, whose text is escaped; None is left out.
+      name: of the element.
+      children: markup, or any other object, whose text is escaped; None is left out.
       attributes: `class_` and `stroke_width` are written class and stroke-width; None is left out.
     """
-    spelled = ''.join(
+    attribute_text = ''.join(
         f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
     inner = ''.join(escaped(child) for child in children if child is not None)
     if name in VOID:
-        return Html(f'<{name}{spelled}/>')  # so that the page can be read as XML too
-    return Html(f'<{name}{spelled}>{inner}</{name}>')
+        return Html(f'<{name}{attribute_text}/>')  # so that the page can be read as XML too
+    return Html(f'<{name}{attribute_text}>{inner}</{name}>')
 
 
 def joined(*parts: object) -> Html:
-    """One after the other; None is left out."""
+    """Concatenates markup and escaped text; None is left out."""
     return Html(''.join(escaped(part) for part in parts if part is not None))

@@ -1,14 +1,20 @@
-"""The page that holds a report: one HTML file, without scripts and without a network."""
+"""The page of a report: one HTML file that needs no scripts and no network."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from alexnet_jax.reporting.markup import Html, escaped, joined, tag
+from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.style import STYLE
 
 
 class Section(NamedTuple):
-    """A part of the page with a heading; `name` is its address within the page."""
+    """A part of the page with a heading.
+
+    Attributes:
+      name: its address within the page.
+      title: the heading.
+      body: everything below the heading.
+    """
 
     name: str
     title: str
@@ -16,17 +22,18 @@ class Section(NamedTuple):
 
 
 class Prose(NamedTuple):
-    """Content of a table's cell that is wrapped where it is long, and begins on the left."""
+    """Content of a table cell that is left-aligned and wrapped where it is long."""
 
     text: object
 
 
 def page(title: str, lead: Html, sections: Sequence[Section]) -> str:
-    """The whole file.
+    """Returns the complete file.
 
     Args:
       title: of the page, as plain text.
-      lead: what stands above the table of contents.
+      lead: content above the table of contents.
+      sections: in the order of the page.
     """
     contents = [tag('li', tag('a', s.title, href=f'#{s.name}')) for s in sections]
     parts = [tag('section', tag('h2', s.title), s.body, id=s.name) for s in sections]
@@ -44,12 +51,12 @@ def page(title: str, lead: Html, sections: Sequence[Section]) -> str:
 
 
 def figure(content: Html, caption: object, class_: str | None = None) -> Html:
-    """A figure with its caption below."""
+    """Returns a figure with its caption below it."""
     return tag('figure', content, tag('figcaption', caption), class_=class_)
 
 
 def table(header: Sequence[object], rows: Sequence[Sequence[object]], caption: object) -> Html:
-    """A table, the first column being the names of the rows; where it is too wide it scrolls."""
+    """Returns a table whose first column names the rows; it scrolls where it is too wide."""
     head = tag('thead', tag('tr', *(_cell('th', content, scope='col') for content in header)))
     body = [
         tag('tr', tag('th', row[0], scope='row'), *(_cell('td', content) for content in row[1:]))
@@ -59,38 +66,44 @@ def table(header: Sequence[object], rows: Sequence[Sequence[object]], caption: o
 
 
 def _cell(name: str, content: object, **attributes: str) -> Html:
-    """A cell of a table; what is not prose stands on the right and is not wrapped."""
+    """Returns a cell of a table; anything but prose is right-aligned and not wrapped."""
     if isinstance(content, Prose):
         return tag(name, content.text, class_='text', **attributes)
     return tag(name, content, **attributes)
 
 
 def scrolling(content: Html) -> Html:
-    """A box that scrolls sideways by itself; by the keyboard too."""
+    """Returns a box that scrolls sideways by itself, also with the keyboard."""
     return tag('div', content, class_='scroll', tabindex='0')
 
 
 def picture(address: str, alternative: str, class_: str | None = None) -> Html:
-    """An image that is part of the page."""
+    """Returns an image that is embedded in the page.
+
+    Args:
+      address: the image itself as a data URL.
+      alternative: text for readers who do not see the image.
+      class_: its class in the style sheet.
+    """
     return tag('img', src=address, alt=alternative, class_=class_)
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> Html:
-    """Names and what they are, in two columns."""
+    """Returns names and their values, in two columns."""
     return tag('dl', *(joined(tag('dt', name), tag('dd', value)) for name, value in pairs))
 
 
 def code(text: str) -> Html:
-    """A command or names; a line ends between words where that is possible."""
+    """Returns a command or names in a fixed-width font; lines break between words if possible."""
     words = [tag('span', word) for word in text.split(' ')]
     return tag('code', Html(' '.join(words)))
 
 
 def paragraph(*parts: object) -> Html:
-    """Text."""
-    return tag('p', *(escaped(part) for part in parts))
+    """Returns a paragraph; None is left out."""
+    return tag('p', *parts)
 
 
 def percent(fraction: float, digits: int = 2) -> str:
-    """A fraction as 0.85 %, with a space that does not break."""
+    """Formats a fraction as 0.85 %, with a no-break space."""
     return f'{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%'

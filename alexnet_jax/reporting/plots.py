@@ -1,4 +1,4 @@
-"""Curves as SVG that stands in an HTML page: its colours are those of the page, by class."""
+"""Curves as SVG for an HTML page, whose style sheet gives the colours by class."""
 
 import math
 from collections.abc import Sequence
@@ -9,23 +9,29 @@ import numpy as np
 from alexnet_jax.reporting.history import Points
 from alexnet_jax.reporting.markup import Html, tag
 
-WIDTH = 420  # of the drawing, in its own units; letters are 13 of them high
+WIDTH = 420  # of the drawing, in units of which letters are 13 high
 LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 44  # around the axes
 
 
 class Curve(NamedTuple):
-    """A line, dashed or with its points marked so that it is known without colours too."""
+    """A line; its style tells curves apart where colours do not.
+
+    Attributes:
+      label: its name in the legend.
+      points: x and y.
+      style: 'solid', 'dashed', or 'dotted', a line with its points marked.
+    """
 
     label: str
     points: Points
-    style: str = 'solid'  # or 'dashed', 'dotted': a line with its points
+    style: str = 'solid'
 
 
 class Scale:
-    """From values to places along an axis.
+    """Maps values to positions along an axis.
 
     Attributes:
-      ticks: round values, in order, that reach beyond the data on both sides.
+      ticks: round values, in order, that cover the data.
     """
 
     def __init__(self, ticks: Sequence[float], first: float, last: float, log: bool) -> None:
@@ -37,13 +43,13 @@ class Scale:
         return math.log10(x) if self._log else x
 
     def __call__(self, x: float) -> float:
-        """The place of a value, to a tenth of a unit."""
-        share = (self._value(x) - self._from) / (self._to - self._from)
-        return round(self._first + share * (self._last - self._first), 1)
+        """Returns the position of a value, to a tenth of a unit."""
+        fraction = (self._value(x) - self._from) / (self._to - self._from)
+        return round(self._first + fraction * (self._last - self._first), 1)
 
 
 def round_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten that cover low to high; two or more."""
+    """Returns two or more multiples of 1, 2 or 5 times a power of ten that cover low to high."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     power = 10.0 ** math.floor(math.log10((high - low) / most))
@@ -56,7 +62,7 @@ def round_ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Powers of ten that cover low to high, both above 0; two or more."""
+    """Returns two or more powers of ten that cover low to high, both positive."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     return [10.0**power for power in range(first, max(last, first + 1) + 1)]
 
@@ -70,11 +76,15 @@ def line_plot(
     height: int = 280,
     level: tuple[float, str] | None = None,
 ) -> Html:
-    """Curves over a common x axis.
+    """Draws curves over a common x axis.
 
     Args:
-      curves: with at least one point between them; from 0 up, or above 0 where `log`.
-      level: a value of y to draw a line at, and what to call it.
+      curves: with at least one point in all; x is not negative.
+      x_label: the name of the x axis.
+      y_label: the name of the y axis.
+      log: whether the y axis is logarithmic, for positive values.
+      height: of the drawing, in its own units.
+      level: a value of y to draw a horizontal line at, and its label.
     """
     x = np.concatenate([curve.points[0] for curve in curves])
     y = np.concatenate([curve.points[1] for curve in curves] + [[level[0]] if level else []])
@@ -85,7 +95,7 @@ def line_plot(
         'svg',
         *_grid(across, up, height, x_label, y_label),
         *(_level(level, up) if level else ()),
-        *(_drawn(curve, number, across, up) for number, curve in enumerate(curves)),
+        *(_curve(curve, number, across, up) for number, curve in enumerate(curves)),
         *(_legend(curve, number) for number, curve in enumerate(curves) if len(curves) > 1),
         viewBox=f'0 0 {WIDTH} {height}',
         role='img',
@@ -94,7 +104,7 @@ def line_plot(
 
 
 def _grid(across: Scale, up: Scale, height: int, x_label: str, y_label: str) -> list[Html]:
-    """Light lines at the ticks, their numbers, and the names of the axes."""
+    """Draws light lines at the ticks, their numbers, and the names of the axes."""
     bottom, right = height - BOTTOM, WIDTH - RIGHT
     parts = []
     for tick in up.ticks:
@@ -118,15 +128,17 @@ def _level(level: tuple[float, str], up: Scale) -> list[Html]:
     return [line, _text(LEFT + 6, y - 5, label, 'start')]
 
 
-def _drawn(curve: Curve, number: int, across: Scale, up: Scale) -> Html:
-    places = [(across(x), up(y)) for x, y in zip(*curve.points, strict=True)]
-    path = 'M' + ' '.join(f'{x:g},{y:g}' for x, y in places) if places else ''
-    dots = [tag('circle', cx=x, cy=y, r=2.5) for x, y in places] if curve.style == 'dotted' else []
+def _curve(curve: Curve, number: int, across: Scale, up: Scale) -> Html:
+    positions = [(across(x), up(y)) for x, y in zip(*curve.points, strict=True)]
+    path = 'M' + ' '.join(f'{x:g},{y:g}' for x, y in positions) if positions else ''
+    dots = (
+        [tag('circle', cx=x, cy=y, r=2.5) for x, y in positions] if curve.style == 'dotted' else []
+    )
     return tag('g', tag('path', d=path), *dots, class_=f'curve{number} {curve.style}')
 
 
 def _legend(curve: Curve, number: int) -> Html:
-    """A line of the legend, at the top on the right, where falling curves leave room."""
+    """Draws a line of the legend, at the top right, where falling curves leave room."""
     y, right = TOP + 14 + 18 * number, WIDTH - RIGHT - 8
     mark = tag('path', d=f'M{right - 26},{y} {right},{y}')
     dots = [tag('circle', cx=right - 13, cy=y, r=2.5)] if curve.style == 'dotted' else []
@@ -139,7 +151,7 @@ def _text(x: float, y: float, text: str, anchor: str = 'middle', **attributes: s
 
 
 def number(tick: float) -> str:
-    """A tick as it is written beside an axis: 0.0001, 20, 10⁻⁵."""
+    """Formats a tick for an axis: 0.0001, 20, 10⁻⁵."""
     if 0 < tick < 0.9e-4:
         power = str(round(math.log10(tick)))
         return '10' + power.translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))

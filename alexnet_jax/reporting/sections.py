@@ -1,6 +1,6 @@
-"""The parts of a report that show a trained net: figures 3 and 4 of the paper, and its mistakes.
+"""The sections of a report that show a trained net: the paper's figures 3 and 4, and its mistakes.
 
-Letters as in figures.py.
+The letters in names are those of figures.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,20 +24,21 @@ from alexnet_jax.reporting.page import (
 from alexnet_jax.training import filter_pictures
 
 TABLE_CLASSES = 20  # with more, the confusion matrix is a picture
-QUERIES = 2000  # test images whose nearest neighbour is looked at, at most
+QUERIES = 2000  # the most test images whose nearest neighbour is compared by class
 NEIGHBOURS = 6
 
-Images = Callable[[int], np.ndarray]  # from a test image's number to (rows, columns, 3) uint8
+Images = Callable[[int], np.ndarray]  # a test image's number to (rows, columns, 3) uint8
 
 
 def filters(kernel_THWIO: np.ndarray, grey: bool) -> Section:
-    """Figure 3: the first layer's kernels, a picture for each tower.
+    """Shows the first layer's kernels, a picture for each tower (Figure 3).
 
     Args:
-      grey: whether the images are.
+      kernel_THWIO: (towers, rows, columns, colours, maps) floats.
+      grey: whether the images are grey.
     """
     *_, size, channels, maps = kernel_THWIO.shape
-    # As many in a row as leave no gap in the last one, if that can be.
+    # So many in a row that the last row is full, where that is possible.
     columns = next((number for number in range(8, 2, -1) if maps % number == 0), 8)
     pictures = [
         figure(
@@ -50,36 +51,45 @@ def filters(kernel_THWIO: np.ndarray, grey: bool) -> Section:
         for number, kernel_HWIO in enumerate(kernel_THWIO)
     ]
     about = (
-        f'The kernels of the first layer, {size}x{size}x{channels}, {maps} in each tower, each '
-        "stretched to its own range. In the paper those of GPU 1 are 'largely color-agnostic', "
-        "those of GPU 2 'largely color-specific' (§6.1)."
+        f'The kernels of the first layer: {maps} of {size}x{size}x{channels} in each tower, each '
+        "scaled to its own range. In the paper those of GPU 1 are 'largely color-agnostic', those "
+        "of GPU 2 'largely color-specific' (§6.1)."
     )
     measure = (
-        "Colourfulness, from 0 to 1: the share of a kernel's squared weights that is gone when "
-        "red, green and blue are replaced by their mean at every pixel; the mean over the tower's "
-        'kernels. Grey kernels have 0, red against green has 1, random initial weights have 0.67.'
+        "Colourfulness, from 0 to 1, is the fraction of a kernel's squared weights that is lost "
+        'when red, green and blue are replaced by their mean at every pixel, averaged over the '
+        "tower's kernels. A grey kernel has 0, red against green 1, random initial weights 0.67."
     )
-    told = ' The images are grey: no colour can be learned from them.' if grey else None
+    note = ' The images are grey: no colour can be learned from them.' if grey else None
     body = joined(
-        paragraph(about, told), tag('div', *pictures, class_='pair filters'), paragraph(measure)
+        paragraph(about, note), tag('div', *pictures, class_='pair filters'), paragraph(measure)
     )
     return Section('filters', 'First-layer kernels (Figure 3)', body)
 
 
 def predictions(
-    images: Images, p_NK: np.ndarray, labels_N: np.ndarray, classes: Sequence[str], wanted: int
+    images: Images, p_NK: np.ndarray, labels_N: np.ndarray, classes: Sequence[str], count: int
 ) -> Section:
-    """Figure 4, left: test images and the five labels that the net finds most probable."""
-    usual, mistakes = figures.examples(p_NK, labels_N, wanted)
-    grid = [_example(images(n), p_NK[n], labels_N[n], classes, n) for n in usual + mistakes]
-    last = f', but the last {len(mistakes)}: the most confident mistakes' if mistakes else ''
+    """Shows test images and their five most probable labels (Figure 4, left).
+
+    Args:
+      images: the test images by number.
+      p_NK: (N, K) float32 probabilities, means over all test views.
+      labels_N: (N,) int32.
+      classes: names of the labels.
+      count: the number of images to show.
+    """
+    evenly_spaced, mistakes = figures.examples(p_NK, labels_N, count)
+    shown = evenly_spaced + mistakes
+    grid = [_example(images(n), p_NK[n], labels_N[n], classes, n) for n in shown]
+    last = f', except for the last {len(mistakes)}: the most confident mistakes' if mistakes else ''
     caption = (
-        'The true label stands under each image; the bars are the labels that the net finds most '
-        'probable, means over all test views, the true one in pink. The images are spaced evenly '
-        f'through the test set{last}.'
+        'The true label is below each image. The bars are the most probable labels, means over all '
+        'test views, the true label in pink. The images are spaced evenly through the test '
+        f'set{last}.'
     )
-    shown = figure(tag('ol', *grid, class_='examples'), caption, class_='grid')
-    return Section('examples', 'Test images (Figure 4, left)', shown)
+    body = figure(tag('ol', *grid, class_='examples'), caption, class_='grid')
+    return Section('examples', 'Test images (Figure 4, left)', body)
 
 
 def _example(
@@ -107,24 +117,31 @@ def _example(
 def nearest(
     images: Images, vectors_NU: np.ndarray, labels_N: np.ndarray, classes: Sequence[str]
 ) -> Section:
-    """Figure 4, right: the test images whose last hidden layer is nearest to that of others."""
+    """Shows test images with their nearest neighbours in the last hidden layer (Figure 4, right).
+
+    Args:
+      images: the test images by number.
+      vectors_NU: (N, U) float32, the last hidden layer of each.
+      labels_N: (N,) int32.
+      classes: names of the labels.
+    """
     title = 'Nearest neighbours (Figure 4, right)'
     if len(labels_N) < 2:
-        return Section('neighbours', title, paragraph('There is one test image alone.'))
-    queries = figures.spread_over_classes(labels_N, 5)
-    found_QM = figures.neighbours(vectors_NU, queries, NEIGHBOURS)
+        return Section('neighbours', title, paragraph('There is only one test image.'))
+    queries = figures.evenly_over_classes(labels_N, 5)
+    nearest_QM = figures.neighbours(vectors_NU, queries, NEIGHBOURS)
     cells = [
         _neighbour(images(number), number, query, labels_N, classes)
-        for query, others in zip(queries, found_QM.tolist(), strict=True)
+        for query, others in zip(queries, nearest_QM.tolist(), strict=True)
         for number in (query, *others)
     ]
-    others = found_QM.shape[1]
+    others = nearest_QM.shape[1]
     grid = tag('div', *cells, class_='neighbours', style=f'--others:{others}')
     caption = (
-        'First column: test images, evenly spaced over the classes. Beside each: the '
-        f'{others} other test images at the least Euclidean distance in the last hidden layer '
-        f'({vectors_NU.shape[1]:,} units). Another class is in red. The paper looks for the '
-        'neighbours among training images.'
+        'The first column has test images that are evenly spaced over the classes. Beside each '
+        f'are the {others} other test images with the smallest Euclidean distance in the last '
+        f'hidden layer ({vectors_NU.shape[1]:,} units); those of another class are in red. The '
+        'paper searches for neighbours among the training images.'
     )
     body = joined(figure(grid, caption, class_='grid'), paragraph(_agreement(vectors_NU, labels_N)))
     return Section('neighbours', title, body)
@@ -141,19 +158,27 @@ def _neighbour(
 
 
 def _agreement(vectors_NU: np.ndarray, labels_N: np.ndarray) -> str:
-    asked = figures.spread(len(labels_N), QUERIES)
-    first = figures.neighbours(vectors_NU, asked, 1)[:, 0]
-    share = float(np.mean(labels_N[first] == labels_N[asked]))
-    among = '' if len(asked) == len(labels_N) else f' (of {len(asked):,} evenly spaced ones)'
-    return f'The nearest neighbour has the same class for {percent(share)} of the images{among}.'
+    queries = figures.evenly_spaced(len(labels_N), QUERIES)
+    first = figures.neighbours(vectors_NU, queries, 1)[:, 0]
+    fraction = float(np.mean(labels_N[first] == labels_N[queries]))
+    sample = '' if len(queries) == len(labels_N) else f' (of {len(queries):,} evenly spaced ones)'
+    return (
+        f'The nearest neighbour has the same class for {percent(fraction)} of the images{sample}.'
+    )
 
 
 def confusions(p_NK: np.ndarray, labels_N: np.ndarray, classes: Sequence[str]) -> Section:
-    """Which classes are taken for which."""
+    """Shows the confusion matrix, the most frequent confusions and the classes with most errors.
+
+    Args:
+      p_NK: (N, K) float32 probabilities, means over all test views.
+      labels_N: (N,) int32.
+      classes: names of the labels.
+    """
     counts_KK = confusion.matrix(p_NK, labels_N)
     small = len(classes) <= TABLE_CLASSES
     matrix = _matrix_table(counts_KK, classes) if small else _matrix_picture(counts_KK)
-    often = [
+    frequent = [
         (classes[true], Prose(classes[guess]), count, counts_KK[true].sum())
         for true, guess, count in figures.frequent_confusions(counts_KK)
     ]
@@ -161,26 +186,30 @@ def confusions(p_NK: np.ndarray, labels_N: np.ndarray, classes: Sequence[str]) -
         (classes[k], wrong, images, percent(wrong / images, 1))
         for k, wrong, images in figures.worst_classes(counts_KK)
     ]
-    if not often:
-        return Section('confusions', 'Confusions', joined(matrix, paragraph('There are none.')))
+    if not frequent:
+        return Section(
+            'confusions',
+            'Confusions',
+            joined(matrix, paragraph('The net makes no mistakes on the test images.')),
+        )
     lists = (
         table(
-            ('class', Prose('taken for'), 'times', 'of'),
-            often,
+            ('class', Prose('mistaken for'), 'times', 'of'),
+            frequent,
             'The most frequent confusions, at most ten.',
         ),
         table(
             ('class', 'mistakes', 'of', 'error'),
             worst,
-            'The classes with most mistakes, at most ten.',
+            'The classes with the highest errors, at most ten.',
         ),
     )
     return Section('confusions', 'Confusions', joined(matrix, tag('div', *lists, class_='pair')))
 
 
 _MATRIX = (
-    'Test images by their class (rows) and the most probable label (columns), means over all test '
-    'views; the darker, the larger the share of the row.'
+    'Test images by class (rows) and most probable label (columns), by the mean over all test '
+    'views; the darker a cell, the larger its fraction of the row.'
 )
 
 
@@ -201,7 +230,7 @@ def _matrix_table(counts_KK: np.ndarray, classes: Sequence[str]) -> Html:
 
 
 def _count(count: int, of_row: int, same: bool) -> Html:
-    """A cell of the matrix; the root of the share, so that few are seen as well."""
+    """Returns a cell of the matrix, shaded by the root of its fraction, so that few are visible."""
     kind = 'same' if same else None
     if not count:
         return tag('td', tag('span', '·', class_='faint'), class_=kind)
@@ -211,4 +240,4 @@ def _count(count: int, of_row: int, same: bool) -> Html:
 def _matrix_picture(counts_KK: np.ndarray) -> Html:
     address = figures.png(confusion.cells(counts_KK))
     image = picture(address, f'confusion matrix of {len(counts_KK)} classes')
-    return figure(image, f'{_MATRIX} Blue: right, red: wrong.', class_='matrix')
+    return figure(image, f'{_MATRIX} Correct ones are blue, mistakes red.', class_='matrix')

@@ -1,4 +1,4 @@
-"""How a report looks: on a phone, on a wide screen, by night and on paper."""
+"""The style sheet of a report: for phones, wide screens, dark mode and print."""
 
 STYLE = """
 :root {

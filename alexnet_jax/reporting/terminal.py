@@ -1,4 +1,4 @@
-"""What a person reads on the terminal before and after a run."""
+"""Tables for the terminal, printed before and after a run."""
 
 import json
 from collections.abc import Mapping
@@ -8,15 +8,16 @@ import jax
 
 from alexnet_jax.config import schema
 from alexnet_jax.data import synthetic
+from alexnet_jax.evaluation import error_rates
 from alexnet_jax.model import towers
 from alexnet_jax.model.layer_table import layer_table, parameter_count
-from alexnet_jax.runtime.text_table import aligned
+from alexnet_jax.runtime.text_table import align_columns
 
 FLOAT32_BYTES = 4
 
 
 def net_table(config: schema.Config, mesh: jax.sharding.Mesh) -> str:
-    """The layers: sizes, parameters, and what crosses between towers, in bytes per image."""
+    """Formats the layers: sizes, parameters, and bytes per image that cross between towers."""
     count = config.model.towers
     header = (
         'layer',
@@ -43,16 +44,21 @@ def net_table(config: schema.Config, mesh: jax.sharding.Mesh) -> str:
     rows.append(('all', '', '', '', f'{parameter_count(config):,}', ''))
     homes = [f'tower {t}: {names}' for t, names in enumerate(towers.device_names(mesh, count))]
     crossing = (
-        'crossing: float32 bytes per image that each tower sends each other one, forward; '
-        'the gradient returns by the same way (that of fc8 needs not travel)'
+        'crossing: float32 bytes per image that each tower sends to every other tower in the '
+        'forward pass; the gradient returns the same way (except for fc8, where it need not)'
     )
-    return '\n'.join([aligned(rows), '', crossing, *homes])
+    return '\n'.join([align_columns(rows), '', crossing, *homes])
 
 
-def resolved(config: schema.Config) -> str:
-    """The settings as lines of name and value."""
+def settings_text(config: schema.Config) -> str:
+    """Formats all settings as lines of NAME = VALUE."""
     flat = schema.flatten(schema.as_dict(config))
     return '\n'.join(f'{name} = {json.dumps(value)}' for name, value in flat.items())
+
+
+def reported_errors(config: schema.Config) -> list[int]:
+    """Returns each n whose top-n error is reported: with n or fewer classes it is always 0."""
+    return [n for n in error_rates.TOP if n < config.dataset.classes]
 
 
 def summary(
@@ -61,21 +67,28 @@ def summary(
     images_per_second: float,
     workdir: Path,
 ) -> str:
-    """The table at the end of a run."""
+    """Formats the results at the end of a run.
 
-    def percent(name: str) -> str:
-        return f'{results[name]:.2%}'
+    Args:
+      config: its settings.
+      results: of the last evaluation: 'images' and the errors as fractions.
+      images_per_second: in training; 0 where it is unknown.
+      workdir: the folder of the run.
+    """
+    top = reported_errors(config)
+
+    def percents(prefix: str) -> list[str]:
+        return [f'{results[f"{prefix}top{n}_error"]:.2%}' for n in top]
 
     rows = [
-        (f'{results["images"]:.0f} test images', 'top-1 error', 'top-5 error'),
-        ('centre crop', percent('top1_error'), percent('top5_error')),
+        (f'{results["images"]:.0f} test images', *(f'top-{n} error' for n in top)),
+        ('centre crop', *percents('')),
     ]
     if config.views > 1:
-        both = percent('views/top1_error'), percent('views/top5_error')
-        rows.append((f'mean of {config.views} views', *both))
+        rows.append((f'mean of {config.views} views', *percents('views/')))
     speed = f'{images_per_second:.0f} images/s in training, ' if images_per_second else ''
     lines = [
-        aligned(rows),
+        align_columns(rows),
         f'{speed}{parameter_count(config):,} parameters',
         f'workdir      {workdir}',
         f'curves       tensorboard --logdir={workdir}',

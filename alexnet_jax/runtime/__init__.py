@@ -1,1 +1,1 @@
-"""What every program needs beside the paper: user errors, atomic files, locks, progress bars."""
+"""Tools of every program beside the paper: user errors, atomic files, locks, progress bars."""

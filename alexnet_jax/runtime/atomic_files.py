@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and how many processors there are to read them."""
+"""Files that are complete or absent, whenever the process or the machine stops."""
 
 import contextlib
 import os
@@ -8,11 +8,18 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Gives a file to write in place of `path`, whose name it gets once it is on the disk.
+def replace(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder, and renames it to `path` once it is on the disk.
 
-    Neither a kill nor a power cut leaves half a file under that name, and processes that write the
-    same do not meet: the last one stays.
+    Neither a kill nor a power cut leaves a partial file under that name. The temporary name
+    contains the host and the process, so that two processes may write the same file: the last one
+    to finish wins.
+
+    Args:
+      path: the file to create or to replace; its folder exists.
+
+    Yields:
+      The path to write to. If the block raises, that file is removed and `path` stays as it was.
     """
     partial = path.with_name(f'.{platform.node()}-{os.getpid()}-{path.name}')
     try:
@@ -24,13 +31,6 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file is on the disk."""
+    """Waits until the contents of a file are on the disk."""
     with path.open('rb') as file:
         os.fsync(file.fileno())
-
-
-def processors() -> int:
-    """Those this process may use: a scheduler may have given it fewer than the machine has."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

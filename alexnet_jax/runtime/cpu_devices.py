@@ -1,36 +1,51 @@
-"""CPU devices that stand in for the two GPUs."""
+"""The CPU as the device: how many processors there are, and CPU devices in place of two GPUs.
+
+JAX is imported inside the function that needs it, because the processes that write data sets and
+decode images import this module for `processor_count` alone.
+"""
 
 import ctypes
 import os
 
-import jax
-
 # On a busy machine the two CPU devices can be seconds apart; by default XLA then ends the process.
-PATIENCE = {
+COLLECTIVE_TIMEOUTS = {
     'xla_cpu_collective_call_warn_stuck_timeout_seconds': 120,
     'xla_cpu_collective_call_terminate_timeout_seconds': 1200,
 }
 
 
-# Of <malloc.h>: mallopt's numbers for the options, and what they are set to.
-MALLOC = {
-    'M_MMAP_MAX': (-4, 0),  # large blocks lie in the heap too,
-    'M_ARENA_MAX': (-8, 1),  # whatever thread asks for them (other heaps are small),
+# The options of mallopt in <malloc.h>: their numbers, and the values that they are set to.
+MALLOC_OPTIONS = {
+    'M_MMAP_MAX': (-4, 0),  # large blocks are allocated in the heap, too,
+    'M_ARENA_MAX': (-8, 1),  # in the same heap for every thread (other heaps are small),
     'M_TRIM_THRESHOLD': (-1, -1),  # and the heap never shrinks
 }
 
 
-def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
-    """Makes the CPU stand in for the two GPUs; call before JAX starts its back ends.
+def processor_count() -> int:
+    """Returns the number of processors that this process may use.
 
-    Without an accelerator the towers still get a device each. Leaves alone what the user set by
-    JAX_NUM_CPU_DEVICES, XLA_FLAGS or MALLOC_ARENA_MAX.
+    It may be lower than the number in the machine: a scheduler can restrict a process to some.
+    """
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
+    """Creates CPU devices in place of the two GPUs; must be called before JAX starts its backends.
+
+    Without an accelerator each tower still gets a device of its own. What the user has set by
+    JAX_NUM_CPU_DEVICES, XLA_FLAGS or MALLOC_ARENA_MAX is not changed.
 
     Args:
-      tower, data: the settings `mesh.tower` and `mesh.data`; 0 where the choice is ours.
+      tower: the setting `mesh.tower`, the devices that the towers are spread over; 0 means 2.
+      data: the setting `mesh.data`, the devices that a batch is spread over; 0 means 1.
     """
+    import jax
+
     flags = os.environ.get('XLA_FLAGS', '')
-    for name, seconds in PATIENCE.items():
+    for name, seconds in COLLECTIVE_TIMEOUTS.items():
         if name not in flags:
             flags = f'{flags} --{name}={seconds}'
     os.environ['XLA_FLAGS'] = flags.strip()
@@ -41,12 +56,13 @@ def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Has the C library keep what is freed for the next step, where it is the GNU one.
+    """Makes the GNU C library keep freed memory for the next step; does nothing elsewhere.
 
-    XLA allocates a step's maps anew each time. By default such large blocks go back to the system,
-    which then clears hundreds of thousands of pages in each step: up to a fifth of its time.
+    XLA allocates the maps of every step anew. By default such large blocks are returned to the
+    system, which then clears hundreds of thousands of pages in each step: up to a fifth of its
+    time.
     """
     library = ctypes.CDLL(None) if os.name == 'posix' else None
     if hasattr(library, 'mallopt'):
-        for option, value in MALLOC.values():
+        for option, value in MALLOC_OPTIONS.values():
             library.mallopt(option, value)  # pyrefly: ignore[missing-attribute]

@@ -1,40 +1,40 @@
-"""How far long work on data is: what is done, how fast, and how long it will still take."""
+"""Progress bars for long data jobs: the fraction that is done, the speed and the time left."""
 
 from tqdm import tqdm
 
 
-class Bars:
-    """Progress on the screen; one bar at a time, which ends where a line is said."""
+class ProgressBars:
+    """Progress bars on the terminal, one at a time; printing a line ends the current bar."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
         self._label = ''
 
-    def __enter__(self) -> 'Bars':
+    def __enter__(self) -> 'ProgressBars':
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def say(self, line: str) -> None:
-        """A line that stays."""
+    def print_line(self, line: str) -> None:
+        """Prints a line that stays on the terminal."""
         self._end()
         print(line, flush=True)
 
-    def listing(self, label: str, done: int, total: int) -> None:
-        """A tar is being listed."""
+    def show_listing(self, label: str, done: int, total: int) -> None:
+        """Shows how much of a tar has been listed, in members."""
         self._show(f'listing {label}', done, total, 'it', False)
 
-    def bytes(self, label: str, done: int, total: int) -> None:
-        """A file is being read whole."""
+    def show_bytes(self, label: str, done: int, total: int) -> None:
+        """Shows how much of a file has been hashed, in bytes."""
         self._show(f'MD5 of {label}', done, total, 'B', True)
 
-    def images(self, done: int, total: int) -> None:
-        """Images are being written."""
-        self.reading('preparing', done, total)
+    def show_preparing(self, done: int, total: int) -> None:
+        """Shows how many images have been written to a data set."""
+        self.show_images('preparing', done, total)
 
-    def reading(self, label: str, done: int, total: int) -> None:
-        """Images are being read."""
+    def show_images(self, label: str, done: int, total: int) -> None:
+        """Shows how many images have been read."""
         self._show(label, done, total, ' images', False)
 
     def _show(self, label: str, done: int, total: int, unit: str, scale: bool) -> None:
@@ -61,7 +61,7 @@ class Bars:
 
 
 def time_left(seconds: float) -> str:
-    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
+    """Formats a duration as 1:02:03 or 2:03; a negative one as 0:00."""
     minutes, seconds = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'

@@ -4,21 +4,27 @@ import signal
 from types import FrameType
 
 
-class Stop:
-    """Whether the process was told to end (SIGTERM, Ctrl-C). A second signal ends it at once."""
+class StopSignal:
+    """Records SIGTERM and Ctrl-C inside a `with` block, so that the program can save and stop.
+
+    A second signal of the same kind is handled as outside the block, and ends the process at once.
+
+    Attributes:
+      signal: the name of the newest signal, such as 'SIGTERM'; '' before the first.
+    """
 
     def __init__(self) -> None:
         self.signal = ''
 
-    def __enter__(self) -> 'Stop':
+    def __enter__(self) -> 'StopSignal':
         numbers = (signal.SIGTERM, signal.SIGINT)
-        self._previous = {n: signal.signal(n, self._note) for n in numbers}
+        self._previous = {n: signal.signal(n, self._record) for n in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
         signal.signal(number, self._previous[signal.Signals(number)])

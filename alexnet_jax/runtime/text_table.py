@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns two spaces apart: the first to the left, the others to the right."""
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Formats rows of cells as a table with columns two spaces apart.
+
+    The first column is aligned to the left, the others to the right.
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return '\n'.join(
         '  '.join(

@@ -1,4 +1,4 @@
-"""The one exception for a mistake that the user can mend, and how a program ends with it."""
+"""The exception for a mistake that the user can correct, and how a program reports it."""
 
 import errno
 import sys
@@ -7,23 +7,28 @@ from contextlib import contextmanager
 
 from absl import flags, logging
 
-STOPPED = 75  # exit code of a run that was told to stop, saved, and can go on
+EXIT_STOPPED = 75  # exit code of a run that was told to stop, was saved, and can be resumed
 
+# Errors of the file system that the user can correct: a full disk or quota, or no permission.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class UserError(Exception):
-    """Says in one line what is wrong and what to do."""
+    """A mistake that the user can correct: one line that says what is wrong and what to do."""
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says first; its kind where it says nothing."""
+    """Returns the first line of a library's error, or the error's class where it has no text."""
     return str(error).strip().partition('\n')[0] or type(error).__name__
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
-    """Ends the process with one line: code 2 for a UserError or a full disk, 130 for Ctrl-C."""
+def report_user_errors() -> Iterator[None]:
+    """Prints a mistake as one line instead of a traceback, and ends the process.
+
+    The exit code is 2 for a UserError and for a disk that cannot be written, 130 for Ctrl-C. Other
+    errors are faults of the program and keep their traceback.
+    """
     try:
         yield
     except (UserError, OSError) as error:
@@ -44,13 +49,13 @@ def parse_flags(
 
     Args:
       arguments: the program and its arguments.
-      describe_unknown: gives the message for a flag that does not exist.
+      describe_unknown: returns the message for a flag that does not exist.
 
     Returns:
       The program alone: there are no positional arguments.
     """
-    with one_line():
-        logging.set_verbosity(logging.FATAL)  # errors come as exceptions; --verbosity asks for more
+    with report_user_errors():
+        logging.set_verbosity(logging.FATAL)  # errors come as exceptions; --verbosity shows more
         try:
             rest = flags.FLAGS(arguments)
         except flags.UnrecognizedFlagError as error:
@@ -60,5 +65,5 @@ def parse_flags(
         except SystemExit as end:  # after --help, which absl ends with code 1
             raise SystemExit(0) from end
         if rest[1:]:
-            raise UserError(f'what is {rest[1]!r}? Flags are given as --NAME=VALUE')
+            raise UserError(f'unexpected argument {rest[1]!r}: flags are given as --NAME=VALUE')
         return rest

@@ -1,12 +1,14 @@
-"""What a restart needs, kept by Orbax.
+"""Checkpoints of a run, written and read by Orbax.
 
-A checkpoint holds the state (parameters, velocity, step; written by Orbax as arrays with their
-shardings) and the position (JSON: the schedule's memory, the running means of the log). The order
-of the data and all random numbers follow from the seed and the step, so nothing else is needed for
-an end that is equal bit for bit. A checkpoint may go on on another mesh.
+A checkpoint holds the state (parameters, velocity and step, as arrays with their shardings) and the
+position (JSON: the memory of the learning-rate schedule, and the running means of the log). The
+order of the data and all random numbers follow from the seed and the step, so nothing else is
+needed for a resumed run to end with the same bits as an uninterrupted one. A run may be resumed on
+another mesh.
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +23,14 @@ from alexnet_jax.training.optimizer import Progress
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a run stands, as far as the host knows it.
+    """The part of a run's progress that is on the host.
 
     Attributes:
-      step: training steps done and noted.
+      step: training steps that are done and whose metrics have been added.
       evaluated: the step of the newest evaluation.
-      progress: the plateau schedule's memory.
-      steps, sums: since the last line of the log, how many and the sums of their metrics.
+      progress: the memory of the plateau schedule.
+      steps: the steps since the last line of the log.
+      sums: the sums of the metrics of these steps, by name.
     """
 
     step: int = 0
@@ -37,94 +40,119 @@ class Position:
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def after_step(self, step: int, values: dict[str, float]) -> 'Position':
-        """With one more step's metrics."""
+        """Returns the position after one more step with these metrics."""
         sums = {name: self.sums.get(name, 0.0) + x for name, x in values.items()}
         return dataclasses.replace(self, step=step, steps=self.steps + 1, sums=sums)
 
     def take_means(self) -> tuple[dict[str, float], 'Position']:
-        """The means since the last line of the log, and the position without them."""
+        """Returns the means since the last line of the log, and the position without them."""
         means = {name: x / self.steps for name, x in self.sums.items()}
         return means, dataclasses.replace(self, steps=0, sums={})
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> 'Position':
-        """The inverse of `dataclasses.asdict`."""
+        """Converts the result of `dataclasses.asdict` back to a position."""
         return cls(**values | {'progress': Progress(**values['progress'])})
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints in a folder; with None they are only read.
+    """The newest checkpoints in a folder. Leaving its `with` block, or `close`, ends its threads.
+
+    Args:
+      folder: the folder of all checkpoints, with one folder for each step.
+      keep: how many of the newest checkpoints are kept; None opens the folder for reading only.
 
     Raises:
-      UserError: from every method, where the disk does not take or give what it should.
+      UserError: from every method, where a checkpoint cannot be written or read.
     """
 
     def __init__(self, folder: Path, keep: int | None) -> None:
         self._folder = folder
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-            cleanup_tmp_directories=keep is not None,  # another process may be writing one
-            read_only=keep is None,
-        )
         handlers = dict(state=ocp.StandardCheckpointHandler(), position=ocp.JsonCheckpointHandler())
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(), item_handlers=handlers, options=options
-        )
+        with _no_warnings():
+            self._manager = ocp.CheckpointManager(
+                folder.absolute(), item_handlers=handlers, options=_manager_options(keep)
+            )
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def save(self, state: Any, position: Position) -> None:
-        """Copies the state, then writes it in the background."""
+        """Copies the state, and writes it in the background; skips a step that is already saved."""
         if position.step in self._manager.all_steps():
             return
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()),
             position=ocp.args.JsonSave(dataclasses.asdict(position)),
         )
-        with self._explained():
+        with self._explain_write_errors():
             self._manager.save(position.step, args=arguments)
 
     @property
     def newest(self) -> int | None:
-        """The step of the newest checkpoint; None where there is none."""
+        """The step of the newest checkpoint; None where there is no checkpoint."""
         return self._manager.latest_step()
 
     def restore(self, shapes: Any) -> tuple[Any, Position] | None:
-        """The newest state and position; None where there is none.
+        """Restores the newest state and position.
 
         Args:
-          shapes: the state's shapes, dtypes and the shardings to place it by.
+          shapes: the shapes, dtypes and shardings of the state.
+
+        Returns:
+          The state on the devices, and the position; None where there is no checkpoint.
         """
         step = self.newest
         if step is None:
             return None
+        self._check_shapes(step, shapes.params)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(shapes._asdict()), position=ocp.args.JsonRestore()
         )
-        with self._readable(step):
+        with self._explain_read_errors(step):
             restored = self._manager.restore(step, args=arguments)
         state = type(shapes)(**restored['state'])
         return jax.block_until_ready(state), Position.from_json(restored['position'])
 
     def restore_params(self) -> dict[str, Any] | None:
-        """The newest parameters alone, whatever their shapes, on the host; None where are none.
+        """Restores the newest parameters alone, whatever their shapes are.
 
-        For another net than the one that was saved: a nested dict of NumPy arrays.
+        It serves nets that are not the one that was saved.
+
+        Returns:
+          A nested dict of NumPy arrays; None where there is no checkpoint.
         """
         step = self.newest
         if step is None:
             return None
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        with self._readable(step):
-            known = self._manager.item_metadata(step)['state'].tree
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        with self._explain_read_errors(step):
+            metadata = self._manager.item_metadata(step)['state'].tree
             shapes = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), known
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata
             )
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
             restored = self._manager.restore(step, args=arguments)
         return jax.device_get(restored['state']['params'])
 
+    def _check_shapes(self, step: int, params: Any) -> None:
+        """Checks the shapes of the parameters, which Orbax does only after it has begun to read."""
+        with self._explain_read_errors(step):
+            stored = _shapes(self._manager.item_metadata(step)['state'].tree['params'])
+        expected = _shapes(params)
+        for name in sorted(stored.keys() | expected.keys()):
+            if stored.get(name) != expected.get(name):
+                raise UserError(
+                    f'checkpoint {step} in {self._folder} is of another net: {name} has the shape '
+                    f'{stored.get(name)}, not {expected.get(name)}'
+                )
+
     def wait(self) -> None:
-        """Until all is written."""
-        with self._explained():
+        """Waits for pending writes."""
+        with self._explain_write_errors():
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -132,23 +160,52 @@ class Checkpoints:
         self._manager.close()
 
     @contextmanager
-    def _readable(self, step: int) -> Iterator[None]:
-        """Turns what goes wrong while reading into one line."""
+    def _explain_read_errors(self, step: int) -> Iterator[None]:
+        """Raises what goes wrong while reading as a UserError."""
         try:
             yield
         except (ValueError, KeyError, OSError) as error:
             raise UserError(
-                f'checkpoint {step} in {self._folder} cannot be read: {first_line(error)}; '
-                'delete that folder to go on from the one before it'
+                f'checkpoint {step} in {self._folder} cannot be read: {first_line(error)}; if the '
+                f'folder {self._folder / str(step)} is moved elsewhere, the checkpoint before it '
+                'is used'
             ) from error
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns what goes wrong while writing into one line."""
+    def _explain_write_errors(self) -> Iterator[None]:
+        """Raises what goes wrong while writing as a UserError."""
         try:
             yield
         except (ValueError, OSError) as error:
             raise UserError(
                 f'cannot write a checkpoint to {self._folder}: {first_line(error)}; '
-                'the ones before it are intact'
+                'the checkpoints before it are intact'
             ) from error
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a tree of arrays, or of what describes them, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='.'): tuple(x.shape) for path, x in leaves
+    }
+
+
+def _manager_options(keep: int | None) -> ocp.CheckpointManagerOptions:
+    if keep is None:
+        # It also leaves temporary folders alone: another process may be writing a checkpoint.
+        return ocp.CheckpointManagerOptions(read_only=True)
+    return ocp.CheckpointManagerOptions(
+        preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
+    )
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Silences absl's warnings: Orbax names every option that reading alone turns off."""
+    logger, is_error = logging.getLogger('absl'), lambda record: record.levelno > logging.WARNING
+    logger.addFilter(is_error)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_error)

@@ -4,14 +4,27 @@ import numpy as np
 
 
 def filter_picture(kernel_THWIO: np.ndarray, columns: int = 8, zoom: int = 3) -> np.ndarray:
-    """All towers' pictures of their kernels, side by side; (rows, columns, 3) uint8."""
-    towers = [tower_picture(kernel, columns, zoom) for kernel in kernel_THWIO]
-    apart = np.full((len(towers[0]), 3, 3), 255, np.uint8)
-    return np.concatenate([part for tower in towers for part in (tower, apart)], axis=1)
+    """Draws the kernels of all towers, one block per tower, side by side.
+
+    Args:
+      kernel_THWIO: the kernels of a convolution on images with three channels.
+      columns: kernels in a row of a block.
+      zoom: pixels for the side of each weight.
+
+    Returns:
+      (height, width, 3) uint8.
+    """
+    blocks = [tower_picture(kernel, columns, zoom) for kernel in kernel_THWIO]
+    separator = np.full((len(blocks[0]), 3, 3), 255, np.uint8)
+    return np.concatenate([part for block in blocks for part in (block, separator)], axis=1)
 
 
 def tower_picture(kernel_HWIO: np.ndarray, columns: int, zoom: int) -> np.ndarray:
-    """A tower's kernels, each stretched to its own range, on white; (rows, columns, 3) uint8."""
+    """Draws the kernels of one tower on white, each scaled to its own range of values.
+
+    Returns:
+      (height, width, 3) uint8.
+    """
     size, _, _, maps = kernel_HWIO.shape
     rows, gap = -(-maps // columns), 1
     step = size * zoom + gap

@@ -1,9 +1,8 @@
-"""Training (§5): the state, one step on all devices, and the loop around it."""
+"""The training loop (§5): steps, the log, evaluations, checkpoints, and stopping on a signal."""
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,22 +14,23 @@ from alexnet_jax.config.durations import Durations
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import loader, sources
 from alexnet_jax.model import towers
-from alexnet_jax.runtime.signals import Stop
+from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import log, progress_line
-from alexnet_jax.training.checkpoint import Checkpoints, Position
+from alexnet_jax.training.checkpoint import Position
 from alexnet_jax.training.optimizer import Rates, rates
 from alexnet_jax.training.state import place_constants, place_initial_state, state_shapes
 from alexnet_jax.training.step import make_train_step
 from alexnet_jax.training.validation import make_evaluate
+from alexnet_jax.training.workdir import Workdir
 
 
 class _Interrupted(Exception):
-    """An evaluation was cut short by a signal."""
+    """A signal that ended an evaluation early."""
 
 
 class Loop:
-    """A run from where its workdir left it to its end.
+    """A run, from its newest checkpoint or from the initial state to its end.
 
     Attributes:
       results: the last evaluation, of all views once the run has ended; see `make_evaluate`.
@@ -43,37 +43,40 @@ class Loop:
         mesh: jax.sharding.Mesh,
         splits: sources.Splits,
         plan: Durations,
-        workdir: Path,
-        stop: Stop,
+        workdir: Workdir,
+        stop: StopSignal,
     ) -> None:
         self._config, self._mesh, self._splits = config, mesh, splits
         self._plan, self._stop = plan, stop
         self.results: dict[str, float] = {}
-        self.bad = loader.Bad(splits.train, config.loader.skip_bad)
-        self._reading = loader.Reading.of(config)
+        self.bad = loader.UnreadableImages(splits.train, config.loader.skip_bad)
+        self._reading = loader.Reading.from_config(config)
         self._constants = place_constants(config, mesh, splits, self.bad)
         self._train_step, self._evaluation = (
             make_train_step(config, mesh),
             make_evaluate(config, mesh),
         )
-        self._checkpoints = Checkpoints(workdir / 'checkpoints', config.checkpoint.keep)
+        self._checkpoints = workdir.open_checkpoints(config.checkpoint.keep)
         restored = self._checkpoints.restore(state_shapes(config, mesh))
         self.state, self._position = restored or (place_initial_state(config, mesh), Position())
         self._writer = log.Writer(workdir, self._position.step, self._position.evaluated)
         self._line = progress_line.ProgressLine(self._plan)
 
     def run(self) -> bool:
-        """Trains to the end; False if a signal stopped it before. Either way all is saved.
+        """Trains to the end, or until a signal stops the run; saves a checkpoint in both cases.
+
+        Returns:
+          Whether the run has reached its end.
 
         Raises:
-          UserError: the loss is not finite, or the disk does not take a checkpoint.
+          UserError: the loss is not finite, or a checkpoint cannot be written.
         """
         first = self._position.step
         try:
             if first == 0:
                 self._show_filters()
             else:
-                self._evaluate_and_save()  # makes up for what a signal cut short
+                self._evaluate_and_save()  # the evaluation that a signal may have ended early
             batches, pending = self._batches(first), None
             batch = next(batches)
             if first < self._plan.steps:
@@ -81,22 +84,23 @@ class Loop:
             for step in range(first, self._plan.steps):
                 epoch = self._plan.epoch(step)
                 rate = rates(self._config, epoch, self._position.progress)
-                self.state, coming = self._train_step(
+                self.state, metrics = self._train_step(
                     self.state,
                     batch,
                     self._constants,
                     Rates(*(jnp.float32(x) for x in rate)),
                     jnp.float32(self._config.augmentation.colour.deviation_at(epoch)),
                 )
-                batch, trouble = self._fetch(batches)  # is copied while the step runs
-                self._note(pending)  # of the step before: waiting for this one would idle the host
-                pending = step + 1, rate.weights, coming
-                if self._due(step + 1) or self._stop.signal or trouble:
-                    self._note(pending)
+                batch, error = self._fetch(batches)  # is copied while the step runs
+                # The metrics of the step before: waiting for this one would idle the host.
+                self._record(pending)
+                pending = step + 1, rate.weights, metrics
+                if self._due(step + 1) or self._stop.signal or error:
+                    self._record(pending)
                     pending = None
-                    self._evaluate_and_save(save=trouble is not None)
-                    if trouble:
-                        raise trouble
+                    self._evaluate_and_save(save=error is not None)
+                    if error:
+                        raise error
                     if self._stop.signal:
                         break
             self._checkpoints.wait()
@@ -107,11 +111,11 @@ class Loop:
             self._writer.close()
 
     def _fetch(self, batches: Iterator[Any]) -> tuple[Any, Exception | None]:
-        """The next batch, or what went wrong; neither once the run is to stop."""
+        """Returns the next batch, or the error in its place; neither once the run is to stop."""
         try:
             return (None if self._stop.signal else next(batches)), None
         except Exception as error:
-            # The signal that stops this process may have ended those that read for it, too.
+            # The signal that stops this process may also have ended its reader processes.
             return None, None if self._stop.signal else error
 
     @property
@@ -121,7 +125,7 @@ class Loop:
 
     @property
     def images_per_second(self) -> float:
-        """Of the steps since this start, compilation and evaluation left out; 0 if none."""
+        """Images per second since this start, without compilation and evaluation; 0 if unknown."""
         return self._line.speed
 
     def _batches(self, first_step: int) -> Iterator[dict[str, Array]]:
@@ -134,7 +138,7 @@ class Loop:
             first_step,
             reshuffle=config.dataset.reshuffle,
             rows=towers.rows_of_process(self._mesh, config.optimizer.batch_size),
-            bad=self.bad,
+            unreadable=self.bad,
         )
         return (towers.put_batch(self._mesh, batch) for batch in batches)
 
@@ -143,30 +147,38 @@ class Loop:
             step % self._plan.evaluate_every and step % self._plan.save_every
         )
 
-    def _note(self, pending: tuple[int, float, dict[str, Array]] | None) -> None:
-        """Takes in the metrics of a step that was dispatched before."""
+    def _record(self, pending: tuple[int, float, dict[str, Array]] | None) -> None:
+        """Waits for the metrics of a step, checks the loss, and logs what is due.
+
+        Args:
+          pending: the step, its learning rate and its metrics on the devices; None for none.
+        """
         if pending is None:
             return
-        step, rate, on_device = pending
-        values = {name: float(x) for name, x in jax.device_get(on_device).items()}
+        step, learning_rate, metrics = pending
+        values = {name: float(x) for name, x in jax.device_get(metrics).items()}
         if not np.isfinite(values['loss']):
             raise UserError(
                 f'the loss is {values["loss"]} at step {step}: lower learning_rate.initial (now '
                 f'{self._config.learning_rate.initial:g}); the checkpoints before it are intact'
             )
         self._position = self._position.after_step(step, values)
-        speed = self._line.step(step, values, rate)
+        speed = self._line.step(step, values, learning_rate)
         if step % self._config.log.every_steps == 0 or step == self._plan.steps:
             means, self._position = self._position.take_means()
             self._writer.scalars(
                 step,
                 {f'train/{name}': x for name, x in means.items()}
-                | {'learning_rate': rate, 'epoch': self._plan.epoch(step)}
+                | {'learning_rate': learning_rate, 'epoch': self._plan.epoch(step)}
                 | ({'images_per_second': speed} if speed else {}),
             )
 
     def _evaluate_and_save(self, save: bool = False) -> None:
-        """Does what is due at this step, or saves anyway; a signal cuts the evaluation short."""
+        """Evaluates and saves as is due at this step; a signal ends the evaluation early.
+
+        Args:
+          save: whether to save a checkpoint that is not due.
+        """
         step = self._position.step
         last = step == self._plan.steps
         if last or (step % self._plan.evaluate_every == 0 and self._position.evaluated < step):
@@ -186,12 +198,11 @@ class Loop:
                 len(self._splits.eval),
             )
         self.results = results
-        named = log.named(results, self._config.views)
         if self._position.evaluated < step:
             plateau = self._config.learning_rate.plateau
             progress = self._position.progress.after_evaluation(plateau, results['top1_error'])
             self._position = dataclasses.replace(self._position, progress=progress, evaluated=step)
-            self._writer.scalars(step, named)
+            self._writer.scalars(step, log.name_metrics(results, self._config.views))
             self._show_filters()
         self._line.evaluated(results)
 
@@ -200,11 +211,11 @@ class Loop:
         rows = towers.rows_of_process(self._mesh, batch_size)
         batches = loader.evaluation_batches(self._splits.eval, self._reading, batch_size, rows)
         while True:
-            batch, trouble = self._fetch(batches)
-            if isinstance(trouble, StopIteration):
+            batch, error = self._fetch(batches)
+            if isinstance(error, StopIteration):
                 return
-            if trouble:
-                raise trouble
+            if error:
+                raise error
             if self._stop.signal:
                 raise _Interrupted
             yield batch

@@ -1,4 +1,4 @@
-"""A run that begins with another one's parameters (§6: pre-training on all of ImageNet)."""
+"""Initial parameters from another run (§6: pre-training on all of ImageNet)."""
 
 from pathlib import Path
 from typing import Any
@@ -7,39 +7,42 @@ import numpy as np
 
 from alexnet_jax.config.schema import Pretrained
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.checkpoint import Checkpoints
+from alexnet_jax.training.workdir import Workdir
 
 
-def take_over(params: dict[str, Any], settings: Pretrained) -> dict[str, Any]:
-    """The initial parameters, those of `settings.layers` replaced by the other run's newest.
+def load_layers(params: dict[str, Any], settings: Pretrained) -> dict[str, Any]:
+    """Replaces some layers of the initial parameters by those of another run's newest checkpoint.
 
     Args:
-      params: nested dict of float32 arrays on the host, as model.initialize gives them.
+      params: nested dict of float32 arrays on the host, as `alexnet.initialize` returns them.
+      settings: the workdir of the other run, '' for none, and the names of the layers.
+
+    Returns:
+      A dict like `params`.
 
     Raises:
-      UserError: there is no such run, or it has no such layer, or one of another shape.
+      UserError: the other run has no checkpoint, lacks one of the layers, or has it in another
+        shape.
     """
     if not settings.workdir:
         return params
-    folder = Path(settings.workdir).expanduser() / 'checkpoints'
-    theirs = None
-    if folder.is_dir():
-        checkpoints = Checkpoints(folder, keep=None)
-        theirs = checkpoints.restore_params()
-        checkpoints.close()
-    if theirs is None:
+    with Workdir(Path(settings.workdir).expanduser()).open_checkpoints() as checkpoints:
+        source = checkpoints.restore_params()
+    if source is None:
         raise UserError(f'pretrained.workdir={settings.workdir} has no checkpoint')
-    return params | {name: _layer(name, params, theirs, settings) for name in settings.layers}
+    return params | {name: _layer(name, params, source, settings) for name in settings.layers}
 
 
-def _layer(name: str, ours: Any, theirs: Any, settings: Pretrained) -> dict[str, np.ndarray]:
-    if name not in ours or name not in theirs:
-        whose = 'this net' if name not in ours else settings.workdir
-        raise UserError(f'pretrained.layers names {name}, and {whose} has no such layer')
-    shapes, found = ({k: x.shape for k, x in of[name].items()} for of in (ours, theirs))
-    if shapes != found:
+def _layer(name: str, params: Any, source: Any, settings: Pretrained) -> dict[str, np.ndarray]:
+    for net, layers in (('this net', params), (settings.workdir, source)):
+        if name not in layers:
+            raise UserError(f'pretrained.layers names {name}, and {net} has no such layer')
+    shapes, source_shapes = (
+        {key: x.shape for key, x in layers[name].items()} for layers in (params, source)
+    )
+    if shapes != source_shapes:
         raise UserError(
-            f'{name} in {settings.workdir} has the shapes {found}, not {shapes}: take it out of '
-            'pretrained.layers, or use the same net'
+            f'{name} in {settings.workdir} has the shapes {source_shapes}, not {shapes}: remove it '
+            'from pretrained.layers, or use the same net'
         )
-    return theirs[name]
+    return source[name]

@@ -1,6 +1,7 @@
-"""One line on the terminal that says where training stands."""
+"""One line on the terminal that shows the progress of training."""
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -9,68 +10,100 @@ from contextlib import contextmanager
 from alexnet_jax.config.durations import Durations
 from alexnet_jax.runtime.progress import time_left
 
+# The fields that a narrow terminal does without, the first of them first.
+DROP_ORDER = ('learning rate', 'speed', 'epoch', 'error')
+
 
 class ProgressLine:
-    """One line that says where training stands.
+    """One line that shows the progress of training.
 
-    On a terminal it is written over itself; elsewhere a new one comes every ten seconds.
+    On a terminal each line replaces the one before it, and is never wider than the terminal, where
+    it would wrap and could not be replaced. In a file or a pipe a line is added every ten seconds.
 
     Attributes:
-      speed: images per second of the training steps, compilation and pauses left out.
+      speed: images per second of the training steps, without compilation and pauses; 0 before the
+        second step.
     """
 
-    SECONDS = 10.0
+    SECONDS_BETWEEN_LINES = 10.0
 
     def __init__(self, plan: Durations) -> None:
         self._plan = plan
-        self._terminal = sys.stdout.isatty()
-        self._shown = -math.inf
-        self._began, self._first, self._away = 0.0, -1, 0.0
-        self._tested = ''
+        self._is_terminal = sys.stdout.isatty()
+        self._time_of_line = -math.inf
+        self._start, self._first_step, self._paused = 0.0, -1, 0.0
+        self._test_error = ''
         self.speed = 0.0
 
-    def step(self, step: int, values: Mapping[str, float], rate: float) -> float:
-        """Notes a step; gives the images per second so far, 0 after the first (compilation)."""
+    def step(self, step: int, values: Mapping[str, float], learning_rate: float) -> float:
+        """Takes in the metrics of a step, and shows them if it is time to.
+
+        Returns:
+          The images per second so far; 0 after the first step, which includes compilation.
+        """
         now = time.monotonic()
-        if self._first < 0:
-            self._began, self._first, self._away = now, step, 0.0
+        if self._first_step < 0:
+            self._start, self._first_step, self._paused = now, step, 0.0
             return 0.0
-        per_step = max(now - self._began - self._away, 1e-9) / (step - self._first)
-        self.speed = self._plan.batch_size / per_step
-        every = 0.1 if self._terminal else self.SECONDS
-        if now - self._shown >= every or step == self._plan.steps:
-            self._shown = now
-            left = time_left(per_step * (self._plan.steps - step))
+        seconds = max(now - self._start - self._paused, 1e-9) / (step - self._first_step)
+        self.speed = self._plan.batch_size / seconds
+        interval = 0.1 if self._is_terminal else self.SECONDS_BETWEEN_LINES
+        if now - self._time_of_line >= interval or step == self._plan.steps:
+            self._time_of_line = now
+            left = time_left(seconds * (self._plan.steps - step))
             epoch, epochs = self._plan.epoch(step), self._plan.epoch(self._plan.steps)
             self._write(
-                f'epoch {epoch:.1f}/{epochs:.1f}  step {step}/{self._plan.steps}  '
-                f'loss {values["loss"]:.4f}  error {values["top1_error"]:.1%}{self._tested}  '
-                f'rate {rate:.2g}  {self.speed:.0f} images/s  {left} left'
+                {
+                    'epoch': f'epoch {epoch:.1f}/{epochs:.1f}',
+                    'step': f'step {step}/{self._plan.steps}',
+                    'loss': f'loss {values["loss"]:.4f}',
+                    'error': f'error {values["top1_error"]:.1%}{self._test_error}',
+                    'learning rate': f'learning rate {learning_rate:.2g}',
+                    'speed': f'{self.speed:.0f} images/s',
+                    'time left': f'{left} left',
+                }
             )
         return self.speed
 
     def begin(self) -> None:
-        """Before the first step, which compiles."""
-        self._write('compiling the training step')
+        """Announces the first step, which is compiled."""
+        self._write({'': 'compiling the training step'})
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """For time that is not spent on training steps."""
-        before = time.monotonic()
+        """Leaves the time inside the block out of the speed of training."""
+        start = time.monotonic()
         yield
-        self._away += time.monotonic() - before
+        self._paused += time.monotonic() - start
 
     def evaluated(self, results: Mapping[str, float]) -> None:
-        """Shows the newest test error from now on."""
-        self._tested = f' (test {results["top1_error"]:.1%})'
+        """Adds the test error of an evaluation to the following lines."""
+        self._test_error = f' (test {results["top1_error"]:.1%})'
 
     def close(self) -> None:
-        """Leaves the line standing."""
-        if self._terminal:
+        """Ends the line, so that what is printed next does not replace it."""
+        if self._is_terminal:
             print(flush=True)
 
-    def _write(self, line: str) -> None:
-        if self._terminal:
+    def _write(self, fields: Mapping[str, str]) -> None:
+        if self._is_terminal:
+            line = fit(fields, shutil.get_terminal_size().columns - 1)
             print(f'\r\x1b[K{line}', end='', flush=True)
         else:
-            print(line, flush=True)
+            print('  '.join(fields.values()), flush=True)
+
+
+def fit(fields: Mapping[str, str], columns: int) -> str:
+    """Joins fields to a line of at most so many columns, without those that do not fit.
+
+    Args:
+      fields: texts by name; those of DROP_ORDER are left out in that order.
+      columns: the width; a line that is still too long is cut.
+    """
+    names = list(fields)
+    for name in DROP_ORDER:
+        if len('  '.join(fields[name] for name in names)) <= columns:
+            break
+        if name in names:
+            names.remove(name)
+    return '  '.join(fields[name] for name in names)[:columns]

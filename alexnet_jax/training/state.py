@@ -41,7 +41,7 @@ def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
       UserError: the settings ask for another run's parameters, and they do not fit.
     """
     shardings = towers.shardings(mesh, partitions(config, mesh))
-    params = pretrained.take_over(alexnet.initialize(config), config.pretrained)
+    params = pretrained.load_layers(alexnet.initialize(config), config.pretrained)
     params = jax.device_put(params, shardings.params)
     init = jax.jit(make_optimizer(config).init, out_shardings=shardings.velocity)
     return State(jax.device_put(np.int32(0), shardings.step), params, init(params))
@@ -76,7 +76,10 @@ def state_shapes(config: Config, mesh: jax.sharding.Mesh) -> State:
 
 
 def place_constants(
-    config: Config, mesh: jax.sharding.Mesh, splits: sources.Splits, bad: loader.Bad | None = None
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    splits: sources.Splits,
+    bad: loader.UnreadableImages | None = None,
 ) -> augmentation.Constants:
     """Returns the training set's mean and principal colours, on the devices.
 
@@ -93,7 +96,7 @@ def place_constants(
     """
     sums = None
     if config.augmentation.constants == 'data':
-        reading, split = loader.Reading.of(config), config.dataset.train_split
+        reading, split = loader.Reading.from_config(config), config.dataset.train_split
         sums = loader.statistics_of(splits.train, reading, splits.folder, split, bad)
     constants = augmentation.constants(config.augmentation, config.dataset.image_size, sums)
     return jax.device_put(constants, towers.shardings(mesh, towers.spec(mesh, 'constants')))

@@ -21,10 +21,19 @@ from alexnet_jax.training.state import State, make_optimizer, partitions
 StepFunction = Callable[
     [State, dict[str, Array], augmentation.Constants, Rates, Array], tuple[State, dict[str, Array]]
 ]
+ApplyTraining = Callable[[Any, Array, Masks], tuple[Array, Any]]
 
 
-def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
+def make_train_step(
+    config: Config, mesh: jax.sharding.Mesh, apply_training: ApplyTraining | None = None
+) -> StepFunction:
     """Compiles one step of the paper's recipe.
+
+    Args:
+      config: the settings of the run.
+      mesh: the mesh of the run.
+      apply_training: another form of the net, with the arguments and results of
+        `alexnet.apply_training` without `graph`; None for the net of the settings.
 
     Returns:
       `step(state, batch, constants, rates, deviation)`. `batch` holds 'image', (B, size, size, 3)
@@ -32,7 +41,10 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
       deviation of the colour noise, all () float32. It returns the new state, for which it reuses
       the old state's memory, and the batch means of 'loss' (nats) and 'top1_error' (a fraction).
     """
-    graph = alexnet.graph(config, Platform.of_devices(mesh.devices.flat))
+    platform = Platform.of_devices(mesh.devices.flat)
+    net = apply_training or functools.partial(
+        alexnet.apply_training, alexnet.graph(config, platform)
+    )
     optimizer, memory = make_optimizer(config), config.model.batch_normalization.memory
     batch_size, views = config.optimizer.batch_size, config.augmentation
     state_specs = partitions(config, mesh)
@@ -46,11 +58,7 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
         out_specs=(state_specs, replicated),
     )
     def step(
-        state: State,
-        batch: Any,
-        constants: augmentation.Constants,
-        rates: Rates,
-        deviation: Array,
+        state: State, batch: Any, constants: augmentation.Constants, rates: Rates, deviation: Array
     ) -> tuple[State, Any]:
         """Computes the part of one device."""
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -62,7 +70,7 @@ def make_train_step(config: Config, mesh: jax.sharding.Mesh) -> StepFunction:
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.replicate_over_data(params)
-            logits_BK, moments = alexnet.apply_training(graph, params, views_BHWC, masks)
+            logits_BK, moments = net(params, views_BHWC, masks)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
             return towers.total_over_data(losses.sum()) / batch_size, (logits_BK, moments)
 

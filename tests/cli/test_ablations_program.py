@@ -9,7 +9,7 @@ import pytest
 
 import nets
 import runs
-from alexnet_jax.config import schema
+from alexnet_jax.config.schema import as_dict, flatten
 from alexnet_jax.evaluation import ablation_study
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -19,36 +19,36 @@ def study(folder, seeds=3, only=(), config='digits'):
 
 
 def write(study, name, seed, centre, views, seconds=60.0):
-    """A run as if it were done."""
+    """Writes the workdir of a run that has ended with this result."""
     folder = study.folder(name, seed)
     folder.mkdir(parents=True)
-    config = {'config': schema.as_dict(study.config(name, seed))}
-    (folder / 'config.json').write_text(json.dumps(config))
+    record = {'config': as_dict(study.config(name, seed)), 'starts': []}
+    (folder / 'config.json').write_text(json.dumps(record))
     result = {'centre': centre, 'views': views, 'seconds': seconds}
     (folder / 'result.json').write_text(json.dumps(result))
 
 
-def test_what_the_config_does_not_have_is_left_out(tmp_path):
-    found = study(tmp_path)
-    assert set(found.left_out) == {'mirror', 'colour'}
-    assert found.names[0] == 'base'
-    assert 'lrn' in found.names
+def test_parts_that_the_config_lacks_are_left_out(tmp_path):
+    ablations = study(tmp_path)
+    assert set(ablations.left_out) == {'mirror', 'colour'}
+    assert ablations.names[0] == 'base'
+    assert 'lrn' in ablations.names
     with pytest.raises(UserError, match='nothing to ablate as mirror'):
         study(tmp_path, only=['mirror'])
 
 
 def test_views_need_no_training(tmp_path):
-    """The row without ten views is the base's, tested on the centre."""
-    found = study(tmp_path, seeds=2, only=['ten_views', 'lrn'])
-    assert found.runs() == [('base', 0), ('lrn', 0), ('base', 1), ('lrn', 1)]
-    write(found, 'base', 0, centre=0.02, views=0.01)
-    assert found.errors('ten_views') == [0.02]
-    assert found.errors('base') == [0.01]
+    """The row without ten views has the runs of the base, evaluated on the centre crop."""
+    ablations = study(tmp_path, seeds=2, only=['ten_views', 'lrn'])
+    assert ablations.runs() == [('base', 0), ('lrn', 0), ('base', 1), ('lrn', 1)]
+    write(ablations, 'base', 0, centre=0.02, views=0.01)
+    assert ablations.errors('ten_views') == [0.02]
+    assert ablations.errors('base') == [0.01]
 
 
-def test_only_what_is_named_differs_between_runs(tmp_path):
-    found = study(tmp_path)
-    base, lrn = (schema.flatten(schema.as_dict(found.config(n, 1))) for n in ('base', 'lrn'))
+def test_runs_differ_only_in_the_ablated_part(tmp_path):
+    ablations = study(tmp_path)
+    base, lrn = (flatten(as_dict(ablations.config(n, 1))) for n in ('base', 'lrn'))
     assert {name for name in base if base[name] != lrn[name]} == {
         'model.conv1.then',
         'model.conv2.then',
@@ -57,12 +57,12 @@ def test_only_what_is_named_differs_between_runs(tmp_path):
 
 
 def test_the_table(tmp_path):
-    found = study(tmp_path, only=['lrn', 'dropout'])
+    ablations = study(tmp_path, only=['lrn', 'dropout'])
     base, lrn = [0.010, 0.012, 0.011], [0.030, 0.029, 0.031]
     for seed in range(3):
-        write(found, 'base', seed, 0.5, base[seed])
-        write(found, 'lrn', seed, 0.5, lrn[seed])
-    first, second = ablation_study.rows(found)  # dropout has no runs yet
+        write(ablations, 'base', seed, 0.5, base[seed])
+        write(ablations, 'lrn', seed, 0.5, lrn[seed])
+    first, second = ablation_study.rows(ablations)  # dropout has no runs yet
     assert (first['name'], second['name']) == ('base', 'lrn')
     assert first['difference'] is None
     assert second['difference'] == pytest.approx(0.019)
@@ -78,11 +78,11 @@ def test_the_table(tmp_path):
 
 
 def test_a_difference_within_the_spread_is_called_noise(tmp_path):
-    found = study(tmp_path, only=['lrn'])
+    ablations = study(tmp_path, only=['lrn'])
     for seed, (base, lrn) in enumerate([(0.01, 0.012), (0.014, 0.011), (0.012, 0.013)]):
-        write(found, 'base', seed, 0.5, base)
-        write(found, 'lrn', seed, 0.5, lrn)
-    assert '(noise)' in ablation_study.text(ablation_study.rows(found))
+        write(ablations, 'base', seed, 0.5, base)
+        write(ablations, 'lrn', seed, 0.5, lrn)
+    assert '(noise)' in ablation_study.text(ablation_study.rows(ablations))
 
 
 def test_without_spread_there_is_no_interval():
@@ -102,15 +102,12 @@ def test_a_run_with_other_settings_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_as_a_user_runs_it(tmp_path, data_dir):
-    """Stops, goes on, tabulates; the last time with one more row, and nothing twice."""
+    """A study is stopped, resumed and tabulated; a row that needs no training is added."""
 
     def command(only):
-        _, *settings = runs.command(tmp_path, data_dir, optimizer__epochs=0.3)[3:]
+        _, *settings = runs.command(tmp_path, data_dir, optimizer__epochs=0.1)[3:]
         program = [sys.executable, '-m', 'alexnet_jax.ablations', f'--workdir={tmp_path}']
         return [*program, *settings, '--seeds=1', f'--only={only}']
-
-    def run(only):
-        return runs.run(command(only))
 
     process = runs.start(command('lrn'))
     while process.poll() is None and not (tmp_path / 'base-0' / 'config.json').exists():
@@ -118,22 +115,27 @@ def test_as_a_user_runs_it(tmp_path, data_dir):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 75, err
-    assert 'stopped: the same command goes on' in out
+    assert 'stopped and saved: the same command resumes' in out
     assert not (tmp_path / 'base-0' / 'result.json').exists()
 
-    code, out, err = run('lrn')
+    code, out, err = runs.run(command('lrn'))
     assert code == 0, err
     assert '[1/2] base, seed 0' in out
     table = json.loads((tmp_path / 'ablations.json').read_text())
     assert [row['name'] for row in table['rows']] == ['base', 'lrn']
     last = runs.metrics(tmp_path / 'lrn-0')[-1]
     assert table['rows'][1]['errors'] == [last['eval_5_views/top1_error']]
-    code, out, err = run('lrn,ten_views')
+
+    code, out, err = runs.run(command('lrn,ten_views'))
     assert code == 0, err
     assert '[1/' not in out
     rows = json.loads((tmp_path / 'ablations.json').read_text())['rows']
     centre = runs.metrics(tmp_path / 'base-0')[-1]['eval/top1_error']
     assert rows[2]['errors'] == [centre]
-    code, out, err = run('lrm')
+
+
+def test_an_unknown_ablation_is_one_line(tmp_path):
+    command = [sys.executable, '-m', 'alexnet_jax.ablations', f'--workdir={tmp_path}']
+    code, _, err = runs.run([*command, '--only=lrm'])
     assert (code, 'Traceback' in err) == (2, False)
     assert err.startswith("alexnet_jax: there is no ablation 'lrm'")

@@ -105,7 +105,7 @@ def test_mistakes_are_one_line(tmp_path, data_dir, arguments, message):
     [
         ('ilsvrc2012', {}, r'ILSVRC2012_img_train\.tar'),
         ('digits', {'dataset.train_split': 'train[:1%]'}, r'fewer than optimizer\.batch_size'),
-        ('digits', {'dataset.folder': '/no/such'}, r'dataset\.folder=/no/such is no folder'),
+        ('digits', {'dataset.folder': '/no/such'}, r'dataset\.folder=/no/such is not a folder'),
     ],
 )
 def test_mistakes_about_the_data(data_dir, name, overrides, message):

@@ -1,10 +1,11 @@
-"""The whole program on a short run, and its page in a browser."""
+"""The report program on a short run, and its page in a browser."""
 
 import json
 import os
 import re
 import shutil
 import sys
+import xml.etree.ElementTree as ET
 from contextlib import contextmanager
 
 import numpy as np
@@ -27,12 +28,9 @@ def report(*arguments):
 
 
 @pytest.fixture(scope='module')
-def workdir(tmp_path_factory, data_dir):
+def workdir(trained_run):
     """A short run on the digits."""
-    folder = tmp_path_factory.mktemp('runs') / 'short'
-    code, _, err = runs.run(runs.command(folder, data_dir))
-    assert code == 0, err
-    return folder
+    return trained_run
 
 
 @pytest.fixture(scope='module')
@@ -46,21 +44,28 @@ def ablations(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def whole(workdir, ablations):
-    """The page of the run, with everything that can be on it."""
-    out = workdir.parent / 'whole.html'
-    code, told, err = report(
+def complete_page(workdir, ablations, tmp_path_factory):
+    """The page of the run with all optional sections."""
+    out = tmp_path_factory.mktemp('pages') / 'complete.html'
+    code, printed, err = report(
         *(f'--workdir={workdir}', f'--out={out}', '--images=4', f'--ablations={ablations}'),
         *(f'--relu={workdir}', f'--tanh={workdir}'),
     )
     assert code == 0, err
-    assert told.splitlines()[-1] == str(out)
+    assert printed.splitlines()[-1] == str(out)
     return out
 
 
+def text_of(html):
+    """Returns the text of a page, without its style sheet."""
+    root = ET.fromstring(html.removeprefix('<!doctype html>'))
+    root.find('head').remove(root.find('head/style'))
+    return ' '.join(root.itertext())
+
+
 @pytest.mark.slow
-def test_the_page_says_what_the_run_has_logged(workdir, whole):
-    text = whole.read_text()
+def test_the_page_agrees_with_the_log_of_the_run(workdir, complete_page):
+    text = complete_page.read_text()
     last = [line for line in runs.metrics(workdir) if 'eval/top1_error' in line][-1]
     named = re.findall(r'<div class="big">([\d.]+)\xa0%</div>', text)
     names = (
@@ -77,22 +82,23 @@ def test_the_page_says_what_the_run_has_logged(workdir, whole):
     assert '<span>--images=4</span>' in text
     assert len(re.findall(r'<ol class="bars">', text)) == 4
     assert 'a &lt;claim&gt;' in text
-    assert 'gone on to step' not in text
+    assert 'continued to step' not in text
+    assert not re.search(r'\bNone\b', text_of(text))
     assert 'http' not in text
     assert '<script' not in text
 
 
 @pytest.mark.slow
-def test_a_run_in_training_is_shown_as_far_as_it_is(workdir, tmp_path):
-    """Of its newest checkpoint, and what has been logged since; where nothing else is said."""
+def test_a_run_in_training_is_shown_by_its_newest_checkpoint(workdir, tmp_path):
+    """A note says what has been logged since; without flags there are no optional sections."""
     folder = shutil.copytree(workdir, tmp_path / 'run')
     steps = sorted(int(x.name) for x in (folder / 'checkpoints').iterdir() if x.name.isdigit())
     shutil.rmtree(folder / 'checkpoints' / str(steps[-1]))
-    code, told, err = report(f'--workdir={folder}')
+    code, printed, err = report(f'--workdir={folder}')
     assert code == 0, err
-    assert told.splitlines()[-1] == str(folder / 'report.html')
+    assert printed.splitlines()[-1] == str(folder / 'report.html')
     text = (folder / 'report.html').read_text()
-    assert f'gone on to step {steps[-1]} since' in text
+    assert f'continued to step {steps[-1]}:' in text
     assert f'checkpoint at step {steps[-2]}.' in text
     assert 'id="relu"' not in text
     assert 'id="ablations"' not in text
@@ -102,10 +108,13 @@ def test_a_run_in_training_is_shown_as_far_as_it_is(workdir, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([], 'say which run: --workdir=DIR'),
-        (['--workdir=/no/such'], '/no/such is no workdir of a run'),
+        ([], 'name the folder of the run: --workdir=DIR'),
+        (['--workdir=/no/such'], '/no/such is not the workdir of a run'),
         (['--workdir=.', '--relu=x'], 'give both --relu=DIR and --tanh=DIR'),
-        (['--workdir=.', '--ablations=pyproject.toml'], 'pyproject.toml is no table of ablations'),
+        (
+            ['--workdir=.', '--ablations=pyproject.toml'],
+            'pyproject.toml is not a table of ablations',
+        ),
         (['--workdir=.', '--images=0'], '0 is not a positive integer'),
         (['--workdir=.', '--out=/no/such/page.html'], 'there is no folder /no/such'),
     ],
@@ -141,39 +150,39 @@ def browser():
 
 @contextmanager
 def opened(chromium, file, width, scheme='light'):
-    """The page in a window; afterwards nothing has been complained about or fetched."""
+    """Opens the page in a window, and asserts that it logs no errors and fetches nothing."""
     context = chromium.new_context(
         viewport={'width': width, 'height': 800}, color_scheme=scheme, java_script_enabled=True
     )
-    tab, complaints, asked = context.new_page(), [], []
-    tab.on('console', lambda message: complaints.append(message.text))
-    tab.on('pageerror', lambda error: complaints.append(str(error)))
-    tab.on('request', lambda request: asked.append(request.url))
+    tab, messages, requests = context.new_page(), [], []
+    tab.on('console', lambda message: messages.append(message.text))
+    tab.on('pageerror', lambda error: messages.append(str(error)))
+    tab.on('request', lambda request: requests.append(request.url))
     tab.goto(file.as_uri())
     yield tab
     context.close()
-    assert complaints == []
-    assert [url for url in asked if not url.startswith('data:')] == [file.as_uri()]
+    assert messages == []
+    assert [url for url in requests if not url.startswith('data:')] == [file.as_uri()]
 
 
-SIDEWAYS = 'document.documentElement.scrollWidth'
-UNSEEN = '[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).length'
-# What sticks out of the window, though the page does not scroll; boxes that scroll may.
+WIDTH = 'document.documentElement.scrollWidth'
+MISSING_IMAGES = '[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).length'
+# Elements beyond the right edge of the window, except in boxes that scroll.
 OUTSIDE = """[...document.querySelectorAll('main *')].filter(
   e => !e.closest('.scroll, svg') && e.getBoundingClientRect().right > innerWidth + 0.5
 ).map(e => e.outerHTML.slice(0, 200))"""
-PAPER = 'getComputedStyle(document.body).backgroundColor'
+BACKGROUND = 'getComputedStyle(document.body).backgroundColor'
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser(whole):
-    """On a phone and on a wide screen: all pictures are there, and nothing is too wide."""
+def test_the_page_in_a_browser(complete_page):
+    """On a phone and on a wide screen, all pictures are shown and nothing is too wide."""
     with browser() as chromium:
         for width in (400, 1200):
-            with opened(chromium, whole, width) as tab:
+            with opened(chromium, complete_page, width) as tab:
                 assert tab.evaluate('document.images.length') == 2 + 4 + 5 * 7
-                assert tab.evaluate(UNSEEN) == 0
-                assert tab.evaluate(SIDEWAYS) <= width
+                assert tab.evaluate(MISSING_IMAGES) == 0
+                assert tab.evaluate(WIDTH) <= width
                 assert tab.evaluate(OUTSIDE) == []
                 ids = tab.eval_on_selector_all('section', 'all => all.map(s => s.id)')
                 assert [name for name in ids if name in PARTS] == PARTS
@@ -187,15 +196,15 @@ def test_the_page_in_a_browser(whole):
 
 
 @pytest.mark.slow
-def test_by_night_and_on_paper(whole, tmp_path):
-    """Light letters on dark; on paper always dark on nothing, with the settings shown."""
-    with browser() as chromium, opened(chromium, whole, 1200, 'dark') as tab:
-        assert sum(map(int, re.findall(r'\d+', tab.evaluate(PAPER))[:3])) < 150
+def test_the_page_in_dark_mode_and_in_print(complete_page, tmp_path):
+    """Dark mode is light on dark; print is always dark on white, and shows the settings."""
+    with browser() as chromium, opened(chromium, complete_page, 1200, 'dark') as tab:
+        assert sum(map(int, re.findall(r'\d+', tab.evaluate(BACKGROUND))[:3])) < 150
         ink = tab.evaluate('getComputedStyle(document.querySelector("svg text")).fill')
         assert sum(map(int, re.findall(r'\d+', ink)[:3])) > 500
         assert not tab.locator('pre').is_visible()
         tab.emulate_media(media='print', color_scheme='dark')
-        assert tab.evaluate(PAPER) == 'rgba(0, 0, 0, 0)'
+        assert tab.evaluate(BACKGROUND) == 'rgba(0, 0, 0, 0)'
         assert (
             tab.evaluate("getComputedStyle(document.querySelector('h1')).color")
             == 'rgb(29, 29, 27)'
@@ -210,8 +219,8 @@ def test_by_night_and_on_paper(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_long_names_and_many_classes_stay_on_the_page(tmp_path):
-    """Names without a space, twenty in a table and a thousand in a picture."""
+def test_long_names_and_many_classes_fit_on_the_page(tmp_path):
+    """Names have no spaces; twenty classes are in a table, a thousand in a picture."""
     rng = np.random.default_rng(0)
     parts = []
     for count in (3, 20, 1000):
@@ -234,7 +243,7 @@ def test_long_names_and_many_classes_stay_on_the_page(tmp_path):
     file = tmp_path / 'page.html'
     file.write_text(page.page('x' * 80, page.paragraph('y' * 200), parts), encoding='utf-8')
     with browser() as chromium, opened(chromium, file, 400) as tab:
-        assert tab.evaluate(SIDEWAYS) <= 400
+        assert tab.evaluate(WIDTH) <= 400
         assert tab.evaluate(OUTSIDE) == []
-        assert tab.evaluate(UNSEEN) == 0
+        assert tab.evaluate(MISSING_IMAGES) == 0
         assert tab.locator('strong').first.inner_text().startswith('<')

@@ -12,14 +12,14 @@ SIZE, CROP = 12, 8
 
 
 def settings(noise='none', divide=False, **changes):
-    """The paper's augmentation with crops of 8, without colour noise, but for `changes`."""
-    ways = dataclasses.replace(nets.full().augmentation, **dict(crop=CROP, positions=0) | changes)
-    colour = dataclasses.replace(ways.colour, noise=noise, divide=divide)
-    return dataclasses.replace(ways, colour=colour)
+    """Returns the paper's augmentation with crops of 8 and these changes."""
+    paper = dataclasses.replace(nets.full().augmentation, **dict(crop=CROP, positions=0) | changes)
+    colour = dataclasses.replace(paper.colour, noise=noise, divide=divide)
+    return dataclasses.replace(paper, colour=colour)
 
 
 def coordinates(images):
-    """Images whose pixel at (row, column) is (row, column, number of the image)."""
+    """Returns images whose pixel at (row, column) is (row, column, number of the image)."""
     grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE), indexing='ij'), -1)
     number = np.arange(images)[:, None, None, None] % 256
     return np.concatenate(
@@ -33,10 +33,10 @@ def coordinates(images):
 
 def views(images=2000, mirror=True, seed=0, mean=None):
     mean = jnp.zeros((SIZE, SIZE, 3)) if mean is None else mean
-    ways = settings(mirror=mirror)
-    draw = augmentation.draw_views(jax.random.key(seed), images, SIZE, ways)
-    known = augmentation.Constants(mean, jnp.eye(3))
-    return np.asarray(augmentation.random_views(coordinates(images), known, draw, ways))
+    own = settings(mirror=mirror)
+    draw = augmentation.draw_views(jax.random.key(seed), images, SIZE, own)
+    constants = augmentation.Constants(mean, jnp.eye(3))
+    return np.asarray(augmentation.random_views(coordinates(images), constants, draw, own))
 
 
 def test_all_positions_are_equally_probable():
@@ -47,25 +47,25 @@ def test_all_positions_are_equally_probable():
     assert ((counts - 80) ** 2 / 80).sum() < 51
 
 
-def test_half_are_mirrored():
+def test_half_of_the_images_are_flipped_horizontally():
     columns = views()[:, 0, :, 1]
     step = columns[:, 1] - columns[:, 0]
     assert set(step) == {-1.0, 1.0}
     assert np.mean(step < 0) == pytest.approx(0.5, abs=0.05)
     rows = views()[:, :, 0, 0]
-    assert set(rows[:, 1] - rows[:, 0]) == {1.0}  # never upside down
+    assert set(rows[:, 1] - rows[:, 0]) == {1.0}  # no vertical flips
 
 
-def test_without_mirror_none_are():
+def test_without_mirror_no_image_is_flipped():
     columns = views(mirror=False)[:, 0, :, 1]
     assert set(columns[:, 1] - columns[:, 0]) == {1.0}
 
 
-def test_every_step_draws_anew():
+def test_another_key_gives_other_views():
     assert np.mean(views(10, seed=1) == views(10)) < 1
 
 
-def test_the_mean_images_centre_is_subtracted_wherever_the_crop_was():
+def test_the_centre_of_the_mean_image_is_subtracted_wherever_the_crop_is():
     mean = jnp.asarray(np.random.default_rng(0).uniform(0, 255, (SIZE, SIZE, 3)), jnp.float32)
     difference = views() - views(mean=mean)
     np.testing.assert_allclose(
@@ -73,7 +73,7 @@ def test_the_mean_images_centre_is_subtracted_wherever_the_crop_was():
     )
 
 
-def test_ten_views_are_five_places_and_their_reflections():
+def test_ten_views_are_five_crops_and_their_flips():
     ten = augmentation.test_views(256, 224, mirror=True)
     places = [(v.top, v.left) for v in ten]
     assert places == [(16, 16), (0, 0), (0, 32), (32, 0), (32, 32)] * 2
@@ -81,7 +81,7 @@ def test_ten_views_are_five_places_and_their_reflections():
     assert augmentation.test_views(256, 224, mirror=False) == ten[:5]
 
 
-def test_a_view_is_cut_where_it_says():
+def test_a_view_is_cropped_at_its_position():
     x, mean = coordinates(1), jnp.zeros((SIZE, SIZE, 3))
     plain = augmentation.take_view(x, mean, CROP, jnp.int32(4), jnp.int32(0), False)
     np.testing.assert_array_equal(plain[0], x[0, 4:, :8])
@@ -89,10 +89,10 @@ def test_a_view_is_cut_where_it_says():
     np.testing.assert_array_equal(mirrored[0], x[0, 4:, 7::-1][:, :8])
 
 
-def test_images_share_a_draw_in_chunks():
-    """2012: the same place and reflection for 32 consecutive images, another for the next."""
-    ways = settings(images_per_draw=32)
-    draw = augmentation.draw_views(jax.random.key(0), 100, SIZE, ways)
+def test_consecutive_images_share_a_draw():
+    """2012: the same position and flip for 32 consecutive images, others for the next 32."""
+    own = settings(images_per_draw=32)
+    draw = augmentation.draw_views(jax.random.key(0), 100, SIZE, own)
     for field in (draw.top, draw.left, draw.mirrored):
         chunks = [np.asarray(field[i : i + 32]) for i in range(0, 100, 32)]
         assert all(len(set(chunk.tolist())) == 1 for chunk in chunks)
@@ -110,8 +110,8 @@ def test_all_33_by_33_positions_of_the_paper_occur():
 @pytest.mark.parametrize(
     ('positions', 'expected'), [(32, range(32)), (1, [16]), (3, range(15, 18))]
 )
-def test_fewer_positions_are_in_the_middle(positions, expected):
-    """The paper's "factor of 2048" is 32 x 32 places; with one, the centre."""
+def test_fewer_positions_are_the_central_ones(positions, expected):
+    """The paper's "factor of 2048" is 32 x 32 positions and flips; a single one is the centre."""
     draw = augmentation.draw_views(
         jax.random.key(0), 5_000, 256, settings(crop=224, positions=positions)
     )
@@ -119,10 +119,10 @@ def test_fewer_positions_are_in_the_middle(positions, expected):
 
 
 def sums_of_colours(covariance, images=8, size=64):
-    """Statistics of images whose pixels have about this covariance, around 128."""
+    """Returns statistics of images whose pixels have about this covariance and a mean of 128."""
     rng = np.random.default_rng(0)
     pixels = rng.multivariate_normal([128] * 3, covariance, (images, size, size))
-    sums = pixel_statistics.Sums.of_none(size)
+    sums = pixel_statistics.Sums.zeros(size)
     for image in np.clip(np.round(pixels), 0, 255).astype(np.uint8):
         sums.add(image)
     return sums
@@ -132,19 +132,24 @@ COVARIANCE = np.array([[900.0, 600, 300], [600, 800, 350], [300, 350, 500]])
 
 
 @pytest.mark.parametrize('noise', ['root', 'eigenvalue'])
-def test_colour_noise_has_the_covariance_it_should(noise):
-    """Constant over an image, mean zero; 0.01 times the data's as in 2012, else the paper's."""
-    ways, sums = settings(noise), sums_of_colours(COVARIANCE)
+def test_colour_noise_has_the_specified_covariance(noise):
+    """It is constant over an image and has a mean of zero.
+
+    With the roots of the eigenvalues (2012) its covariance is 0.01 times that of the data.
+    """
+    own, sums = settings(noise), sums_of_colours(COVARIANCE)
     mean = np.zeros((SIZE, SIZE, 3), np.float32)
-    known = augmentation.constants(ways, 64, sums)._replace(mean_HWC=mean)
-    draw = augmentation.draw_views(jax.random.key(1), 20_000, SIZE, ways)
+    constants = augmentation.constants(own, 64, sums)._replace(mean_HWC=mean)
+    draw = augmentation.draw_views(jax.random.key(1), 20_000, SIZE, own)
     x = np.full((1, SIZE, SIZE, 3), 100, np.uint8)
-    still = augmentation.random_views(x, known, jax.tree.map(lambda d: d[:1], draw), ways, 0.0)
-    moved = np.asarray(
-        augmentation.random_views(np.repeat(x, 20_000, 0), known, draw, ways, 0.1)
-    ) - np.asarray(still)
-    assert np.ptp(moved, axis=(1, 2)).max() < 1e-4
-    noise_B3 = moved[:, 0, 0]
+    noiseless = augmentation.random_views(
+        x, constants, jax.tree.map(lambda d: d[:1], draw), own, 0.0
+    )
+    difference = np.asarray(
+        augmentation.random_views(np.repeat(x, 20_000, 0), constants, draw, own, 0.1)
+    ) - np.asarray(noiseless)
+    assert np.ptp(difference, axis=(1, 2)).max() < 1e-4
+    noise_B3 = difference[:, 0, 0]
     colours = sums.colours
     scale = colours.eigenvalues if noise == 'root' else (colours.eigenvalues / 255) ** 2
     expected = 0.01 * (colours.eigenvectors * scale) @ colours.eigenvectors.T
@@ -155,19 +160,19 @@ def test_colour_noise_has_the_covariance_it_should(noise):
         np.testing.assert_allclose(expected, 0.01 * COVARIANCE, rtol=0.03)
 
 
-def test_the_noisy_image_is_divided_as_in_2012():
-    """By 1.1, noise and all, while there is noise; by nothing once it is off."""
-    ways = settings('root')
+def test_an_image_with_noise_is_divided_as_in_2012():
+    """It is divided by 1.1 while there is noise, and by nothing once there is none."""
+    own = settings('root')
     divided = settings('root', divide=True)
     sums = sums_of_colours(COVARIANCE)
     mean = np.zeros((SIZE, SIZE, 3), np.float32)
-    known = augmentation.constants(ways, 64, sums)._replace(mean_HWC=mean)
-    draw = augmentation.draw_views(jax.random.key(1), 4, SIZE, ways)
+    constants = augmentation.constants(own, 64, sums)._replace(mean_HWC=mean)
+    draw = augmentation.draw_views(jax.random.key(1), 4, SIZE, own)
     x = coordinates(4)
     for deviation in (0.1, 0.0):
-        plain = augmentation.random_views(x, known, draw, ways, deviation)
+        plain = augmentation.random_views(x, constants, draw, own, deviation)
         np.testing.assert_allclose(
-            augmentation.random_views(x, known, draw, divided, deviation),
+            augmentation.random_views(x, constants, draw, divided, deviation),
             np.asarray(plain) / np.float32(1 + deviation),
             rtol=1e-6,
         )
@@ -175,18 +180,18 @@ def test_the_noisy_image_is_divided_as_in_2012():
 
 def test_the_constants_of_2012():
     """cuda-convnet2: make-data/input_meta; standard deviations 19.7, 37.1 and 121.8."""
-    ways = settings('root', mean='colour', constants='2012')
-    known = augmentation.constants(ways, 4, None)
-    assert known.mean_HWC.shape == (4, 4, 3)
-    np.testing.assert_allclose(known.mean_HWC[1, 2], [127.30, 119.72, 104.91], rtol=1e-6)
-    lengths = np.linalg.norm(known.colours, axis=0)
+    own = settings('root', mean='colour', constants='2012')
+    constants = augmentation.constants(own, 4, None)
+    assert constants.mean_HWC.shape == (4, 4, 3)
+    np.testing.assert_allclose(constants.mean_HWC[1, 2], [127.30, 119.72, 104.91], rtol=1e-6)
+    lengths = np.linalg.norm(constants.colours, axis=0)
     np.testing.assert_allclose(lengths, [19.720833, 37.093889, 121.780061], rtol=1e-4)
-    vectors = known.colours / lengths
+    vectors = constants.colours / lengths
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-4)
 
 
 def test_one_mean_colour_in_place_of_the_mean_image():
     sums = sums_of_colours(COVARIANCE)
-    known = augmentation.constants(settings(mean='colour'), 64, sums)
-    np.testing.assert_allclose(known.mean_HWC[5, 7], sums.mean_image.mean((0, 1)), rtol=1e-5)
-    assert np.ptp(known.mean_HWC, axis=(0, 1)).max() == 0
+    constants = augmentation.constants(settings(mean='colour'), 64, sums)
+    np.testing.assert_allclose(constants.mean_HWC[5, 7], sums.mean_image.mean((0, 1)), rtol=1e-5)
+    assert np.ptp(constants.mean_HWC, axis=(0, 1)).max() == 0

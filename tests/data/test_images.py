@@ -15,8 +15,8 @@ PICTURE = tars.picture(RNG, 300, 400)
 
 @pytest.mark.parametrize('mode', ['RGB', 'L'])
 @pytest.mark.parametrize('quality', [30, 90])
-def test_jpegs_are_decoded_as_by_pillow_to_the_bit(mode, quality):
-    data = tars.encoded(PICTURE, mode=mode, quality=quality)
+def test_jpegs_are_decoded_to_the_same_bits_as_by_pillow(mode, quality):
+    data = tars.encode(PICTURE, mode=mode, quality=quality)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
     np.testing.assert_array_equal(images.decode(data), expected)
 
@@ -30,57 +30,57 @@ def test_jpegs_are_decoded_as_by_pillow_to_the_bit(mode, quality):
 )
 def test_every_kind_of_image_becomes_rgb(mode, form):
     grey = np.full((60, 40, 3), 204, np.uint8)
-    image = images.decode(tars.encoded(grey, form, mode))
+    image = images.decode(tars.encode(grey, form, mode))
     assert image.shape == (60, 40, 3)
     assert image.dtype == np.uint8
     np.testing.assert_allclose(image, 204, atol=4)
 
 
 def test_cmyk_keeps_its_colours():
-    """22 images of ILSVRC-2012 have four colours; read as three they are garbage."""
+    """22 images of ILSVRC-2012 are CMYK; decoded as RGB they would be garbage."""
     red = np.full((40, 40, 3), (220, 30, 40), np.uint8)
-    image = images.decode(tars.encoded(red, mode='CMYK', quality=95))
+    image = images.decode(tars.encode(red, mode='CMYK', quality=95))
     np.testing.assert_allclose(image, red, atol=6)
 
 
-def test_large_jpegs_may_come_smaller():
-    """A half, a quarter, an eighth: never below what was asked for, and the same picture."""
-    data = tars.encoded(tars.picture(RNG, 1000, 1600), quality=95)
-    whole = images.decode(data)
+def test_large_jpegs_may_be_decoded_at_a_reduced_size():
+    """The short side is never below `least`, and the picture is the same."""
+    data = tars.encode(tars.picture(RNG, 1000, 1600), quality=95)
+    full = images.decode(data)
     for least, rows in ((0, 1000), (600, 1000), (500, 500), (251, 500), (250, 250), (100, 125)):
         image = images.decode(data, least)
         assert image.shape[0] == rows
         n = 1000 // rows
-        mean = whole.reshape(rows, n, 1600 // n, n, 3).mean((1, 3))
+        mean = full.reshape(rows, n, 1600 // n, n, 3).mean((1, 3))
         assert np.abs(image - mean).mean() < 1
 
 
-def test_decoding_into_a_place_of_the_same_size():
-    data = tars.encoded(PICTURE)
+def test_only_a_jpeg_of_the_same_size_is_decoded_into_an_array():
+    data = tars.encode(PICTURE)
     out = np.zeros((300, 400, 3), np.uint8)
     assert images.decode_into(data, out)
     np.testing.assert_array_equal(out, images.decode(data))
     assert not images.decode_into(data, np.zeros((300, 401, 3), np.uint8))
-    assert not images.decode_into(tars.encoded(PICTURE, 'PNG'), out)
-    assert not images.decode_into(tars.encoded(PICTURE, mode='CMYK'), out)
+    assert not images.decode_into(tars.encode(PICTURE, 'PNG'), out)
+    assert not images.decode_into(tars.encode(PICTURE, mode='CMYK'), out)
     assert not images.decode_into(data[:-2000], out)
 
 
 @pytest.mark.parametrize('filter', images.FILTERS)
 @pytest.mark.parametrize('short', [100, 64, 40])
-def test_filters_are_pillows(filter, short):
-    """Whoever computes them; smaller images are enlarged smoothly, as in cuda-convnet2."""
+def test_filters_agree_with_pillow(filter, short):
+    """Smaller images are enlarged with the bicubic filter, as in cuda-convnet2."""
     image = tars.picture(RNG, short, short) // 2 + RNG.integers(0, 128, (short, short, 3), np.uint8)
     ours = images.central_square(image, 64, filter).astype(int)
-    by = 'bicubic' if short < 64 and filter != 'nearest' else filter
-    theirs = np.asarray(Image.fromarray(image).resize((64, 64), images.FILTERS[by]))
-    assert np.abs(ours - theirs).max() <= 8
-    assert np.abs(ours - theirs).mean() < 0.1
+    expected_filter = 'bicubic' if short < 64 and filter != 'nearest' else filter
+    pillow = np.asarray(Image.fromarray(image).resize((64, 64), images.FILTERS[expected_filter]))
+    assert np.abs(ours - pillow).max() <= 8
+    assert np.abs(ours - pillow).mean() < 0.1
 
 
 @pytest.mark.parametrize('filter', images.FILTERS)
 def test_all_filters_but_nearest_average(filter):
-    """Stripes narrower than the new pixels become grey, not other stripes."""
+    """Stripes narrower than a new pixel become grey, without aliasing."""
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::2] = 255
     small = images.central_square(stripes, 128, filter)
@@ -90,8 +90,8 @@ def test_all_filters_but_nearest_average(filter):
         np.testing.assert_allclose(small[8:-8, 8:-8], 127.5, atol=2)
 
 
-def test_short_side_is_scaled_and_the_centre_cut():
-    """§2: of a picture twice as wide as high, the left and right quarter are lost."""
+def test_the_short_side_is_scaled_and_the_centre_cropped():
+    """§2: a picture twice as wide as high loses its left and right quarter."""
     picture = np.zeros((40, 80, 3), np.uint8)
     picture[:, 20:60] = 255
     for wide in (picture, picture.swapaxes(0, 1)):
@@ -100,29 +100,29 @@ def test_short_side_is_scaled_and_the_centre_cut():
         assert image.min() == 255
 
 
-def test_exif_orientation_counts_only_where_asked():
-    turned = Image.Exif()
-    turned[0x0112] = 6
+def test_exif_orientation_is_followed_only_if_upright():
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
     picture = np.zeros((60, 90, 3), np.uint8)
     picture[:20] = 250
-    data = tars.encoded(picture, exif=turned.tobytes(), quality=95)
+    data = tars.encode(picture, exif=orientation.tobytes(), quality=95)
     assert images.decode(data).shape == (60, 90, 3)
     upright = images.decode(data, upright=True)
     assert upright.shape == (90, 60, 3)
     assert upright[:, -15:].min() > 230
-    assert images.decode(tars.encoded(picture), upright=True).shape == (60, 90, 3)
+    assert images.decode(tars.encode(picture), upright=True).shape == (60, 90, 3)
 
 
 def bomb():
-    """A tiny PNG that claims 60,000 x 60,000 pixels."""
-    data = bytearray(tars.encoded(np.zeros((1, 1, 3), np.uint8), 'PNG'))
+    """Returns a tiny PNG that claims to have 60,000 x 60,000 pixels."""
+    data = bytearray(tars.encode(np.zeros((1, 1, 3), np.uint8), 'PNG'))
     data[16:24] = struct.pack('>II', 60_000, 60_000)
     data[29:33] = struct.pack('>I', zlib.crc32(data[12:29]))
     return bytes(data)
 
 
 def jpeg_bomb():
-    data = bytearray(tars.encoded(np.zeros((8, 8, 3), np.uint8)))
+    data = bytearray(tars.encode(np.zeros((8, 8, 3), np.uint8)))
     at = data.index(b'\xff\xc0') + 5
     data[at : at + 4] = struct.pack('>HH', 60_000, 60_000)
     return bytes(data)
@@ -145,18 +145,18 @@ def floats():
 @pytest.mark.parametrize(
     ('data', 'message'),
     [
-        (b'', 'is no image'),
+        (b'', 'is not an image'),
         (b'GIF89a is all there is', 'image'),
-        (tars.encoded(PICTURE)[:-2000], 'truncated'),
-        (tars.encoded(PICTURE)[:300], ''),
-        (tars.encoded(PICTURE, mode='CMYK')[:-2000], 'truncated'),
-        (tars.encoded(PICTURE, 'PNG')[:-2000], ''),
+        (tars.encode(PICTURE)[:-2000], 'truncated'),
+        (tars.encode(PICTURE)[:300], ''),
+        (tars.encode(PICTURE, mode='CMYK')[:-2000], 'truncated'),
+        (tars.encode(PICTURE, 'PNG')[:-2000], ''),
         (bomb(), 'decompression bomb'),
         (floats(), 'pixels of an unknown range'),
         (jpeg_bomb(), '60000 x 60000 pixels'),
     ],
 )
-def test_bad_images_are_told_in_a_few_words(data, message):
+def test_bad_images_are_described_in_a_few_words(data, message):
     with pytest.raises(images.BadImage) as error:
         images.square(data, 64, 'bicubic')
     assert message in str(error.value)
@@ -164,16 +164,16 @@ def test_bad_images_are_told_in_a_few_words(data, message):
     assert str(error.value)
 
 
-def test_encoding_keeps_the_picture():
+def test_encoding_preserves_the_picture():
     for quality, most in ((100, 1.5), (90, 3), (50, 6)):
         decoded = images.decode(images.encode(PICTURE, quality)).astype(int)
         assert np.abs(decoded - PICTURE).mean() < most
     assert len(images.encode(PICTURE, 50)) < len(images.encode(PICTURE, 90))
 
 
-def test_plain_jpegs_are_told_from_the_rest():
-    assert images.is_plain_jpeg(tars.encoded(PICTURE))
-    assert images.is_plain_jpeg(tars.encoded(PICTURE, mode='L'))
-    assert not images.is_plain_jpeg(tars.encoded(PICTURE, mode='CMYK'))
-    assert not images.is_plain_jpeg(tars.encoded(PICTURE, 'PNG'))
+def test_plain_jpegs_are_recognized():
+    assert images.is_plain_jpeg(tars.encode(PICTURE))
+    assert images.is_plain_jpeg(tars.encode(PICTURE, mode='L'))
+    assert not images.is_plain_jpeg(tars.encode(PICTURE, mode='CMYK'))
+    assert not images.is_plain_jpeg(tars.encode(PICTURE, 'PNG'))
     assert not images.is_plain_jpeg(b'\xff\xd8')

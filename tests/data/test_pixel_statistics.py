@@ -6,17 +6,17 @@ from alexnet_jax.runtime.user_errors import UserError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (7, 16, 16, 3), np.uint8)
-IMAGES[..., 1] = IMAGES[..., 1] // 4 + IMAGES[..., 0] // 2  # colours that depend on each other
+IMAGES[..., 1] = IMAGES[..., 1] // 4 + IMAGES[..., 0] // 2  # correlated colours
 
 
 def sums_of(images):
-    sums = pixel_statistics.Sums.of_none(16)
+    sums = pixel_statistics.Sums.zeros(16)
     for image in images:
         sums.add(image)
     return sums
 
 
-def test_they_are_those_of_the_pixels():
+def test_statistics_are_those_of_the_pixels():
     sums = sums_of(IMAGES)
     np.testing.assert_allclose(sums.mean_image, IMAGES.mean(0), rtol=1e-6)
     assert sums.mean_image.dtype == np.float32
@@ -28,36 +28,36 @@ def test_they_are_those_of_the_pixels():
     assert np.all(np.diff(colours.eigenvalues) > 0)
 
 
-def test_parts_add_up_exactly():
-    """In any order, by any number of workers: the same integers."""
+def test_sums_of_parts_add_up_exactly():
+    """They are the same integers in any order and for any division."""
     parts = [sums_of(IMAGES[:3]), sums_of(IMAGES[3:4]), sums_of(IMAGES[4:])]
-    total = pixel_statistics.Sums.of_none(16)
+    total = pixel_statistics.Sums.zeros(16)
     for part in reversed(parts):
         total.merge(part)
-    whole = sums_of(IMAGES)
-    assert total.images == whole.images
-    np.testing.assert_array_equal(total.pixels_HWC, whole.pixels_HWC)
-    np.testing.assert_array_equal(total.products, whole.products)
+    expected = sums_of(IMAGES)
+    assert total.images == expected.images
+    np.testing.assert_array_equal(total.pixels_HWC, expected.pixels_HWC)
+    np.testing.assert_array_equal(total.products, expected.products)
 
 
-def test_a_file_is_read_back_and_a_damaged_one_named(tmp_path):
-    file = pixel_statistics.file_of(tmp_path, 'train[:50%]', 16)
-    assert file != pixel_statistics.file_of(tmp_path, 'train', 16)
+def test_a_saved_file_is_loaded_and_a_damaged_one_named(tmp_path):
+    file = pixel_statistics.statistics_file(tmp_path, 'train[:50%]', 16)
+    assert file != pixel_statistics.statistics_file(tmp_path, 'train', 16)
     sums_of(IMAGES).save(file)
-    back = pixel_statistics.Sums.load(file)
-    np.testing.assert_array_equal(back.products, sums_of(IMAGES).products)
+    loaded = pixel_statistics.Sums.load(file)
+    np.testing.assert_array_equal(loaded.products, sums_of(IMAGES).products)
     assert list(tmp_path.iterdir()) == [file]
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(UserError, match='is damaged'):
         pixel_statistics.Sums.load(file)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(UserError, match='cannot write'):
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(UserError, match=r'cannot write .*none/file\.npz'):
         sums_of(IMAGES).save(tmp_path / 'none' / 'file.npz')
 
 
-def test_the_constants_of_2012_are_a_basis():
+def test_the_colours_of_2012_are_orthonormal():
     vectors = pixel_statistics.COLOURS_2012.eigenvectors
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-4)
     variance = pixel_statistics.COLOURS_2012.eigenvalues.sum() / 3

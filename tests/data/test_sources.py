@@ -11,7 +11,9 @@ from PIL import Image
 
 import nets
 import tars
-from alexnet_jax.data import catalogue, images, loader, sources, writing
+from alexnet_jax.data import images, loader, sources
+from alexnet_jax.data.preparation import imagenet, writing
+from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime.user_errors import UserError
 
 
@@ -24,20 +26,20 @@ def test_digits_are_all_there_and_stratified(splits):
     assert (len(splits.train), len(splits.eval)) == (1442, 355)
     counts = [Counter(int(e['label']) for e in split) for split in splits[:2]]
     for digit in range(10):
-        share = counts[1][digit] / (counts[0][digit] + counts[1][digit])
-        assert share == pytest.approx(0.2, abs=0.006)
+        fraction = counts[1][digit] / (counts[0][digit] + counts[1][digit])
+        assert fraction == pytest.approx(0.2, abs=0.006)
 
 
 def test_digits_are_the_scans(splits):
-    """Nine times as large, in colour; shrunk again, the 8x8 scans of scikit-learn."""
+    """Reduced to a ninth, they are the 8x8 scans of scikit-learn."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()
     image = images.decode(splits.train[0]['image'])
     assert image.shape == (72, 72, 3)
     assert np.all(image == image[..., :1])
-    shrunk = image[..., 0].reshape(8, 9, 8, 9).mean((1, 3))
-    assert np.corrcoef(shrunk.ravel(), scans.images[0].ravel())[0, 1] > 0.97
+    reduced = image[..., 0].reshape(8, 9, 8, 9).mean((1, 3))
+    assert np.corrcoef(reduced.ravel(), scans.images[0].ravel())[0, 1] > 0.97
 
 
 def test_no_image_is_in_both_splits(splits):
@@ -53,18 +55,18 @@ def test_tensorflow_is_never_imported(splits):
 @pytest.mark.parametrize(
     ('overrides', 'message'),
     [
-        ({'dataset__name': 'no_such_set'}, "'no_such_set' is no TFDS data set"),
+        ({'dataset__name': 'no_such_set'}, "'no_such_set' is not a TFDS data set"),
         ({'dataset__classes': 11}, 'digits has 10 classes, not 11'),
         ({'dataset__train_split': 'trian'}, 'its splits: train, test'),
         ({'dataset__name': 'imagenet2012', 'dataset__classes': 1000}, '--size=original'),
         (
             {'dataset__name': 'imagenet2012_256', 'dataset__classes': 1000},
-            'alexnet_jax.prepare --tars=DIR (or point --config.dataset.data_dir',
+            'alexnet_jax.prepare --tars=DIR (or set --config.dataset.data_dir',
         ),
-        ({'dataset__folder': '/no/such/folder'}, 'dataset.folder=/no/such/folder is no folder'),
+        ({'dataset__folder': '/no/such/folder'}, 'dataset.folder=/no/such/folder is not a folder'),
     ],
 )
-def test_missing_data_is_one_line(data_dir, overrides, message):
+def test_missing_data_are_reported_in_one_line(data_dir, overrides, message):
     with pytest.raises(UserError) as error:
         sources.open_splits(nets.small(dataset__data_dir=data_dir, **overrides).dataset)
     assert message in str(error.value)
@@ -78,8 +80,8 @@ def test_synthetic_images_are_the_same_for_the_same_index():
     assert 0 <= splits.train[5]['label'] < 1000
 
 
-class PiledUp(tfds.core.GeneratorBasedBuilder):
-    """Grey images by TFDS's own means, of any size."""
+class Grey(tfds.core.GeneratorBasedBuilder):
+    """A TFDS data set of grey images of various sizes, with a feature that is not used."""
 
     VERSION = tfds.core.Version('1.0.0')
     fails = False
@@ -109,7 +111,7 @@ class PiledUp(tfds.core.GeneratorBasedBuilder):
 
 def test_any_tfds_data_set_is_prepared_and_read_by_its_name(tmp_path):
     dataset = nets.small(
-        dataset__name='piled_up', dataset__data_dir=str(tmp_path), dataset__classes=3
+        dataset__name='grey', dataset__data_dir=str(tmp_path), dataset__classes=3
     ).dataset
     splits = sources.open_splits(dataset)
     assert (len(splits.train), len(splits.eval)) == (30, 9)
@@ -120,17 +122,17 @@ def test_any_tfds_data_set_is_prepared_and_read_by_its_name(tmp_path):
     np.testing.assert_array_equal(grey[:, :1] // 5 % 3, batch['label'][:, None])
 
 
-def test_a_data_set_that_cannot_be_prepared_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(PiledUp, 'fails', True)
+def test_a_data_set_that_cannot_be_prepared_is_reported_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(Grey, 'fails', True)
     dataset = nets.small(
-        dataset__name='piled_up', dataset__data_dir=str(tmp_path), dataset__classes=3
+        dataset__name='grey', dataset__data_dir=str(tmp_path), dataset__classes=3
     ).dataset
-    with pytest.raises(UserError, match=r'cannot prepare piled_up in .*: no network'):
+    with pytest.raises(UserError, match=r'cannot prepare grey in .*: no network'):
         sources.open_splits(dataset)
 
 
 class NeedsTensorFlow:
-    """A builder of TFDS's own that cannot do without it."""
+    """A builder of TFDS that needs TensorFlow."""
 
     name, data_dir = 'imagenet_v2', '/data'
 
@@ -138,7 +140,7 @@ class NeedsTensorFlow:
         raise ModuleNotFoundError("No module named 'tensorflow'", name='tensorflow')
 
 
-def test_what_is_missing_is_named():
+def test_a_missing_package_is_named():
     with pytest.raises(UserError, match='pip install tensorflow'):
         sources.prepare(NeedsTensorFlow())
 
@@ -155,7 +157,7 @@ def folder_of(path, data_dir, **overrides):
     ).dataset
 
 
-def test_ones_own_images_are_prepared_on_first_use(tmp_path, capsys):
+def test_own_images_are_prepared_on_first_use(tmp_path, capsys):
     pets = tars.class_folders(tmp_path / 'pets', images=40)
     for _ in range(2):
         splits = sources.open_splits(folder_of(pets, tmp_path))
@@ -170,12 +172,12 @@ def test_ones_own_images_are_prepared_on_first_use(tmp_path, capsys):
     with pytest.raises(UserError, match='has 2 classes, not 3'):
         sources.open_splits(folder_of(pets, tmp_path, dataset__classes=3))
     (pets / 'cat' / '0.jpg').unlink()
-    with pytest.raises(UserError, match='delete it to prepare it again'):
+    with pytest.raises(UserError, match='move that folder away to prepare the present images'):
         sources.open_splits(folder_of(pets, tmp_path))
 
 
 class TensorFlowFiles:
-    """What TFDS's builder of ImageNet wants of TensorFlow, by Python's own means."""
+    """The parts of TensorFlow that TFDS's builder of ImageNet uses, in plain Python."""
 
     class io:
         class gfile:
@@ -187,14 +189,16 @@ class TensorFlowFiles:
         ResourceExhaustedError = MemoryError
 
 
-def test_what_the_stock_builder_wrote_reads_as_what_we_wrote(tmp_path, monkeypatch):
-    """TFDS's own imagenet2012, from the same tars: the same images and labels under each name."""
+def test_our_imagenet2012_is_equal_to_that_of_tfds(tmp_path, monkeypatch):
+    """TFDS's builder writes the same images and labels under each name from the same tars."""
     import tensorflow_datasets.core.download.extractor as extractor
     import tensorflow_datasets.core.shuffle as shuffle
     import tensorflow_datasets.datasets.imagenet2012.imagenet2012_dataset_builder as stock
     from tensorflow_datasets.datasets.imagenet2012 import imagenet_common
 
-    folder = tars.ilsvrc2012(tmp_path / 'tars', validation=60)
+    typical = tars.typical(np.random.default_rng(2), 20)
+    extra = {f'n02105855_{i}.JPEG': data for i, data in enumerate(typical)} | tars.unusual()
+    folder = tars.ilsvrc2012(tmp_path / 'tars', images=0, extra=extra)
     for module in (extractor, shuffle, stock, imagenet_common):
         monkeypatch.setattr(module, 'tf', TensorFlowFiles)
 
@@ -203,23 +207,25 @@ def test_what_the_stock_builder_wrote_reads_as_what_we_wrote(tmp_path, monkeypat
 
     monkeypatch.setattr(tfds.core.utils, 'jpeg_cmyk_to_rgb', to_jpeg)
     monkeypatch.setattr(tfds.core.utils, 'png_to_jpeg', to_jpeg)
-    theirs = tfds.builder('imagenet2012', data_dir=tmp_path / 'a', file_format='array_record')
+    stock_builder = tfds.builder(
+        'imagenet2012', data_dir=tmp_path / 'a', file_format='array_record'
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ResourceWarning)  # it leaves the tars open
-        theirs.download_and_prepare(
+        warnings.simplefilter('ignore', ResourceWarning)  # TFDS leaves the tars open
+        stock_builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(manual_dir=folder),
             file_format='array_record',
         )
         gc.collect()
-    found = catalogue.find(folder, lambda *_: None)
-    writing.write(found, writing.Storage(size=0), tmp_path / 'b', 1, 0, print, lambda *_: None)
+    catalogue = imagenet.list_images(folder, lambda *_: None)
+    writing.write(catalogue, Storage(size=0), tmp_path / 'b', 1, 0, print, lambda *_: None)
     both = []
     for data_dir in (tmp_path / 'a', tmp_path / 'b'):
         splits = sources.open_splits(
             nets.full(dataset__name='imagenet2012', dataset__data_dir=str(data_dir)).dataset
         )
         both.append({e['name']: (e['label'], e['image']) for split in splits[:2] for e in split})
-    assert len(both[0]) == 1006 + 60
+    assert len(both[0]) == 26 + 20
     assert both[0] == both[1]
     info = [
         tfds.builder_from_directory(str(tmp_path / x / 'imagenet2012' / '5.1.0')).info for x in 'ab'
@@ -231,21 +237,21 @@ def test_what_the_stock_builder_wrote_reads_as_what_we_wrote(tmp_path, monkeypat
     assert counts[0] == counts[1]
 
 
-def test_damage_names_shard_and_record(tmp_path):
+def test_a_damaged_record_is_named_with_its_shard(tmp_path):
     dataset = nets.small(
-        dataset__name='piled_up', dataset__data_dir=str(tmp_path), dataset__classes=3
+        dataset__name='grey', dataset__data_dir=str(tmp_path), dataset__classes=3
     ).dataset
     splits = sources.open_splits(dataset)
-    assert splits.train.where(7) == 'record 7 of piled_up-train.array_record-00000-of-00001'
-    part = sources.Records(tfds.builder('piled_up', data_dir=tmp_path), 'train[10:20]')
-    assert part.where(7) == 'record 17 of piled_up-train.array_record-00000-of-00001'
+    assert splits.train.where(7) == 'record 7 of grey-train.array_record-00000-of-00001'
+    part = sources.Records(tfds.builder('grey', data_dir=tmp_path), 'train[10:20]')
+    assert part.where(7) == 'record 17 of grey-train.array_record-00000-of-00001'
     assert part[7]['image'] == splits.train[17]['image']
-    shard = next(tmp_path.glob('piled_up/*/*train.array_record*'))
+    shard = next(tmp_path.glob('grey/*/*train.array_record*'))
     data = bytearray(shard.read_bytes())
     at = data.index(splits.train[12]['image'][:40])
     data[at + 20] ^= 1
     shard.write_bytes(data)
     splits = sources.open_splits(dataset)
     batches = loader.training_batches(splits.train, loader.Reading(16), 0, 30, 0)
-    with pytest.raises(UserError, match=r'record 12 of piled_up-train.* is damaged'):
+    with pytest.raises(UserError, match=r'record 12 of grey-train.* is damaged'):
         next(batches)

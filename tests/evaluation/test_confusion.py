@@ -14,7 +14,7 @@ def answers():
     return p, rng.integers(3, size=60).astype(np.int32)  # class 3 has no image
 
 
-def test_rows_are_the_classes_and_the_diagonal_is_what_is_right(answers):
+def test_rows_are_classes_and_the_diagonal_counts_right_answers(answers):
     p, labels = answers
     counts = confusion.matrix(p, labels)
     np.testing.assert_array_equal(counts.sum(axis=1), np.bincount(labels, minlength=4))
@@ -34,7 +34,7 @@ def test_the_table_can_be_read_back(tmp_path, answers):
     assert sorted(tmp_path.iterdir()) == sorted([table, image])
 
 
-def test_many_classes_are_arrays(tmp_path):
+def test_many_classes_are_written_as_arrays(tmp_path):
     counts = np.diag(np.arange(101))
     table, _ = confusion.write(tmp_path, counts, [str(i) for i in range(101)])
     assert table.name == 'confusion.npz'
@@ -43,8 +43,8 @@ def test_many_classes_are_arrays(tmp_path):
         assert file['classes'][100] == '100'
 
 
-def test_right_is_blue_wrong_is_red_and_nothing_white():
-    """Of 50 classes, too many to name: a cell is 20 pixels."""
+def test_right_answers_are_blue_wrong_ones_red_and_zeros_white():
+    """50 classes are too many for names: a cell has 20 pixels."""
     counts = np.diag(np.full(50, 3))
     counts[7, 30] = 1
     pixels = np.asarray(confusion.picture(counts, ['x'] * 50))
@@ -56,7 +56,7 @@ def test_right_is_blue_wrong_is_red_and_nothing_white():
 
 
 def test_few_classes_are_named():
-    """The cells are those of the plain picture, moved by the margin; the margin is written on."""
+    """The cells are those of the plain picture behind a margin, which holds the names."""
     counts = np.array([[3, 0], [0, 4]])
     pixels = np.asarray(confusion.picture(counts, ['a cat', 'a dog']))
     margin = len(pixels) - 57
@@ -67,11 +67,11 @@ def test_few_classes_are_named():
     assert tuple(pixels[margin + 40, margin + 2]) == (255, 255, 255)
 
 
-def test_cells_are_the_darker_the_larger_their_share():
+def test_cells_with_a_larger_fraction_are_darker():
     cells = confusion.cells(np.array([[5, 0, 1], [3, 2, 0], [0, 0, 9]]))
     assert cells[0, 1].tolist() == [255, 255, 255]
     red, _, blue = cells[1, 0].tolist()
     assert red > blue  # a mistake
     red, _, blue = cells[2, 2].tolist()
     assert blue > red
-    assert cells[2, 2].sum() < cells[1, 1].sum()  # all of a row is darker than some
+    assert cells[2, 2].sum() < cells[1, 1].sum()  # the whole row is darker than a part of it

@@ -5,7 +5,7 @@ from alexnet_jax.evaluation import ensemble, error_rates
 
 
 def net(labels, seed, sharpness, noise=1.0):
-    """A softmax that knows the labels as well as `sharpness` says; 0 is noise."""
+    """Returns a softmax that favours the labels by `sharpness` in the logits; 0 gives noise."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, noise, (len(labels), 10))
     logits[np.arange(len(labels)), labels] += sharpness
@@ -14,8 +14,8 @@ def net(labels, seed, sharpness, noise=1.0):
 
 
 def ranked(p, labels):
-    found = error_rates.errors(p, labels)
-    return found.top5, found.top1, found.loss
+    errors = error_rates.errors(p, labels)
+    return errors.top5, errors.top1, errors.loss
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def labels():
     return np.random.default_rng(0).integers(10, size=400).astype(np.int32)
 
 
-def test_the_mean_is_that_of_the_probabilities():
+def test_the_mean_is_taken_over_probabilities():
     one, other = np.float32([[0.9, 0.1], [0.2, 0.8]]), np.float32([[0.5, 0.5], [0.6, 0.4]])
     np.testing.assert_allclose(ensemble.mean([one, other]), [[0.7, 0.3], [0.4, 0.6]], rtol=1e-6)
     np.testing.assert_allclose(
@@ -47,7 +47,7 @@ def test_halves_share_every_class_and_no_image():
     assert (np.diff(one) > 0).all()
 
 
-def test_tuned_weights_are_never_worse_where_they_were_tuned(labels):
+def test_tuned_weights_are_never_worse_on_the_images_of_the_tuning(labels):
     for seed in range(4):
         nets = [net(labels, 10 * seed + i, sharpness) for i, sharpness in enumerate((0.5, 1, 2))]
         weights = ensemble.tune(nets, labels)
@@ -58,7 +58,7 @@ def test_tuned_weights_are_never_worse_where_they_were_tuned(labels):
         assert all(tuned <= ranked(p, labels) for p in nets)
 
 
-def test_noise_gets_no_weight():
+def test_a_net_that_gives_noise_gets_no_weight():
     labels = np.random.default_rng(0).integers(10, size=4000).astype(np.int32)
     for seed in (0, 10, 20):
         noise = net(labels, seed, 0.0, noise=4.0)
@@ -69,13 +69,13 @@ def test_noise_gets_no_weight():
 
 
 def test_top5_counts_before_top1_and_both_before_the_loss():
-    """Label 0 of two images: one net has it among five both times, the other first once."""
+    """Two images with label 0: one net has it in the top 5 twice, the other in the top 1 once."""
     labels = np.int32([0, 0])
     among = np.float32([[0.2, 0.6, 0.05, 0.05, 0.05, 0.05], [0.1, 0.3, 0.2, 0.2, 0.11, 0.09]])
     first = np.float32([[0.3, 0.25, 0.15, 0.1, 0.1, 0.1], [0.0, 0.1, 0.1, 0.1, 0.1, 0.6]])
     assert ensemble.tune([among, first], labels) == [1, 0]
     once = np.float32([[0.3, 0.29, 0.2, 0.1, 0.06, 0.05], [0.01, 0.5, 0.2, 0.2, 0.085, 0.005]])
-    near = np.float32([[0.3, 0.69, 0.01, 0.0, 0.0, 0.0]] * 2)  # second twice: the lower loss
+    near = np.float32([[0.3, 0.69, 0.01, 0.0, 0.0, 0.0]] * 2)  # twice second, lower loss
     weights = ensemble.tune([once, near], labels)
     assert error_rates.errors(ensemble.mean([once, near], weights), labels).top1 == 0.5
     sure, unsure = (np.float32([[x, *[(1 - x) / 5] * 5]] * 2) for x in (0.9, 0.6))

@@ -11,7 +11,7 @@ from alexnet_jax.ops.top_k_credit import credit
 from alexnet_jax.training.validation import make_evaluate
 
 
-def test_credit_counts_places():
+def test_credit_counts_ranks():
     scores = jnp.asarray([[0.0, 1.0, 2.0, 3.0], [3.0, 2.0, 1.0, 0.0]])
     labels = jnp.asarray([2, 2])
     np.testing.assert_array_equal(credit(scores, labels, 1), [0, 0])
@@ -20,7 +20,7 @@ def test_credit_counts_places():
 
 
 def test_ties_share_the_credit():
-    """2012, layer_kernels.cu: 1 / number of equals; a net that says nothing scores as guessing."""
+    """2012, layer_kernels.cu: 1 / number of equals; equal outputs score as chance."""
     scores, labels = jnp.zeros((1, 10)), jnp.asarray([4])
     assert credit(scores, labels, 1)[0] == pytest.approx(0.1)
     assert credit(scores, labels, 5)[0] == pytest.approx(0.5)
@@ -29,7 +29,7 @@ def test_ties_share_the_credit():
     assert credit(two_ahead, labels, 5)[0] == pytest.approx(3 / 8)
 
 
-def test_no_number_earns_nothing():
+def test_nan_scores_count_as_wrong():
     assert credit(jnp.full((1, 10), jnp.nan), jnp.asarray([4]), 5)[0] == 0
 
 
@@ -48,12 +48,12 @@ class Pictures:
 
 @pytest.mark.parametrize('mirror', [False, True])
 def test_errors_are_those_of_the_mean_softmax(mirror):
-    """Against views cut and averaged here, one image at a time."""
+    """The reference crops and averages the views here."""
     config = nets.small(augmentation__mirror=mirror)
     mesh, pictures = nets.mesh_of(2), Pictures(11, 72)
     params, mean = alexnet.initialize(config), np.full((72, 72, 3), 100, np.float32)
     batches = loader.evaluation_batches(pictures, loader.Reading(72), 8)
-    found = make_evaluate(config, mesh)(params, mean, batches, config.views, 11)
+    results = make_evaluate(config, mesh)(params, mean, batches, config.views, 11)
 
     logits = nets.compiled_logits(config, nets.mesh_of(1))
     places = [(4, 4), (0, 0), (0, 8), (8, 0), (8, 8)]
@@ -66,19 +66,19 @@ def test_errors_are_those_of_the_mean_softmax(mirror):
         1
     )
     centre = (stacks[0] > stacks[0][np.arange(11), pictures.labels][:, None]).sum(1)
-    assert found['images'] == 11
-    assert found['views/top1_error'] == pytest.approx(np.mean(ranks >= 1))
-    assert found['views/top5_error'] == pytest.approx(np.mean(ranks >= 5))
-    assert found['top1_error'] == pytest.approx(np.mean(centre >= 1))
-    assert found['top5_error'] == pytest.approx(np.mean(centre >= 5))
+    assert results['images'] == 11
+    assert results['views/top1_error'] == pytest.approx(np.mean(ranks >= 1))
+    assert results['views/top5_error'] == pytest.approx(np.mean(ranks >= 5))
+    assert results['top1_error'] == pytest.approx(np.mean(centre >= 1))
+    assert results['top5_error'] == pytest.approx(np.mean(centre >= 5))
     own = stacks[0][np.arange(11), pictures.labels]
-    assert found['loss'] == pytest.approx(-np.log(own).mean(), rel=1e-5)
+    assert results['loss'] == pytest.approx(-np.log(own).mean(), rel=1e-5)
 
 
 def test_every_image_counts_once_on_any_batch_and_mesh():
     config, pictures = nets.small(), Pictures(23, 72)
     params, mean = alexnet.initialize(config), np.zeros((72, 72, 3), np.float32)
-    found = []
+    results = []
     for batch_size, mesh in (
         (4, nets.mesh_of(1)),
         (23, nets.mesh_of(2)),
@@ -86,14 +86,14 @@ def test_every_image_counts_once_on_any_batch_and_mesh():
     ):
         batches = loader.evaluation_batches(pictures, loader.Reading(72), batch_size)
         placed = jax.device_put(params, towers.shardings(mesh, alexnet.partitions(config, mesh)))
-        found.append(make_evaluate(config, mesh)(placed, mean, batches, 1, 23))
-    assert [f['images'] for f in found] == [23] * 3
-    for other in found[1:]:
-        assert other == pytest.approx(found[0], rel=1e-5)
-    assert not any(name.startswith('views') for name in found[0])
+        results.append(make_evaluate(config, mesh)(placed, mean, batches, 1, 23))
+    assert [result['images'] for result in results] == [23] * 3
+    for other in results[1:]:
+        assert other == pytest.approx(results[0], rel=1e-5)
+    assert not any(name.startswith('views') for name in results[0])
 
 
-def test_an_image_too_few_is_an_error():
+def test_a_missing_image_is_an_error():
     config, pictures = nets.small(), Pictures(9, 72)
     batches = list(loader.evaluation_batches(pictures, loader.Reading(72), 8))
     params, mean = alexnet.initialize(config), np.zeros((72, 72, 3), np.float32)
@@ -101,7 +101,7 @@ def test_an_image_too_few_is_an_error():
         make_evaluate(config, nets.mesh_of(1))(params, mean, batches[:1], 1, 9)
 
 
-def test_a_run_may_test_the_centre_alone():
+def test_a_run_may_evaluate_the_centre_crop_alone():
     config = nets.small(augmentation__mirror=True)
     assert len(inference.test_views(config)) == 10
     alone = nets.small(augmentation__mirror=True, evaluation__average_views=False)
@@ -113,21 +113,21 @@ def test_the_first_view_is_the_centre():
 
 
 def test_errors_of_probabilities():
-    """Ties share; a label that has no chance is not an infinite loss."""
+    """Ties share the credit; a label with probability 0 does not give an infinite loss."""
     p = np.float32([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [1.0, 0.0, 0.0]])
-    found = errors(p, np.int32([0, 1, 2]))
-    assert found.images == 3
-    assert found.top1 == pytest.approx(1 - (1 + 0.5 + 0) / 3)
-    assert found.top5 == 0
+    results = errors(p, np.int32([0, 1, 2]))
+    assert results.images == 3
+    assert results.top1 == pytest.approx(1 - (1 + 0.5 + 0) / 3)
+    assert results.top5 == 0
     floor = -np.log(np.finfo(np.float32).tiny)
-    assert found.loss == pytest.approx((np.log(2) + np.log(2.5) + floor) / 3)
+    assert results.loss == pytest.approx((np.log(2) + np.log(2.5) + floor) / 3)
 
 
 def test_the_interval_is_wilsons():
-    """The borders are the errors from which what was measured is 1.96 deviations away."""
+    """The measured error is 1.96 standard deviations away from either bound."""
     for error, images in ((0.1, 100), (0.5, 7), (0.18, 50_000)):
-        for border in interval(error, images):
-            deviation = np.sqrt(border * (1 - border) / images)
-            assert abs(error - border) / deviation == pytest.approx(1.96, abs=1e-3)
+        for bound in interval(error, images):
+            deviation = np.sqrt(bound * (1 - bound) / images)
+            assert abs(error - bound) / deviation == pytest.approx(1.96, abs=1e-3)
     assert interval(0.0, 355) == pytest.approx((0, 0.0107), abs=1e-4)
     assert interval(1.0, 10) == pytest.approx((0.722, 1), abs=1e-3)

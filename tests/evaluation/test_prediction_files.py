@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from alexnet_jax.evaluation import error_rates, prediction_files
-from alexnet_jax.evaluation.trained_net import Truth
+from alexnet_jax.evaluation.trained_net import LabelledImages
 
 
 @pytest.fixture
 def truth():
     labels = np.random.default_rng(0).integers(7, size=90).astype(np.int32)
-    names = [f'{i}.jpg' for i in range(89)] + ['caf\udce9.jpg']  # a byte that is no UTF-8
-    return Truth([f'class {k}' for k in range(8)], names, labels)  # class 7 has no image
+    names = [f'{i}.jpg' for i in range(89)] + ['caf\udce9.jpg']  # a byte that is not UTF-8
+    return LabelledImages([f'class {k}' for k in range(8)], names, labels)  # class 7 has no image
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_errors_of_the_classes_make_up_the_error(tmp_path, truth, p):
-    """Weighted by their images; a class without one has none."""
+def test_the_mean_of_the_errors_of_the_classes_is_the_error(tmp_path, truth, p):
+    """The mean is weighted by the images; a class without images has no error."""
     prediction_files.write(tmp_path, truth, p, {})
     rows = read(tmp_path / 'per_class.csv')
     assert [row['class'] for row in rows] == truth.classes
@@ -59,25 +59,25 @@ def test_predictions_are_the_five_most_probable(tmp_path, truth, p):
         row = rows[index]
         assert row['index'] == str(index)
         assert row['class'] == truth.classes[truth.labels[index]]
-        written = [float(row[f'probability {place}']) for place in range(1, 6)]
-        np.testing.assert_allclose(written, np.sort(p[index])[::-1][:5], rtol=1e-5)
-        answers = [row[f'answer {place}'] for place in range(1, 6)]
+        probabilities = [float(row[f'probability {rank}']) for rank in range(1, 6)]
+        np.testing.assert_allclose(probabilities, np.sort(p[index])[::-1][:5], rtol=1e-5)
+        answers = [row[f'answer {rank}'] for rank in range(1, 6)]
         assert len(set(answers)) == 5
-        for answer, probability in zip(answers, written, strict=True):
+        for answer, probability in zip(answers, probabilities, strict=True):
             assert p[index, truth.classes.index(answer)] == pytest.approx(probability, rel=1e-5)
 
 
 def test_fewer_classes_than_five(tmp_path):
-    truth = Truth(['cat', 'dog'], ['1', '2'], np.int32([0, 1]))
+    truth = LabelledImages(['cat', 'dog'], ['1', '2'], np.int32([0, 1]))
     prediction_files.write(tmp_path, truth, np.float32([[0.5, 0.5], [0.1, 0.9]]), {})
     rows = read(tmp_path / 'predictions.csv')
-    assert rows[0]['answer 1'] == 'cat'  # of equals the first
+    assert rows[0]['answer 1'] == 'cat'  # the first of equal ones
     assert 'answer 3' not in rows[0]
 
 
-def test_arrays_and_all_files_are_there(tmp_path, truth, p):
-    written = prediction_files.write(tmp_path, truth, p, {'tuned_on': np.arange(3)})
-    assert sorted(written) == sorted(tmp_path.iterdir())
+def test_arrays_and_all_files_are_written(tmp_path, truth, p):
+    paths = prediction_files.write(tmp_path, truth, p, {'tuned_on': np.arange(3)})
+    assert sorted(paths) == sorted(tmp_path.iterdir())
     with np.load(tmp_path / 'probabilities.npz') as file:
         np.testing.assert_array_equal(file['probabilities'], p)
         np.testing.assert_array_equal(file['labels'], truth.labels)

@@ -8,21 +8,21 @@ import nets
 import runs
 import tars
 from alexnet_jax.evaluation import error_rates, run_evaluation
-from alexnet_jax.evaluation.trained_net import Truth
+from alexnet_jax.evaluation.trained_net import LabelledImages
 from alexnet_jax.runtime.user_errors import UserError
 
 
 def net(name, *rows):
     p = np.float32(rows)
-    return run_evaluation.Net(name, 7, 5, p, p[::-1])
+    return run_evaluation.NetOutputs(name, 7, 5, p, p[::-1])
 
 
 def test_the_table_has_each_net_and_their_mean():
-    """By hand: what both nets together say of two images is right for the centre, wrong else."""
+    """Two images by hand: the mean is right for the centre crop and wrong for all views."""
     labels = np.int32([0, 1])
     one, other = net('a', [0.8, 0.2], [0.3, 0.7]), net('b', [0.45, 0.55], [0.1, 0.9])
-    found = run_evaluation.results([one, other], labels)
-    assert [(x.net, x.step, x.seen) for x in found] == [
+    results = run_evaluation.compute_results([one, other], labels)
+    assert [(x.net, x.step, x.views) for x in results] == [
         ('a', 7, 'centre crop'),
         ('a', 7, 'mean of 5 views'),
         ('b', 7, 'centre crop'),
@@ -30,18 +30,18 @@ def test_the_table_has_each_net_and_their_mean():
         ('mean of 2 nets', None, 'centre crop'),
         ('mean of 2 nets', None, 'all views'),
     ]
-    assert [x.errors.top1 for x in found] == [0, 1, 0.5, 0.5, 0, 1]
-    lines = run_evaluation.table(found).splitlines()
+    assert [x.errors.top1 for x in results] == [0, 1, 0.5, 0.5, 0, 1]
+    lines = run_evaluation.table(results).splitlines()
     assert lines[0].startswith('2 images')
     assert re.search(r'step +top-1 +95 % interval +top-5 +95 % interval$', lines[0])
     assert lines[1].split()[:5] == ['a,', 'centre', 'crop', '7', '0.00%']
     assert '9.45% to 90.55%' in lines[3]
     assert len(lines) == 7
-    assert len(run_evaluation.results([one], labels)) == 2
+    assert len(run_evaluation.compute_results([one], labels)) == 2
 
 
 def test_what_differs_between_two_sets_of_images_is_named():
-    one = Truth(['cat', 'dog'], ['1.jpg', '2.jpg'], np.int32([0, 1]))
+    one = LabelledImages(['cat', 'dog'], ['1.jpg', '2.jpg'], np.int32([0, 1]))
     assert run_evaluation.difference(one, one) == ''
     for changed, what in (
         ({'classes': ['cat']}, '2 and 1 classes'),
@@ -54,13 +54,13 @@ def test_what_differs_between_two_sets_of_images_is_named():
 
 
 def few(data_dir, **overrides):
-    """Settings of a net that nobody trains, on few images."""
+    """Returns the settings of an untrained net with few test images."""
     small = {'model__width': 0.0625, 'dataset__data_dir': data_dir}
     return nets.small(**small | {'dataset__eval_split': 'test[:30]'} | overrides)
 
 
 def test_nets_may_differ_in_their_recipe(tmp_path, data_dir):
-    """In crop, width, towers and size; they see the same images, and the mean is theirs."""
+    """In crop, width, towers and image size; the test images are the same."""
     recipes = (
         {},
         {'model__towers': 1, 'model__width': 0.125},
@@ -70,20 +70,22 @@ def test_nets_may_differ_in_their_recipe(tmp_path, data_dir):
         runs.untrained(tmp_path / str(i), few(data_dir, seed=i, **recipe))
         for i, recipe in enumerate(recipes)
     ]
-    run_evaluation.test(workdirs, {}, tmp_path / 'out', tune=True)
+    run_evaluation.evaluate_runs(workdirs, {}, tmp_path / 'out', tune=True)
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['workdirs'] == [str(w) for w in workdirs]
     assert summary['steps'] == [3, 3, 3]
-    seen = [result['seen'] for result in summary['results']]
-    assert seen[1::2] == ['mean of 5 views', 'mean of 5 views', 'mean of 10 views', 'all views']
+    views = [result['views'] for result in summary['results']]
+    assert views[1::2] == ['mean of 5 views', 'mean of 5 views', 'mean of 10 views', 'all views']
     assert sum(summary['tuned']['weights']) == pytest.approx(1)
     assert [r['images'] for r in summary['tuned']['results']] == [15, 15]
-    assert summary['made']['versions']['jax']
+    assert summary['environment']['versions']['jax']
     with np.load(tmp_path / 'out' / 'probabilities.npz') as file:
         assert file['probabilities'].shape == (30, 10)
         assert file['tuned_on'].sum() == 15
-        held = ~file['tuned_on']
-        error = error_rates.errors(file['weighted_probabilities'][held], file['labels'][held]).top5
+        is_other = ~file['tuned_on']
+        error = error_rates.errors(
+            file['weighted_probabilities'][is_other], file['labels'][is_other]
+        ).top5
         assert summary['tuned']['results'][1]['top5_error'] == pytest.approx(error)
         total = error_rates.errors(file['probabilities'], file['labels'])
     assert summary['results'][-1]['top1_error'] == pytest.approx(total.top1)
@@ -92,7 +94,9 @@ def test_nets_may_differ_in_their_recipe(tmp_path, data_dir):
 
 def test_other_images_than_in_training(tmp_path, data_dir):
     workdir = runs.untrained(tmp_path / 'w', few(data_dir))
-    run_evaluation.test([workdir], {'eval_split': 'train[:12]'}, tmp_path / 'out', tune=False)
+    run_evaluation.evaluate_runs(
+        [workdir], {'eval_split': 'train[:12]'}, tmp_path / 'out', tune=False
+    )
     rows = (tmp_path / 'out' / 'predictions.csv').read_text().splitlines()
     assert len(rows) == 13
     assert 'digits-train' in rows[1]
@@ -112,43 +116,51 @@ def workdir(tmp_path_factory, data_dir):
         ({'dataset__folder': '/pets'}, 'digits, /pets'),
     ],
 )
-def test_nets_that_saw_other_images_are_no_ensemble(tmp_path, data_dir, workdir, overrides, what):
-    """Both are named, and nothing is written."""
+def test_nets_with_different_test_images_are_not_an_ensemble(
+    tmp_path, data_dir, workdir, overrides, what
+):
+    """The message names both, and nothing is written."""
     other = runs.untrained(tmp_path / 'other', few(data_dir, **overrides))
     with pytest.raises(
-        UserError, match=rf'{workdir} and {other} are not tested on the same images \({what}\)'
+        UserError, match=rf'{workdir} and {other} are not evaluated on the same images \({what}\)'
     ):
-        run_evaluation.test([workdir, other], {}, tmp_path / 'out', tune=False)
+        run_evaluation.evaluate_runs([workdir, other], {}, tmp_path / 'out', tune=False)
     assert not (tmp_path / 'out').exists()
 
 
-def test_mistakes_are_one_line(tmp_path, data_dir, workdir):
+def test_mistakes_are_user_errors(tmp_path, data_dir, workdir):
     (tmp_path / 'file').write_text('')
     for workdirs, changes, out, tune, message in (
         ([workdir, workdir / '..' / workdir.name], {}, 'out', False, 'are the same run: name it'),
-        ([tmp_path / 'nowhere'], {}, 'out', False, 'nowhere is no workdir of a run'),
+        ([tmp_path / 'nowhere'], {}, 'out', False, 'nowhere is not the workdir of a run'),
         ([workdir], {'folder': '/pets'}, 'out', False, 'is a run on digits, not on a folder'),
         ([workdir], {'eval_split': 'tset'}, 'out', False, f"{workdir}: .* has no split 'tset'"),
         ([workdir], {'eval_split': 'test[:0]'}, 'out', False, r"has no split 'test\[:0\]'"),
         ([workdir], {'eval_split': 'test[:1]'}, 'out', True, 'has too few images: choose a'),
         ([workdir], {}, 'file/out', False, 'cannot write to .*file/out: .*choose another --out'),
         ([workdir], {}, 'file', False, 'cannot write to .*file: .*choose another --out'),
-        ([workdir], {'data_dir': '/proc/x'}, 'out', False, 'if images moved: --data_dir, --folder'),
+        (
+            [workdir],
+            {'data_dir': '/proc/x'},
+            'out',
+            False,
+            'if the images have moved: --data_dir, --folder',
+        ),
     ):
         with pytest.raises(UserError, match=message):
-            run_evaluation.test(workdirs, changes, tmp_path / out, tune)
+            run_evaluation.evaluate_runs(workdirs, changes, tmp_path / out, tune)
 
 
-def test_ones_own_images_may_have_moved(tmp_path):
-    """A folder that is elsewhere now, for all nets; without saying so, it is missed by name."""
+def test_a_folder_of_images_may_have_moved(tmp_path):
+    """--folder names the new place for all nets; without it, the message names the old one."""
     pets = tars.class_folders(tmp_path / 'pets', images=20)
     own = {'dataset__folder': str(pets), 'dataset__classes': 2, 'dataset__name': 'none'}
     own |= {'dataset__eval_split': 'validation'}
     workdir = runs.untrained(tmp_path / 'w', few(str(tmp_path / 'data'), **own))
     pets.rename(tmp_path / 'moved')
     with pytest.raises(UserError, match=f'{workdir}: .*{pets}.*--folder'):
-        run_evaluation.test([workdir], {}, tmp_path / 'out', tune=False)
-    run_evaluation.test(
+        run_evaluation.evaluate_runs([workdir], {}, tmp_path / 'out', tune=False)
+    run_evaluation.evaluate_runs(
         [workdir], {'folder': str(tmp_path / 'moved')}, tmp_path / 'out', tune=False
     )
     assert '.jpg' in (tmp_path / 'out' / 'predictions.csv').read_text()

@@ -9,9 +9,10 @@ import nets
 import runs
 from alexnet_jax.data import loader
 from alexnet_jax.evaluation import error_rates, trained_net
-from alexnet_jax.evaluation.trained_net import Trained
+from alexnet_jax.evaluation.trained_net import TrainedNet
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.validation import make_evaluate
+from alexnet_jax.training.workdir import Workdir
 
 
 def settings(data_dir, **overrides):
@@ -26,12 +27,12 @@ def workdir(tmp_path_factory, data_dir):
 
 @pytest.fixture(scope='module')
 def net(workdir):
-    return Trained(workdir)
+    return TrainedNet(workdir)
 
 
 def test_probabilities_have_the_errors_of_the_evaluation_during_training(net):
-    """Each image once, though the last batch is filled up."""
-    batches = loader.evaluation_batches(net.source, loader.Reading.of(net.config), 8)
+    """Each image counts once, although the last batch is padded."""
+    batches = loader.evaluation_batches(net.source, loader.Reading.from_config(net.config), 8)
     evaluate = make_evaluate(net.config, net.mesh)
     expected = evaluate(net.params, net._mean_HWC, batches, net.config.views, 21)
     centre, views = (error_rates.errors(p, net.labels()) for p in net.probabilities())
@@ -46,7 +47,7 @@ def test_probabilities_have_the_errors_of_the_evaluation_during_training(net):
 
 
 def test_rows_are_in_the_order_of_the_images(net):
-    """Image 20, by itself through the net, is row 20: of a batch that is not full."""
+    """Row 20, of an incomplete batch, is the output for image 20 alone."""
     centre = (net.image(20) - np.asarray(net._mean_HWC))[4:68, 4:68]
     params = jax.device_get(net.params)
     logits = nets.compiled_logits(net.config, nets.mesh_of(1))(params, centre[None])
@@ -55,7 +56,7 @@ def test_rows_are_in_the_order_of_the_images(net):
     )
 
 
-def test_the_last_hidden_layer_is_what_the_output_reads(net):
+def test_the_last_hidden_layer_is_the_input_of_the_output_layer(net):
     hidden = net.last_hidden()
     assert hidden.shape == (21, 2 * 256)
     last = jax.device_get(net.params['fc8'])
@@ -65,22 +66,22 @@ def test_the_last_hidden_layer_is_what_the_output_reads(net):
 
 
 def test_names_and_labels_are_those_of_the_records(net):
-    known = trained_net.truth(net.source)
-    assert known.classes == [str(digit) for digit in range(10)]
-    assert known.names[20].startswith('record 20 of digits-test.array_record')
-    assert known.labels.tolist() == [net.source[i]['label'] for i in range(21)]
-    assert len(set(known.labels.tolist())) > 5
+    images = trained_net.read_labels(net.source)
+    assert images.classes == [str(digit) for digit in range(10)]
+    assert images.names[20].startswith('record 20 of digits-test.array_record')
+    assert images.labels.tolist() == [net.source[i]['label'] for i in range(21)]
+    assert len(set(images.labels.tolist())) > 5
 
 
-def test_the_mesh_is_of_the_devices_here_and_the_newest_checkpoint_counts(tmp_path, data_dir, net):
-    """Not of those it was trained on; the numbers are the same."""
+def test_the_newest_checkpoint_is_placed_on_the_devices_of_this_machine(tmp_path, data_dir, net):
+    """The mesh is not that of the training; the outputs are the same."""
     config = settings(data_dir, mesh__tower=1)
     runs.untrained(tmp_path, config, step=5)
     runs.untrained(tmp_path, config, step=7)
-    other = Trained(tmp_path)
-    assert other.step == 7 == trained_net.newest_step(tmp_path)
+    other = TrainedNet(tmp_path)
+    assert other.step == 7 == Workdir(tmp_path).newest_step()
     assert other.mesh.shape['tower'] == 2
-    one = Trained(tmp_path, nets.mesh_of(1))
+    one = TrainedNet(tmp_path, nets.mesh_of(1))
     assert one.mesh.shape['tower'] == 1
     for a, b, c in zip(
         net.probabilities(), other.probabilities(), one.probabilities(), strict=True
@@ -89,36 +90,57 @@ def test_the_mesh_is_of_the_devices_here_and_the_newest_checkpoint_counts(tmp_pa
         np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-7)
 
 
+def test_a_trained_net_is_loaded_without_its_data_set_and_in_silence(
+    tmp_path, trained_run, caplog, capfd
+):
+    shutil.copytree(trained_run, tmp_path / 'run')
+    record = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    record['config']['dataset']['data_dir'] = str(tmp_path / 'nowhere')
+    (tmp_path / 'run' / 'config.json').write_text(json.dumps(record))
+    net = trained_net.load(tmp_path / 'run')
+    assert net.config.seed == 0
+    assert net.mesh.shape['tower'] == 2
+    _, arrays = runs.final(trained_run)
+    for layer, parameters in net.params.items():
+        for name, x in parameters.items():
+            np.testing.assert_array_equal(x, arrays[f".params['{layer}']['{name}']"])
+    assert trained_net.load(str(tmp_path / 'run'), mesh=nets.mesh_of(1)).mesh.shape['tower'] == 1
+    assert not (tmp_path / 'nowhere').exists()
+    assert net(np.zeros((1, 64, 64, 3))).shape == (1, 10)
+    assert caplog.records == []
+    assert capfd.readouterr() == ('', '')
+
+
 def test_images_may_be_others_than_in_training(workdir, data_dir):
-    elsewhere = Trained(workdir, config=settings(data_dir, dataset__eval_split='train[:9]'))
-    assert len(elsewhere.labels()) == 9
-    assert 'train' in elsewhere.source.where(0)
+    other = TrainedNet(workdir, config=settings(data_dir, dataset__eval_split='train[:9]'))
+    assert len(other.labels()) == 9
+    assert 'train' in other.source.where(0)
 
 
 def test_a_damaged_test_image_is_named(tmp_path, data_dir, workdir):
     shutil.copytree(data_dir, tmp_path / 'data')
     where = runs.spoil(tmp_path / 'data', 'test', 4)
-    net = Trained(workdir, config=settings(str(tmp_path / 'data')))
+    net = TrainedNet(workdir, config=settings(str(tmp_path / 'data')))
     for read in (net.labels, net.probabilities, lambda: net.image(4)):
         with pytest.raises(UserError, match=f'{where} is damaged .*: prepare the data again'):
             read()
 
 
 def test_a_folder_without_a_trained_net_is_one_line(tmp_path, workdir):
-    with pytest.raises(UserError, match='no workdir of a run: there is no'):
-        Trained(tmp_path / 'nowhere')
+    with pytest.raises(UserError, match='is not the workdir of a run: there is no'):
+        TrainedNet(tmp_path / 'nowhere')
     (tmp_path / 'config.json').write_text((workdir / 'config.json').read_text())
     with pytest.raises(UserError, match='has no checkpoint yet'):
-        Trained(tmp_path)
+        TrainedNet(tmp_path)
     (tmp_path / 'checkpoints').mkdir()
     with pytest.raises(UserError, match='has no checkpoint yet'):
-        Trained(tmp_path)
+        TrainedNet(tmp_path)
     for text in ('{"config": ', '[]', '{"config": 3}', '{"starts": []}'):
         (tmp_path / 'config.json').write_text(text)
         with pytest.raises(UserError, match=r'config\.json cannot be read'):
-            Trained(tmp_path)
+            TrainedNet(tmp_path)
     raw = json.loads((workdir / 'config.json').read_text())
     raw['config']['model']['squeeze_and_excitation'] = True
     (tmp_path / 'config.json').write_text(json.dumps(raw))
     with pytest.raises(UserError, match='of another version: unknown setting model'):
-        Trained(tmp_path)
+        TrainedNet(tmp_path)

@@ -8,45 +8,57 @@ from alexnet_jax.runtime.user_errors import UserError
 
 
 def run(folder, errors, **settings):
-    """A workdir that has logged these training errors, an epoch apart."""
+    """Makes a workdir in which these training errors are logged, one per epoch."""
     folder.mkdir()
     lines = [
         {'step': 10 * n, 'epoch': float(n), 'train/top1_error': e} for n, e in enumerate(errors, 1)
     ]
     (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    (folder / 'config.json').write_text(json.dumps({'config': {'seed': 0} | settings}))
+    (folder / 'config.json').write_text(
+        json.dumps({'config': {'seed': 0} | settings, 'starts': []})
+    )
     return folder
 
 
-def told(section):
+def text_of(section):
     return ''.join(ET.fromstring(f'<div>{section.body}</div>').itertext())
 
 
 @pytest.mark.parametrize(
-    ('relu', 'tanh', 'says'),
+    ('relu', 'tanh', 'sentence'),
     [
         ([0.5, 0.25], [0.9, 0.6, 0.5, 0.4, 0.3, 0.2], 'ReLU: 2.00 epochs; tanh: 6.00 epochs.'),
-        ([0.5, 0.25], [0.9, 0.6, 0.5, 0.4, 0.3, 0.2], 'tanh takes 3.0 times as many.'),
-        ([0.2], [0.9, 0.6], 'tanh: not reached in 2.00 epochs. tanh takes more than 2.0 times'),
+        (
+            [0.5, 0.25],
+            [0.9, 0.6, 0.5, 0.4, 0.3, 0.2],
+            'The net with tanh takes 3.0 times as many epochs.',
+        ),
+        (
+            [0.2],
+            [0.9, 0.6],
+            'tanh: not reached in 2.00 epochs. The net with tanh takes more than 2.0 times as many',
+        ),
+        ([0.9, 0.6, 0.2], [0.9], 'ReLU: 3.00 epochs; tanh: not reached in 1.00 epochs.The two'),
+        ([0.9, 0.2], [0.9, 0.8], 'ReLU: 2.00 epochs; tanh: not reached in 2.00 epochs.The two'),
         ([0.9], [0.9, 0.1], 'ReLU: not reached in 1.00 epochs; tanh: 2.00 epochs.The'),
     ],
 )
-def test_epochs_to_a_quarter_are_compared(tmp_path, relu, tanh, says):
+def test_epochs_to_a_quarter_are_compared(tmp_path, relu, tanh, sentence):
     section = comparisons.figure1(run(tmp_path / 'relu', relu), run(tmp_path / 'tanh', tanh))
-    assert says in told(section)
+    assert sentence in text_of(section)
     root = ET.fromstring(f'<div>{section.body}</div>')
     curves = [g.get('class') for g in root.find('.//svg') if g.get('class', '')[:5] == 'curve']
     assert curves == ['curve0 solid', 'curve1 dashed']
 
 
-def test_what_else_differs_is_said(tmp_path):
+def test_settings_that_differ_are_named(tmp_path):
     relu = run(tmp_path / 'relu', [0.2], model={'activation': 'relu'}, seed=3)
     tanh = run(tmp_path / 'tanh', [0.3], model={'activation': 'tanh'}, seed=3)
-    assert 'differ in model.activation.' in told(comparisons.figure1(relu, tanh))
-    assert 'the same settings' in told(comparisons.figure1(relu, relu))
+    assert 'differ in model.activation.' in text_of(comparisons.figure1(relu, tanh))
+    assert 'the same settings' in text_of(comparisons.figure1(relu, relu))
 
 
-def test_a_folder_that_is_no_run_is_a_mistake(tmp_path):
+def test_a_folder_without_a_run_is_a_mistake(tmp_path):
     relu = run(tmp_path / 'relu', [0.2])
     with pytest.raises(UserError, match=r'has no metrics.jsonl with a training error'):
         comparisons.figure1(relu, tmp_path)
@@ -81,7 +93,7 @@ RESULTS = {
 }
 
 
-def test_ablations_are_in_percent_and_noise_is_called_so(tmp_path):
+def test_ablations_are_in_percent_and_noise_is_marked(tmp_path):
     file = tmp_path / 'ablations.json'
     file.write_text(json.dumps(RESULTS))
     section = comparisons.ablations(file)
@@ -93,14 +105,14 @@ def test_ablations_are_in_percent_and_noise_is_called_so(tmp_path):
     assert rows[1][2] == '+1.00-0.20 to +2.20within noise'
     assert rows[2][2] == '-1.00-2.00 to -0.50'
     assert rows[3][2] == '+1.00'
-    assert 'alexnet_jax.ablations <x>' in told(section)
+    assert 'alexnet_jax.ablations <x>' in text_of(section)
 
 
 @pytest.mark.parametrize('text', ['{"rows"', '[]', '{"rows": [{}], "seeds": [0]}', 'null'])
 def test_another_file_is_a_mistake(tmp_path, text):
     file = tmp_path / 'x.json'
     file.write_text(text)
-    with pytest.raises(UserError, match='is no table of ablations'):
+    with pytest.raises(UserError, match='is not a table of ablations'):
         comparisons.ablations(file)
-    with pytest.raises(UserError, match='is no table of ablations: FileNotFoundError'):
+    with pytest.raises(UserError, match='is not a table of ablations: FileNotFoundError'):
         comparisons.ablations(tmp_path / 'none')

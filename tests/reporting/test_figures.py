@@ -24,22 +24,22 @@ def test_a_thumbnail_keeps_its_shape_and_is_never_enlarged():
 
 
 def kernels(*colours):
-    """(11, 11, 3, O): each a pattern times a colour."""
+    """Makes a kernel (11, 11, 3, O) of which each map is a pattern times a colour."""
     pattern_HW = np.random.default_rng(0).normal(size=(11, 11))
     return np.stack([pattern_HW[..., None] * np.array(c) for c in colours], -1).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    ('colour', 'share'),
+    ('colour', 'fraction'),
     [((1, 1, 1), 0), ((1, 0, 0), 2 / 3), ((1, -1, 0), 1), ((0, 1, 1), 1 / 3), ((0, 0, 0), 0)],
 )
-def test_how_colourful_a_filter_is(colour, share):
-    assert figures.colourfulness(kernels(colour)) == pytest.approx(share, abs=1e-6)
-    assert figures.colourfulness(100 * kernels(colour)) == pytest.approx(share, abs=1e-6)
+def test_how_colourful_a_filter_is(colour, fraction):
+    assert figures.colourfulness(kernels(colour)) == pytest.approx(fraction, abs=1e-6)
+    assert figures.colourfulness(100 * kernels(colour)) == pytest.approx(fraction, abs=1e-6)
 
 
 def test_a_tower_is_as_colourful_as_its_filters_on_average():
-    """However large the weights of each are."""
+    """The magnitude of a filter's weights does not matter."""
     kernel = kernels((1, 1, 1), (1, 1, 1), (1, -1, 0), (1, 0, 0))
     kernel[..., 2] *= 1000
     assert figures.colourfulness(kernel) == pytest.approx((1 + 2 / 3) / 4, abs=1e-6)
@@ -48,12 +48,12 @@ def test_a_tower_is_as_colourful_as_its_filters_on_average():
 
 
 @pytest.mark.parametrize('count', [1, 2, 8, 9, 355, 50_000])
-def test_spread_is_even_and_within(count):
-    found = figures.spread(count, 8)
-    assert len(found) == min(8, count)
-    assert len(set(found)) == len(found)
-    assert 0 <= found[0] <= found[-1] < count
-    gaps = np.diff([-found[0] - 1, *found, 2 * count - found[-1]])  # mirrored at both ends
+def test_evenly_spaced_numbers_are_distinct_and_in_range(count):
+    numbers = figures.evenly_spaced(count, 8)
+    assert len(numbers) == min(8, count)
+    assert len(set(numbers)) == len(numbers)
+    assert 0 <= numbers[0] <= numbers[-1] < count
+    gaps = np.diff([-numbers[0] - 1, *numbers, 2 * count - numbers[-1]])  # mirrored at both ends
     assert gaps.max() - gaps.min() <= 3
 
 
@@ -73,23 +73,23 @@ def test_examples_are_the_confident_mistakes_and_others():
     assert len(figures.examples(p, labels, 100)[0]) == 17
 
 
-def test_queries_are_of_all_classes():
+def test_queries_come_from_all_classes():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 9))
-    assert labels[figures.spread_over_classes(labels, 5)].tolist() == [0, 1, 2, 3, 4]
+    assert labels[figures.evenly_over_classes(labels, 5)].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_neighbours_are_by_distance_and_not_by_angle():
-    """Far from the origin, with a long vector in the same direction, and without the query."""
+    """The vectors are far from the origin, and a long one has the direction of a query."""
     vectors = np.float32([[1, 0], [2, 0], [100, 0], [1, 0.5], [1, -3]]) + np.float32(500)
-    found = figures.neighbours(vectors, [0, 2], 3)
-    assert found.tolist() == [[3, 1, 4], [1, 0, 3]]
+    nearest = figures.neighbours(vectors, [0, 2], 3)
+    assert nearest.tolist() == [[3, 1, 4], [1, 0, 3]]
     assert figures.neighbours(vectors, [0], 9).shape == (1, 4)
 
 
-def test_neighbours_are_those_of_the_definition():
+def test_neighbours_agree_with_the_definition():
     vectors = np.random.default_rng(0).normal(3, 1, (150, 8)).astype(np.float32)
-    found = figures.neighbours(vectors, range(150), 4)
-    for number, near in enumerate(found):
+    nearest = figures.neighbours(vectors, range(150), 4)
+    for number, near in enumerate(nearest):
         distances = np.linalg.norm(vectors.astype(np.float64) - vectors[number], axis=1)
         distances[number] = np.inf
         assert near.tolist() == np.argsort(distances)[:4].tolist()

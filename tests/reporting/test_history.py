@@ -14,7 +14,7 @@ LINES = [
 ]
 
 
-def test_curves_are_over_epochs_whatever_a_line_holds():
+def test_curves_are_over_epochs_also_where_a_line_has_none():
     run = history.History(LINES)
     x, y = run.curve('eval/top1_error')
     np.testing.assert_allclose(x, [1.0, 3.5])
@@ -30,21 +30,21 @@ def test_the_first_epoch_at_a_level(level, epoch):
 
 
 def test_time_is_images_over_speed():
-    """20 steps of 5 images at 50 a second, then 10 at 100."""
+    """20 steps of 5 images at 50 images/s, then 10 at 100 images/s."""
     assert history.History(LINES).training_seconds(5) == pytest.approx(20 * 5 / 50 + 10 * 5 / 100)
 
 
-def test_a_line_that_is_being_written_is_left_out(tmp_path):
+def test_an_incomplete_line_is_left_out(tmp_path):
     assert history.read(tmp_path).step == 0
     text = '\n'.join(map(json.dumps, LINES))
     (tmp_path / 'metrics.jsonl').write_text(text + '\n{"step": 40, "tra')
     assert history.read(tmp_path).step == 35
 
 
-def test_thinning_keeps_means():
+def test_downsampling_keeps_means():
     x, y = np.arange(1001.0), np.arange(1001.0) ** 2
-    few_x, few_y = history.thinned((x, y), 100)
+    few_x, few_y = history.downsample((x, y), 100)
     assert len(few_x) == 91
     assert few_x[0] == np.arange(11).mean()
     assert few_y[-1] == y[990:].mean()
-    np.testing.assert_array_equal(history.thinned((x, y), 1001)[1], y)
+    np.testing.assert_array_equal(history.downsample((x, y), 1001)[1], y)

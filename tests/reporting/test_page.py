@@ -21,10 +21,10 @@ def test_a_page_has_its_sections_and_a_table_of_contents():
 
 
 def test_a_table_escapes_its_cells_and_scrolls_by_itself():
-    found = page.table(
+    table = page.table(
         ('class', page.Prose('meaning')), [('<&>', page.Prose('long'))], Html('a <b>caption</b>')
     )
-    root = ET.fromstring(found)
+    root = ET.fromstring(table)
     assert root.tag == 'figure'
     assert root.find('div').get('class') == 'scroll'
     assert root.find('.//tbody//th').text == '<&>'
@@ -33,8 +33,12 @@ def test_a_table_escapes_its_cells_and_scrolls_by_itself():
     assert root.find('figcaption/b').text == 'caption'
 
 
-def test_words_of_a_command_stay_whole():
+def test_words_of_a_command_are_not_broken():
     assert page.code('a --b') == '<code><span>a</span> <span>--b</span></code>'
+
+
+def test_a_paragraph_leaves_out_parts_that_are_none():
+    assert page.paragraph('a ', None, tag('b', 'c')) == '<p>a <b>c</b></p>'
 
 
 def test_percent():

@@ -22,7 +22,7 @@ def test_ticks_are_round_and_cover_the_data(low, high):
     np.testing.assert_allclose(steps, steps[0])
     leading = steps[0] / 10 ** math.floor(math.log10(steps[0]) + 1e-9)
     assert min(abs(leading - x) for x in (1, 2, 5)) < 1e-6
-    assert high == low or ticks[1] > low  # no tick is wasted
+    assert high == low or ticks[1] > low  # every tick is needed
     assert high == low or ticks[-2] < high
 
 
@@ -41,12 +41,12 @@ def test_decades_cover_the_data(low, high, ticks):
 @pytest.mark.parametrize(
     ('tick', 'text'), [(0.0, '0'), (20.0, '20'), (0.0001, '0.0001'), (1e-5, '10⁻⁵'), (2.5, '2.5')]
 )
-def test_numbers_are_written_short(tick, text):
+def test_numbers_are_short(tick, text):
     assert plots.number(tick) == text
 
 
 def drawn(svg):
-    """The points of every curve, and where the numbers beside the axes stand, by text."""
+    """Returns the points of every curve, and the text elements by text and anchor."""
     root = ET.fromstring(svg)
     curves = [g for g in root if g.get('class', '').startswith('curve')]
     paths = [
@@ -57,7 +57,7 @@ def drawn(svg):
     return paths, texts
 
 
-def test_points_stand_at_the_numbers_of_their_values():
+def test_points_are_aligned_with_the_ticks_of_their_values():
     x, y = np.array([0.0, 10.0, 20.0]), np.array([0.0, 40.0, 100.0])
     (points,), texts = drawn(line_plot([Curve('a', (x, y))], 'epochs', 'error'))
     for value, at in zip(x, points, strict=True):
@@ -74,7 +74,7 @@ def test_logarithms_are_evenly_spaced():
     assert b[1] - a[1] == pytest.approx(c[1] - b[1], abs=0.11)
 
 
-def test_several_curves_share_their_axes_and_are_told_apart():
+def test_several_curves_share_their_axes_and_differ_in_style():
     one = Curve('ReLU & co', (np.array([1.0, 2.0]), np.array([50.0, 10.0])))
     other = Curve('<tanh>', (np.array([1.0, 4.0]), np.array([50.0, 30.0])), 'dashed')
     svg = line_plot([one, other], 'epochs', 'error (%)', level=(25.0, '25 %'))
@@ -86,8 +86,7 @@ def test_several_curves_share_their_axes_and_are_told_apart():
     assert second[1][1] < float(line.get('y1')) < first[1][1]  # 30 above 25 above 10
 
 
-def test_a_line_by_itself_is_drawn_where_the_axis_reaches():
-    """A level beyond the data is on the plot all the same."""
+def test_a_level_beyond_the_data_is_on_the_plot():
     svg = line_plot(
         [Curve('a', (np.array([1.0, 2.0]), np.array([5.0, 2.0])))], 'x', 'y', level=(25.0, '25 %')
     )

@@ -1,5 +1,7 @@
-"""A restart ends where an uninterrupted run ends, bit for bit."""
+"""A resumed run ends with the same bits as an uninterrupted one."""
 
+import dataclasses
+import logging
 import os
 import random
 import signal
@@ -17,44 +19,36 @@ from alexnet_jax.training.optimizer import Progress
 from alexnet_jax.training.state import place_initial_state, state_shapes
 
 
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory, data_dir):
-    """A run that nothing interrupts."""
-    workdir = tmp_path_factory.mktemp('whole')
-    code, _, err = runs.run(runs.command(workdir, data_dir))
-    assert code == 0, err
-    return workdir
-
-
-def assert_same_end(workdir, whole):
-    (step, ours), (expected_step, theirs) = runs.final(workdir), runs.final(whole)
+def assert_same_end(workdir, uninterrupted):
+    step, arrays = runs.final(workdir)
+    expected_step, expected_arrays = runs.final(uninterrupted)
     assert step == expected_step == 23
-    assert ours.keys() == theirs.keys()
-    assert len(ours) == 1 + 2 * 16  # the step, and a velocity for each of 16 parameters
-    for name, x in ours.items():
-        np.testing.assert_array_equal(x, theirs[name], err_msg=name)
-    assert runs.metrics(workdir) == runs.metrics(whole)
+    assert arrays.keys() == expected_arrays.keys()
+    assert len(arrays) == 1 + 2 * 16  # the step, and a velocity for each of 16 parameters
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(x, expected_arrays[name], err_msg=name)
+    assert runs.metrics(workdir) == runs.metrics(uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('step', [4, 12, 20])
-def test_killed(tmp_path, data_dir, whole, step):
-    """kill -9 at some moment from a step on, then the same command."""
+def test_killed(tmp_path, data_dir, trained_run, step):
+    """A run is killed by SIGKILL shortly after a step, then the same command resumes it."""
     process = runs.start(runs.command(tmp_path, data_dir))
     runs.wait_for_step(tmp_path, step, process)
     time.sleep(random.uniform(0, 0.1))
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL  # it had not ended by itself
+    assert process.returncode == -signal.SIGKILL  # it had not ended before
     code, _, err = runs.run(runs.command(tmp_path, data_dir))
     assert code == 0, err
-    assert_same_end(tmp_path, whole)
-    assert not list((tmp_path / 'checkpoints').glob('*tmp*'))  # nothing torn stays
+    assert_same_end(tmp_path, trained_run)
+    assert not list((tmp_path / 'checkpoints').glob('*tmp*'))  # no incomplete checkpoint remains
 
 
 @pytest.mark.slow
-def test_a_signal_to_all_its_processes_loses_nothing(tmp_path, data_dir):
-    """As a scheduler or Ctrl-C sends it: those that read for the run end first, and it saves."""
+def test_a_signal_to_all_processes_of_a_run_loses_nothing(tmp_path, data_dir):
+    """As a scheduler or Ctrl-C sends it: the readers end first, and the run still saves."""
     command = runs.command(tmp_path, data_dir, loader__workers=1, optimizer__epochs=40.0)
     process = runs.start(command)
     runs.wait_for_step(tmp_path, 8, process)
@@ -65,8 +59,8 @@ def test_a_signal_to_all_its_processes_loses_nothing(tmp_path, data_dir):
     assert runs.final(tmp_path)[0] >= 8
 
 
-def test_told_to_stop(tmp_path, data_dir, whole):
-    """SIGTERM: one save, a code of its own, a line that says so; then the same end."""
+def test_a_run_that_is_stopped_saves_and_can_be_resumed(tmp_path, data_dir, trained_run):
+    """SIGTERM: a checkpoint, an exit code of its own and a line of text; then the same end."""
     process = runs.start(runs.command(tmp_path, data_dir))
     runs.wait_for_step(tmp_path, 4, process)
     process.send_signal(signal.SIGTERM)
@@ -75,13 +69,13 @@ def test_told_to_stop(tmp_path, data_dir, whole):
     assert 'stopped by SIGTERM after step' in out
     code, out, err = runs.run(runs.command(tmp_path, data_dir))
     assert code == 0, err
-    assert 'going on in' in out
-    assert_same_end(tmp_path, whole)
+    assert 'resuming in' in out
+    assert_same_end(tmp_path, trained_run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('before', 'after'), [(1, 2), (2, 1)])
-def test_goes_on_with_another_number_of_devices(tmp_path, data_dir, whole, before, after):
+def test_a_run_can_be_resumed_on_other_devices(tmp_path, data_dir, trained_run, before, after):
     process = runs.start(runs.command(tmp_path, data_dir, mesh__tower=before))
     runs.wait_for_step(tmp_path, 8, process)
     process.send_signal(signal.SIGTERM)
@@ -89,10 +83,10 @@ def test_goes_on_with_another_number_of_devices(tmp_path, data_dir, whole, befor
     assert process.returncode == 75
     code, out, err = runs.run(runs.command(tmp_path, data_dir, mesh__tower=after))
     assert code == 0, err
-    assert 'going on in' in out
-    (_, ours), (_, theirs) = runs.final(tmp_path), runs.final(whole)
-    for name, x in ours.items():
-        np.testing.assert_allclose(x, theirs[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    assert 'resuming in' in out
+    (_, arrays), (_, expected) = runs.final(tmp_path), runs.final(trained_run)
+    for name, x in arrays.items():
+        np.testing.assert_allclose(x, expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 POSITION = Position(7, 5, Progress(0.1, 2, 1), 3, {'loss': 1 / 3, 'top1_error': 0.1 + 0.2})
@@ -100,28 +94,24 @@ POSITION = Position(7, 5, Progress(0.1, 2, 1), 3, {'loss': 1 / 3, 'top1_error': 
 
 @pytest.fixture
 def saved(tmp_path):
-    """A folder with one checkpoint, at step 7, and the state in it."""
+    """A folder with a checkpoint of step 7, and the state that was saved."""
     state = place_initial_state(nets.small(), nets.mesh_of(2))
-    checkpoints = Checkpoints(tmp_path / 'checkpoints', keep=2)
-    checkpoints.save(state, POSITION)
-    checkpoints.wait()
-    checkpoints.close()
+    with Checkpoints(tmp_path / 'checkpoints', keep=2) as checkpoints:
+        checkpoints.save(state, POSITION)
+        checkpoints.wait()
     return tmp_path / 'checkpoints', state
 
 
-def restore(folder, tower):
-    checkpoints = Checkpoints(folder, keep=2)
-    try:
+def restore(folder, tower, keep=2):
+    with Checkpoints(folder, keep) as checkpoints:
         return checkpoints.restore(state_shapes(nets.small(), nets.mesh_of(tower)))
-    finally:
-        checkpoints.close()
 
 
 @pytest.mark.parametrize('tower', [1, 2])
-def test_gives_back_what_it_took(saved, tower):
+def test_what_was_saved_is_restored(saved, tower):
     folder, state = saved
     restored, position = restore(folder, tower)
-    assert position == POSITION  # floats too, to the last bit
+    assert position == POSITION  # floats have the same bits
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     kernel = restored.params['conv1']['kernel_THWIO']
     assert len(kernel.sharding.device_set) == tower
@@ -132,9 +122,41 @@ def test_a_broken_checkpoint_is_one_line(saved):
     for file in (folder / '7' / 'state').rglob('*'):
         if file.is_file():
             file.write_bytes(b'')
-    with pytest.raises(UserError, match=r'checkpoint 7 in .* cannot be read'):
+    with pytest.raises(UserError, match=r'checkpoint 7 in .* cannot be read') as error:
         restore(folder, 2)
+    assert f'if the folder {folder}/7 is moved elsewhere' in str(error.value)
 
 
-def test_an_empty_folder_has_none(tmp_path):
+def test_the_checkpoint_before_a_broken_one_can_be_used(saved):
+    """As the message says: after the folder of the broken one has been moved."""
+    folder, state = saved
+    with Checkpoints(folder, keep=2) as checkpoints:
+        checkpoints.save(state, dataclasses.replace(POSITION, step=9))
+        checkpoints.wait()
+    (folder / '9').rename(folder.parent / 'broken')
+    _, position = restore(folder, 2)
+    assert position == POSITION
+
+
+def test_a_net_of_other_shapes_is_one_line(saved):
+    folder, _ = saved
+    other = state_shapes(nets.small(dataset__classes=7), nets.mesh_of(1))
+    message = r'checkpoint 7 in .* is of another net: fc8\.bias has the shape \(10,\), not \(7,\)'
+    with Checkpoints(folder, keep=None) as checkpoints, pytest.raises(UserError, match=message):
+        checkpoints.restore(other)
+
+
+def test_reading_warns_of_nothing(saved, caplog):
+    """Orbax lists all options that reading turns off, six lines in a notebook."""
+    folder, _ = saved
+    restore(folder, 1, keep=None)
+    with Checkpoints(folder, keep=None) as checkpoints:
+        checkpoints.restore_params()
+    logging.getLogger('absl').warning('other warnings are shown')
+    assert [record.getMessage() for record in caplog.records] == ['other warnings are shown']
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    assert restore(tmp_path / 'checkpoints', 2, keep=None) is None
+    assert not (tmp_path / 'checkpoints').exists()
     assert restore(tmp_path / 'checkpoints', 2) is None

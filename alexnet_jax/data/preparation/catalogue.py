@@ -1,0 +1,157 @@
+"""A catalogue of images to prepare (§2): each image's name, its label, and where its bytes lie.
+
+Tars are read in place and never unpacked: a catalogue records at which byte of a tar an image
+begins. imagenet.py makes catalogues of ImageNet's tars, class_folders.py of a user's own images.
+"""
+
+import array
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax.runtime.user_errors import UserError
+
+NO_LABEL = -1  # label of the ILSVRC-2012 test images: their labels are not published
+
+Report = Callable[[str, int, int], None]  # receives what is being read, items done, items in total
+
+
+class Entries:
+    """The images of a split, stored in columns.
+
+    Attributes:
+      names: names of the images, unique within the split.
+      labels: (n,) int32.
+      files: paths of the files that contain the images.
+      locations: (n, 3) int64: index into `files`, first byte, length in bytes.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.files: list[str] = []
+        # Label, file, first byte and length of each image; compact, as there may be 15 million.
+        self._numbers = array.array('q')
+
+    def add(self, name: str, label: int, offset: int, size: int) -> None:
+        """Adds an image that lies in the file started last."""
+        self.names.append(name)
+        self._numbers.extend((label, len(self.files) - 1, offset, size))
+
+    def start_file(self, file: Path) -> None:
+        """Sets the file that contains the images added from now on."""
+        self.files.append(str(file))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Returns the labels, (n,) int32."""
+        return self._columns[:, 0].astype(np.int32)
+
+    @property
+    def locations(self) -> np.ndarray:
+        """Returns file index, first byte and length of each image, (n, 3) int64."""
+        return self._columns[:, 1:]
+
+    @property
+    def _columns(self) -> np.ndarray:
+        return np.array(self._numbers, np.int64).reshape(-1, 4)
+
+    def storage_order(self) -> np.ndarray:
+        """Returns the order in which the images are stored: sorted by a hash of their names."""
+        hashes = b''.join(_hash(name, 8) for name in self.names)
+        return np.argsort(np.frombuffer(hashes, '>u8'), kind='stable')
+
+
+@dataclasses.dataclass
+class Catalogue:
+    """All images of a data set that is to be prepared.
+
+    Attributes:
+      name: name of the data set.
+      description: a sentence for the metadata of the data set.
+      classes: names of the classes, in the order of their labels.
+      splits: the images of each split.
+      upright: whether images are rotated as their EXIF orientation says.
+      published: number of images of each complete split, where it is published.
+      empty_classes: names of the classes without a training image.
+    """
+
+    name: str
+    description: str
+    classes: list[str]
+    splits: dict[str, Entries]
+    upright: bool = False
+    published: dict[str, int] = dataclasses.field(default_factory=dict)
+    empty_classes: list[str] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        train = self.splits.get('train')
+        labels = set(train.labels.tolist()) if train else range(len(self.classes))
+        self.empty_classes = [name for k, name in enumerate(self.classes) if k not in labels]
+
+    def fingerprint(self) -> str:
+        """Returns a hash that changes with the name, label or size in bytes of any image."""
+        digest = hashlib.blake2b(digest_size=16)
+        for split, entries in sorted(self.splits.items()):
+            digest.update(f'{split} {len(entries)} {len(self.classes)} '.encode())
+            sizes = entries.locations[:, 2]
+            digest.update(fingerprint(entries.names, entries.labels, sizes).encode())
+        return digest.hexdigest()
+
+    def check_complete(self) -> None:
+        """Compares the number of images with the published number.
+
+        Raises:
+          UserError: a split has fewer or more images, or a class has no training image.
+        """
+        advice = 'download it again, or pass --partial to prepare the images that it has'
+        if self.empty_classes:
+            raise UserError(
+                f'{self.splits["train"].files[0]} lacks {len(self.empty_classes)} of '
+                f'{len(self.classes)} synsets, for example {self.empty_classes[0]}: {advice}'
+            )
+        for split, entries in self.splits.items():
+            published = self.published.get(split, len(entries))
+            if len(entries) != published:
+                raise UserError(
+                    f'{entries.files[0]} has {len(entries):,} images instead of the published '
+                    f'{published:,}: {advice}'
+                )
+
+
+def fingerprint(names: list[str], labels: np.ndarray, sizes: np.ndarray) -> str:
+    """Returns a hash of the names, labels and sizes in bytes of images."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(b'\0'.join(map(encode_name, names)))
+    digest.update(labels.astype('<i4').tobytes() + sizes.astype('<i8').tobytes())
+    return digest.hexdigest()
+
+
+def is_held_out(name: str, one_in: int) -> bool:
+    """Chooses one image in `one_in` for validation, by a hash of its name."""
+    return int.from_bytes(_hash(name, 4), 'big') % one_in == 0
+
+
+def hex_hash(name: str) -> str:
+    """Returns eight hexadecimal digits that distinguish this name from others."""
+    return _hash(name, 4).hex()
+
+
+def _hash(name: str, size: int) -> bytes:
+    return hashlib.blake2b(encode_name(name), digest_size=size).digest()
+
+
+def encode_name(name: str) -> bytes:
+    """Returns a file name as the bytes that the file system has, whatever its encoding."""
+    return name.encode('utf-8', 'surrogateescape')
+
+
+def to_identifier(name: str) -> str:
+    """Returns a folder's name in lower case, with _ for all that a data set's name cannot have."""
+    return re.sub(r'\W+', '_', name.lower()).strip('_') or 'images'

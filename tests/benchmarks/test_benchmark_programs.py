@@ -1,0 +1,244 @@
+"""Every program in benchmarks/ runs to its end at a small size."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import kernel_check
+import normalization_layers
+import numpy as np
+import photographs
+import pytest
+import roofline
+from full_net import make_config
+
+import nets
+from alexnet_jax.model.layer_table import parameter_count
+
+HAS_TORCH = importlib.util.find_spec('torch') is not None
+
+
+# Optimizing the programs takes longer than running them at these sizes.
+ENVIRONMENT = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+
+
+def start(*arguments):
+    """Runs Python with these arguments; returns its exit code, output and errors."""
+    environment = {k: v for k, v in os.environ.items() if k != 'JAX_NUM_CPU_DEVICES'}
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=nets.ROOT,
+        env=environment | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return result.returncode, result.stdout, result.stderr
+
+
+def program(name, *arguments):
+    """Runs a program, asserts that it succeeds, and returns its output."""
+    code, out, err = start(f'benchmarks/{name}', *arguments)
+    assert code == 0, err
+    return out
+
+
+def missing_torch(out):
+    """Returns the lines that say how to install PyTorch: one where it is missing."""
+    return [line for line in out.splitlines() if 'pip install torch' in line]
+
+
+@pytest.mark.slow
+def test_step_times_each_form_of_the_towers(tmp_path):
+    file = tmp_path / 'step.json'
+    out = program(
+        *('step.py', '--batch=2', '--width=0.0625', '--repeats=2', '--devices=1', '--what=step'),
+        *('--forms=unrolled,vmapped,grouped', f'--out={file}'),
+    )
+    results = json.loads(file.read_text())
+    names = [f'alexnet_jax 1 device{form}, float32' for form in ('', ' vmapped', ' grouped')]
+    ours = [r for r in results['results'] if r['contender'].startswith('alexnet_jax')]
+    assert [(r['what'], r['contender']) for r in ours] == [('step', name) for name in names]
+    assert all(len(r['seconds']) == 2 and min(r['seconds']) > 0 for r in ours)
+    assert set(results['memory']) == set(names)
+    assert results['width'] == 0.0625
+    assert 'batch 2, 2 rounds, width 0.0625' in out
+    assert all(name in out for name in names)
+    assert len(missing_torch(out)) == (not HAS_TORCH)
+
+
+@pytest.mark.slow
+def test_step_times_two_devices_forward_and_the_gradient(tmp_path):
+    file = tmp_path / 'step.json'
+    out = program(
+        *('step.py', '--batch=2', '--width=0.0625', '--repeats=1', '--devices=2', f'--out={file}'),
+        *('--what=forward,gradient', '--dtype=bfloat16', '--torch=none'),
+    )
+    results = json.loads(file.read_text())['results']
+    name = 'alexnet_jax 2 devices, bfloat16'
+    whats = ['forward', 'gradient']
+    assert [(r['what'], r['contender']) for r in results] == [(what, name) for what in whats]
+    assert 'forward and backward' in out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_TORCH, reason='PyTorch is not installed')
+@pytest.mark.parametrize('variant', ['eager', 'channels_last'])
+def test_step_times_pytorch(tmp_path, variant):
+    file = tmp_path / 'step.json'
+    program(
+        *('step.py', '--batch=2', '--width=0.0625', '--repeats=1', '--devices=1', f'--out={file}'),
+        *('--what=step,gradient,forward', f'--torch={variant}'),
+    )
+    results = json.loads(file.read_text())
+    contenders = {r['contender'] for r in results['results']}
+    assert f'PyTorch {variant.replace("_", " ")}, float32' in contenders
+
+
+def test_step_refuses_a_form_that_there_is_not():
+    code, _, err = start('benchmarks/step.py', '--forms=sideways')
+    assert code == 1
+    assert 'choose from unrolled, vmapped, grouped' in err
+
+
+def test_normalization_times_its_contenders(tmp_path):
+    file = tmp_path / 'normalization.json'
+    out = program(
+        *('normalization.py', '--batch=1', '--repeats=2', '--layers=conv2', '--dtype=float32'),
+        f'--out={file}',
+    )
+    results = json.loads(file.read_text())
+    contenders = [(r['table']['function'], r['contender']) for r in results['results']]
+    assert ('normalization', 'formula') in contenders
+    assert ('normalization', 'automatic derivative') in contenders
+    assert ('ReLU, normalization, pooling', 'formula') in contenders
+    assert all(len(r['seconds']) == 2 for r in results['results'])
+    assert 'conv2 with ReLU and pooling, float32, forward + backward' in out
+    assert len(missing_torch(out)) == (not HAS_TORCH)
+
+
+@pytest.mark.parametrize(
+    ('function', 'dtypes'),
+    [
+        (normalization_layers.ALONE, ('float32', 'bfloat16')),
+        (normalization_layers.POOLED, ('float32',)),  # compiling it takes several seconds
+    ],
+)
+def test_the_check_interprets_the_kernels(monkeypatch, capsys, function, dtypes):
+    monkeypatch.setattr(kernel_check, 'SHAPES', [(1, 3, 3, 2)])
+    monkeypatch.setattr(kernel_check, 'DTYPES', dtypes)
+    errors = kernel_check.check(function)
+    assert tuple(errors) == dtypes
+    assert 0 <= errors['float32'] < 1e-5
+    assert f'{function}: kernels are right' in capsys.readouterr().out
+
+
+def test_the_check_notices_a_wrong_kernel(monkeypatch):
+    monkeypatch.setattr(kernel_check, 'SHAPES', [(1, 3, 3, 2)])
+    monkeypatch.setattr(kernel_check, 'pallas', lambda rectify: lambda x: x)
+    with pytest.raises(kernel_check.WrongKernelError, match='a kernel differs by'):
+        kernel_check.check('normalization')
+
+
+def test_tuning_says_that_it_needs_a_gpu():
+    code, out, err = start('benchmarks/tune_normalization.py')
+    assert (code, out) == (1, '')
+    assert err.strip() == 'tune_normalization.py: there is no GPU to time its kernels on'
+
+
+def test_tuning_sorts_the_constants(tmp_path):
+    file = tmp_path / 'tuning.json'
+    few = "import sys; sys.path.insert(0, 'benchmarks'); import tune_normalization as program; "
+    few += "program.TUNED = {'SEGMENTS': [(1,), (4, 2, 1)], 'BLOCK': [256], 'NUM_WARPS': [8]}; "
+    few += 'program.PROGRAMS = program.CHAIN = 1; program.app.run(program.main)'
+    arguments = ['--interpret', '--batch=1', '--repeats=1', '--layers=conv2', '--dtype=float32']
+    code, out, err = start('-c', few, *arguments, f'--out={file}')
+    assert code == 0, err
+    results = json.loads(file.read_text())
+    assert results['failures'] == []
+    columns = ['conv2 float32 forward', 'conv2 float32 backward']
+    assert [(row['SEGMENTS'], [*row['microseconds']]) for row in results['tuning']] == [
+        ([1], columns),
+        ([4, 2, 1], columns),
+    ]
+    assert '(4, 2, 1), 256, 8 (set now)' in out
+    assert '1: conv2 float32 backward' in out
+
+
+@pytest.mark.slow
+def test_input_times_every_form_of_the_data(tmp_path):
+    file = tmp_path / 'input.txt'
+    out = program(
+        *('input.py', '--images=32', '--rounds=1', '--loader_batch=8', f'--output={file}'),
+        *('--step', '--batch_size=2', '--width=0.0625'),
+    )
+    assert file.read_text() == out
+    for form in ('original', '256 JPEG', '256 raw'):
+        assert f'ours: batches, {form}' in out
+        assert f'ours, 2 threads: {form}' in out
+    assert 'comes from the loader' in out
+    assert 'Batches of 8.' in out
+    assert 'A host of 16 cores' in out
+    assert len(missing_torch(out)) == (not HAS_TORCH)
+
+
+@pytest.mark.slow
+def test_start_times_cold_and_warm_starts(tmp_path):
+    file = tmp_path / 'start.json'
+    settings = 'dataset.name=synthetic,model.width=0.0625,optimizer.batch_size=8'
+    out = program('start.py', '--repeats=1', f'--settings={settings}', f'--out={file}')
+    seconds = json.loads(file.read_text())['seconds']
+    assert {kind: len(each) for kind, each in seconds.items()} == {'cold': 1, 'warm': 1}
+    assert 'to the first step' in out
+
+
+def test_start_shows_why_a_run_ended_early():
+    code, _, err = start('benchmarks/start.py', '--settings=model.width=-1')
+    assert code == 1
+    assert 'start.py: the run ended before its first step:' in err
+    assert 'model.width' in err
+
+
+def test_photographs_are_tars_that_can_be_prepared(tmp_path):
+    from alexnet_jax.data import catalogue
+
+    size = photographs.make_tars(tmp_path / 'tars', 32)
+    assert 30_000 < size < 150_000  # about as many bytes as a photograph of this size
+    assert sorted(file.name for file in (tmp_path / 'tars').iterdir()) == [
+        'ILSVRC2012_img_train.tar',
+        'ILSVRC2012_img_val.tar',
+    ]
+    assert catalogue.ilsvrc2012(tmp_path / 'tars', lambda *_: None)
+    first = photographs.photograph(np.random.default_rng(0))
+    assert first == photographs.photograph(np.random.default_rng(0))
+
+
+def test_the_full_net_is_that_of_the_config():
+    assert make_config(2, 32).model == nets.full(optimizer__batch_size=32).model
+    assert make_config(1, 8, 'bfloat16').model.dtype == 'bfloat16'
+    narrow = make_config(1, 8, width=0.0625)
+    assert parameter_count(narrow) < parameter_count(make_config(1, 8)) / 100
+
+
+@pytest.mark.parametrize(
+    ('what', 'gflop'), [('forward', 1.449), ('gradient', 4.136), ('step', 4.136)]
+)
+def test_the_operations_of_the_full_net(what, gflop):
+    """The results in benchmarks/results/ were computed with these numbers."""
+    assert roofline.operations_per_image(make_config(1, 32), what) / 1e9 == pytest.approx(
+        gflop, abs=5e-4
+    )
+
+
+def test_the_least_time_is_that_of_operations_and_bytes():
+    config = make_config(1, 32)
+    operations = roofline.operations_per_image(config, 'step')
+    per_image, per_step = roofline.counted_bytes(config, 'step')
+    slow_arithmetic = roofline.Peaks(flops=1.0, bandwidth=float('inf'))
+    slow_memory = roofline.Peaks(flops=float('inf'), bandwidth=1.0)
+    assert roofline.bound(config, 'step', 32, slow_arithmetic) == 32 * operations
+    assert roofline.bound(config, 'step', 32, slow_memory) == 32 * per_image + per_step
+    update = 5 * 4 * parameter_count(config)
+    assert per_step - roofline.counted_bytes(config, 'gradient')[1] == update
