@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.tree_util import tree_leaves_with_path
 
 from alexnet_jax.config.schema import Pretrained
 from alexnet_jax.runtime.user_errors import UserError
@@ -38,7 +40,8 @@ def _layer(name: str, params: Any, source: Any, settings: Pretrained) -> dict[st
         if name not in layers:
             raise UserError(f'pretrained.layers names {name}, and {net} has no such layer')
     shapes, source_shapes = (
-        {key: x.shape for key, x in layers[name].items()} for layers in (params, source)
+        {jax.tree_util.keystr(path): x.shape for path, x in tree_leaves_with_path(layers[name])}
+        for layers in (params, source)
     )
     if shapes != source_shapes:
         raise UserError(

@@ -50,13 +50,6 @@ def make_train_step(
     state_specs = partitions(config, mesh)
     images, replicated = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    @functools.partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(state_specs, images, *[replicated] * 3),
-        out_specs=(state_specs, replicated),
-    )
     def step(
         state: State, batch: Any, constants: augmentation.Constants, rates: Rates, deviation: Array
     ) -> tuple[State, Any]:
@@ -85,4 +78,6 @@ def make_train_step(
         metrics = {'loss': value, 'top1_error': 1 - correct / batch_size}
         return State(state.step + 1, params, velocity), metrics
 
-    return step
+    in_specs = (state_specs, images, *[replicated] * 3)
+    sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=(state_specs, replicated))
+    return jax.jit(sharded, donate_argnums=0)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from alexnet_jax.training.checkpoint import Checkpoints
 
+_NORMALIZATION = 'batch_normalization'
 VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets')
 
 
@@ -72,7 +73,7 @@ class Workdir:
             raise UserError(f'{file} cannot be read: {first_line(error)}') from error
         match record:
             case {'config': dict(), 'starts': list()}:
-                return record
+                return record | {'config': _upgrade(record['config'])}
         raise UserError(f'{file} cannot be read: it lacks the settings or the starts of a run')
 
     def read_config(self) -> schema.Config:
@@ -183,6 +184,23 @@ class Workdir:
         record = {'config': _plain(config), 'starts': [*starts, describe_start(mesh)]}
         with atomic_files.replace(self._config_file) as partial:
             partial.write_text(json.dumps(record, indent=2) + '\n')
+
+
+def _upgrade(raw: dict[str, Any]) -> dict[str, Any]:
+    """Returns recorded settings in today's form.
+
+    Up to version 0.1.0 of 2026-11-21, batch normalization was one of the operations in `then`.
+    """
+    model = raw.get('model')
+    if not isinstance(model, dict):
+        return raw
+    layers = {}
+    for name, layer in model.items():
+        if isinstance(layer, dict) and 'then' in layer and 'batch_normalization' not in layer:
+            then = [operation for operation in layer['then'] if operation != _NORMALIZATION]
+            layer = layer | {_NORMALIZATION: _NORMALIZATION in layer['then'], 'then': then}
+        layers[name] = layer
+    return raw | {'model': layers}
 
 
 def _plain(config: schema.Config) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_mistakes_about_the_data(data_dir, name, overrides, message):
 def test_a_workdir_that_cannot_be_written_to():
     config = load_config('digits')
     with pytest.raises(UserError, match='cannot write to /proc/run'):
-        Workdir(Path('/proc/run'), config, nets.mesh_of(1)).__enter__()
+        Workdir(Path('/proc/run')).claim(config, nets.mesh_of(1)).__enter__()
 
 
 @pytest.mark.parametrize('program', programs())
@@ -187,7 +187,7 @@ def test_four_devices(tmp_path, data_dir):
         assert code == 0, err
         ends.append(runs.final(workdir)[1])
         if number == 0:
-            assert '1 on each of 2 devices (cpu), times 2 that share each batch' in out
+            assert '1 on each of 2 devices (cpu), 2 replicas that share each batch' in out
     for name, x in ends[0].items():
         assert abs(x - ends[1][name]).max() < 1e-4, name
 

@@ -122,7 +122,7 @@ def test_a_damaged_test_image_is_named(tmp_path, data_dir, workdir):
     where = runs.spoil(tmp_path / 'data', 'test', 4)
     net = TrainedNet(workdir, config=settings(str(tmp_path / 'data')))
     for read in (net.labels, net.probabilities, lambda: net.image(4)):
-        with pytest.raises(UserError, match=f'{where} is damaged .*: prepare the data again'):
+        with pytest.raises(UserError, match=f'{where} is damaged .*: prepare the data set again'):
             read()
 
 

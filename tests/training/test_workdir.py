@@ -107,3 +107,19 @@ def test_the_record_is_json(tmp_path):
     with claim(tmp_path):
         pass
     assert json.loads((tmp_path / 'config.json').read_text()) == Workdir(tmp_path).read_record()
+
+
+def test_a_record_of_the_first_version_is_read(tmp_path):
+    """Batch normalization was an operation in `then`; the run can still be resumed."""
+    config = nets.small(model__conv2__batch_normalization=True)
+    with claim(tmp_path, model__conv2__batch_normalization=True):
+        pass
+    record = json.loads((tmp_path / 'config.json').read_text())
+    for layer in record['config']['model'].values():
+        if isinstance(layer, dict) and layer.pop('batch_normalization', False):
+            layer['then'].insert(0, 'batch_normalization')
+    assert 'batch_normalization' in record['config']['model']['conv2']['then']
+    (tmp_path / 'config.json').write_text(json.dumps(record))
+    assert Workdir(tmp_path).read_config() == config
+    with claim(tmp_path, model__conv2__batch_normalization=True):
+        pass
