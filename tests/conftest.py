@@ -1,11 +1,11 @@
-"""The strict test bed: two CPU devices, no silent promotion of dtypes or ranks."""
+"""A strict test bed: two CPU devices, and no implicit promotion of dtypes or ranks."""
 
 import atexit
 import os
 import shutil
 import tempfile
 
-# Whole runs are started many times: what one test compiled, the next ones use again.
+# Many tests start training runs: a program that one test compiled is reused by all later ones.
 os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='alexnet_jax_cache_')
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
@@ -29,5 +29,5 @@ def _two_devices():
 
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory):
-    """Where the tests keep the digits, prepared once."""
+    """Returns the folder where the tests keep the digits, which are prepared once."""
     return str(tmp_path_factory.mktemp('tfds'))
