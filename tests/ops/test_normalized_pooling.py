@@ -144,7 +144,7 @@ def short_kernels(monkeypatch):
     monkeypatch.setattr(normalized_pooling_pallas, 'DOWN', 1)
 
 
-@pytest.mark.parametrize(('case', 'dtype'), enumerate(['float32', 'bfloat16', 'float32']))
+@pytest.mark.parametrize(('case', 'dtype'), [(0, 'float32'), (1, 'bfloat16'), (2, 'float32')])
 def test_agrees_with_the_layers(case, dtype):
     shape, constants, pool = CASES[case]
     x = draw(shape, dtype=dtype)
@@ -413,7 +413,7 @@ def test_a_layer_agrees_between_implementations(then, calls, monkeypatch):
 @pytest.mark.slow
 def test_the_net_agrees_between_implementations(short_kernels, monkeypatch):
     """The derivative of a function of the logits is compared for every parameter."""
-    config = nets.small(augmentation__crop=48, model__width=0.0625, model__towers=1)
+    config = nets.small(augmentation__crop=32, model__width=0.0625, model__towers=1)
     params, x = alexnet.initialize(config), nets.images(config, 1)
     graph, mesh = alexnet.graph(config), nets.mesh_of(1)
     replicated = towers.spec(mesh, 'step')
@@ -432,9 +432,10 @@ def test_the_net_agrees_between_implementations(short_kernels, monkeypatch):
             check_vma=False,  # see test_inside_a_shard_map_over_two_devices
         )
         derivative = jax.grad(lambda params: net(params).sum())
-        has_kernel = 'pallas_call' in str(jax.make_jaxpr(derivative)(params))
-        assert has_kernel == (implementation == 'pallas')
-        return jax.tree.leaves(run(derivative, params))
+        traced = jax.jit(derivative).trace(params)
+        assert ('pallas_call' in str(traced.jaxpr)) == (implementation == 'pallas')
+        compiled = traced.lower().compile(compiler_options=devices.UNOPTIMIZED)
+        return jax.tree.leaves(compiled(params))
 
     for actual, expected in zip(gradient('pallas'), gradient('jax'), strict=True):
         largest = np.abs(expected).max()
