@@ -113,9 +113,13 @@ def compiled_step(
       optimized: whether LLVM optimizes the program. For the small net this takes 5 of the 10
         seconds, and saves a quarter of 40 ms a step.
     """
+    sharding = towers.shardings(mesh, towers.spec(mesh, 'images'))
     arguments = (
         state_shapes(config, mesh),
-        towers.put_batch(mesh, batch(config)),
+        {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+            for name, x in batch(config).items()
+        },
         constants(),
         Rates.equal(0.0),
         jnp.float32(0),
