@@ -149,7 +149,10 @@ def test_the_recipes_differ_in_values_only(config, as_run):
 
 
 def test_order_as_run(as_run):
-    """In layers-145.cfg, rnorm1 comes before pool1 and its ReLU, and conv2's ReLU before rnorm2."""
+    """In layers-145.cfg, rnorm1 comes before pool1 and its ReLU.
+
+    rnorm2 and cnorm2 come after conv2's ReLU.
+    """
     model = as_run.model
     assert model.conv1.then == ('response_normalization', 'max_pooling', 'relu')
     assert model.conv2.then == (

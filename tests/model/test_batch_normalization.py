@@ -62,6 +62,7 @@ def smooth():
     return nets.small(**convolutions, **dense, **normalized, model__conv1__stride=8)
 
 
+@pytest.mark.slow
 def test_meshes_agree():
     """The meshes are one device, two with a tower each, and two with half of the batch each.
 
