@@ -73,10 +73,7 @@ def test_every_config_resolves():
         ({'model__response_normalization__alpha': -1.0}, 'alpha=-1.0 must be at least 0'),
         ({'loader__skip_bad': -1}, 'loader.skip_bad=-1 must be at least 0'),
         ({'model__conv1__reads': 'all'}, "model.conv1.reads must be 'own'"),
-        (
-            {'model__conv2__then': ('relu', 'relu')},
-            'model.conv2.then has two nonlinearities, relu and relu',
-        ),
+        ({'model__conv2__then': ('relu', 'relu')}, 'model.conv2.then has two nonlinearities, relu and relu'),
         (
             {'model__conv2__then': ('tanh', 'max_pooling', 'relu')},
             'model.conv2.then has two nonlinearities, tanh and relu',

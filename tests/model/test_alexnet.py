@@ -146,7 +146,7 @@ def spatially_normalized(x, size=5, alpha=4e-5):
 
 
 def test_the_order_as_run_agrees_with_numpy():
-    """Layer 1 of net #145: norm, pool, ReLU; layer 2: ReLU, norm, spatial norm, pool."""
+    """Net #145 has norm, pool, ReLU in layer 1, and ReLU, norm, spatial norm, pool in layer 2."""
     as_run = nets.override(nets.load('ilsvrc2012_as_run')).model
     config = nets.small(
         model__conv1__then=as_run.conv1.then,

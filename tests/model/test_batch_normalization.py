@@ -79,7 +79,7 @@ def test_meshes_agree():
 
 
 def test_meshes_agree_on_the_loss():
-    """With ReLUs and pools, on one device and on two with half of the batch each."""
+    """The net has ReLUs and pools; the meshes are one device, and two with half a batch each."""
     losses, other_losses = (
         run(config(), mesh, 2)[1] for mesh in (nets.mesh_of(1), nets.mesh_of(1, 2))
     )
@@ -123,7 +123,7 @@ def test_the_memory_is_the_weight_of_the_old_average():
 
 
 def test_averages_are_used_at_test_time():
-    """So an image's logits do not depend on the other images in the batch."""
+    """An image's logits therefore do not depend on the other images in the batch."""
     settings, mesh = config(), nets.mesh_of(1)
     params, _ = run(settings, mesh, 2)
     logits = nets.compiled_logits(settings, mesh, optimized=False)
@@ -132,7 +132,7 @@ def test_averages_are_used_at_test_time():
 
 
 def test_averages_are_not_counted_as_parameters():
-    """Scales are counted."""
+    """The scales are counted."""
     settings = config()
     sizes = jax.tree.map(lambda x: x.size, alexnet.initialize(settings))
     infos = alexnet.parameter_info(settings)

@@ -15,7 +15,7 @@ from alexnet_jax.training.state import place_initial_state
 
 @pytest.mark.slow
 def test_meshes_agree_after_20_steps():
-    """With dropout and random crops, and compiled as users do.
+    """Dropout and random crops are on, and LLVM optimizes the program as in a user's run.
 
     The meshes are one device, two devices with a tower each, and two that share the batch.
     """
