@@ -1,4 +1,4 @@
-"""The strict test bed: two CPU devices, no silent promotion of dtypes or ranks."""
+"""A strict test bed: two CPU devices, and no implicit promotion of dtypes or ranks."""
 
 import atexit
 import contextlib
@@ -7,10 +7,12 @@ import os
 import shutil
 import tempfile
 
-# Runs are started many times: the programs that one test compiled are loaded by the next ones.
-os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='alexnet_jax_cache_')
-os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
-atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+# Programs that one test compiled are loaded by the next ones, in all processes of a session: those
+# that pytest-xdist starts inherit the folder, and so do the runs that tests start.
+if 'PYTEST_XDIST_WORKER' not in os.environ:
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='alexnet_jax_cache_')
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
+    atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 os.environ['JAX_NUM_CPU_DEVICES'] = '2'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 

@@ -1,4 +1,4 @@
-"""What can be tried of kernels without their device: addresses, interpreting, lowering."""
+"""Ways to test kernels without their device: guarded memory, interpretation and lowering."""
 
 import functools
 
@@ -9,32 +9,36 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, use_abstract_mesh
 
-# JAX 0.12 asks for which GPU it lowers, where there is none.
+# Where there is no GPU, JAX 0.12 needs to know which one it lowers for.
 GPU = AbstractDevice('NVIDIA H100 80GB HBM3', 132, 'gpu')
 NO_MESH = AbstractMesh((), (), abstract_device=GPU)
 TOWERS = AbstractMesh((2, 2), ('data', 'tower'), (AxisType.Auto,) * 2, abstract_device=GPU)
 
+# LLVM's optimizations take half of the time to compile a training step, and more for interpreted
+# kernels.
+UNOPTIMIZED = {'xla_backend_optimization_level': 0}
 
-def run(of, *arrays):
-    """Compiled without optimizations, which take longer than all else."""
-    return jax.jit(of, compiler_options={'xla_backend_optimization_level': 0})(*arrays)
+
+def run(function, *arrays):
+    """Compiles a function without LLVM's optimizations, and calls it."""
+    return jax.jit(function, compiler_options=UNOPTIMIZED)(*arrays)
 
 
-def lowered(of, platform, *arguments, mesh=NO_MESH):
-    """The text of a function's program for another platform."""
+def lowered(function, platform, *arguments, mesh=NO_MESH):
+    """Returns the text of a function's program for another platform."""
     with use_abstract_mesh(mesh):
-        return jax.jit(of).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+        return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
 
-def calls(of, *arrays):
-    """The pallas_call equations of a function."""
-    like = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
-    equations = jax.make_jaxpr(of)(*like).eqns
+def kernel_calls(function, *arrays):
+    """Returns the pallas_call equations of a function."""
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
+    equations = jax.make_jaxpr(function)(*shapes).eqns
     return [equation for equation in equations if equation.primitive.name == 'pallas_call']
 
 
-def in_guarded_memory(monkeypatch):
-    """From now on, GPU kernels run block by block in NumPy, and fail at an address outside."""
+def use_guarded_memory(monkeypatch):
+    """Makes GPU kernels run block by block in NumPy, and fail at an address outside an array."""
     call = functools.partial(Memory.pallas_call, monkeypatch=monkeypatch)
     monkeypatch.setattr(pl, 'pallas_call', call)
     monkeypatch.setattr(plgpu, 'load', Memory.load)
@@ -42,7 +46,7 @@ def in_guarded_memory(monkeypatch):
 
 
 class Memory:
-    """A flat array in place of a kernel's, for load and store; each address is written once."""
+    """A flat array that replaces a kernel's array, and counts the writes to each address."""
 
     def __init__(self, values):
         self.values, self.dtype = np.array(values), values.dtype
@@ -70,14 +74,14 @@ class Memory:
 
     @classmethod
     def pallas_call(cls, kernel, *, out_shape, grid, monkeypatch, **_):
+        blank = [np.zeros(a.shape, a.dtype) for a in out_shape]
+
         def call(*arrays):
-            inputs, results = ([cls(a) for a in several] for several in (arrays, blank))
+            inputs, results = [cls(a) for a in arrays], [cls(a) for a in blank]
             for program in range(*grid):
                 monkeypatch.setattr(pl, 'program_id', lambda _, program=program: program)
                 kernel(*inputs, *results)
             assert all(np.all(result.writes == 1) for result in results)
             return [jnp.asarray(result.values) for result in results]
-
-        blank = [np.zeros(a.shape, a.dtype) for a in out_shape]
 
         return call

@@ -1,32 +1,38 @@
 """Small nets with the paper's structure, and ways to run them in tests."""
 
+import functools
 import runpy
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, dropout, towers
+from alexnet_jax.training.optimizer import Rates
+from alexnet_jax.training.state import place_initial_state, state_shapes
+from alexnet_jax.training.step import make_train_step
+from devices import UNOPTIMIZED
 
 ROOT = Path(__file__).parent.parent
 
 
 def load(name: str) -> Any:
-    """The unresolved settings of a file in configs/."""
+    """Returns the unresolved settings of a file in configs/."""
     return runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']()
 
 
 def full(**overrides: Any) -> schema.Config:
-    """configs/ilsvrc2012.py with overrides; in a name, __ stands for the dot."""
+    """Returns configs/ilsvrc2012.py with overrides; in a name, __ stands for the dot."""
     return override(load('ilsvrc2012'), **overrides)
 
 
 def small(**overrides: Any) -> schema.Config:
-    """The paper's net, an eighth as wide, on crops of 64 of 72 pixels, batches of 8."""
+    """Returns the paper's net at 1/8 of its width, for crops of 64 of 72 pixels, batches of 8."""
     c = load('digits')
     c.model.width = 0.125
     c.optimizer.batch_size = 8
@@ -35,6 +41,7 @@ def small(**overrides: Any) -> schema.Config:
 
 
 def override(raw: Any, **overrides: Any) -> schema.Config:
+    """Resolves settings after overrides; in a name, __ stands for the dot."""
     values = raw.to_dict()
     for name, value in overrides.items():
         section = values
@@ -46,14 +53,14 @@ def override(raw: Any, **overrides: Any) -> schema.Config:
 
 
 def mesh_of(tower: int, data: int = 1) -> jax.sharding.Mesh:
-    """A mesh of the first devices."""
+    """Returns a mesh of the first devices."""
     return towers.choose_mesh(
         small(model__towers=max(2, tower), mesh__tower=tower, mesh__data=data)
     )
 
 
 def images(config: schema.Config, number: int, seed: int = 0) -> np.ndarray:
-    """Crops with the mean subtracted, as the net reads them."""
+    """Returns random crops as the net takes them, with the mean subtracted."""
     crop = config.augmentation.crop
     return (
         np.random.default_rng(seed).uniform(-128, 128, (number, crop, crop, 3)).astype(np.float32)
@@ -61,7 +68,7 @@ def images(config: schema.Config, number: int, seed: int = 0) -> np.ndarray:
 
 
 def batch(config: schema.Config, seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch as the loader gives it."""
+    """Returns a random batch as the loader yields it."""
     rng, n, size = (
         np.random.default_rng(seed),
         config.optimizer.batch_size,
@@ -73,20 +80,71 @@ def batch(config: schema.Config, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def compiled_logits(config: schema.Config, mesh: jax.sharding.Mesh, masks: Any = None) -> Any:
-    """The net as a function of (parameters, images) on a mesh."""
+def compiled_logits(
+    config: schema.Config, mesh: jax.sharding.Mesh, masks: Any = None, *, optimized: bool = True
+) -> Any:
+    """Returns the net as a jitted function of (parameters, images) on a mesh.
+
+    Args:
+      masks: the key of the dropout masks; None for none.
+      optimized: whether LLVM optimizes the program.
+    """
     graph = alexnet.graph(config)
     specs = alexnet.partitions(config, mesh)
-    here = towers.spec(mesh, 'images')
+    sharding = towers.spec(mesh, 'images')
 
     def logits(params: Any, x: Any) -> Any:
         drawn = None if masks is None else dropout.Masks(masks, len(x) * mesh.shape['data'])
         return alexnet.apply(graph, params, x, drawn)
 
-    return jax.jit(jax.shard_map(logits, mesh=mesh, in_specs=(specs, here), out_specs=here))
+    return jax.jit(
+        jax.shard_map(logits, mesh=mesh, in_specs=(specs, sharding), out_specs=sharding),
+        compiler_options=None if optimized else UNOPTIMIZED,
+    )
+
+
+@functools.cache
+def compiled_step(
+    config: schema.Config, mesh: jax.sharding.Mesh, *, optimized: bool = False
+) -> jax.stages.Compiled:
+    """Compiles a training step, once per process.
+
+    Args:
+      optimized: whether LLVM optimizes the program. For the small net this takes 5 of the 10
+        seconds, and saves a quarter of 40 ms a step.
+    """
+    sharding = towers.shardings(mesh, towers.spec(mesh, 'images'))
+    arguments = (
+        state_shapes(config, mesh),
+        {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+            for name, x in batch(config).items()
+        },
+        constants(),
+        Rates.equal(0.0),
+        jnp.float32(0),
+    )
+    return (
+        make_train_step(config, mesh)
+        .lower(*arguments)
+        .compile(compiler_options=None if optimized else UNOPTIMIZED)
+    )
+
+
+def run_steps(
+    config: schema.Config, mesh: jax.sharding.Mesh, number: int, *, optimized: bool = False
+) -> tuple[Any, list[dict[str, float]]]:
+    """Trains on random batches, and returns the state and the metrics of each step."""
+    step = compiled_step(config, mesh, optimized=optimized)
+    state, metrics = place_initial_state(config, mesh), []
+    for i in range(number):
+        data = towers.put_batch(mesh, batch(config, seed=i))
+        state, values = step(state, data, constants(), Rates.equal(0.01), jnp.float32(0))
+        metrics.append({name: float(x) for name, x in values.items()})
+    return state, metrics
 
 
 def constants(value: float = 127.0, size: int = 72) -> augmentation.Constants:
-    """Of a training set of grey images."""
+    """Returns the constants of a training set of grey images."""
     mean = np.full((size, size, 3), value, np.float32)
     return augmentation.Constants(mean, np.eye(3, dtype=np.float32))

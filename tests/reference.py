@@ -1,6 +1,6 @@
-"""AlexNet (Krizhevsky, Sutskever, Hinton, 2012) in plain NumPy float64, to compare with.
+"""AlexNet (Krizhevsky, Sutskever, Hinton, 2012) in plain NumPy float64, as the tests' reference.
 
-One net with `groups=2`: the maps of the two towers (GPUs) lie side by side on the last axis,
+It is one net with `groups=2`: the maps of the two towers (GPUs) lie side by side on the last axis,
 tower 0 first. Every function follows a formula of the paper as directly as possible; none is fast.
 Letters: B images, H W rows and columns, C maps, I inputs, O outputs, N units, K classes,
 Y X rows and columns inside a window, T towers.
@@ -14,11 +14,12 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def float64(x: Array) -> Array:
+    """Converts an array to float64."""
     return np.asarray(x, np.float64)
 
 
 def windows(x_BHWC: Array, rows: int, columns: int, stride: int) -> Array:
-    """All whole windows of the maps, `stride` apart: B H W C Y X."""
+    """Returns the windows that lie inside the maps, `stride` pixels apart: B H W C Y X."""
     views = np.lib.stride_tricks.sliding_window_view(x_BHWC, (rows, columns), axis=(1, 2))
     return views[:, ::stride, ::stride]
 
@@ -26,7 +27,7 @@ def windows(x_BHWC: Array, rows: int, columns: int, stride: int) -> Array:
 def convolution(
     x_BHWC: Array, kernel_HWIO: Array, bias_O: Array, stride: int, padding: Padding, groups: int
 ) -> Array:
-    """y_o = b_o + sum_{y,x,i} k_{y,x,i,o} x_i, i over the maps of o's own group (3.2, 3.5)."""
+    """Computes b_o + sum_{y,x,i} k_{y,x,i,o} x_i, i over the maps of o's group (§3.2, §3.5)."""
     rows, columns, inputs, _ = kernel_HWIO.shape
     assert x_BHWC.shape[-1] == groups * inputs, (x_BHWC.shape, kernel_HWIO.shape, groups)
     x_BHWC = np.pad(float64(x_BHWC), ((0, 0), *padding, (0, 0)))
@@ -39,15 +40,15 @@ def convolution(
 
 
 def neighbours(i: int, maps: int, size: int, groups: int) -> range:
-    """The `size` maps from i - size//2 on, clipped at the edges of the group of map i."""
-    own = maps // groups
-    first = i // own * own
+    """Returns the `size` maps from i - size//2 on, clipped at the edges of the group of map i."""
+    group_size = maps // groups
+    first = i // group_size * group_size
     start = i - size // 2
-    return range(max(start, first), min(start + size, first + own))
+    return range(max(start, first), min(start + size, first + group_size))
 
 
 def response_scale(x_BHWC: Array, size: int, k: float, alpha: float, groups: int) -> Array:
-    """S_i = k + alpha sum_{j in window(i)} x_j^2 (3.3); alpha is not divided by `size`."""
+    """Computes S_i = k + alpha sum_{j in window(i)} x_j^2 (§3.3); alpha is not divided by size."""
     maps = x_BHWC.shape[-1]
     near_C = [x_BHWC[..., list(neighbours(i, maps, size, groups))] for i in range(maps)]
     return k + alpha * np.stack([np.sum(x**2, axis=-1) for x in near_C], axis=-1)
@@ -56,7 +57,7 @@ def response_scale(x_BHWC: Array, size: int, k: float, alpha: float, groups: int
 def response_normalization(
     x_BHWC: Array, size: int, k: float, alpha: float, beta: float, groups: int
 ) -> Array:
-    """y_i = x_i S_i^-beta (3.3), each tower over its own maps."""
+    """Computes y_i = x_i S_i^-beta (§3.3), for each tower over its own maps."""
     x_BHWC = float64(x_BHWC)
     return x_BHWC * response_scale(x_BHWC, size, k, alpha, groups) ** -beta
 
@@ -70,9 +71,9 @@ def response_normalization_vjp(
     beta: float,
     groups: int,
 ) -> Array:
-    """g_j = sum_i c_i dy_i/dx_j (of 3.3), where for j in window(i)
+    """Computes g_j = sum_i c_i dy_i/dx_j for the formula of §3.3.
 
-    dy_i/dx_j = delta_ij S_i^-beta - 2 alpha beta x_i x_j S_i^(-beta-1), else 0.
+    dy_i/dx_j = delta_ij S_i^-beta - 2 alpha beta x_i x_j S_i^(-beta-1) for j in window(i), else 0.
     """
     x_BHWC, cotangent_BHWC = float64(x_BHWC), float64(cotangent_BHWC)
     scale_BHWC = response_scale(x_BHWC, size, k, alpha, groups)
@@ -87,12 +88,12 @@ def response_normalization_vjp(
 
 
 def max_pooling(x_BHWC: Array, window: int, stride: int) -> Array:
-    """y = max over z x z windows, s apart (3.4: z = 3, s = 2); whole windows only."""
+    """Computes the maxima of z x z windows, s apart (§3.4: z = 3, s = 2), inside the maps."""
     return windows(float64(x_BHWC), window, window, stride).max(axis=(-2, -1))
 
 
 def max_pooling_vjp(x_BHWC: Array, cotangent_BHWC: Array, window: int, stride: int) -> Array:
-    """Each cotangent goes to the first maximum of its window, in row-major order (of 3.4)."""
+    """Gives each cotangent to the first maximum of its window (§3.4), in row-major order."""
     x_BHWC, cotangent_BHWC = float64(x_BHWC), float64(cotangent_BHWC)
     gradient_BHWC = np.zeros_like(x_BHWC)
     for b, row, column, c in np.ndindex(*cotangent_BHWC.shape):
@@ -104,40 +105,26 @@ def max_pooling_vjp(x_BHWC: Array, cotangent_BHWC: Array, window: int, stride: i
 
 
 def relu(x: Array) -> Array:
-    """f(x) = max(0, x) (3.1)."""
+    """Computes f(x) = max(0, x) (§3.1)."""
     return np.maximum(float64(x), 0.0)
 
 
 def dense(x_BI: Array, kernel_IO: Array, bias_O: Array) -> Array:
-    """y = x W + b, a fully-connected layer (3.5)."""
+    """Computes y = x W + b, a fully-connected layer (§3.5)."""
     return float64(x_BI) @ float64(kernel_IO) + float64(bias_O)
 
 
-def log_softmax(logits_BK: Array) -> Array:
-    """log p_k = a_k - log sum_l exp(a_l), the largest a subtracted first."""
-    logits_BK = float64(logits_BK)
-    logits_BK = logits_BK - logits_BK.max(axis=-1, keepdims=True)
-    return logits_BK - np.log(np.exp(logits_BK).sum(axis=-1, keepdims=True))
-
-
-def softmax(logits_BK: Array) -> Array:
-    """p_k = exp(a_k) / sum_l exp(a_l) (3.5)."""
-    return np.exp(log_softmax(logits_BK))
-
-
-def cross_entropy(logits_BK: Array, labels_B: Array) -> float:
-    """-mean_b log p_b[label_b], the multinomial logistic regression objective (3.5)."""
-    return -float(np.mean(log_softmax(logits_BK)[np.arange(len(labels_B)), np.asarray(labels_B)]))
-
-
 def flatten(x_BHWC: Array, groups: int) -> Array:
-    """Units of tower 0 in (H, W, C) order, then those of tower 1."""
+    """Returns the units of tower 0 in (H, W, C) order, then those of tower 1."""
     towers = np.split(x_BHWC, groups, axis=-1)
     return np.concatenate([tower.reshape(len(tower), -1) for tower in towers], axis=1)
 
 
 def overhang(pixels: int, window: int = 11, stride: int = 4) -> tuple[int, int]:
-    """Zeros (before, after) that give ceil((pixels - window) / stride) + 1 windows (224 -> 55)."""
+    """Returns the zeros (before, after) for ceil((pixels - window) / stride) + 1 windows.
+
+    224 pixels give 55 windows.
+    """
     steps = -(-(pixels - window) // stride)
     return 0, steps * stride + window - pixels
 
@@ -152,10 +139,10 @@ def alexnet(
     beta: float = 0.75,
     pool: tuple[int, int] = (3, 2),
 ) -> dict[str, Array]:
-    """The net of section 3.5 at test time (section 4.2): every activation by name.
+    """Computes the net of §3.5 at test time (§4.2), and returns every activation by name.
 
     'conv1' ... 'fc7' are before the ReLU, 'relu1' ... 'relu7' after it; 'norm1', 'norm2';
-    'pool1', 'pool2', 'pool5'; 'flat'; 'half6', 'half7' are 0.5 relu; 'logits', 'probabilities'.
+    'pool1', 'pool2', 'pool5'; 'flat'; 'half6', 'half7' are 0.5 relu; 'logits'.
     """
     a = {}
     one, two = ((1, 1), (1, 1)), ((2, 2), (2, 2))
@@ -180,18 +167,17 @@ def alexnet(
 
     x = norm_pool(1, conv(1, images_BHWC, 4, edge, 1))  # both towers see the image
     x = norm_pool(2, conv(2, x, 1, two, groups))
-    x = conv(3, x, 1, one, 1)  # reads the maps of both towers
+    x = conv(3, x, 1, one, 1)  # connected to the maps of both towers
     x = conv(5, conv(4, x, 1, one, groups), 1, one, groups)
     a['pool5'] = max_pooling(x, *pool)
     a['flat'] = flatten(a['pool5'], groups)
     x = hidden(7, hidden(6, a['flat']))
     a['logits'] = dense(x, params['fc8']['kernel'], params['fc8']['bias'])
-    a['probabilities'] = softmax(a['logits'])
     return a
 
 
 def grouped_params(tower_params: Layers) -> Layers:
-    """Towers stacked on T -> side by side on the outputs (3.2); fc8's on the inputs."""
+    """Puts the towers, stacked on T, side by side on the outputs (§3.2); in fc8, on the inputs."""
     params = {}
     for name, layer in tower_params.items():
         kernel_T, bias = float64(layer['kernel']), float64(layer['bias'])
@@ -208,7 +194,7 @@ def momentum_step(
     momentum: float = 0.9,
     weight_decay: float = 0.0005,
 ) -> tuple[Array, Array]:
-    """v <- 0.9 v - 0.0005 eps w - eps g, then w <- w + v (5); returns (w, v)."""
+    """Computes v <- 0.9 v - 0.0005 eps w - eps g, then w <- w + v (§5), and returns (w, v)."""
     weight, velocity, gradient = float64(weight), float64(velocity), float64(gradient)
     velocity = momentum * velocity - weight_decay * rate * weight - rate * gradient
     return weight + velocity, velocity

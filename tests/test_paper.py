@@ -1,4 +1,4 @@
-"""The paper, as assertions on configs/ilsvrc2012.py at full size; the 2012 code, on the others."""
+"""The paper, as assertions on configs/ilsvrc2012.py, and the 2012 code, on other configs."""
 
 import re
 
@@ -35,8 +35,8 @@ def params(config):
     return alexnet.initialize(config)
 
 
-def test_parameters(config, params):
-    """ "60 million parameters": by hand, by the table, and by counting."""
+def test_number_of_parameters(config, params):
+    """The paper's "60 million parameters" are compared with the layer table and the arrays."""
     assert sum(x.size for x in jax.tree.leaves(params)) == 60_965_224
     assert parameter_count(config) == 60_965_224
 
@@ -48,7 +48,7 @@ def test_shapes_and_initial_values(params, layer):
     kernel = np.asarray(params[layer][name])
     assert kernel.shape == shape
     assert kernel.dtype == np.float32
-    # The deviation of a sample of n values is itself known to 1 / sqrt(2 n); five of these.
+    # Five times the relative error of the standard deviation of n samples, 1 / sqrt(2 n).
     assert kernel.std() == pytest.approx(std, rel=5 / np.sqrt(2 * kernel.size))
     assert abs(kernel.mean()) < 5 * std / np.sqrt(kernel.size)
     (bias_name,) = (n for n in params[layer] if n.startswith('bias'))
@@ -56,7 +56,7 @@ def test_shapes_and_initial_values(params, layer):
     np.testing.assert_array_equal(params[layer][bias_name], bias)
 
 
-def test_towers_begin_differently(params):
+def test_towers_have_different_initial_weights(params):
     first, second = params['conv1']['kernel_THWIO']
     assert abs(np.corrcoef(np.ravel(first), np.ravel(second))[0, 1]) < 0.05
 
@@ -67,34 +67,37 @@ def test_sizes_of_maps(config):
     assert [rows[f'conv{i}'].pooled for i in (1, 2, 5)] == [27, 13, 6]
 
 
-def test_digits_sizes():
+def test_sizes_of_maps_for_digits():
     rows = layer_table(nets.override(nets.load('digits')))
     assert [(r.size, r.pooled) for r in rows[:5]] == [(15, 7), (7, 3), (3, 3), (3, 3), (3, 1)]
 
 
 def test_neurons(config):
-    """Figure 2; but 290,400 in conv1, where the caption's 253,440 is 55 x 48 x 96."""
+    """They are those of Figure 2, except 290,400 in conv1.
+
+    The caption's 253,440 is 55 x 48 x 96.
+    """
     neurons = [r.size**2 * r.maps * config.model.towers for r in layer_table(config)[:-1]]
     assert neurons == [290_400, 186_624, 64_896, 64_896, 43_264, 4096, 4096]
 
 
-def test_what_crosses(config):
-    """conv3, fc6, fc7 and fc8 alone: 169 x 128 + 36 x 128 + 2,048 + K values per image."""
+def test_values_that_towers_exchange(config):
+    """Only conv3, fc6, fc7 and fc8 exchange, 169 x 128 + 36 x 128 + 2,048 + K values per image."""
     crossing = {r.name: r.crossing for r in layer_table(config) if r.crossing}
     assert crossing == {'conv3': 169 * 128, 'fc6': 36 * 128, 'fc7': 2048, 'fc8': 1000}
 
 
-def test_constants(config):
-    """§3.3, §3.4, §4.2, §5."""
-    m = config.model
-    norm = m.response_normalization
+def test_printed_constants(config):
+    """They are in §3.3, §3.4, §4.2 and §5."""
+    model = config.model
+    norm = model.response_normalization
     assert (norm.k, norm.size, norm.alpha, norm.beta) == (2, 5, 1e-4, 0.75)
-    assert (m.max_pooling.window, m.max_pooling.stride) == (3, 2)
-    assert (m.fc6.dropout, m.fc7.dropout) == (0.5, 0.5)
-    ours = config.optimizer
-    assert (ours.batch_size, ours.momentum, ours.weight_decay) == (128, 0.9, 0.0005)
-    assert ours.epochs == 90
-    assert ours.bias_rate_factor == 1  # "an equal learning rate for all layers"
+    assert (model.max_pooling.window, model.max_pooling.stride) == (3, 2)
+    assert (model.fc6.dropout, model.fc7.dropout) == (0.5, 0.5)
+    optimizer = config.optimizer
+    assert (optimizer.batch_size, optimizer.momentum) == (128, 0.9)
+    assert (optimizer.weight_decay, optimizer.epochs) == (0.0005, 90)
+    assert optimizer.bias_rate_factor == 1  # "an equal learning rate for all layers"
     rate = config.learning_rate
     assert (rate.initial, rate.schedule) == (0.01, 'plateau')
     assert (rate.plateau.divide_by, rate.plateau.drops) == (10, 3)
@@ -102,13 +105,13 @@ def test_constants(config):
 
 
 def test_order_of_operations(config):
-    """§3.5: normalization after conv1 and conv2, pooling after both and conv5, ReLU everywhere."""
+    """By §3.5, conv1 and conv2 are normalized and pooled, conv5 is pooled, and all have a ReLU."""
     then = [layer.then for layer in config.model.convolutions().values()]
-    whole = ('relu', 'response_normalization', 'max_pooling')
-    assert then == [whole, whole, ('relu',), ('relu',), ('relu', 'max_pooling')]
+    all_three = ('relu', 'response_normalization', 'max_pooling')
+    assert then == [all_three, all_three, ('relu',), ('relu',), ('relu', 'max_pooling')]
 
 
-# --- configs/ilsvrc2012_as_run.py: net #145 of the 2012 code, value by value.
+# --- configs/ilsvrc2012_as_run.py, which is net #145 of the 2012 code.
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +120,7 @@ def as_run():
 
 
 def test_the_recipes_differ_in_values_only(config, as_run):
-    """And in these settings only: the rows of docs/decisions.md."""
+    """They differ in these settings, which are the rows of docs/decisions.md."""
     printed, run = (schema.flatten(schema.as_dict(c)) for c in (config, as_run))
     assert printed.keys() == run.keys()
     assert {name for name in run if printed[name] != run[name]} == {
@@ -146,20 +149,23 @@ def test_the_recipes_differ_in_values_only(config, as_run):
 
 
 def test_order_as_run(as_run):
-    """layers-145.cfg: rnorm1 before pool1 and its ReLU; rnorm2 and cnorm2 after conv2's ReLU."""
-    m = as_run.model
-    assert m.conv1.then == ('response_normalization', 'max_pooling', 'relu')
-    assert m.conv2.then == (
+    """In layers-145.cfg, rnorm1 comes before pool1 and its ReLU.
+
+    rnorm2 and cnorm2 come after conv2's ReLU.
+    """
+    model = as_run.model
+    assert model.conv1.then == ('response_normalization', 'max_pooling', 'relu')
+    assert model.conv2.then == (
         'relu',
         'response_normalization',
         'spatial_normalization',
         'max_pooling',
     )
-    assert m.conv5.then == ('max_pooling', 'relu')
+    assert model.conv5.then == ('max_pooling', 'relu')
 
 
 def test_normalization_as_run(as_run):
-    """layer-params-145.cfg with layer.py:1183: scales of 1e-4 over 5 and of 1e-3 over 25."""
+    """By layer-params-145.cfg and layer.py:1183, the scales are 1e-4 / 5 and 1e-3 / 25."""
     norm, spatial = as_run.model.response_normalization, as_run.model.spatial_normalization
     assert (norm.size, norm.k, norm.beta) == (5, 2, 0.75)
     assert norm.alpha == pytest.approx(0.0001 / 5)
@@ -174,14 +180,15 @@ def test_initial_values_as_run(as_run):
 
 
 def test_learning_as_run(as_run):
-    """layer-params-145.cfg:169, weights.cu:146, convdata_jpeg.py; rates: see test_optimizer.py."""
-    ours, views = as_run.optimizer, as_run.augmentation
-    assert (ours.batch_size, ours.momentum, ours.epochs) == (128, 0.9, 91)
-    assert (ours.weight_decay, ours.bias_weight_decay) == (0.0005, 0)
-    assert (as_run.learning_rate.initial * ours.bias_rate_factor, ours.bias_rate_falls) == (
-        0.02,
-        False,
-    )
+    """The values are in layer-params-145.cfg:169, weights.cu:146 and convdata_jpeg.py.
+
+    The learning rates are in test_optimizer.py.
+    """
+    optimizer, views = as_run.optimizer, as_run.augmentation
+    assert (optimizer.batch_size, optimizer.momentum, optimizer.epochs) == (128, 0.9, 91)
+    assert (optimizer.weight_decay, optimizer.bias_weight_decay) == (0.0005, 0)
+    assert as_run.learning_rate.initial * optimizer.bias_rate_factor == 0.02
+    assert not optimizer.bias_rate_falls
     assert as_run.learning_rate.steps.epochs == (25, 51, 79)
     assert (views.crop, views.positions, views.images_per_draw, views.mean) == (
         224,
@@ -195,8 +202,11 @@ def test_learning_as_run(as_run):
     assert not as_run.dataset.reshuffle
 
 
-def test_the_sixth_layer():
-    """layers-146-2011.cfg: 128 maps of 3x3 over the last pools of both towers, std 0.03, bias 1."""
+def test_the_sixth_convolution():
+    """In layers-146-2011.cfg it has 128 maps of 3x3 over both towers' last pools.
+
+    The standard deviation is 0.03 and the bias 1.
+    """
     config = nets.override(nets.load('fall2011'))
     layer = config.model.convolutions()['conv6']
     assert (layer.maps, layer.kernel, layer.padding, layer.reads) == (128, 3, 1, 'all')
@@ -207,8 +217,8 @@ def test_the_sixth_layer():
 
 
 @pytest.mark.parametrize('name', loading.recipes())
-def test_every_config_is_whole(name):
-    """All the settings there are, values that can be, layers that fit; and a docstring."""
+def test_every_config_is_complete(name):
+    """It has all settings, valid values, layers that fit, and its command in the docstring."""
     raw = nets.load(name).to_dict()
     config = nets.override(nets.load(name))
     assert schema.flatten(raw).keys() == schema.flatten(nets.load('digits').to_dict()).keys()
@@ -227,7 +237,7 @@ def parameters_of_arrays(config):
 
 
 def test_the_cifar_nets():
-    """layers-conv-local-13pct.cfg and -11pct.cfg, and their layer-params."""
+    """They are layers-conv-local-13pct.cfg and -11pct.cfg with their layer-params."""
     plain, normalized = (
         nets.override(nets.load(name)) for name in ('cifar10', 'cifar10_normalized')
     )

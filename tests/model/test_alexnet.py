@@ -7,18 +7,19 @@ import reference
 from alexnet_jax.model import alexnet, dropout, inference, towers
 from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.runtime.user_errors import UserError
+from devices import run
 
 
-def per_tower(params):
-    """Our parameters under the names of the reference."""
+def reference_names(params):
+    """Returns the parameters under the names of the reference."""
     return {
         layer: {name.partition('_')[0]: np.asarray(x) for name, x in arrays.items()}
         for layer, arrays in params.items()
     }
 
 
-def lively(config):
-    """Initial parameters with random biases, and a signal of the same size in every layer."""
+def random_parameters(config):
+    """Returns parameters with random biases, and a signal of about the same size in every layer."""
     params = alexnet.initialize(config)
     rng = np.random.default_rng(1)
 
@@ -33,43 +34,45 @@ def lively(config):
 
 @pytest.mark.parametrize('tower', [1, 2])
 def test_logits_agree_with_numpy(tower):
-    """Both towers against one grouped net in float64, written from the formulas."""
-    # alpha as large as it takes for the sum of squares to matter beside k.
+    """The reference is one grouped net in float64, written from the formulas."""
+    # With this alpha, the sum of squares is not small compared with k.
     config = nets.small(model__response_normalization__alpha=0.02, augmentation__crop=64)
-    params, x = lively(config), nets.images(config, 4) / 64
-    ours = nets.compiled_logits(config, nets.mesh_of(tower))(params, x)
-    grouped = reference.grouped_params(per_tower(params))
-    theirs = reference.alexnet(grouped, x, alpha=0.02)['logits']
-    assert np.std(theirs) > 0.1  # not all biases
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+    params, x = random_parameters(config), nets.images(config, 4) / 64
+    logits = nets.compiled_logits(config, nets.mesh_of(tower))(params, x)
+    grouped = reference.grouped_params(reference_names(params))
+    expected = reference.alexnet(grouped, x, alpha=0.02)['logits']
+    assert np.std(expected) > 0.1  # the images have an effect, not only the biases
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.slow
 def test_full_size_logits_agree_with_numpy():
     config = nets.full()
-    params, x = lively(config), nets.images(config, 2)
-    ours = nets.compiled_logits(config, nets.mesh_of(2))(params, x)
-    theirs = reference.alexnet(reference.grouped_params(per_tower(params)), x)['logits']
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
+    params, x = random_parameters(config), nets.images(config, 2)
+    logits = nets.compiled_logits(config, nets.mesh_of(2))(params, x)
+    expected = reference.alexnet(reference.grouped_params(reference_names(params)), x)['logits']
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-def test_table_agrees_with_the_arrays():
+def test_the_layer_table_agrees_with_the_arrays():
     config = nets.small(model__towers=4, dataset__classes=7)
     params = alexnet.initialize(config)
-    counted = {layer: sum(x.size for x in jax.tree.leaves(p)) for layer, p in params.items()}
-    assert counted == {row.name: row.parameters for row in layer_table(config)}
+    sizes = {layer: sum(x.size for x in jax.tree.leaves(p)) for layer, p in params.items()}
+    assert sizes == {row.name: row.parameters for row in layer_table(config)}
 
 
-def on_one_device(function, *arguments):
+def run_on_one_device(function, *arguments):
+    """Calls a function inside a shard_map over one device."""
     mesh = nets.mesh_of(1)
-    here = towers.spec(mesh, 'step')
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=here, out_specs=here))(*arguments)
+    replicated = towers.spec(mesh, 'step')
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=replicated, out_specs=replicated)
+    return run(mapped, *arguments)
 
 
 def masks(layer=6, seed=0, images=2):
-    """(2 towers, images, 4096)."""
+    """Draws dropout masks, (2 towers, images, 4096)."""
     draw = dropout.Masks(jax.random.key(seed), images).draw
-    return np.asarray(on_one_device(lambda: draw(layer, 2, 4096, 0.5)))
+    return np.asarray(run_on_one_device(lambda: draw(layer, 2, 4096, 0.5)))
 
 
 def test_dropout_masks_differ_between_layers_towers_images_and_steps():
@@ -80,7 +83,7 @@ def test_dropout_masks_differ_between_layers_towers_images_and_steps():
 
 
 @pytest.mark.parametrize(('tower', 'data'), [(2, 1), (1, 2)])
-def test_a_mask_does_not_depend_on_where_its_tower_or_image_is(tower, data):
+def test_a_mask_does_not_depend_on_the_device_of_its_tower_or_image(tower, data):
     mesh = nets.mesh_of(tower, data)
     draw = dropout.Masks(jax.random.key(0), 2).draw
     place = towers.PartitionSpec('tower', 'data')
@@ -90,21 +93,21 @@ def test_a_mask_does_not_depend_on_where_its_tower_or_image_is(tower, data):
     np.testing.assert_array_equal(jax.jit(parts)(), masks())
 
 
-def test_dropout_keeps_the_mean():
-    """Half of the outputs in training, all times 0.5 at test: the expected input is the same."""
+def test_dropout_preserves_the_mean():
+    """Training keeps half of the outputs, and test time multiplies all of them by 0.5 (§4.2)."""
 
     def both(x):
         key = dropout.Masks(jax.random.key(0), 1)
         return [dropout.dropout([x, x], 0.5, 6, 2, drawn)[0] for drawn in (key, None)]
 
-    training, test = on_one_device(both, np.ones((1, 20_000), np.float32))
-    assert set(np.unique(training)) == {0, 1}  # not scaled up, unlike the dropout of today
+    training, test = run_on_one_device(both, np.ones((1, 20_000), np.float32))
+    assert set(np.unique(training)) == {0, 1}  # not scaled up, unlike later forms of dropout
     np.testing.assert_array_equal(test, 0.5)
     assert training.mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_width_keeps_the_size_of_the_signal():
-    """Standard deviations grow by 1 / sqrt(width), all but the first layer's."""
+def test_a_change_of_width_preserves_the_size_of_the_signal():
+    """The initial standard deviations, except the first layer's, grow by 1 / sqrt(width)."""
     narrow, wide = nets.small(model__width=0.25).model, nets.small(model__width=1.0).model
     assert narrow.initial_std(narrow.conv1) == wide.initial_std(wide.conv1)
     for layer in ('conv2', 'conv5', 'fc6', 'fc8'):
@@ -112,13 +115,13 @@ def test_width_keeps_the_size_of_the_signal():
         assert ratio == pytest.approx(2)
 
 
-def test_a_crop_that_is_too_small_is_named():
+def test_a_crop_that_is_too_small_is_an_error():
     with pytest.raises(UserError, match=r'augmentation\.crop=2 is too small'):
         layer_table(nets.small(augmentation__crop=2))
 
 
-def test_a_unit_at_rest_learns_nothing():
-    """The derivative of ReLU at 0 is 0, as in the 2012 code, and not 1/2 as that of a maximum."""
+def test_a_unit_with_input_0_has_no_gradient():
+    """The derivative of ReLU at 0 is 0, as in the 2012 code; that of jnp.maximum would be 1/2."""
     config = nets.small()
     params = alexnet.initialize(config)
     for layer in params.values():
@@ -127,13 +130,13 @@ def test_a_unit_at_rest_learns_nothing():
                 layer[name][...] = 0
     logits = nets.compiled_logits(config, nets.mesh_of(1))
     black = np.zeros((2, 64, 64, 3), np.float32)
-    gradient = jax.grad(lambda p: logits(p, black).sum())(params)
+    gradient = run(jax.grad(lambda p: logits(p, black).sum()), params)
     assert np.all(np.asarray(gradient['conv5']['bias_TO']) == 0)
     assert np.all(np.asarray(gradient['fc8']['bias']) == 2)
 
 
 def spatially_normalized(x, size=5, alpha=4e-5):
-    """2012, type=rnorm: over the pixels around, of the same map; float64."""
+    """Normalizes over the surrounding pixels of the same map (2012, type=rnorm), in float64."""
     y = np.empty_like(x)
     for i, j in np.ndindex(x.shape[1:3]):
         top, left = max(0, i - size // 2), max(0, j - size // 2)
@@ -143,21 +146,21 @@ def spatially_normalized(x, size=5, alpha=4e-5):
 
 
 def test_the_order_as_run_agrees_with_numpy():
-    """Layers 1 and 2 of net #145: norm, pool, ReLU; then ReLU, norm, spatial norm, pool."""
-    run = nets.override(nets.load('ilsvrc2012_as_run')).model
+    """Net #145 has norm, pool, ReLU in layer 1, and ReLU, norm, spatial norm, pool in layer 2."""
+    as_run = nets.override(nets.load('ilsvrc2012_as_run')).model
     config = nets.small(
-        model__conv1__then=run.conv1.then,
-        model__conv2__then=run.conv2.then,
-        model__conv2__reads='all',  # the list of towers is then one net's maps
+        model__conv1__then=as_run.conv1.then,
+        model__conv2__then=as_run.conv2.then,
+        model__conv2__reads='all',  # so that conv2 is connected to all maps of conv1
         model__response_normalization__alpha=0.02,
         model__spatial_normalization__alpha=0.05,
         model__towers=1,
     )
-    params, x = lively(config), nets.images(config, 2) / 64
+    params, x = random_parameters(config), nets.images(config, 2) / 64
     net = alexnet.nnx.merge(alexnet.graph(config), params)
-    (found,) = on_one_device(lambda x: net.conv2(net.conv1([x])), x)
+    (maps,) = run_on_one_device(lambda x: net.conv2(net.conv1([x])), x)
 
-    layers = per_tower(params)
+    layers = reference_names(params)
     edge, two = reference.overhang(64), (2, 2)
 
     def conv(name, x, stride, padding):
@@ -170,55 +173,54 @@ def test_the_order_as_run_agrees_with_numpy():
     y = reference.relu(reference.max_pooling(norm(conv('conv1', x, 4, edge)), 3, 2))
     y = norm(reference.relu(conv('conv2', y, 1, two)))
     y = reference.max_pooling(spatially_normalized(y, alpha=0.05), 3, 2)
-    np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-5 * np.abs(y).max())
+    np.testing.assert_allclose(maps, y, rtol=1e-4, atol=1e-5 * np.abs(y).max())
 
 
-def gradient_of_first_tower(config, layer):
-    """Of what tower 0 has after a layer, to the parameters; by layer and tower, whether not 0."""
+def towers_with_gradient(config):
+    """Returns, by layer, which towers' biases influence tower 0's fc7."""
     graph, params = alexnet.graph(config), alexnet.initialize(config)
     x = nets.images(config, 2)
 
     def total(params):
-        net = alexnet.nnx.merge(graph, params)
-        units = net.hidden(x)
-        return (units[0] ** 2).sum() if layer == 'fc7' else 0.0
+        units = alexnet.nnx.merge(graph, params).hidden(x)
+        return (units[0] ** 2).sum()
 
-    found = on_one_device(jax.grad(total), params)
+    gradient = run_on_one_device(jax.grad(total), params)
     return {
         name: [bool(np.any(arrays['bias_TO'][tower])) for tower in range(2)]
-        for name, arrays in found.items()
+        for name, arrays in gradient.items()
         if name != 'fc8'
     }
 
 
-def test_towers_that_read_their_own_never_meet_before_fc8():
-    """#150: nothing of tower 1 reaches tower 0's last hidden layer."""
+def test_towers_with_their_own_inputs_do_not_meet_before_fc8():
+    """In net #150, tower 0's last hidden layer does not depend on tower 1."""
     own = {f'model__{name}__reads': 'own' for name in ('conv3', 'fc6', 'fc7')}
-    apart = gradient_of_first_tower(nets.small(**own), 'fc7')
-    assert set(map(tuple, apart.values())) == {(True, False)}
-    joined = gradient_of_first_tower(nets.small(), 'fc7')
-    assert joined['conv1'] == joined['conv5'] == [True, True]
+    separate = towers_with_gradient(nets.small(**own))
+    assert set(map(tuple, separate.values())) == {(True, False)}
+    connected = towers_with_gradient(nets.small())
+    assert connected['conv1'] == connected['conv5'] == [True, True]
 
 
 @pytest.mark.parametrize('tower', [1, 2])
 def test_tanh_bounds_the_units(tower):
     tanh = {f'model__{name}__nonlinearity': 'tanh' for name in ('fc6', 'fc7')}
     config = nets.small(**tanh)
-    mesh, params = nets.mesh_of(tower), lively(nets.small(**tanh))
-    look = inference.make_last_hidden(config, mesh)
+    mesh, params = nets.mesh_of(tower), random_parameters(nets.small(**tanh))
+    last_hidden = inference.make_last_hidden(config, mesh)
     images = nets.batch(config)['image']
     mean = np.zeros((72, 72, 3), np.float32)
     placed = jax.device_put(params, towers.shardings(mesh, alexnet.partitions(config, mesh)))
-    hidden = np.asarray(look(placed, mean, images, inference.test_views(config)[0]))
+    hidden = np.asarray(last_hidden(placed, mean, images, inference.test_views(config)[0]))
     assert hidden.shape == (8, 2 * config.model.widened(2048))
     assert hidden.min() < 0
-    assert np.abs(hidden).max() <= 0.5  # times 1/2 for the dropout at test time
+    assert np.abs(hidden).max() <= 0.5  # times 0.5 for dropout at test time
     relu = inference.make_last_hidden(nets.small(), mesh)
     assert np.asarray(relu(placed, mean, images, inference.test_views(config)[0])).min() >= 0
 
 
-def test_an_average_over_all_places():
-    """In place of fc6 and fc7: fc8 reads one number a map."""
+def test_global_average_pooling_can_replace_fc6_and_fc7():
+    """The input of fc8 is then one number for each map."""
     config = nets.small(
         model__conv5__then=('relu', 'global_average_pooling'),
         model__fc6__units=0,
@@ -227,13 +229,13 @@ def test_an_average_over_all_places():
     rows = {row.name: row for row in layer_table(config)}
     assert rows['conv5'].pooled == 1
     assert rows['fc8'].reads == rows['conv5'].maps
-    params, x = lively(config), nets.images(config, 2)
+    params, x = random_parameters(config), nets.images(config, 2)
     one, two = (nets.compiled_logits(config, nets.mesh_of(n))(params, x) for n in (1, 2))
     np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_a_net_of_four_layers_runs():
-    """configs/cifar10.py: two layers whose weights differ from place to place."""
+    """In configs/cifar10.py, two layers have different weights at each place."""
     config = nets.override(nets.load('cifar10'), model__width=0.25)
     params, x = alexnet.initialize(config), nets.images(config, 2)
     assert params['conv3']['kernel_TYXHWIO'].shape == (1, 8, 8, 3, 3, 16, 8)

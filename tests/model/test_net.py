@@ -1,4 +1,4 @@
-"""The net that a notebook calls, on one device, on two, and on a data x tower mesh."""
+"""The net that a notebook calls, on one device and on two."""
 
 import json
 import os
@@ -22,8 +22,11 @@ def config():
 
 
 @pytest.mark.parametrize(('tower', 'data'), [(1, 1), (2, 1), (1, 2)])
-def test_its_logits_are_those_of_the_training_program(config, tower, data):
-    """Bit for bit on the same mesh; also for a batch that the data axis does not divide."""
+def test_its_logits_equal_those_of_the_training_program(config, tower, data):
+    """They are equal bit for bit on the same mesh.
+
+    The data axis does not have to divide the batch.
+    """
     mesh, images = nets.mesh_of(tower, data), nets.images(config, 4)
     net = Net(config, mesh=mesh)
     expected = nets.compiled_logits(config, mesh)(alexnet.initialize(config), images)
@@ -31,15 +34,15 @@ def test_its_logits_are_those_of_the_training_program(config, tower, data):
     np.testing.assert_allclose(net(images[:3]), expected[:3], rtol=1e-5, atol=1e-6)
 
 
-def test_its_parameters_lie_with_their_towers(config):
+def test_its_parameters_are_sharded_by_tower(config):
     net = Net(config, mesh=nets.mesh_of(2))
     partitions = nnx.to_pure_dict(nnx.get_partition_spec(nnx.state(net.towers)))
     assert partitions['fc8'] == {'kernel_TIK': P('tower'), 'bias': P()}
     assert partitions['conv1'] == {'kernel_THWIO': P('tower'), 'bias_TO': P('tower')}
     for path, x in jax.tree_util.tree_leaves_with_path(net.params):
         shapes = {shard.data.shape for shard in x.addressable_shards}
-        is_whole = jax.tree_util.keystr(path) == "['fc8']['bias']"
-        assert shapes == {x.shape if is_whole else (1, *x.shape[1:])}, path
+        is_replicated = jax.tree_util.keystr(path) == "['fc8']['bias']"
+        assert shapes == {x.shape if is_replicated else (1, *x.shape[1:])}, path
 
 
 def test_it_takes_pixels_of_any_real_dtype(config):
@@ -55,14 +58,14 @@ def test_images_of_another_shape_are_refused(config, shape):
         net(np.zeros(shape, np.float32))
 
 
-def test_given_parameters_are_used(config):
+def test_it_uses_the_parameters_that_are_passed(config):
     params = jax.tree.map(np.zeros_like, alexnet.initialize(config))
     params['fc8']['bias'] = np.arange(10, dtype=np.float32)
     logits = Net(config, mesh=nets.mesh_of(2), params=params)(nets.images(config, 1))
     np.testing.assert_array_equal(logits, np.arange(10)[None])
 
 
-def test_printing_a_layer_shows_its_own_settings_alone(config):
+def test_printing_a_layer_shows_only_its_own_settings(config):
     net = Net(config, mesh=nets.mesh_of(1))
     text = repr(net.towers.conv4)
     assert 'std=' in text
@@ -84,7 +87,7 @@ print(json.dumps([dict(net.mesh.shape), np.asarray(net(images)).tolist()]))
 
 
 @pytest.mark.slow
-def test_in_a_fresh_interpreter_on_one_and_on_two_devices():
+def test_a_new_interpreter_gives_the_same_logits_on_one_and_two_devices():
     results = {}
     for devices in (1, 2):
         environment = os.environ | {'JAX_NUM_CPU_DEVICES': str(devices)}

@@ -16,46 +16,42 @@ from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state, state_shapes
 from alexnet_jax.training.step import make_train_step
+from devices import run
 
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
 
-def collectives(function, *arguments):
-    """How many of each kind stand in the compiled program."""
-    text = function.lower(*arguments).compile().as_text()
-    found = re.findall(rf' ({"|".join(COLLECTIVES)})(?:-start)?\(', text)
-    return dict(collections.Counter(found))
+def collectives(compiled):
+    """Counts the collectives of each kind in a compiled program."""
+    kinds = re.findall(rf' ({"|".join(COLLECTIVES)})(?:-start)?\(', compiled.as_text())
+    return dict(collections.Counter(kinds))
+
+
+def collectives_of_logits(mesh):
+    """Counts the collectives of the small net at test time."""
+    config = nets.small()
+    logits = nets.compiled_logits(config, mesh, optimized=False)
+    return collectives(logits.lower(alexnet.shapes(config), nets.images(config, 8)).compile())
 
 
 def test_forward_exchanges_four_times():
-    """conv3, fc6 and fc7 gather, fc8 sums; nothing else crosses."""
-    config = nets.small()
-    logits = nets.compiled_logits(config, nets.mesh_of(2))
-    arguments = alexnet.initialize(config), nets.images(config, 8)
-    assert collectives(logits, *arguments) == {'all-gather': 3, 'all-reduce': 1}
+    """The layers conv3, fc6 and fc7 gather, fc8 sums; nothing else crosses."""
+    assert collectives_of_logits(nets.mesh_of(2)) == {'all-gather': 3, 'all-reduce': 1}
 
 
 def test_a_step_exchanges_seven_times():
-    """Backward, each gather returns as a sum scattered over towers; fc8's sum needs none."""
-    config = nets.small()
-    mesh = nets.mesh_of(2)
-    step = make_train_step(config, mesh)
-    state = place_initial_state(config, mesh)
-    batch = towers.put_batch(mesh, nets.batch(config))
-    rate, deviation = Rates.equal(0.01), jnp.float32(0)
-    found = collectives(step, state, batch, nets.constants(), rate, deviation)
-    assert found == {'all-gather': 3, 'all-reduce': 1, 'reduce-scatter': 3}
+    """Backward, each gather becomes a sum scattered over towers; fc8's sum needs no exchange."""
+    step = nets.compiled_step(nets.small(), nets.mesh_of(2))
+    assert collectives(step) == {'all-gather': 3, 'all-reduce': 1, 'reduce-scatter': 3}
 
 
 def test_one_device_exchanges_nothing():
-    config = nets.small()
-    logits = nets.compiled_logits(config, nets.mesh_of(1))
-    assert collectives(logits, alexnet.initialize(config), nets.images(config, 8)) == {}
+    assert collectives_of_logits(nets.mesh_of(1)) == {}
 
 
 @pytest.mark.parametrize('tower', [1, 2])
 def test_towers_are_isolated_until_conv3(tower):
-    """Tower 0's conv2 does not depend on tower 1's parameters at all; its conv3 does."""
+    """Tower 0's conv2 does not depend on any parameter of tower 1; its conv3 does."""
     config, mesh = nets.small(), nets.mesh_of(tower)
     graph, params = alexnet.graph(config), alexnet.initialize(config)
     specs = alexnet.partitions(config, mesh)
@@ -70,16 +66,16 @@ def test_towers_are_isolated_until_conv3(tower):
         square = [(y * y).sum() * w for y, w in zip(maps, weight, strict=True)]
         return towers.combine(square)
 
-    def gradient(through):
+    def gradient(params, through):
         loss = jax.shard_map(
             lambda p: first_tower(p, through=through),
             mesh=mesh,
             in_specs=(specs,),
             out_specs=towers.spec(mesh, 'step'),
         )
-        return jax.jit(jax.grad(loss))(params)
+        return jax.grad(loss)(params)
 
-    early, late = gradient('conv2'), gradient('conv3')
+    early, late = run(lambda p: [gradient(p, through) for through in ('conv2', 'conv3')], params)
     for layer, kernel in (('conv1', 'kernel_THWIO'), ('conv2', 'kernel_THWIO')):
         own, other = early[layer][kernel]
         assert np.abs(own).max() > 0
@@ -97,26 +93,30 @@ def test_any_number_of_towers_is_the_same_on_any_mesh(number):
         for t in (1, 2)
         if number % t == 0
     ]
-    results = [nets.compiled_logits(config, mesh, key)(params, x) for mesh in meshes]
-    for other in results[1:]:
-        np.testing.assert_allclose(results[0], other, rtol=1e-5, atol=1e-6)
+    first, *others = (
+        nets.compiled_logits(config, mesh, key, optimized=False)(params, x) for mesh in meshes
+    )
+    assert first.shape == (4, 10)
+    assert len(others) == (number > 1)
+    for other in others:
+        np.testing.assert_allclose(first, other, rtol=1e-5, atol=1e-6)
 
 
-def test_parameters_live_where_the_table_says():
+def test_parameters_are_sharded_by_tower():
     config, mesh = nets.small(), nets.mesh_of(2)
     state = place_initial_state(config, mesh)
     for tree in (state.params, state.velocity):
         for path, x in jax.tree_util.tree_leaves_with_path(tree):
-            shares = {s.device: s.data.shape for s in x.addressable_shards}
-            whole = 'fc8' in str(path) and 'bias' in str(path)
-            expected = x.shape if whole else (1, *x.shape[1:])
-            assert set(shares.values()) == {expected}, path
-            assert len(shares) == 2
+            shards = {s.device: s.data.shape for s in x.addressable_shards}
+            replicated = 'fc8' in str(path) and 'bias' in str(path)
+            expected = x.shape if replicated else (1, *x.shape[1:])
+            assert set(shards.values()) == {expected}, path
+            assert len(shards) == 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What of a device the choice looks at."""
+    """The attributes of a device that the choice depends on."""
 
     id: int
     platform: str
@@ -127,6 +127,7 @@ class Device:
 
 
 def devices(number, platform):
+    """Returns devices that are not attached."""
     return [Device(i, platform) for i in range(number)]
 
 
@@ -135,31 +136,31 @@ def devices(number, platform):
     [
         (1, 'gpu', (1, 1)),  # one accelerator: both towers on it
         (2, 'gpu', (1, 2)),
-        (3, 'gpu', (1, 2)),  # the third has no partner
-        (8, 'gpu', (4, 2)),  # the rest is data-parallel
+        (3, 'gpu', (1, 2)),  # the third is left over
+        (8, 'gpu', (4, 2)),  # four replicas
         (2, 'cpu', (1, 2)),
-        (8, 'cpu', (1, 2)),  # CPU devices are no more processors
+        (8, 'cpu', (1, 2)),  # more CPU devices do not add processors
     ],
 )
-def test_the_mesh_chooses_itself(number, platform, shape):
+def test_the_default_mesh_suits_the_devices(number, platform, shape):
     mesh = towers.choose_mesh(nets.small(), devices(number, platform))
     assert tuple(mesh.shape.values()) == shape
     assert mesh.axis_names == ('data', 'tower')
 
 
-def test_the_choice_divides_the_batch():
+def test_the_default_mesh_divides_the_batch():
     mesh = towers.choose_mesh(nets.small(optimizer__batch_size=9), devices(8, 'gpu'))
     assert tuple(mesh.shape.values()) == (1, 2)
 
 
-def test_too_few_devices():
+def test_too_few_devices_are_an_error():
     with pytest.raises(
         UserError, match=r'mesh.data=4 x mesh.tower=2 needs 8 devices and there are 2'
     ):
         towers.choose_mesh(nets.small(mesh__data=4, mesh__tower=2))
 
 
-def test_the_choice_is_said():
+def test_the_mesh_is_described_in_a_line():
     mesh = nets.mesh_of(2)
     assert towers.describe_mesh(mesh, 2) == '2 towers, 1 on each of 2 devices (cpu)'
     assert towers.device_names(mesh, 4) == [str(mesh.devices[0, t // 2]) for t in range(4)]
@@ -167,7 +168,7 @@ def test_the_choice_is_said():
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_a_step_lowers_for_accelerators(platform):
-    """On a machine without one: the program at least exists for it, exchanges included."""
+    """No accelerator is needed to lower the program, with all its exchanges."""
     config, mesh = nets.small(), nets.mesh_of(2)
     step = make_train_step(config, mesh)
     state = state_shapes(config, mesh)
@@ -186,7 +187,7 @@ from alexnet_jax.runtime import cpu_devices
 if sys.argv[1] == 'keep':
     cpu_devices.prepare_cpu_devices(tower=1)
 for _ in range(3):
-    np.ones(2**23)  # 64 MB, given back at once
+    np.ones(2**23)  # 64 MB, freed at once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     np.ones(2**23)
@@ -196,10 +197,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='an option of the GNU C library')
 def test_freed_memory_is_kept():
-    """Large blocks are not taken from the system, page by page, again and again."""
+    """Large blocks are reused, and not fetched from the system page by page each time."""
 
-    def faults(what):
-        command = [sys.executable, '-c', PAGES, what]
+    def page_faults(mode):
+        command = [sys.executable, '-c', PAGES, mode]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert faults('keep') < 0.1 * faults('as it is')
+    assert page_faults('keep') < 0.1 * page_faults('default')

@@ -9,18 +9,22 @@ from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.ops import convolution as implementation
 from alexnet_jax.ops import winograd
 from alexnet_jax.ops.convolution import convolution, convolved_size, unshared_convolution
+from devices import run
 
-# (pixels across, kernel, stride, padding): the paper's five layers in small, and odd fits.
+# (pixels across, kernel, stride, padding): kernels like those of the paper's layers, and sizes that
+# the stride does not divide.
 CASES = [(64, 11, 4, 0), (7, 5, 1, 2), (3, 3, 1, 1), (13, 3, 2, 1), (12, 5, 3, 0), (9, 2, 2, 0)]
 
 
 def arrays(across, kernel, seed=0):
+    """Returns two random images and a kernel."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(2, across, across, 3)).astype(np.float32)
     return x, rng.normal(size=(kernel, kernel, 3, 4)).astype(np.float32)
 
 
 def pads(across, kernel, stride, padding):
+    """Returns the zeros before and after the rows, and before and after the columns."""
     out = convolved_size(across, kernel, stride, padding)
     return ((padding, (out - 1) * stride + kernel - across - padding),) * 2
 
@@ -36,14 +40,14 @@ def test_agrees_with_the_definition(across, kernel, stride, padding):
 
 @pytest.mark.parametrize(('across', 'kernel', 'stride', 'padding'), CASES)
 def test_gradients_are_those_of_a_linear_map(across, kernel, stride, padding):
-    """<conv(x, w), g> = <x, dx> = <w, dw>: convolution is linear in each of its arguments."""
+    """A convolution is linear in each argument: <conv(x, w), g> = <x, dx> = <w, dw>."""
     x, w = arrays(across, kernel)
     y, vjp = jax.vjp(lambda x, w: convolution(x, w, stride, padding), x, w)
     g = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
     dx, dw = vjp(g)
-    whole = np.vdot(y, g)
-    np.testing.assert_allclose([np.vdot(x, dx), np.vdot(w, dw)], whole, rtol=1e-3, atol=1e-3)
-    # ... and the same in a direction of its own, where each tap counts by itself.
+    product = np.vdot(y, g)
+    np.testing.assert_allclose([np.vdot(x, dx), np.vdot(w, dw)], product, rtol=1e-3, atol=1e-3)
+    # The same holds in another random direction, to which each element contributes separately.
     x2, w2 = arrays(across, kernel, seed=2)
     np.testing.assert_allclose(
         np.vdot(w2, dw), np.vdot(convolution(x, w2, stride, padding), g), rtol=1e-3, atol=1e-2
@@ -54,7 +58,7 @@ def test_gradients_are_those_of_a_linear_map(across, kernel, stride, padding):
 
 
 def test_224_pixels_give_55():
-    """224 is no misprint for 227: the last window hangs 3 zero pixels over the edge."""
+    """The paper's 224 is not a misprint of 227: the last window extends 3 zeros past the edge."""
     assert convolved_size(224, 11, 4, 0) == 55
     x = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
     w = arrays(8, 11)[1]
@@ -66,25 +70,31 @@ def test_224_pixels_give_55():
 
 @pytest.mark.parametrize(('across', 'kernel', 'stride', 'padding'), CASES)
 def test_is_the_same_on_other_platforms(across, kernel, stride, padding):
-    """Elsewhere than on CPU the library's own form is used; here all forms run."""
+    """Other platforms than the CPU use XLA's convolution; here the CPU runs all the forms."""
     sizes = dict(stride=stride, padding=padding)
     x, w = arrays(across, kernel)
-    y = implementation._convolve(x, w, **sizes)
-    g = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
-    expected = implementation._derivative(implementation._convolve)(x, w, g, **sizes)
-    got = [implementation._derivative_by_image(x, w, g, **sizes)]
-    if -(-kernel // stride) in winograd.KERNELS:
-        np.testing.assert_allclose(
-            implementation._convolve_tiles(x, w, **sizes), y, rtol=1e-3, atol=1e-3
-        )
-        got.append(implementation._derivative(implementation._convolve_tiles)(x, w, g, **sizes))
-    for gradients in got:
-        for a, b in zip(gradients, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    out = convolved_size(across, kernel, stride, padding)
+    g = np.random.default_rng(1).normal(size=(2, out, out, 4)).astype(np.float32)
+
+    def convolve_all(x, w, g):
+        """Computes the result and the derivative with XLA's convolution, and with our forms."""
+        forms, derivative = [implementation._convolve], implementation._derivative
+        if -(-kernel // stride) in winograd.KERNELS:
+            forms.append(implementation._convolve_tiles)
+        by_image = implementation._derivative_by_image(x, w, g, **sizes)
+        values = [form(x, w, **sizes) for form in forms]
+        return values, [*(derivative(form)(x, w, g, **sizes) for form in forms), by_image]
+
+    (value, *values), (gradients, *others) = run(convolve_all, x, w, g)
+    for other in values:
+        np.testing.assert_allclose(other, value, rtol=1e-3, atol=1e-3)
+    for other in others:
+        for actual, expected in zip(other, gradients, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_papers_layers_go_by_tiles():
-    """All five, on CPU: each takes less than two thirds of the definition's multiplications."""
+def test_the_papers_layers_are_computed_by_tiles():
+    """On the CPU, all five take less than 70 % of the definition's multiplications."""
     config = nets.full()
     size, maps_in = config.augmentation.crop, 3
     for row, layer in zip(layer_table(config), config.model.convolutions().values(), strict=False):
@@ -94,18 +104,18 @@ def test_the_papers_layers_go_by_tiles():
         size, maps_in = row.pooled, row.maps
 
 
-def test_places_with_the_same_weights_are_a_convolution():
+def test_equal_weights_at_all_places_are_a_convolution():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 9, 9, 3)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
     for stride, padding in ((1, 1), (2, 0), (2, 1)):
-        plain = convolution(x, kernel, stride, padding)
-        everywhere = jnp.broadcast_to(kernel, (*plain.shape[1:3], *kernel.shape))
-        found = unshared_convolution(x, everywhere, stride, padding)
-        np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-4)
+        expected = convolution(x, kernel, stride, padding)
+        kernels = jnp.broadcast_to(kernel, (*expected.shape[1:3], *kernel.shape))
+        actual = unshared_convolution(x, kernels, stride, padding)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_place_knows_its_own_weights_alone():
+def test_a_place_depends_on_its_own_weights_only():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(1, 4, 4, 2)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(4, 4, 3, 3, 2, 5)), jnp.float32)

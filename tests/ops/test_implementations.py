@@ -28,11 +28,11 @@ class Device:
         ('pallas', CPU, False, 'interpreted'),
     ],
 )
-def test_the_platform_and_the_setting_choose(implementation, platform, works, backend):
+def test_the_platform_and_the_setting_choose_the_backend(implementation, platform, works, backend):
     assert choose_backend(implementation, platform, lambda _: works) == backend
 
 
-def test_the_platform_is_that_of_the_devices_not_of_this_machine():
+def test_the_platform_is_that_of_the_devices():
     """A program can be compiled for a GPU on a machine that has none."""
     assert Platform.of_devices([Device('gpu')] * 2) == Platform('gpu', is_local=False)
     assert Platform.of_devices(jax.devices()) == Platform.default() == Platform('cpu')
@@ -47,9 +47,9 @@ def test_triton_needs_an_ampere_gpu(capability, has_triton):
     assert kernel_agrees(platform, 'without a kernel', abs, abs, (2,)) == has_triton
 
 
-def test_a_kernel_for_a_device_that_is_not_here_is_not_tried():
+def test_a_kernel_for_a_device_that_is_not_attached_is_not_tried():
     def fail(x):
         raise RuntimeError('this kernel does not compile')
 
-    assert kernel_agrees(Platform('gpu', is_local=False), 'without', fail, fail, (2,))
-    assert not kernel_agrees(CPU, 'without', fail, abs, (2,))
+    assert kernel_agrees(Platform('gpu', is_local=False), 'without a kernel', fail, fail, (2,))
+    assert not kernel_agrees(CPU, 'without a kernel', fail, abs, (2,))

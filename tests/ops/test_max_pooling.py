@@ -14,7 +14,7 @@ def test_agrees_with_the_definition(across):
 
 
 @pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (3, 1), (5, 2), (2, 3)])
-def test_gradient_goes_to_the_largest(window, stride):
+def test_the_gradient_goes_to_the_largest_value(window, stride):
     rng = np.random.default_rng(0)
     x = rng.permutation(2 * 14 * 14 * 3).reshape(2, 14, 14, 3).astype(np.float32)  # no ties
     if (14 - window) % stride:
@@ -25,8 +25,8 @@ def test_gradient_goes_to_the_largest(window, stride):
     np.testing.assert_allclose(vjp(g)[0], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_all_that_tie_get_the_gradient():
-    """As in the 2012 code: (img == ma) * mg, for each pixel by itself."""
+def test_all_values_that_tie_get_the_gradient():
+    """The 2012 code computes (img == ma) * mg for each pixel separately."""
     _, vjp = jax.vjp(max_pooling, np.ones((1, 5, 5, 1), np.float32))
     gradient = np.asarray(vjp(np.ones((1, 2, 2, 1), np.float32))[0])[0, :, :, 0]
     pools_of_a_pixel = np.outer([1, 1, 2, 1, 1], [1, 1, 2, 1, 1])
@@ -34,30 +34,29 @@ def test_all_that_tie_get_the_gradient():
 
 
 def test_no_gradient_is_lost_to_rounding():
-    """What is pooled may be computed with more digits than it is stored with, within a program."""
+    """Inside a program, the pooled values may be computed with more digits than are stored."""
     rng = np.random.default_rng(0)
     a = jnp.asarray(rng.normal(size=(2, 15, 15, 8)), jnp.bfloat16)
     b = jnp.asarray(rng.uniform(0.5, 1.5, size=a.shape), jnp.bfloat16)
     g = jnp.ones((2, 7, 7, 8), jnp.bfloat16)
     gradient = jax.jit(lambda a: jax.vjp(lambda a: max_pooling(a * b), a)[1](g)[0])(a)
-    through = np.asarray(gradient, np.float32) / np.asarray(b, np.float32)
-    assert through.sum() >= g.size - 1  # ties, which bfloat16 has, may add to it
+    pooling_gradient = np.asarray(gradient, np.float32) / np.asarray(b, np.float32)
+    assert pooling_gradient.sum() >= g.size - 1  # ties, which bfloat16 has, may add to it
 
 
 @pytest.mark.parametrize(
     ('size', 'window', 'stride', 'pooled'),
-    # The paper's three layers, and those of net #147 without overlap (2/2), where 55 gives 28.
+    # The paper's three layers, and those of net #147 without overlap (2/2), with 28 pools in 55.
     [(55, 3, 2, 27), (27, 3, 2, 13), (13, 3, 2, 6), (55, 2, 2, 28), (26, 2, 2, 13), (11, 2, 2, 6)],
 )
 def test_sizes_round_up(size, window, stride, pooled):
     assert pooled_size(size, window, stride) == pooled
-    x = (
-        np.random.default_rng(0).normal(size=(1, size, size, 1)).astype(np.float32) - 9
-    )  # all below 0
+    x = np.random.default_rng(0).normal(size=(1, size, size, 1)).astype(np.float32)
+    x -= 9  # so all values are negative
     y = np.asarray(max_pooling(x, window, stride))
     assert y.shape == (1, pooled, pooled, 1)
     last = x[0, (pooled - 1) * stride :, (pooled - 1) * stride :, 0]
-    assert y[0, -1, -1, 0] == last.max()  # what hangs over the edge does not count, not even as 0
+    assert y[0, -1, -1, 0] == last.max()  # pixels beyond the edge do not count as 0
 
 
 def test_is_a_compiled_primitive():

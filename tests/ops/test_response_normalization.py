@@ -13,7 +13,8 @@ from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.response_normalization import response_normalization
 
 PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
-# (shape, constants): the paper's two layers in small, edges shorter than the window, other windows.
+# (shape, constants): as many maps as in the paper's two layers, fewer maps than the window, and
+# other windows.
 CASES = [
     ((2, 3, 3, 48), PAPER),
     ((2, 3, 3, 128), PAPER),
@@ -26,18 +27,20 @@ CASES = [
 
 
 def draw(shape, seed):
-    # As large as conv1's maps, so that alpha times the sum of squares is not small beside k.
+    """Draws values as large as in conv1's maps.
+
+    So alpha times the sum of squares is not small compared with k.
+    """
     return np.random.default_rng(seed).normal(0, 100, shape).astype(np.float32)
 
 
 @pytest.mark.parametrize(('shape', 'constants'), CASES)
 def test_agrees_with_the_formula(shape, constants):
     x = draw(shape, 0)
-    ours = response_normalization(x, *constants.values())
-    assert ours.dtype == jnp.float32
-    np.testing.assert_allclose(
-        ours, reference.response_normalization(x, **constants, groups=1), rtol=2e-6
-    )
+    y = response_normalization(x, *constants.values())
+    assert y.dtype == jnp.float32
+    expected = reference.response_normalization(x, **constants, groups=1)
+    np.testing.assert_allclose(y, expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize(('shape', 'constants'), CASES)
@@ -48,8 +51,8 @@ def test_derivative_agrees_with_the_jacobian(shape, constants):
     np.testing.assert_allclose(vjp(g)[0], expected, rtol=2e-5, atol=2e-6 * np.abs(expected).max())
 
 
-def test_derivative_is_that_of_the_program():
-    """Against automatic differentiation of the forward pass, with a random cotangent."""
+def test_derivative_agrees_with_automatic_differentiation():
+    """A random cotangent shows whether the gradient is inside the window's sum."""
     x, g = draw((2, 4, 4, 16), 0), draw((2, 4, 4, 16), 1)
     for rectify in (False, True):
         function = functools.partial(response_normalization, rectify=rectify)
@@ -59,7 +62,7 @@ def test_derivative_is_that_of_the_program():
         np.testing.assert_allclose(by_hand(g)[0], automatic(g)[0], rtol=1e-4, atol=1e-3)
 
 
-def test_rectify_is_a_relu_before():
+def test_rectify_applies_a_relu_first():
     x, g = draw((2, 3, 3, 12), 0), draw((2, 3, 3, 12), 1)
     y, vjp = jax.vjp(lambda x: response_normalization(x, rectify=True), x)
     y2, vjp2 = jax.vjp(lambda x: response_normalization(jax.nn.relu(x)), x)
@@ -68,7 +71,7 @@ def test_rectify_is_a_relu_before():
 
 
 def test_bfloat16_is_rounded_once():
-    """The arithmetic is float32: what is lost is in rounding the result."""
+    """The arithmetic is in float32, so only rounding the result loses digits."""
     x, g = (jnp.asarray(draw((2, 3, 3, 48), seed), jnp.bfloat16) for seed in (0, 1))
     y, vjp = jax.vjp(response_normalization, x)
     assert y.dtype == vjp(g)[0].dtype == jnp.bfloat16
@@ -81,8 +84,8 @@ def test_bfloat16_is_rounded_once():
     )
 
 
-def test_all_implementations_are_the_same_function():
-    """`implementation` chooses how it is computed, not what."""
+def test_all_implementations_compute_the_same_function():
+    """The setting `implementation` changes only how the function is computed."""
     x, g = draw((2, 3, 3, 48), 0), draw((2, 3, 3, 48), 1)
 
     def both(implementation):
@@ -92,14 +95,17 @@ def test_all_implementations_are_the_same_function():
         y, vjp = jax.vjp(function, x)
         return y, vjp(g)[0]
 
-    for expected, kernel in zip(both('jax'), both('pallas'), strict=True):
-        np.testing.assert_allclose(expected, kernel, rtol=1e-5, atol=1e-5)
+    for actual, expected in zip(both('pallas'), both('jax'), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="implementation='cuda' is not one of"):
         response_normalization(x, implementation='cuda')
 
 
 def test_kernels_are_tried_before_they_are_used(monkeypatch):
-    """Also while a step is traced, on several devices; one that is wrong or fails is left out."""
+    """A kernel that fails or gives wrong results is not used.
+
+    The trial also works while a step for several devices is traced.
+    """
     mesh = jax.make_mesh((2,), ('tower',), axis_types=(jax.sharding.AxisType.Auto,))
     place = jax.sharding.PartitionSpec('tower')
     results, cpu = [], Platform('cpu')
@@ -111,26 +117,26 @@ def test_kernels_are_tried_before_they_are_used(monkeypatch):
     mapped = jax.shard_map(function, mesh=mesh, in_specs=place, out_specs=place)
     jax.jit(mapped).trace(draw((2, 8), 0))
     assert results == [True]
-    right = response_normalization_pallas._powers
+    powers = response_normalization_pallas._powers
     monkeypatch.setattr(
-        response_normalization_pallas, '_powers', lambda s, formula: right(2 * s, formula)
+        response_normalization_pallas, '_powers', lambda s, formula: powers(2 * s, formula)
     )
     assert not module._kernel_agrees(cpu, 'interpreted')
     assert not module._kernel_agrees(cpu, 'tpu')  # there is no TPU
-    assert not module._kernel_works(cpu)  # a CPU interprets them, slowly
+    assert not module._kernel_works(cpu)  # a CPU would interpret the kernels, which is slow
 
 
 def test_two_towers_are_not_one_wide_layer():
-    """The window stops at a tower's edge: only the maps beside the seam tell the two apart."""
+    """The window ends at the edge of a tower, so only the maps beside the edge differ."""
     x = draw((1, 2, 2, 96), 0)
-    whole = np.asarray(response_normalization(x))
+    one_layer = np.asarray(response_normalization(x))
     halves = np.concatenate([response_normalization(h) for h in np.split(x, 2, axis=-1)], axis=-1)
-    differ = np.abs(whole - halves).max(axis=(0, 1, 2)) > 0
-    assert np.flatnonzero(differ).tolist() == [46, 47, 48, 49]
+    differences = np.abs(one_layer - halves).max(axis=(0, 1, 2))
+    assert np.flatnonzero(differences).tolist() == [46, 47, 48, 49]
 
 
 def test_is_a_compiled_primitive():
-    """A program that calls it holds one jitted function of its own derivative, not the parts."""
+    """A program that calls it contains one jitted function with a derivative of its own."""
     (outer,) = jax.make_jaxpr(response_normalization)(jnp.ones((1, 1, 1, 8))).eqns
     assert outer.primitive.name == 'custom_vjp_call'
     (inner,) = outer.params['call_jaxpr'].eqns

@@ -1,4 +1,4 @@
-"""The kernels in interpret mode against the formula in float64, and lowered for both devices."""
+"""The kernels, interpreted and compared with the formula, and lowered for GPU and TPU."""
 
 import collections
 
@@ -14,11 +14,11 @@ import reference
 from alexnet_jax.ops import response_normalization_pallas
 from alexnet_jax.ops.formula import Formula
 from alexnet_jax.ops.response_normalization_pallas import SHAPES, backward, forward
-from devices import TOWERS, calls, lowered, run
+from devices import TOWERS, kernel_calls, lowered, run
 
 PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
 # (shape, constants): maps in segments of four, two and one; pixels that do not fill the blocks;
-# windows that are even, of one map, wider than all maps.
+# windows of an even number of maps, of one map, and of more maps than there are.
 CASES = [
     ((3, 3, 3, 48), PAPER),
     ((1, 5, 3, 96), PAPER),
@@ -31,7 +31,7 @@ CASES = [
     ((2, 2, 3, 12), dict(size=1, k=2.0, alpha=1e-4, beta=1.0)),
     ((2, 2, 3, 3), dict(size=7, k=2.0, alpha=1e-4, beta=0.75)),
 ]
-# The target, the platform JAX lowers for, and what calls a kernel there.
+# (target, platform that JAX lowers for, custom call that runs a kernel).
 DEVICES = [('gpu', 'cuda', '__gpu$xla.gpu.triton'), ('tpu', 'tpu', 'tpu_custom_call')]
 
 each_target = pytest.mark.parametrize('target', ['gpu', 'tpu'])
@@ -39,38 +39,44 @@ each_device = pytest.mark.parametrize(('target', 'platform', 'custom_call'), DEV
 
 
 def draw(shape, seed, dtype=np.float32):
-    """As large as conv1's maps, so that alpha times a square is not small beside k; some are 0."""
+    """Draws values as large as in conv1's maps, and zeros.
+
+    So alpha times a square is not small compared with k.
+    """
     rng = np.random.default_rng(seed)
     x = rng.normal(0, 100, shape) * (rng.random(shape) > 0.1)
     return x.astype(np.float32).astype(dtype)
 
 
 def both(target, constants=PAPER, rectify=False, interpret=True):
-    """The function of x and g that returns y and dx."""
+    """Returns the function from x and g to y and dx."""
     formula = Formula(**constants, rectify=rectify)
     options = dict(formula=formula, target=target, interpret=interpret)
 
-    def of(x, g):
+    def function(x, g):
         return forward(x, **options), backward(x, g, **options)
 
-    return of
+    return function
 
 
 def assert_agrees(results, x, g, constants, rectify, tolerance):
-    """Within tolerance times |y|, and times the size of the terms whose difference dx is."""
+    """Checks y within tolerance times |y|, and dx within tolerance times its terms.
+
+    These are the two terms whose difference is dx.
+    """
     x, g = reference.float64(x), reference.float64(g)
     r = reference.relu(x) if rectify else x
     y = reference.response_normalization(r, **constants, groups=1)
     dx = reference.response_normalization_vjp(r, g, **constants, groups=1)
     dx = np.where(x > 0, dx, 0) if rectify else dx  # jax.nn.relu's derivative at 0 is 0
-    # |g| S^-beta + 2 alpha beta |r| sum |g r| S^(-beta - 1): the same terms, added.
+    # The sum of the terms: |g| S^-beta + 2 alpha beta |r| sum |g r| S^(-beta - 1).
     size, k, alpha, beta = constants.values()
     scaled = abs(g) * reference.response_scale(r, size, k, alpha, groups=1) ** -beta
     difference = reference.response_normalization_vjp(abs(r), abs(g), **constants, groups=1)
     terms = 2 * scaled - difference
-    for ours, exact, magnitude in zip(results, (y, dx), (abs(y), terms), strict=True):
-        assert ours.shape == exact.shape
-        assert np.max(abs(reference.float64(ours) - exact) - tolerance * magnitude) <= 0
+    for actual, expected, magnitude in zip(results, (y, dx), (abs(y), terms), strict=True):
+        assert actual.shape == expected.shape
+        assert np.max(abs(reference.float64(actual) - expected) - tolerance * magnitude) <= 0
 
 
 @each_target
@@ -85,7 +91,7 @@ def test_agrees_with_the_formula(target, shape, constants):
 @each_target
 @pytest.mark.parametrize(('shape', 'constants'), [CASES[3], CASES[7]])
 def test_rectifies_first(target, shape, constants):
-    """max(x, 0) and then the formula, with its derivative; a tenth of x is 0."""
+    """The kernel applies a ReLU before the formula; a tenth of x is 0."""
     x, g = draw(shape, 0), draw(shape, 1)
     results = run(both(target, constants, rectify=True), x, g)
     assert_agrees(results, x, g, constants, True, tolerance=1e-6)
@@ -94,7 +100,7 @@ def test_rectifies_first(target, shape, constants):
 @each_target
 @pytest.mark.parametrize(('shape', 'constants'), [CASES[0], CASES[7]])
 def test_bfloat16_is_rounded_once(target, shape, constants):
-    """The arithmetic is float32: all that is lost is in rounding the result, to 8 bits."""
+    """The arithmetic is in float32, so only rounding the result to 8 bits loses digits."""
     x, g = draw(shape, 0, jnp.bfloat16), draw(shape, 1, jnp.bfloat16)
     results = run(both(target, constants, rectify=True), x, g)
     assert [a.dtype for a in results] == [jnp.bfloat16] * 2
@@ -105,34 +111,42 @@ def test_bfloat16_is_rounded_once(target, shape, constants):
 def test_several_blocks_with_a_ragged_end(target, monkeypatch):
     monkeypatch.setattr(response_normalization_pallas, 'INTERPRETED_BLOCK', 16)
     x, g = draw((3, 3, 5, 12), 0), draw((3, 3, 5, 12), 1)
-    blocks = {'gpu': 9, 'tpu': 3}[target]  # 135 segments of four maps, or 45 pixels, by sixteens
-    assert {call.params['grid_mapping'].grid for call in calls(both(target), x, x)} == {(blocks,)}
+    # Blocks of 16, of the 135 segments of four maps or of the 45 pixels.
+    blocks = {'gpu': 9, 'tpu': 3}[target]
+    assert {call.params['grid_mapping'].grid for call in kernel_calls(both(target), x, x)} == {
+        (blocks,)
+    }
     assert_agrees(run(both(target), x, g), x, g, PAPER, False, tolerance=1e-6)
 
 
 @pytest.mark.parametrize('shape', [(3, 5, 5, 48), (13, 5, 5)])
-def test_gpu_touches_nothing_outside_and_writes_all_once(shape, monkeypatch):
-    """Several blocks of the size in use; interpret mode lets an address outside an array pass."""
-    devices.in_guarded_memory(monkeypatch)
+def test_gpu_stays_inside_its_arrays_and_writes_every_address_once(shape, monkeypatch):
+    """Interpret mode does not notice an address outside an array.
+
+    There are several blocks of the real size.
+    """
+    devices.use_guarded_memory(monkeypatch)
     x, g = draw(shape, 0), draw(shape, 1)
     results = both('gpu', interpret=False)(x, g)
     assert_agrees(results, x, g, PAPER, False, tolerance=1e-6)
 
 
 @each_target
-def test_derivative_is_that_of_the_function(target):
-    """Without the formula: by central differences, at points where the ReLU has no kink."""
+def test_derivative_agrees_with_differences(target):
+    """Central differences do not need the formula; they avoid the kink of the ReLU."""
     x, g, direction = draw((2, 3, 12), 0), draw((2, 3, 12), 1), draw((2, 3, 12), 2)
-    of = both(target, rectify=True)
+    function = both(target, rectify=True)
     direction = np.where(abs(x) > 10, direction, 0) / 100
-    ahead, behind = (reference.float64(run(of, x + sign * direction, g)[0]) for sign in (1, -1))
+    ahead, behind = (
+        reference.float64(run(function, x + sign * direction, g)[0]) for sign in (1, -1)
+    )
     slope = np.sum(g * (ahead - behind)) / 2
-    assert np.sum(run(of, x, g)[1] * direction) == pytest.approx(slope, rel=1e-3)
+    assert np.sum(run(function, x, g)[1] * direction) == pytest.approx(slope, rel=1e-3)
 
 
 @each_target
 def test_nan_stays_in_its_pixel(target):
-    """It must be seen, also through the ReLU, but not in the other pixels of a block."""
+    """A NaN must appear in the result, also after the ReLU, but in no other pixel of a block."""
     x, g = draw((4, 3, 12), 0), draw((4, 3, 12), 1)
     x[1, 1, 5] = np.nan
     for result in run(both(target, rectify=True), x, g):
@@ -152,7 +166,7 @@ def test_inside_a_shard_map_over_two_devices(target):
     x, g = draw((4, 3, 8), 0), draw((4, 3, 8), 1)
     mesh = jax.make_mesh((1, 2), ('data', 'tower'), axis_types=(AxisType.Auto,) * 2)
     specs = P(('tower', 'data'))
-    # An interpreted kernel mixes constants with values that vary, which check_vma=True refuses.
+    # check_vma=True refuses interpreted kernels, which mix constants with values that vary.
     mapped = jax.shard_map(
         both(target), mesh=mesh, in_specs=specs, out_specs=specs, check_vma=False
     )
@@ -172,12 +186,11 @@ def test_no_images_give_no_images(target):
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
 def test_lowers_at_full_size(target, platform, custom_call, shape, dtype):
     x = jax.ShapeDtypeStruct((128, *shape), dtype)
-    of = both(target, rectify=True, interpret=False)
-    text = lowered(of, platform, x, x)
+    text = lowered(both(target, rectify=True, interpret=False), platform, x, x)
     assert text.count(f'custom_call @{custom_call}(') == 2
     assert 'response_normalization_forward' in text
     assert 'response_normalization_backward' in text
-    assert 'maxnum' not in text  # the maximum of Triton, which makes 0 of a NaN
+    assert 'maxnum' not in text  # Triton's maximum, which turns a NaN into 0
 
 
 @each_device
@@ -192,7 +205,7 @@ def test_lowers_for_other_maps_and_constants_under_vmap(target, platform, custom
 @each_device
 @pytest.mark.parametrize('varying', [P('tower'), P(('tower', 'data'))])
 def test_lowers_inside_a_checked_shard_map(target, platform, custom_call, varying):
-    """With check_vma=True the result has to say over which axes of the mesh it varies."""
+    """With check_vma=True, a kernel must declare over which axes of the mesh its result varies."""
     x = jax.ShapeDtypeStruct((8, 7, 48), jnp.float32)
     mapped = jax.shard_map(
         both(target, interpret=False), mesh=TOWERS, in_specs=varying, out_specs=varying
@@ -202,11 +215,11 @@ def test_lowers_inside_a_checked_shard_map(target, platform, custom_call, varyin
 
 
 def test_gpu_loads_each_neighbour_once_and_computes_each_s_once():
-    """For a segment of four maps and windows of five: all that the four results depend on."""
+    """With windows of five, a segment of four maps loads only what its results depend on."""
     x = jax.ShapeDtypeStruct((128, *SHAPES['conv1']), jnp.float32)
     counts = [
         collections.Counter(e.primitive.name for e in call.params['jaxpr'].eqns)
-        for call in calls(both('gpu', interpret=False), x, x)
+        for call in kernel_calls(both('gpu', interpret=False), x, x)
     ]
     # Each S takes two reciprocal roots.
     assert [(n['masked_load'], n['masked_swap'], n['rsqrt'] // 2) for n in counts] == [
@@ -216,16 +229,16 @@ def test_gpu_loads_each_neighbour_once_and_computes_each_s_once():
 
 
 @each_target
-def test_refuses_what_an_int32_cannot_index(target):
-    of = both(target, interpret=False)
+def test_refuses_arrays_that_an_int32_cannot_index(target):
+    function = both(target, interpret=False)
     most = jax.ShapeDtypeStruct((2**31 // 32 - 1, 32), jnp.bfloat16)
-    assert jax.eval_shape(of, most, most)[1].shape == most.shape
+    assert jax.eval_shape(function, most, most)[1].shape == most.shape
     more = jax.ShapeDtypeStruct((2**31 // 32, 32), jnp.bfloat16)
     with pytest.raises(ValueError, match=r'2\*\*31 elements or more'):
-        jax.eval_shape(of, more, more)
+        jax.eval_shape(function, more, more)
 
 
-def test_refuses_other_arguments():
+def test_refuses_invalid_arguments():
     x = np.ones((2, 8), np.float32)
     with pytest.raises(ValueError, match=r'the cotangent of float32\[2,8\] is float32\[1,8\]'):
         both('gpu')(x, x[:1])

@@ -11,65 +11,58 @@ from alexnet_jax.model import towers
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
-from alexnet_jax.training.step import make_train_step
-
-CONSTANTS, NO_NOISE = nets.constants(), jnp.float32(0)
 
 
-def steps(config, mesh, number, rate=0.01):
-    """Returns the state and the metrics of each step after `number` steps on different batches."""
-    step = make_train_step(config, mesh)
-    state, history = place_initial_state(config, mesh), []
-    constants = jax.device_put(CONSTANTS, towers.shardings(mesh, towers.spec(mesh, 'constants')))
-    for i in range(number):
-        batch = towers.put_batch(mesh, nets.batch(config, seed=i))
-        state, metrics = step(state, batch, constants, Rates.equal(rate), NO_NOISE)
-        history.append({name: float(x) for name, x in metrics.items()})
-    return state, history
-
-
+@pytest.mark.slow
 def test_meshes_agree_after_20_steps():
-    """One device, two with a tower each, two with half the batch each; with dropout and crops."""
+    """Dropout and random crops are on, and LLVM optimizes the program as in a user's run.
+
+    The meshes are one device, two devices with a tower each, and two that share the batch.
+    """
     config = nets.small()
-    (one, first), *others = (
-        steps(config, mesh, 20)
+    (state, metrics), *others = (
+        nets.run_steps(config, mesh, 20, optimized=True)
         for mesh in (nets.mesh_of(1), nets.mesh_of(2), nets.mesh_of(1, data=2))
     )
-    for state, metrics in others:
-        for values, expected in zip(metrics, first, strict=True):
-            assert values == pytest.approx(expected, rel=2e-5)
-        for path, x in jax.tree_util.tree_leaves_with_path(state.params):
-            expected = one.params[path[0].key][path[1].key]
+    for other_state, other_metrics in others:
+        for actual, expected in zip(other_metrics, metrics, strict=True):
+            assert actual == pytest.approx(expected, rel=2e-5)
+        for path, x in jax.tree_util.tree_leaves_with_path(other_state.params):
+            expected = state.params[path[0].key][path[1].key]
             np.testing.assert_allclose(x, expected, rtol=1e-4, atol=2e-6, err_msg=str(path))
 
 
-@pytest.fixture(scope='module')
-def two_devices():
-    """A config, its mesh and its compiled step."""
-    config, mesh = nets.small(optimizer__batch_size=32), nets.mesh_of(2)
-    return config, mesh, make_train_step(config, mesh)
-
-
-def losses_on(batch, two_devices, number, rate):
-    config, mesh, step = two_devices
-    state = place_initial_state(config, mesh)
-    on_device, losses = towers.put_batch(mesh, batch), []
-    for _ in range(number):
-        state, metrics = step(state, on_device, CONSTANTS, Rates.equal(rate), NO_NOISE)
+def losses_on(batches, number, rate):
+    """Trains the small net on two devices, on these batches in turn, and returns the losses."""
+    config, mesh = nets.small(), nets.mesh_of(2)
+    step, state, losses = nets.compiled_step(config, mesh), place_initial_state(config, mesh), []
+    batches = [towers.put_batch(mesh, batch) for batch in batches]
+    for i in range(number):
+        state, metrics = step(
+            state,
+            batches[i % len(batches)],
+            nets.constants(),
+            Rates.equal(rate),
+            jnp.float32(0),
+        )
         losses.append(float(metrics['loss']))
     return losses
 
 
-def test_bfloat16_is_for_activations_alone():
-    """The same run but for rounding; parameters, velocity and loss are float32, and towers exchange
-    half the bytes."""
+def test_bfloat16_is_used_for_activations_only():
+    """The training is the same except for rounding.
+
+    Parameters, velocity and loss are float32, and towers exchange half as many bytes.
+    """
     exact, rounded = nets.small(), nets.small(model__dtype='bfloat16')
     mesh = nets.mesh_of(2)
-    (_, first), (state, second) = (steps(config, mesh, 5) for config in (exact, rounded))
+    (_, metrics), (state, rounded_metrics) = (
+        nets.run_steps(config, mesh, 5) for config in (exact, rounded)
+    )
     assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype('float32'), jnp.dtype('int32')}
-    losses = [[metrics['loss'] for metrics in history] for history in (first, second)]
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
-    assert losses[0] != pytest.approx(losses[1], rel=1e-6)
+    losses, rounded_losses = ([m['loss'] for m in each] for each in (metrics, rounded_metrics))
+    assert losses == pytest.approx(rounded_losses, rel=0.02)
+    assert losses != pytest.approx(rounded_losses, rel=1e-6)
     logits = nets.compiled_logits(rounded, mesh)
     text = logits.lower(state.params, nets.images(rounded, 8)).as_text()
     gathers = re.findall(r'all_gather.*?-> tensor<[0-9x]*(\w+)>', text, re.DOTALL)
@@ -77,38 +70,43 @@ def test_bfloat16_is_for_activations_alone():
 
 
 def test_colour_noise_reaches_the_net():
-    """Except with standard deviation 0; equal deviations give equal draws."""
-    config, mesh = nets.small(augmentation__colour__noise='root'), nets.mesh_of(1)
-    step = make_train_step(config, mesh)
+    """A deviation of 0 adds no noise, and every other one uses the same draws.
+
+    So two runs that differ in the deviation can be compared.
+    """
+    config, mesh = nets.small(augmentation__colour__noise='root'), nets.mesh_of(2)
+    step = nets.compiled_step(config, mesh)
     batch = towers.put_batch(mesh, nets.batch(config))
+    constants = nets.constants()
+    constants = constants._replace(colours=200 * constants.colours)
 
     def loss(deviation):
         state = place_initial_state(config, mesh)
-        constants = CONSTANTS._replace(colours=200 * CONSTANTS.colours)
-        return float(
-            step(state, batch, constants, Rates.equal(0.01), jnp.float32(deviation))[1]['loss']
-        )
+        _, metrics = step(state, batch, constants, Rates.equal(0.01), jnp.float32(deviation))
+        return float(metrics['loss'])
 
-    plain = steps(nets.small(), mesh, 1)[1][0]['loss']
-    assert abs(loss(0.0) - plain) < 0.05  # the crops are drawn differently
+    _, (metrics,) = nets.run_steps(nets.small(), mesh, 1)
+    assert abs(loss(0.0) - metrics['loss']) < 0.05  # the crops are drawn differently
     assert loss(0.0) == loss(0.0)
     assert loss(0.5) == loss(0.5) != loss(0.0)
 
 
-def test_dropout_and_crops_are_on(two_devices):
-    """With learning rate 0 the parameters stay, and only masks and crops differ between steps."""
-    losses = losses_on(nets.batch(two_devices[0]), two_devices, 3, rate=0.0)
+def test_dropout_and_random_crops_are_on():
+    """With a learning rate of 0, only the masks and the crops differ between steps."""
+    batches = [nets.batch(nets.small())]
+    losses = losses_on(batches, 3, rate=0.0)
     assert len(set(losses)) == 3
-    assert losses == losses_on(nets.batch(two_devices[0]), two_devices, 3, rate=0.0)
+    assert losses == losses_on(batches, 3, rate=0.0)
 
 
-def test_steps_lower_the_loss(two_devices):
-    """The net learns to distinguish ten shades of grey."""
-    batch = nets.batch(two_devices[0])
-    batch['image'] = np.broadcast_to(
-        np.uint8(28 * batch['label'])[:, None, None, None], batch['image'].shape
-    ).copy()
-    losses = losses_on(batch, two_devices, 200, rate=0.01)
+def test_training_lowers_the_loss():
+    """The net learns to distinguish ten shades of grey, in four batches."""
+    batches = [nets.batch(nets.small(), seed) for seed in range(4)]
+    for batch in batches:
+        shades = np.uint8(28 * batch['label'])[:, None, None, None]
+        batch['image'] = np.broadcast_to(shades, batch['image'].shape).copy()
+    assert len({label for batch in batches for label in batch['label']}) == 10
+    losses = losses_on(batches, 200, rate=0.01)
     assert losses[0] == pytest.approx(np.log(10), abs=1)
     assert np.mean(losses[-10:]) < 0.7 * np.log(10)
 
