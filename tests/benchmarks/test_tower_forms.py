@@ -48,6 +48,7 @@ def test_the_logits_are_those_of_the_net(form, masks):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', OTHERS)
 def test_the_gradient_is_that_of_the_net(form):
     def gradient(form):
@@ -83,11 +84,11 @@ def test_each_form_runs_its_convolutions_its_own_way():
     assert groups['vmapped'] == 3
 
 
-@pytest.mark.parametrize('form', OTHERS)
-def test_a_training_step_in_another_form_is_the_same_step(form):
+@pytest.mark.slow
+def test_a_training_step_in_another_form_is_the_same_step():
     mesh, rates = nets.mesh_of(1), Rates.equal(0.01)
     losses, states = [], []
-    for name in ('unrolled', form):
+    for name in ('unrolled', 'grouped'):
         apply = make_apply(name, CONFIG)
         step = make_train_step(CONFIG, mesh, lambda *args, apply=apply: (apply(*args), {}))
         batch = towers.put_batch(mesh, nets.batch(CONFIG))

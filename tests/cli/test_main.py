@@ -148,10 +148,11 @@ def test_a_program_is_run_by_its_name():
     assert (code, err) == (2, "alexnet_jax: there is no program 'man': did you mean main?\n")
 
 
-def test_a_workdir_keeps_to_its_config(tmp_path, data_dir):
+@pytest.mark.slow
+def test_a_workdir_keeps_to_its_config(tmp_path, data_dir, trained_run):
     """Other settings are refused and nothing is lost; the same command ends at once."""
     workdir = tmp_path / 'w'
-    assert runs.run(runs.command(workdir, data_dir))[0] == 0
+    shutil.copytree(trained_run, workdir)
     before = runs.final(workdir)
     code, _, err = runs.run(runs.command(workdir, data_dir, seed=1))
     assert code == 2
@@ -163,6 +164,7 @@ def test_a_workdir_keeps_to_its_config(tmp_path, data_dir):
     assert before[0] == runs.final(workdir)[0]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, data_dir):
     code, _, err = runs.run(runs.command(tmp_path, data_dir, learning_rate__initial=1e6))
     assert code == 2
@@ -178,6 +180,7 @@ def test_synthetic_images_are_called_so(tmp_path):
     assert synthetic.NOTICE in out
 
 
+@pytest.mark.slow
 def test_four_devices(tmp_path, data_dir):
     """The data x tower mesh is the requested one; the result equals that of two devices."""
     ends = []
@@ -192,6 +195,7 @@ def test_four_devices(tmp_path, data_dir):
         assert abs(x - ends[1][name]).max() < 1e-4, name
 
 
+@pytest.mark.slow
 def test_training_on_ones_own_images(tmp_path):
     """One folder per class; two classes that differ in colour are soon separated."""
     pets = tars.class_folders(tmp_path / 'pets', images=60)
@@ -218,6 +222,7 @@ def test_training_on_ones_own_images(tmp_path):
     assert last['eval/top1_error'] < 0.2
 
 
+@pytest.mark.slow
 def test_a_bad_record_stops_the_run_unless_it_may_be_skipped(tmp_path, data_dir):
     """The record is named; if it may be skipped, the run resumes and counts it at the end."""
     shutil.copytree(data_dir, tmp_path / 'data')

@@ -59,6 +59,7 @@ def test_a_signal_to_all_processes_of_a_run_loses_nothing(tmp_path, data_dir):
     assert runs.final(tmp_path)[0] >= 8
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_saves_and_can_be_resumed(tmp_path, data_dir, trained_run):
     """SIGTERM: a checkpoint, an exit code of its own and a line of text; then the same end."""
     process = runs.start(runs.command(tmp_path, data_dir))

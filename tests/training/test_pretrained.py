@@ -35,6 +35,7 @@ def test_another_number_of_classes_excludes_only_fc8(trained_run):
         pretrained.load_layers(initial, Pretrained(str(trained_run), (*layers, 'fc8')))
 
 
+@pytest.mark.slow
 def test_fine_tuning_as_a_user_does_it(trained_run, tmp_path, data_dir):
     """One step of a run with a learning rate of almost 0 leaves the layers as they were."""
     arguments = runs.command(
