@@ -1,7 +1,6 @@
 """The other ways to run the towers of one device compute what the net computes."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,9 +9,6 @@ from tower_forms import FORMS, make_apply
 import devices
 import nets
 from alexnet_jax.model import alexnet, dropout, towers
-from alexnet_jax.training.optimizer import Rates
-from alexnet_jax.training.state import place_initial_state
-from alexnet_jax.training.step import make_train_step
 
 CONFIG = nets.small(mesh__tower=1)
 KEY = jax.random.key(3)
@@ -82,23 +78,6 @@ def test_each_form_runs_its_convolutions_its_own_way():
     assert groups['unrolled'] == 0
     assert groups['grouped'] == 3  # conv2, conv4 and conv5 read their own tower's maps
     assert groups['vmapped'] == 3
-
-
-@pytest.mark.slow
-def test_a_training_step_in_another_form_is_the_same_step():
-    mesh, rates = nets.mesh_of(1), Rates.equal(0.01)
-    losses, states = [], []
-    for name in ('unrolled', 'grouped'):
-        apply = make_apply(name, CONFIG)
-        step = make_train_step(CONFIG, mesh, lambda *args, apply=apply: (apply(*args), {}))
-        batch = towers.put_batch(mesh, nets.batch(CONFIG))
-        state = place_initial_state(CONFIG, mesh)
-        state, metrics = step(state, batch, nets.constants(), rates, jnp.float32(0.1))
-        losses.append(float(metrics['loss']))
-        states.append(state.params)
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    for own, right in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_allclose(own, right, atol=1e-4)
 
 
 def test_a_layer_that_the_forms_do_not_know_is_refused():

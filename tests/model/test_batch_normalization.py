@@ -78,14 +78,6 @@ def test_meshes_agree():
             np.testing.assert_allclose(x, other, rtol=1e-5, atol=1e-6)
 
 
-def test_meshes_agree_on_the_loss():
-    """The net has ReLUs and pools; the meshes are one device, and two with half a batch each."""
-    losses, other_losses = (
-        run(config(), mesh, 2)[1] for mesh in (nets.mesh_of(1), nets.mesh_of(1, 2))
-    )
-    assert other_losses == pytest.approx(losses, rel=1e-4)
-
-
 def test_without_memory_the_averages_are_the_moments_of_the_batch():
     """Neither weight decay nor the velocity changes them."""
     settings = config(
