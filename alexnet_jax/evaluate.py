@@ -50,7 +50,9 @@ def main(_: Sequence[str]) -> None:
     """Evaluates the nets that the flags name."""
     with report_user_errors():
         workdirs = _workdirs()
-        from alexnet_jax.evaluation import run_evaluation  # with JAX: a mistake is told before
+        from alexnet_jax.evaluation import (
+            run_evaluation,
+        )  # imports JAX; mistakes in the flags are reported first
 
         dataset = {
             'eval_split': _SPLIT.value,

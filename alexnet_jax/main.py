@@ -87,7 +87,8 @@ def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
             return EXIT_STOPPED
         print(f'\n{terminal.summary(config, loop.results, loop.images_per_second, workdir)}')
         if loop.bad.names:
-            print(f'left out     {len(loop.bad.names)} bad: {", ".join(loop.bad.names)}')
+            names = ', '.join(loop.bad.names)
+            print(f'replaced     {len(loop.bad.names)} unreadable images: {names}')
         return 0
 
 

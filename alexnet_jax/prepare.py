@@ -85,7 +85,9 @@ def _prepare_from_tars(tars: Path, data_dir: Path) -> None:
 
     size = _pixels()
     if not size and _STORAGE.value == 'raw':
-        raise UserError('--storage=raw needs a --size in pixels, as all images have the same')
+        raise UserError(
+            '--storage=raw needs a --size in pixels, because all raw images have the same size'
+        )
     storage = Storage(size, _STORAGE.value == 'raw', _QUALITY.value, _FILTER.value)
     with ProgressBars() as bars:
         if _VERIFY.value:
@@ -117,7 +119,7 @@ def _prepare_from_tars(tars: Path, data_dir: Path) -> None:
 
 def _training_command(name: str, classes: int, size: int) -> str:
     """Returns the command that trains on a data set."""
-    settings = {'config': 'configs/ilsvrc2012.py', 'config.dataset.name': name}
+    settings = {'config': 'ilsvrc2012', 'config.dataset.name': name}
     if _DATA_DIR.value:
         settings['config.dataset.data_dir'] = _DATA_DIR.value
     if classes != 1000:

@@ -55,7 +55,10 @@ def main(_: Sequence[str]) -> None:
 
 
 def _comparisons(workdir: Path) -> list[Section]:
-    """Returns the sections about several runs; made first, since their mistakes show at once."""
+    """Returns the sections about several runs.
+
+    They are made first, so that mistakes in their flags are reported at once.
+    """
     parts = []
     relu, tanh = _RELU.value, _TANH.value
     if bool(relu) != bool(tanh):

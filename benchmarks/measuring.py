@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from absl import flags
 
-Contender = Callable[[], object]  # does what is timed, once, and waits for its end
+Contender = Callable[[], object]  # runs the work once and waits until it is done
 
 NO_TORCH = 'PyTorch is not installed, so its rows are left out: pip install torch'
 
@@ -71,7 +71,7 @@ def circumstances(packages: Sequence[str]) -> dict[str, Any]:
     """Returns the command, date, device and versions under which a result is measured.
 
     Args:
-      packages: whose versions are recorded beside Python's.
+      packages: the packages whose versions are recorded, in addition to Python's.
     """
     script = Path(sys.argv[0]).name
     return {

@@ -296,7 +296,7 @@ def compare(
 
     Args:
       name: the contender.
-      seconds: of each contender, in each round.
+      seconds: the seconds of each contender in each round.
       table: what they compute.
       moved: bytes that a contender must move.
       copied: bytes that the copy moves.

@@ -27,7 +27,7 @@ def photograph(rng: np.random.Generator) -> bytes:
 
 
 def tar_of(files: Iterable[tuple[str, bytes]]) -> bytes:
-    """Returns a tar of files, given by name and content."""
+    """Returns a tar of files; each is a pair of name and content."""
     memory = io.BytesIO()
     with tarfile.open(fileobj=memory, mode='w') as tar:
         for name, data in files:

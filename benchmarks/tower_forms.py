@@ -65,7 +65,7 @@ def _logits(
     units = [x.reshape(len(x), -1) for x in maps]
     for name, settings in model.hidden().items():
         if settings.nonlinearity != 'relu':
-            raise ValueError(f'{name}: the forms of the towers know ReLUs only')
+            raise ValueError(f'{name}: the forms of the towers support only ReLU')
         units = _exchange(units) if settings.reads == 'all' else units
         kernel_TIO, bias_TO = (params[name][k].astype(dtype) for k in ('kernel_TIO', 'bias_TO'))
         units = [jax.nn.relu(x @ kernel_TIO[t] + bias_TO[t][None]) for t, x in enumerate(units)]

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
 
     c.dataset = ConfigDict()
     c.dataset.name = 'imagenet2012_256'  # alexnet_jax.prepare makes it from the tars
-    c.dataset.folder = ''  # of images of one's own, in place of the name
+    c.dataset.folder = ''  # a folder of your own images, which replaces the name
     c.dataset.data_dir = ''  # TFDS's own: $TFDS_DATA_DIR, or ~/tensorflow_datasets
     c.dataset.train_split = 'train'
     c.dataset.eval_split = 'validation'
@@ -108,7 +108,7 @@ def get_config() -> ConfigDict:
     c.pretrained = ConfigDict(
         dict(workdir='', layers=('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7'))
     )
-    c.mesh = ConfigDict(dict(tower=0, data=0))  # 0 chooses
+    c.mesh = ConfigDict(dict(tower=0, data=0))  # 0: chosen automatically
     c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=128, average_views=True))
     c.checkpoint = ConfigDict(dict(every_epochs=0.25, keep=3))
     c.log = ConfigDict(dict(every_steps=100))

@@ -1,7 +1,7 @@
 """The flags of programs that train: --config, its overrides, and --settings.
 
-`--config.NAME=VALUE` is no flag of its own: the names are those of the schema, and the values are
-parsed by their types there. Absl's flag `config.NAME` collects them as `NAME=VALUE`.
+There is no separate flag for each `--config.NAME=VALUE`: the names are those of the schema, and the
+values are parsed by their types there. Absl's flag `config.NAME` collects them as `NAME=VALUE`.
 """
 
 import re

@@ -39,18 +39,19 @@ class Convolution:
     padding: Annotated[
         int,
         AtLeast(0, 1024),
-        'Zero pixels on every side; what the stride still lacks is added right and bottom.',
+        'Zero pixels on every side; as many more as the last stride needs are added at the right '
+        'and the bottom.',
     ]
     reads: Annotated[
         str,
         OneOf(READS),
-        'Inputs: the maps of the own tower, or those of all towers (§3.2). The first layer, which '
+        'Inputs: the maps of its own tower, or those of all towers (§3.2). The first layer, which '
         "reads the image, has 'own'.",
     ]
     shared: Annotated[
         bool,
-        'One kernel for all places; if false, each place has its own, as the local layers of the '
-        '2012 code.',
+        'One kernel for all places; if false, each place has its own, as in the local layers of '
+        'the 2012 code.',
     ]
     batch_normalization: Annotated[
         bool,
@@ -74,7 +75,7 @@ class Dense:
         int, AtLeast(0, 1_048_576), 'Units of one tower, at width 1; 0: the net has no such layer.'
     ]
     reads: Annotated[
-        str, OneOf(READS), 'Inputs: the units of the own tower, or those of all towers (§3.2).'
+        str, OneOf(READS), 'Inputs: the units of its own tower, or those of all towers (§3.2).'
     ]
     std: Annotated[float, Above(0), 'Standard deviation of the initial weights, at width 1 (§5).']
     bias: Annotated[float, 'Initial value of the biases (§5).']
@@ -119,7 +120,9 @@ class SpatialNormalization:
     size: Annotated[int, _Pixels, 'Pixels across the window.']
     k: Annotated[float, Above(0), 'Constant that is added to the sum.']
     alpha: Annotated[
-        float, AtLeast(0), "Factor of the sum of squares: the 2012 code's scale over size ** 2."
+        float,
+        AtLeast(0),
+        "Factor of the sum of squares: the 2012 code's scale divided by size ** 2.",
     ]
     beta: Annotated[float, AtLeast(0), 'Exponent.']
 
@@ -130,7 +133,7 @@ class BatchNormalization:
 
     epsilon: Annotated[float, Above(0), 'Constant that is added to the variance.']
     memory: Annotated[
-        float, HalfOpen(0, 1), 'Fraction of the averages for test time that a step keeps.'
+        float, HalfOpen(0, 1), 'Fraction of the running averages that each step keeps.'
     ]
 
 
@@ -150,7 +153,8 @@ class Model:
     width: Annotated[
         float,
         Above(0, 64),
-        'Factor of all maps and units; standard deviations after conv1 are divided by its root.',
+        'Factor that multiplies the number of maps and units of every layer; initial standard '
+        'deviations, except that of conv1, are divided by its square root.',
     ]
     dtype: Annotated[
         str, OneOf(DTYPES), 'Type of activations and products; parameters and loss stay float32.'
@@ -180,7 +184,7 @@ class Model:
         return {name: layer for name, layer in layers.items() if layer.units}
 
     def layers(self) -> dict[str, 'Convolution | Dense | Output']:
-        """Returns all layers with weights of this net by name, in order."""
+        """Returns all layers of this net that have weights, by name, in order."""
         return self.convolutions() | self.hidden() | {'fc8': self.fc8}
 
     def widened(self, maps_or_units: int) -> int:

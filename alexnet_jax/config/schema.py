@@ -35,7 +35,7 @@ class Dataset:
         str, "TFDS data set; 'digits' is embedded, 'synthetic' is made up, for measuring speed."
     ]
     folder: Annotated[
-        str, "Folder of one's own images, one folder per class, in place of the name; '' for none."
+        str, "Folder of your own images, one folder per class; it replaces the name; '' for none."
     ]
     data_dir: Annotated[
         str, "Where TFDS keeps data sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets."
@@ -61,8 +61,8 @@ class Colour:
     noise: Annotated[
         str,
         OneOf(NOISE),
-        "Factor of a principal colour's normal draw: its eigenvalue, as printed, or the root of "
-        'it, as in the 2012 code (§4.1).',
+        'Factor that multiplies the normal draw of each principal colour: its eigenvalue, as '
+        'printed; its square root, as in the 2012 code; or none, for no noise (§4.1).',
     ]
     deviation: Annotated[float, AtLeast(0), 'Standard deviation of the draws (§4.1).']
     divide: Annotated[
@@ -70,7 +70,7 @@ class Colour:
         'Divide the image, noise included, by 1 + deviation, as in the 2012 code '
         '(convdata_jpeg.py:178).',
     ]
-    until_epoch: Annotated[float, AtLeast(0), 'Epoch from which on there is no noise.']
+    until_epoch: Annotated[float, AtLeast(0), 'Epoch at which the noise ends.']
 
     def deviation_at(self, epoch: float) -> float:
         """Returns the standard deviation of the draws at this point of the training."""
@@ -87,14 +87,14 @@ class Augmentation:
     positions: Annotated[
         int,
         AtLeast(0, 4096),
-        'Places of the training crop along each axis, in the middle; 0 is all there are (§4.1).',
+        'Number of positions of the training crop along each axis, the central ones; 0 uses all '
+        'positions (§4.1).',
     ]
-    mirror: Annotated[bool, 'Horizontal reflections, in training and among the test views (§4.1).']
+    mirror: Annotated[bool, 'Horizontal flips, in training and among the test views (§4.1).']
     images_per_draw: Annotated[
         int,
         _Batch,
-        'Consecutive images that share crop and reflection; 32 in the 2012 code '
-        '(convdata_jpeg.py:77).',
+        'Consecutive images that share crop and flip; 32 in the 2012 code (convdata_jpeg.py:77).',
     ]
     mean: Annotated[
         str,
@@ -121,10 +121,11 @@ class Optimizer:
     weight_decay: Annotated[float, AtLeast(0), 'Weight decay of the weights (§5).']
     bias_weight_decay: Annotated[float, AtLeast(0), 'Weight decay of the biases.']
     bias_rate_factor: Annotated[
-        float, AtLeast(0), "Learning rate of the biases, in units of the weights'."
+        float, AtLeast(0), 'Learning rate of the biases, as a multiple of that of the weights.'
     ]
     bias_rate_falls: Annotated[
-        bool, "The biases' learning rate falls with the weights'; if false, it stays as it began."
+        bool,
+        "The biases' learning rate falls with the weights'; if false, it keeps its initial value.",
     ]
 
 
@@ -163,13 +164,13 @@ class FirstLayer:
 
     lower_at: Annotated[
         float,
-        "Epoch from which on the learning rate of conv1's weights is divided, beside what the "
-        'schedule does; below 0: never.',
+        "Epoch at which the learning rate of conv1's weights is divided, in addition to the "
+        'schedule; below 0: never.',
     ]
     divide_by: Annotated[float, Above(0), 'Divisor of that learning rate.']
     freeze_at: Annotated[
         float,
-        'Epoch from which on neither weights nor biases of conv1 change; below 0: never.',
+        'Epoch at which the weights and biases of conv1 are frozen; below 0: never.',
     ]
 
 
@@ -195,7 +196,7 @@ class Pretrained:
     layers: Annotated[
         tuple[str, ...],
         OneOf(LAYERS),
-        'Layers that are taken from that run; the others begin as usual.',
+        'Layers that are taken from that run; the others are initialized as usual.',
     ]
 
 
@@ -203,8 +204,12 @@ class Pretrained:
 class Mesh:
     """The number of devices (§3.2)."""
 
-    tower: Annotated[int, AtLeast(0, 64), 'Devices that the towers are spread over; 0 chooses.']
-    data: Annotated[int, _Devices, 'Devices that the batch is spread over; 0 chooses.']
+    tower: Annotated[
+        int, AtLeast(0, 64), 'Devices that the towers are spread over; 0 chooses automatically.'
+    ]
+    data: Annotated[
+        int, _Devices, 'Devices that the batch is spread over; 0 chooses automatically.'
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,10 +247,11 @@ class Loader:
     threads: Annotated[
         int,
         AtLeast(0, 1024),
-        'Threads in each process that read and decode; 0 is one per core in all.',
+        'Threads in each process that read and decode; 0 divides one thread per core among the '
+        'processes.',
     ]
     workers: Annotated[
-        int, AtLeast(0, 1024), 'Processes that read and decode; 0 is none beside the main one.'
+        int, AtLeast(0, 1024), 'Processes that read and decode; 0 reads in the main process.'
     ]
     prefetch: Annotated[int, AtLeast(1, 1024), 'Decoded batches that are kept ready.']
     skip_bad: Annotated[
@@ -276,7 +282,7 @@ class Config:
 
     @property
     def views(self) -> int:
-        """Number of test views: corners, centre and their reflections (§4.1), or the centre."""
+        """Number of test views: the corners, the centre and their flips (§4.1), or the centre."""
         if not self.evaluation.average_views:
             return 1
         return 10 if self.augmentation.mirror else 5

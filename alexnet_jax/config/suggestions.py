@@ -60,8 +60,8 @@ _PLACE = 0.6  # similarity of the dotted names, where the section is not the sam
 def meant(name: str) -> list[str]:
     """Returns the settings that an unknown name may stand for, the most probable first.
 
-    The last part of the name counts: it is that of a setting, a usual name in other programs, or
-    one of these misspelled. Empty if there is none; at most three.
+    The last part of the name is compared with those of the settings and with usual names in other
+    programs; it may be misspelled. At most three settings are returned, and [] if none is similar.
     """
     last = name.rpartition('.')[2]
     return same_name(name) or _misspelled(name, last)

@@ -1,4 +1,4 @@
-"""From the values of a config file to the settings of a run, or one line on what is wrong."""
+"""Turns the values of a config file into the checked settings of a run."""
 
 import dataclasses
 import math
@@ -49,14 +49,14 @@ def _convert(field_type: Any, value: Any, name: str) -> Any:
         return _build(field_type, value, f'{name}.')
     setting = catalogue()[name]
     if not setting.is_tuple:
-        return _checked(setting, value)
+        return _check_value(setting, value)
     if not isinstance(value, (tuple, list)):
         raise UserError(f'{name} must be a tuple, not {value!r}')
-    return tuple(_checked(setting, item) for item in value)
+    return tuple(_check_value(setting, item) for item in value)
 
 
-def _checked(setting: Setting, value: Any) -> Any:
-    """Returns a value, or an item of a tuple, in its type."""
+def _check_value(setting: Setting, value: Any) -> Any:
+    """Checks a value, or an item of a tuple, and returns it; converts int to float where needed."""
     name = setting.name
     if setting.type is float and type(value) is int:
         value = float(value)
@@ -82,8 +82,8 @@ def _problems(c: Config) -> Iterator[str]:
     places = c.dataset.image_size - c.augmentation.crop + 1
     if c.augmentation.positions > max(1, places):
         yield (
-            f'augmentation.positions={c.augmentation.positions}, and a crop of '
-            f'{c.augmentation.crop} of {c.dataset.image_size} pixels has {places}'
+            f'augmentation.positions={c.augmentation.positions} is more than the {places} '
+            f'positions of a crop of {c.augmentation.crop} pixels in {c.dataset.image_size}'
         )
     if c.augmentation.mean == 'image' and c.augmentation.constants == '2012':
         yield (
@@ -119,7 +119,7 @@ def _model_problems(model: Model) -> Iterator[str]:
 
 
 def _order_problems(name: str, layer: Convolution) -> Iterator[str]:
-    """Yields what is senseless in the operations after a layer."""
+    """Yields a line for each order of operations that makes no sense."""
     then = layer.then
     nonlinearities = [operation for operation in then if operation in NONLINEARITIES]
     if len(nonlinearities) > 1:

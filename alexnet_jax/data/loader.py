@@ -1,4 +1,4 @@
-"""Reads batches from a source (§2); which images is a function of (seed, step) alone.
+"""Reads batches from a source (§2); seed and step alone determine which images are in a batch.
 
 Grain runs the threads and processes. Each makes one batch at a time and decodes every image
 straight into its row. The batches do not depend on the number of threads and processes, and a
@@ -31,7 +31,7 @@ _ALL_ROWS = slice(None)
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How images are read. All but `size` and `resize` affects the speed alone.
+    """How images are read. All attributes except `size` and `resize` affect only the speed.
 
     Attributes:
       size: pixels across an image; images of other sizes are scaled.
@@ -39,7 +39,7 @@ class Reading:
       threads: threads per process that read and decode; 0 for one per core, divided among the
         processes.
       workers: worker processes; 0 to read in this process.
-      prefetch: batches kept ready; at least one more than there are threads.
+      prefetch: batches kept ready; raised to one more than the number of threads if it is lower.
     """
 
     size: int
@@ -207,7 +207,7 @@ class _BatchOrder:
 
 def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
     threads = reading.threads or max(1, cpu_devices.processor_count() // max(1, reading.workers))
-    # Grain has as many threads work as the buffer holds batches, less the one handed over.
+    # Grain keeps one thread busy for each batch in the buffer except the one that is handed over.
     options = grain.ReadOptions(threads, prefetch_buffer_size=max(reading.prefetch, threads + 1))
     stream = batches.to_iter_dataset(options)
     if reading.workers:

@@ -157,7 +157,7 @@ def _train_one(study: Study, name: str, seed: int, arguments: list[str]) -> None
 
 
 def _run(command: list[str], output: TextIO) -> tuple[int, str]:
-    """Runs a command, and passes signals to stop on to it, so that it saves.
+    """Runs a command, and forwards stop signals to it, so that it saves a checkpoint.
 
     Returns:
       The exit code, and what the command wrote to stderr.
@@ -187,7 +187,11 @@ def final_errors(workdir: Workdir) -> Result:
 
 
 def interval(errors: Sequence[float], base: Sequence[float]) -> tuple[float, float] | None:
-    """Computes Welch's 95 % interval of the difference of the means; None without any spread."""
+    """Computes Welch's 95 % interval of the difference of the means.
+
+    Returns:
+      The interval; None where one has fewer than two runs, or neither has any spread.
+    """
     if min(len(errors), len(base)) < 2 or len({*errors}) == len({*base}) == 1:
         return None
     with warnings.catch_warnings():  # one of them may have no spread

@@ -278,7 +278,7 @@ def difference(one: LabelledImages, other: LabelledImages) -> str:
 def _different_images(one: Path, other: Path, what: str) -> UserError:
     return UserError(
         f'{one} and {other} are not evaluated on the same images ({what}): the nets of an ensemble '
-        'must be; --split and --folder choose the images for all'
+        'need the same test images; --split and --folder choose the images for all'
     )
 
 

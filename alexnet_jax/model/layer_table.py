@@ -22,7 +22,8 @@ class Row:
       reads: the number of maps (or units) that a tower's layer is connected to.
       maps: the maps (or units) of one tower; for fc8 the classes.
       parameters: the number of parameters in all towers.
-      crossing: the values per image that a tower's device sends to each other device, forward.
+      crossing: the number of values per image that a tower sends to each other tower in the forward
+        pass.
     """
 
     name: str
@@ -70,7 +71,7 @@ def _sizes(config: schema.Config, name: str, size_in: int) -> tuple[int, int]:
     crop, layer = config.augmentation.crop, config.model.convolutions()[name]
     size = convolved_size(size_in, layer.kernel, layer.stride, layer.padding)
     if size_in + 2 * layer.padding < 1 or size < 1:
-        raise UserError(f'augmentation.crop={crop} is too small: no pixel is left of it at {name}')
+        raise UserError(f'augmentation.crop={crop} is too small: no pixels are left at {name}')
     pooled, pools = size, config.model.max_pooling
     for operation in layer.then:
         if operation == 'max_pooling':

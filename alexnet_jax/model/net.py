@@ -58,8 +58,7 @@ class Net(nnx.Module):
 
         Args:
           images_BHWC: (B, crop, crop, 3), any real dtype: RGB on the scale of 0 to 255 with the
-            mean
-            image subtracted, as `data.augmentation.take_view` returns them.
+            mean image subtracted, as `data.augmentation.take_view` returns them.
 
         Returns:
           (B, K) float32 logits.

@@ -22,7 +22,7 @@ class Operations:
 
     Attributes:
       names: the operations, as in the setting `then`.
-      constants: for each operation that has constants, these.
+      constants: the name and the constants of each operation that has constants.
       platform: the platform that the program is compiled for; None for JAX's default.
       implementation: None, 'jax' or 'pallas': see ops/implementations.py.
     """
@@ -46,8 +46,8 @@ class Operations:
     def __call__(self, x_BHWO: Array) -> Array:
         """Applies the operations to the maps of one tower.
 
-        A ReLU before response normalization takes no pass of its own, and neither does pooling
-        after it where a kernel can do both.
+        A ReLU before response normalization is computed in the same pass, and so is pooling after
+        it where one kernel can do both.
 
         Raises:
           ValueError: an operation is unknown.

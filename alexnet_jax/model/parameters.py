@@ -28,7 +28,7 @@ class Average(nnx.BatchStat):
 
 
 def for_each_tower(kind: type[nnx.Variable], array_T: Any) -> Any:
-    """Makes an array of a layer, with an entry for each tower, that lies with its tower.
+    """Makes an array of a layer that has an entry for each tower, on the device of that tower.
 
     Args:
       kind: Weight, Bias or Average.
@@ -44,7 +44,7 @@ def for_all_towers(kind: type[nnx.Variable], array: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class ParameterInfo:
-    """What is known of a parameter besides its values.
+    """The layer, the kind and the sharding of a parameter.
 
     Attributes:
       layer: the name of its layer, as in the settings.

@@ -25,8 +25,8 @@ TOWER, DATA = 'tower', 'data'
 def choose_mesh(config: Config, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """Returns the ('data', 'tower') mesh that the settings ask for, or one that suits the devices.
 
-    With several accelerators, each tower gets one and the batch is sharded over the rest; with one
-    accelerator, all towers are on it; with none, each tower gets a CPU device.
+    With several accelerators, each tower gets one, and the others hold replicas that share the
+    batch; with one accelerator, all towers are on it; with none, the towers are on CPU devices.
 
     Args:
       config: the settings of a run.

@@ -30,8 +30,8 @@ def convolved_size(size: int, kernel: int, stride: int, padding: int) -> int:
 def convolution(x_BHWI: Array, kernel_HWIO: Array, stride: int, padding: int) -> Array:
     """Convolves zero-padded images.
 
-    The padding is `padding` pixels on all sides, and at the right and bottom edges also the pixels
-    that the last stride lacks.
+    The padding is `padding` pixels on all sides, and at the right and bottom edges as many more as
+    the last stride needs.
 
     Args:
       x_BHWI: (images, rows, columns, maps in).
@@ -60,7 +60,7 @@ convolution.defvjp(_forward, _backward)
 
 
 def _choose(*arrays: Array, stride: int, padding: int, cpu: Any, default: Any) -> Any:
-    """Runs one function on CPUs and another elsewhere, by the platform that is lowered for."""
+    """Runs one function on CPUs and another elsewhere, by the platform of the program."""
     sizes = dict(stride=stride, padding=padding)
     cpu, default = (functools.partial(f, **sizes) for f in (cpu, default))
     return lax.platform_dependent(*arrays, cpu=cpu, default=default)
@@ -113,7 +113,7 @@ def _suits_tiles(x: Array, kernel: Array, stride: int, padding: int) -> bool:
 def _derivative_by_image(
     x: Array, kernel: Array, g: Array, stride: int, padding: int
 ) -> tuple[Array, Array]:
-    """Computes the derivative, for the kernel as one matrix product per image.
+    """Computes the derivatives; that of the kernel takes one matrix product per image.
 
     XLA's CPU back end has no fast path for a convolution whose kernel is as large as the maps. One
     image's patches (im2col) stay in the cache, and this takes a third to a half of XLA's time.

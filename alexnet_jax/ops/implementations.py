@@ -63,7 +63,7 @@ def _default(backend: str) -> Platform:
 def choose_backend(
     implementation: str | None, platform: Platform, kernel_works: Callable[[Platform], bool]
 ) -> str:
-    """Returns what computes an operation: 'jax', or where its kernel runs.
+    """Chooses plain JAX for an operation, or the target that its kernel runs on.
 
     Args:
       implementation: one of IMPLEMENTATIONS.
@@ -93,8 +93,8 @@ def kernel_agrees(
 ) -> bool:
     """Checks that a kernel compiles, and that its values and derivative are right for some numbers.
 
-    No version of JAX promises that a kernel compiles on every device, and a run must not end
-    because of it. For devices that are not attached here, only their age can be checked.
+    No version of JAX promises that a kernel compiles on every device, and a run must not fail where
+    it does not. For devices that are not attached here, only their age can be checked.
 
     Args:
       platform: the platform that the program is compiled for.

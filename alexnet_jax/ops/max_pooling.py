@@ -53,8 +53,8 @@ def pooled_size(size: int, window: int, stride: int) -> int:
 
 
 def _forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    # The derivative compares x with y, so x must have exactly the digits that are stored: otherwise
-    # a compiler may keep more of them for one than for the other.
+    # The derivative compares x with y, so x is rounded to its stored precision: a compiler may
+    # otherwise keep more digits of one than of the other.
     precision = jnp.finfo(x.dtype)
     x = jax.lax.reduce_precision(x, precision.nexp, precision.nmant)
     y = max_pooling(x, window, stride)
@@ -82,7 +82,9 @@ def _backward(
     blocks = blocks.reshape(images, down, stride, across, stride, maps)
     pixel = np.arange(stride)
     total = jnp.zeros_like(blocks)
-    for i, j in itertools.product(range(before + 1), repeat=2):  # so many blocks up, and left
+    for i, j in itertools.product(
+        range(before + 1), repeat=2
+    ):  # i blocks up and j blocks to the left
         rows, columns = slice(before - i, before - i + down), slice(before - j, before - j + across)
         inside = np.outer(pixel + i * stride < window, pixel + j * stride < window)
         largest = blocks == y[:, rows, None, columns, None]

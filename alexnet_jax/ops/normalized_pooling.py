@@ -33,23 +33,23 @@ def normalized_pooling(
 ) -> Array:
     """Computes max_pooling(response_normalization(x)).
 
-    A bias that precedes it is not part of it: XLA adds that as the convolution writes its result.
+    The convolution's bias is not added here: XLA adds it while the convolution writes its result.
 
     Args:
       x_BHWC: (images, rows, columns, maps), float32 or bfloat16. The normalization's arithmetic is
         float32, and its result is rounded to the dtype of x before the pools compare it.
       size, k, alpha, beta, rectify: as in `response_normalization`.
       window, stride: as in `max_pooling`.
-      implementation: 'jax' for the two functions in plain JAX; 'pallas' for the kernel, which a CPU
-        interprets slowly, and on a TPU, which has none, for the normalization's kernel and plain
-        JAX's pooling; None for the kernel with float32 on a GPU where it compiles and agrees with
-        the two functions, and elsewhere for each function's fastest implementation.
+      implementation: 'jax' for the two functions in plain JAX. 'pallas' for the kernel, which a CPU
+        interprets slowly; a TPU has no such kernel and uses the normalization's kernel and plain
+        JAX's pooling. None for the kernel on a GPU in float32, if it compiles and agrees with the
+        two functions; otherwise for each function's fastest implementation.
       platform: the platform that the program is compiled for; None for JAX's default.
 
     Returns:
       (images, rows', columns', maps), of the same dtype. Its derivative is that of the two
-      functions: values that tie each get the gradient. The kernel sums in float32 what a pixel
-      gets from several pools; max_pooling does so in the dtype of x.
+      functions: values that tie each get the gradient. Where a pixel gets gradients from several
+      pools, the kernel sums them in float32, and max_pooling in the dtype of x.
 
     Raises:
       ValueError: `implementation` is unknown; or it is 'pallas', and the array has 2**31 elements

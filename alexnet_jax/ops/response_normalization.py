@@ -2,8 +2,8 @@
 
     b^i = a^i / S_i^beta,   S_i = k + alpha * sum_{j in window(i)} (a^j)^2
 
-The window is `size` adjacent maps around map i, clipped at the first and the last map given: a
-tower normalizes over its own maps alone. `alpha` multiplies the sum as the paper prints it; the
+The window is `size` adjacent maps around map i, clipped at the first and the last map of the array:
+a tower normalizes over its own maps alone. `alpha` multiplies the sum as the paper prints it; the
 2012 code divides it by the size (layer.py:1183), which is left to the caller.
 
 This module is the specification in plain JAX, and it is fast on CPUs. GPUs and TPUs have kernels
@@ -43,7 +43,7 @@ def response_normalization(
       x: (..., maps), float32 or bfloat16; the arithmetic is float32.
       size: n, the number of adjacent maps, from map i - size // 2 on.
       k, alpha, beta: the constants of the paper.
-      rectify: whether to normalize max(x, 0): a ReLU before it (§3.1) without a pass of its own.
+      rectify: whether to normalize max(x, 0), which saves a separate pass for the ReLU (§3.1).
       implementation: 'jax' for plain JAX; 'pallas' for the kernels, which a CPU interprets slowly;
         None for the kernels on GPUs and TPUs where they compile and agree with plain JAX, and for
         plain JAX elsewhere.
@@ -99,7 +99,8 @@ def _derivative(x: Array, cotangent: Array, formula: Formula) -> Array:
     x, cotangent = jax.lax.optimization_barrier((x, cotangent))
     _, k, alpha, beta, rectify = formula
     r = _rectified(x, formula)
-    # Not _denominator: where the forward pass has the same terms, XLA would keep them until here.
+    # This does not call _denominator: the forward pass has the same terms, and XLA would keep them
+    # until here.
     windows = _windows(r, formula.before, formula.after)
     denominator = k + alpha * _total([a * a for a in windows])
     scaled = cotangent.astype(jnp.float32) * _power(denominator, -beta)

@@ -1,6 +1,6 @@
 """Pictures as PNG, and the content of the paper's figures 3 and 4 for a trained net (§6.1).
 
-Letters: N test images, K classes, Q queries, U units; H, W, I, O as in model/alexnet.py.
+Letters: N test images, K classes, Q queries, U units; H, W, I, O as in model/layers.py.
 """
 
 import base64

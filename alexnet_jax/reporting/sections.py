@@ -24,7 +24,7 @@ from alexnet_jax.reporting.page import (
 from alexnet_jax.training import filter_pictures
 
 TABLE_CLASSES = 20  # with more, the confusion matrix is a picture
-QUERIES = 2000  # the most test images whose nearest neighbour is compared by class
+QUERIES = 2000  # at most this many test images are compared with their nearest neighbour
 NEIGHBOURS = 6
 
 Images = Callable[[int], np.ndarray]  # a test image's number to (rows, columns, 3) uint8
@@ -230,7 +230,10 @@ def _matrix_table(counts_KK: np.ndarray, classes: Sequence[str]) -> Html:
 
 
 def _count(count: int, of_row: int, same: bool) -> Html:
-    """Returns a cell of the matrix, shaded by the root of its fraction, so that few are visible."""
+    """Returns a cell of the matrix.
+
+    It is shaded by the square root of its fraction, so that small counts remain visible.
+    """
     kind = 'same' if same else None
     if not count:
         return tag('td', tag('span', '·', class_='faint'), class_=kind)

@@ -4,6 +4,7 @@ JAX is imported inside the function that needs it, because the processes that wr
 decode images import this module for `processor_count` alone.
 """
 
+import contextlib
 import ctypes
 import os
 
@@ -35,7 +36,7 @@ def processor_count() -> int:
 def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
     """Creates CPU devices in place of the two GPUs; must be called before JAX starts its backends.
 
-    Without an accelerator each tower still gets a device of its own. What the user has set by
+    Without an accelerator the towers are still on two devices. What the user has set by
     JAX_NUM_CPU_DEVICES, XLA_FLAGS or MALLOC_ARENA_MAX is not changed.
 
     Args:
@@ -50,7 +51,9 @@ def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
             flags = f'{flags} --{name}={seconds}'
     os.environ['XLA_FLAGS'] = flags.strip()
     if 'JAX_NUM_CPU_DEVICES' not in os.environ and 'host_platform_device_count' not in flags:
-        jax.config.update('jax_num_cpu_devices', max(2, (tower or 2) * (data or 1)))
+        # JAX that has started, as in a notebook, keeps the devices that it has.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update('jax_num_cpu_devices', max(2, (tower or 2) * (data or 1)))
     if 'MALLOC_ARENA_MAX' not in os.environ:
         _keep_freed_memory()
 

@@ -120,7 +120,7 @@ class Checkpoints:
     def restore_params(self) -> dict[str, Any] | None:
         """Restores the newest parameters alone, whatever their shapes are.
 
-        It serves nets that are not the one that was saved.
+        This is for nets that differ from the one that was saved.
 
         Returns:
           A nested dict of NumPy arrays; None where there is no checkpoint.
@@ -184,7 +184,7 @@ class Checkpoints:
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a tree of arrays, or of what describes them, by name."""
+    """Returns the shapes of a tree of arrays or of their metadata, by name."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {
         jax.tree_util.keystr(path, simple=True, separator='.'): tuple(x.shape) for path, x in leaves
@@ -202,7 +202,7 @@ def _manager_options(keep: int | None) -> ocp.CheckpointManagerOptions:
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Silences absl's warnings: Orbax names every option that reading alone turns off."""
+    """Silences absl's warnings: Orbax warns about every option that a read-only manager ignores."""
     logger, is_error = logging.getLogger('absl'), lambda record: record.levelno > logging.WARNING
     logger.addFilter(is_error)
     try:

@@ -91,8 +91,8 @@ class Loop:
                     Rates(*(jnp.float32(x) for x in rate)),
                     jnp.float32(self._config.augmentation.colour.deviation_at(epoch)),
                 )
-                batch, error = self._fetch(batches)  # is copied while the step runs
-                # The metrics of the step before: waiting for this one would idle the host.
+                batch, error = self._fetch(batches)  # the next batch is copied while this step runs
+                # The metrics of the step before: waiting for this one would leave the devices idle.
                 self._record(pending)
                 pending = step + 1, rate.weights, metrics
                 if self._due(step + 1) or self._stop.signal or error:
@@ -111,7 +111,10 @@ class Loop:
             self._writer.close()
 
     def _fetch(self, batches: Iterator[Any]) -> tuple[Any, Exception | None]:
-        """Returns the next batch, or the error in its place; neither once the run is to stop."""
+        """Returns the next batch or the error that it raised.
+
+        Both are None once a signal has arrived.
+        """
         try:
             return (None if self._stop.signal else next(batches)), None
         except Exception as error:
@@ -125,7 +128,7 @@ class Loop:
 
     @property
     def images_per_second(self) -> float:
-        """Images per second since this start, without compilation and evaluation; 0 if unknown."""
+        """Images per second since the start, without compilation and evaluation; 0 if unknown."""
         return self._line.speed
 
     def _batches(self, first_step: int) -> Iterator[dict[str, Array]]:
@@ -160,7 +163,8 @@ class Loop:
         if not np.isfinite(values['loss']):
             raise UserError(
                 f'the loss is {values["loss"]} at step {step}: lower learning_rate.initial (now '
-                f'{self._config.learning_rate.initial:g}); the checkpoints before it are intact'
+                f'{self._config.learning_rate.initial:g}); the checkpoints from before this step '
+                'are intact'
             )
         self._position = self._position.after_step(step, values)
         speed = self._line.step(step, values, learning_rate)

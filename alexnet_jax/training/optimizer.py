@@ -103,7 +103,7 @@ class Progress:
     Attributes:
       best: the lowest validation top-1 error at any learning rate; above 1 before the first
         evaluation.
-      waited: the number of evaluations since then, or since the last drop.
+      waited: the number of evaluations since the one with the lowest error, or since the last drop.
       drops: how often the learning rate was divided.
     """
 

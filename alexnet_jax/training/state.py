@@ -83,7 +83,7 @@ def place_constants(
 ) -> augmentation.Constants:
     """Returns the training set's mean and principal colours, on the devices.
 
-    They are counted if the data set does not hold them yet.
+    They are computed from the training images if they are not stored beside the data set yet.
 
     Args:
       config: the settings of the run.

@@ -1,7 +1,7 @@
 """The folder of a run: its settings and starts, its metrics, and its checkpoints.
 
 This is the only module that reads and writes `config.json` and `metrics.jsonl`. JAX and Orbax are
-imported inside the functions that need them, so that programs can tell a mistake at once.
+imported inside the functions that need them, so that programs can report a mistake at once.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class Workdir:
     def read_metrics(self) -> list[dict[str, float]]:
         """Reads `metrics.jsonl`: for each line, the step and named numbers.
 
-        A line that is incomplete ends the list: a run is writing it, or was killed while it did.
+        A line that is incomplete ends the list: a run is still writing it, or was killed while
+          writing it.
 
         Returns:
           The lines in the order in which they were written; [] where nothing has been logged.

@@ -238,4 +238,4 @@ def test_a_bad_record_stops_the_run_unless_it_may_be_skipped(tmp_path, data_dir)
     assert len(err.strip().splitlines()) == 1, err
     code, out, err = runs.run([*command, '--skip_bad=1'])
     assert code == 0, err
-    assert f'left out     1 bad: {where}' in out
+    assert f'replaced     1 unreadable images: {where}' in out

@@ -23,7 +23,7 @@ def test_a_data_set_prepared_from_tars_passes_the_check(official, tmp_path):
     assert 'GB to write' in out
     assert 'images/s' in err
     assert 'imagenet2012_64/5.1.0: 1,006 train, 20 validation' in out
-    assert '--config=configs/ilsvrc2012.py --config.dataset.name=imagenet2012_64' in out
+    assert '--config=ilsvrc2012 --config.dataset.name=imagenet2012_64' in out
     assert f'--config.dataset.data_dir={tmp_path} --config.dataset.image_size=64' in out
     code, out, err = prepare(f'--tars={official}', data_dir, '--size=64', '--partial')
     assert code == 0, err

@@ -110,7 +110,7 @@ def test_the_record_is_json(tmp_path):
 
 
 def test_a_record_of_the_first_version_is_read(tmp_path):
-    """Batch normalization was an operation in `then`; the run can still be resumed."""
+    """Batch normalization was an operation in `then`."""
     config = nets.small(model__conv2__batch_normalization=True)
     with claim(tmp_path, model__conv2__batch_normalization=True):
         pass

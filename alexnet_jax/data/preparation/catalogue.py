@@ -153,5 +153,5 @@ def encode_name(name: str) -> bytes:
 
 
 def to_identifier(name: str) -> str:
-    """Returns a folder's name in lower case, with _ for all that a data set's name cannot have."""
+    """Returns a folder's name as that of a data set: lower case, with _ for other characters."""
     return re.sub(r'\W+', '_', name.lower()).strip('_') or 'images'

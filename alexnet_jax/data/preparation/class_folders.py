@@ -53,7 +53,7 @@ def list_images(folder: Path, held_out: int = 10) -> Catalogue:
 
 
 def _split_roots(folder: Path) -> dict[str, Path]:
-    """Returns the folder with the class folders of each split; one for both is 'train'."""
+    """Returns, for each split, the folder of its class folders; 'train' if there are no splits."""
     validation = [folder / name for name in ('val', 'validation', 'test')]
     validation = [root for root in validation if root.is_dir()]
     if validation and (folder / 'train').is_dir():

@@ -236,7 +236,7 @@ def _list_numbered(tar: Path, labels: list[int], report: Report) -> Entries:
 
 
 def _read_meta(path: Path) -> dict[int, str]:
-    """Returns the synsets in a devkit's meta.mat by number; those of leaves, 1 to 1,000, only."""
+    """Returns the synsets in a devkit's meta.mat by number; only the leaves, 1 to 1,000."""
     from scipy.io import loadmat  # comes with scikit-learn; only 2010 needs it
 
     synsets = loadmat(path, squeeze_me=True)['synsets']

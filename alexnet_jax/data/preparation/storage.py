@@ -59,8 +59,8 @@ class Storage:
 
         Args:
           data: the bytes of the file.
-          upright: whether the image is rotated as its EXIF orientation says; files that are kept
-            as they are never are.
+          upright: whether the image is rotated as its EXIF orientation says; files that are stored
+            unchanged are never rotated.
 
         Returns:
           The bytes to store, and the square of pixels to count for the statistics,

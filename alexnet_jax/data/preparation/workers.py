@@ -16,7 +16,7 @@ from alexnet_jax.runtime.user_errors import UserError
 
 
 def write_shards(shards: Sequence[Shard], processes: int, report: Callable[[int], None]) -> None:
-    """Writes shards, in this process alone where there is nothing to gain from others.
+    """Writes shards, in this process alone where more processes would not help.
 
     Args:
       shards: the shards to write.

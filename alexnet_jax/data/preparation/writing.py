@@ -59,7 +59,7 @@ def write(
     announce: Announce,
     report: Report,
 ) -> Result:
-    """Writes a data set, or what a stopped run has left to write.
+    """Writes a data set, and resumes one that was stopped.
 
     Args:
       catalogue: the images.
@@ -121,7 +121,7 @@ def _read_existing(folder: Path, catalogue: Catalogue) -> Result:
 
 
 def _make_folder(unfinished: Path, shards: list[Shard]) -> None:
-    """Makes the folder, and removes files from it that are not complete shards of these."""
+    """Makes the folder, and removes its files that are not among these shards."""
     (unfinished / SUMMARIES).mkdir(parents=True, exist_ok=True)
     paths = {shard.path for shard in shards}
     for file in unfinished.iterdir():
