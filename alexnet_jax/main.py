@@ -86,9 +86,9 @@ def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
             )
             return EXIT_STOPPED
         print(f'\n{terminal.summary(config, loop.results, loop.images_per_second, workdir)}')
-        if loop.bad.names:
-            names = ', '.join(loop.bad.names)
-            print(f'replaced     {len(loop.bad.names)} unreadable images: {names}')
+        if loop.unreadable.names:
+            names = ', '.join(loop.unreadable.names)
+            print(f'replaced     {len(loop.unreadable.names)} unreadable images: {names}')
         return 0
 
 

@@ -187,7 +187,7 @@ class Model:
         """Returns all layers of this net that have weights, by name, in order."""
         return self.convolutions() | self.hidden() | {'fc8': self.fc8}
 
-    def widened(self, maps_or_units: int) -> int:
+    def scale_to_width(self, maps_or_units: int) -> int:
         """Returns the maps or units of one tower at this width; at least one."""
         return max(1, round(maps_or_units * self.width))
 

@@ -132,8 +132,8 @@ class TrainedNet:
         self.step, self.params = _restore(folder, self.config, self.mesh)
         splits = sources.open_splits(self.config.dataset, self.config.loader.skip_bad)
         self.source = splits.eval
-        bad = loader.UnreadableImages(splits.train, self.config.loader.skip_bad)
-        self._mean_HWC = place_constants(self.config, self.mesh, splits, bad).mean_HWC
+        unreadable = loader.UnreadableImages(splits.train, self.config.loader.skip_bad)
+        self._mean_HWC = place_constants(self.config, self.mesh, splits, unreadable).mean_HWC
 
     def labels(self) -> np.ndarray:
         """Reads the label of every test image: (N,) int32."""

@@ -46,7 +46,7 @@ def layer_table(config: schema.Config) -> list[Row]:
     for name, layer in model.convolutions().items():
         reads_all = towers > 1 and layer.reads == 'all'
         crossing = size**2 * maps_in if reads_all else 0
-        reads, maps = maps_in * (towers if reads_all else 1), model.widened(layer.maps)
+        reads, maps = maps_in * (towers if reads_all else 1), model.scale_to_width(layer.maps)
         size, pooled = _sizes(config, name, size)
         weights = layer.kernel**2 * reads * maps + maps
         scales = maps if layer.batch_normalization else 0
@@ -55,7 +55,7 @@ def layer_table(config: schema.Config) -> list[Row]:
         size, maps_in = pooled, maps
     units_in = size**2 * maps_in
     for name, dense in model.hidden().items():
-        reads_all, units = towers > 1 and dense.reads == 'all', model.widened(dense.units)
+        reads_all, units = towers > 1 and dense.reads == 'all', model.scale_to_width(dense.units)
         reads = units_in * (towers if reads_all else 1)
         parameters = towers * (reads * units + units)
         rows.append(Row(name, 1, 1, reads, units, parameters, units_in if reads_all else 0))

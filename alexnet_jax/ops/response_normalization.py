@@ -84,7 +84,7 @@ _normalize.defvjp(_forward, _backward)
 
 @functools.partial(jax.jit, static_argnums=1)
 def _value(x: Array, formula: Formula) -> Array:
-    r = _rectified(x, formula)
+    r = _rectify(x, formula)
     return (r * _power(_denominator(r, formula), -formula.beta)).astype(x.dtype)
 
 
@@ -98,7 +98,7 @@ def _derivative(x: Array, cotangent: Array, formula: Formula) -> Array:
     # window.
     x, cotangent = jax.lax.optimization_barrier((x, cotangent))
     _, k, alpha, beta, rectify = formula
-    r = _rectified(x, formula)
+    r = _rectify(x, formula)
     # This does not call _denominator: the forward pass has the same terms, and XLA would keep them
     # until here.
     windows = _windows(r, formula.before, formula.after)
@@ -111,7 +111,7 @@ def _derivative(x: Array, cotangent: Array, formula: Formula) -> Array:
     return (jnp.where(r > 0, dr, 0.0) if rectify else dr).astype(x.dtype)
 
 
-def _rectified(x: Array, formula: Formula) -> Array:
+def _rectify(x: Array, formula: Formula) -> Array:
     x = x.astype(jnp.float32)
     return jnp.maximum(x, 0.0) if formula.rectify else x
 

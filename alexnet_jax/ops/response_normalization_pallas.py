@@ -131,7 +131,7 @@ def _result_type(arrays: Sequence[Array], shape: tuple[int, ...], dtype: Any) ->
 # --- Elementwise parts of the formula, in float32.
 
 
-def _rectified(x: Array, formula: Formula) -> Array:
+def _rectify(x: Array, formula: Formula) -> Array:
     """Returns the activations r, which are x or max(x, 0)."""
     x = x.astype(jnp.float32)
     # jnp.maximum would turn a NaN into 0 in Triton.
@@ -283,7 +283,7 @@ def _gpu_backward(
 def normalize(load: Load, length: int, formula: Formula) -> list[Array]:
     """Computes the float32 results of a segment of `length` maps."""
     before, after = formula.before, formula.after
-    r = {j: _rectified(load(j), formula) for j in range(-before, length + after)}
+    r = {j: _rectify(load(j), formula) for j in range(-before, length + after)}
     squares = {j: a * a for j, a in r.items()}
     sums = [_sum(squares, i - before, i + after) for i in range(length)]
     return [r[i] * _powers(s, formula)[0] for i, s in enumerate(sums)]
@@ -300,7 +300,7 @@ def pull_back(
     """Yields each map's float32 derivative, from the cotangent `g` of the segment's reach."""
     before, after = formula.before, formula.after
     near = reach(length, formula)
-    r = {j: _rectified(load(j), formula) for j in range(near.start - before, near.stop + after)}
+    r = {j: _rectify(load(j), formula) for j in range(near.start - before, near.stop + after)}
     squares = {j: a * a for j, a in r.items()}
     scaled, inner = {}, {}
     for j in near:
@@ -346,13 +346,13 @@ def _call_tpu(direction: str, formula: Formula, interpret: bool, *arrays: Array)
 
 
 def _tpu_forward(x_ref: Any, y_ref: Any, *, formula: Formula) -> None:
-    r = _rectified(x_ref[...], formula)
+    r = _rectify(x_ref[...], formula)
     power, _ = _powers(_window_sum(r * r, formula.before, formula.after), formula)
     y_ref[...] = (r * power).astype(y_ref.dtype)
 
 
 def _tpu_backward(x_ref: Any, g_ref: Any, dx_ref: Any, *, formula: Formula) -> None:
-    r = _rectified(x_ref[...], formula)
+    r = _rectify(x_ref[...], formula)
     power, inverse = _powers(_window_sum(r * r, formula.before, formula.after), formula)
     scaled = g_ref[...].astype(jnp.float32) * power
     mirrored = _window_sum(scaled * r * inverse, formula.after, formula.before)

@@ -34,7 +34,7 @@ class Loop:
 
     Attributes:
       results: the last evaluation, of all views once the run has ended; see `make_evaluate`.
-      bad: the training images that could not be read and were replaced.
+      unreadable: the training images that could not be read and were replaced.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Loop:
         self._config, self._mesh, self._splits = config, mesh, splits
         self._plan, self._stop = plan, stop
         self.results: dict[str, float] = {}
-        self.bad = loader.UnreadableImages(splits.train, config.loader.skip_bad)
+        self.unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
         self._reading = loader.Reading.from_config(config)
-        self._constants = place_constants(config, mesh, splits, self.bad)
+        self._constants = place_constants(config, mesh, splits, self.unreadable)
         self._train_step, self._evaluation = (
             make_train_step(config, mesh),
             make_evaluate(config, mesh),
@@ -141,7 +141,7 @@ class Loop:
             first_step,
             reshuffle=config.dataset.reshuffle,
             rows=towers.rows_of_process(self._mesh, config.optimizer.batch_size),
-            unreadable=self.bad,
+            unreadable=self.unreadable,
         )
         return (towers.put_batch(self._mesh, batch) for batch in batches)
 

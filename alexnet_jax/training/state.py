@@ -79,7 +79,7 @@ def place_constants(
     config: Config,
     mesh: jax.sharding.Mesh,
     splits: sources.Splits,
-    bad: loader.UnreadableImages | None = None,
+    unreadable: loader.UnreadableImages | None = None,
 ) -> augmentation.Constants:
     """Returns the training set's mean and principal colours, on the devices.
 
@@ -89,7 +89,7 @@ def place_constants(
       config: the settings of the run.
       mesh: the mesh of the run.
       splits: the data set.
-      bad: collects the training images that cannot be read; None allows none.
+      unreadable: collects the training images that cannot be read; None allows none.
 
     Raises:
       UserError: an image cannot be read.
@@ -97,6 +97,6 @@ def place_constants(
     sums = None
     if config.augmentation.constants == 'data':
         reading, split = loader.Reading.from_config(config), config.dataset.train_split
-        sums = loader.statistics_of(splits.train, reading, splits.folder, split, bad)
+        sums = loader.statistics_of(splits.train, reading, splits.folder, split, unreadable)
     constants = augmentation.constants(config.augmentation, config.dataset.image_size, sums)
     return jax.device_put(constants, towers.shardings(mesh, towers.spec(mesh, 'constants')))

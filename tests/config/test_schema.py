@@ -55,7 +55,10 @@ def test_every_config_resolves():
         ),
         ({'augmentation__colour__until_epoch': -1.0}, 'until_epoch=-1.0 must be at least 0'),
         ({'seed': -1}, 'seed=-1 must be at least 0'),
-        ({'augmentation__positions': 10}, 'positions=10, and a crop of 64 of 72 pixels has 9'),
+        (
+            {'augmentation__positions': 10},
+            'positions=10 is more than the 9 positions of a crop of 64 pixels in 72',
+        ),
         ({'model__conv3__reads': 'both'}, "model.conv3.reads='both' is none of own, all"),
         ({'model__fc6__nonlinearity': 'elu'}, "fc6.nonlinearity='elu' is none of relu, tanh"),
         ({'model__conv1__maps': 0}, 'model.conv1.maps=0 must be at least 1'),

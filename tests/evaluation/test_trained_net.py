@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -144,3 +147,22 @@ def test_a_folder_without_a_trained_net_is_one_line(tmp_path, workdir):
     (tmp_path / 'config.json').write_text(json.dumps(raw))
     with pytest.raises(UserError, match='of another version: unknown setting model'):
         TrainedNet(tmp_path)
+
+
+NOTEBOOK = """
+import sys
+import alexnet_jax, numpy, flax.nnx
+net = alexnet_jax.Net(alexnet_jax.load_config('digits'))
+net = alexnet_jax.load(sys.argv[1])
+print(net(numpy.zeros((2, 64, 64, 3))).shape, len(net.mesh.devices.flat))
+print(flax.nnx.get_partition_spec(flax.nnx.state(net))['towers']['fc6']['kernel_TIO'].get_value())
+"""
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme(trained_run):
+    """JAX has started when the trained net is loaded: it stays on the devices that there are."""
+    environment = {name: x for name, x in os.environ.items() if name != 'JAX_NUM_CPU_DEVICES'}
+    command = [sys.executable, '-c', NOTEBOOK, str(trained_run)]
+    output = subprocess.check_output(command, text=True, cwd=nets.ROOT, env=environment)
+    assert output.splitlines() == ['(2, 10) 1', "PartitionSpec('tower',)"]

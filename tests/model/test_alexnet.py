@@ -212,7 +212,7 @@ def test_tanh_bounds_the_units(tower):
     mean = np.zeros((72, 72, 3), np.float32)
     placed = jax.device_put(params, towers.shardings(mesh, alexnet.partitions(config, mesh)))
     hidden = np.asarray(last_hidden(placed, mean, images, inference.test_views(config)[0]))
-    assert hidden.shape == (8, 2 * config.model.widened(2048))
+    assert hidden.shape == (8, 2 * config.model.scale_to_width(2048))
     assert hidden.min() < 0
     assert np.abs(hidden).max() <= 0.5  # times 0.5 for dropout at test time
     relu = inference.make_last_hidden(nets.small(), mesh)
