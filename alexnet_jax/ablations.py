@@ -25,12 +25,14 @@ from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
 from alexnet_jax.evaluation.ablation_study import Study, rows, text, train
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.user_errors import report_user_errors
+from alexnet_jax.runtime.user_errors import list_items, report_user_errors
 
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Number of runs of each: their seeds count from 0.', 1)
 
 
-_ONLY = flags.DEFINE_list('only', [], f'Ablations to run, of {", ".join(ABLATIONS)}. Default: all.')
+_ONLY = flags.DEFINE_multi_string(
+    'only', [], f'Ablations to run, of {", ".join(ABLATIONS)}. Default: all.'
+)
 
 
 _WORKDIR = flags.DEFINE_string(
@@ -44,7 +46,7 @@ def main(_: Sequence[str]) -> None:
     with report_user_errors():
         config_name = command_line.file().stem
         folder = Path(_WORKDIR.value or f'runs/ablations-{config_name}').expanduser().absolute()
-        study = Study(command_line.raw(), _SEEDS.value, _ONLY.value, folder)
+        study = Study(command_line.raw(), _SEEDS.value, list_items(_ONLY.value), folder)
         for why in study.left_out.values():
             print(why)
         for name, seed in train(study, command_line.config_arguments(without=('seed',))):
@@ -63,7 +65,7 @@ def _note(study: Study) -> str:
 def _arguments() -> list[str]:
     """Returns the flags of this study, without its workdir."""
     arguments = [*command_line.config_arguments(), f'--seeds={_SEEDS.value}']
-    return [*arguments, f'--only={",".join(_ONLY.value)}'] if _ONLY.value else arguments
+    return [*arguments, f'--only={",".join(list_items(_ONLY.value))}'] if _ONLY.value else arguments
 
 
 def _write(study: Study, folder: Path) -> str:

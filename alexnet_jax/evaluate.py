@@ -20,9 +20,11 @@ from pathlib import Path
 
 from absl import app, flags
 
-from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
+from alexnet_jax.runtime.user_errors import UserError, list_items, parse_flags, report_user_errors
 
-_WORKDIR = flags.DEFINE_list('workdir', [], 'Folders of one or more runs, separated by commas.')
+_WORKDIR = flags.DEFINE_multi_string(
+    'workdir', [], 'Folders of one or more runs, separated by commas.'
+)
 _SPLIT = flags.DEFINE_string('split', '', "Split to evaluate on. Default: the run's test split.")
 _DATA_DIR = flags.DEFINE_string(
     'data_dir', '', 'Folder of the TFDS data sets, if they have moved since the training.'
@@ -67,7 +69,7 @@ def main(_: Sequence[str]) -> None:
 
 
 def _workdirs() -> list[Path]:
-    workdirs = [Path(name).expanduser() for name in _WORKDIR.value if name]
+    workdirs = [Path(name).expanduser() for name in list_items(_WORKDIR.value)]
     if not workdirs:
         raise UserError('no run is named: --workdir=DIR (see --help)')
     if _TUNE_WEIGHTS.value and len(workdirs) == 1:

@@ -28,7 +28,7 @@ from alexnet_jax.config.ablations import ABLATIONS, ablate
 from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime.signals import StopSignal
-from alexnet_jax.runtime.user_errors import EXIT_STOPPED, report_user_errors
+from alexnet_jax.runtime.user_errors import EXIT_STOPPED, list_items, report_user_errors
 
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -39,7 +39,7 @@ _WORKDIR = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool(
     'dry_run', False, 'Print the checked settings and a table of the net, and exit.'
 )
-_ABLATE = flags.DEFINE_list(
+_ABLATE = flags.DEFINE_multi_string(
     'ablate',
     [],
     'Parts of the recipe to leave out, each a claim of the paper: '
@@ -97,8 +97,9 @@ def _run(_: Sequence[str]) -> None:
         raw = command_line.raw()
         if _SKIP_BAD.value is not None:
             loading.override(raw, {'loader.skip_bad': _SKIP_BAD.value})
-        raw = ablate(raw, _ABLATE.value)
-        name = '-'.join([command_line.file().stem, *_ABLATE.value])
+        ablations = list_items(_ABLATE.value)
+        raw = ablate(raw, ablations)
+        name = '-'.join([command_line.file().stem, *ablations])
         workdir = Path(_WORKDIR.value or f'runs/{name}').expanduser()
         config = resolve(raw)
         sys.exit(main(config, workdir, _DRY_RUN.value))

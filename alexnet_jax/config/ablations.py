@@ -209,8 +209,6 @@ def _layer(name: str) -> Callable[[ConfigDict], None]:
         earlier = [c.model[f'conv{i}'] for i in range(1, number)]
         before = [layer for layer in earlier if layer.maps][-1]
         pools = tuple(op for op in removed.then if op.endswith('_pooling'))
-        if set(pools) & set(before.then):
-            raise UserError(f'the layer before {name} has pools already and cannot take over more')
         before.then = (*before.then, *pools)
 
     return change

@@ -50,7 +50,9 @@ def parse(arguments: list[str]) -> list[str]:
             # Files of flags may hold overrides too.
             rest = flags.FLAGS.read_flags_from_files(rest, force_gnu=False)
         except flags.Error as error:
-            raise UserError(str(error)) from error
+            raise UserError(str(error).removeprefix('ERROR:: ')) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f'the flag file cannot be read: {error}') from error
         remaining = parse_flags([program, *_collect_overrides(rest)], describe_unknown_flag)
         if _SETTINGS.value is not None:
             print(settings_page(raw(), _SETTINGS.value))
@@ -112,6 +114,8 @@ def _collect_overrides(arguments: Sequence[str]) -> list[str]:
             return [*collected, argument, *rest]
         has_next = bool(rest) and not rest[0].startswith('--')
         override = _OVERRIDE.fullmatch(argument)
+        if _lacks_value(argument) and rest and _OVERRIDE.fullmatch(rest[0]):
+            raise UserError(f'{argument} has no value: write {argument}=VALUE')
         if override:
             text = override['text']
             if text is None and has_next and not override['no']:
@@ -123,7 +127,19 @@ def _collect_overrides(arguments: Sequence[str]) -> list[str]:
     return collected
 
 
+def _lacks_value(argument: str) -> bool:
+    """Returns whether an argument is a flag whose value would be the next argument."""
+    name = argument.lstrip('-')
+    if not argument.startswith('-') or name == 'settings' or name not in flags.FLAGS:
+        return False
+    return not isinstance(flags.FLAGS[name], flags.BooleanFlag)
+
+
 def _override_flag(name: str, text: str | None, is_negated: bool) -> str:
+    if name == 'NAME':
+        raise UserError('NAME in --config.NAME=VALUE stands for a setting: --settings lists them')
+    if name in flags.FLAGS and name not in catalogue():
+        raise UserError(f'{name} is not a setting but a flag: --{name}={text or "VALUE"}')
     loading.check_name(name)
     if text is None:
         if catalogue()[name].type is not bool:

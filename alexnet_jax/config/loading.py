@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.config import suggestions
 from alexnet_jax.config.schema import Config
@@ -72,7 +72,7 @@ def find_config(name_or_path: str) -> Path:
     hint = f'did you mean {near[0]}? ' if near else ''
     raise UserError(
         f'there is no config file {name_or_path!r}: {hint}'
-        f'The recipes are {", ".join(names)}; any other file is named by its path'
+        f'the recipes are {", ".join(names)}; any other file is given by its path'
     )
 
 
@@ -85,13 +85,15 @@ def execute(path: Path) -> ConfigDict:
     try:
         get_config = runpy.run_path(str(path)).get('get_config')
         raw = get_config() if get_config else None
-    except Exception as error:  # whatever the user's file may raise
+    except (Exception, SystemExit) as error:  # whatever the user's file may raise
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _is(f, path)]
         where = f'{path}, line {lines[-1]},' if lines else str(path)
         kind = type(error).__name__
         raise UserError(f'{where} cannot be executed: {kind}: {first_line(error)}') from error
     if not get_config:
-        raise UserError(f'{path} is no config file: it has no function get_config()')
+        raise UserError(f'{path} is not a config file: it has no function get_config()')
+    if isinstance(raw, FrozenConfigDict):
+        raw = ConfigDict(raw)  # pyrefly: ignore[bad-argument-type]
     if not isinstance(raw, ConfigDict):
         raise UserError(f'get_config() in {path} must return an ml_collections.ConfigDict')
     return raw.copy_and_resolve_references()

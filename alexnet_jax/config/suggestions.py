@@ -69,7 +69,7 @@ def meant(name: str) -> list[str]:
 
 def hint(name: str) -> str:
     """Returns what to do about an unknown name: the settings that may be meant, or the list."""
-    names = meant(name)
+    names = meant(name) or [x for x in settings.sections() if x.rpartition('.')[2] == name][:_MOST]
     return f'did you mean {" or ".join(names)}?' if names else '--settings lists all settings'
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import suggestions
@@ -58,6 +59,8 @@ def _convert(field_type: Any, value: Any, name: str) -> Any:
 def _check_value(setting: Setting, value: Any) -> Any:
     """Checks a value, or an item of a tuple, and returns it; converts int to float where needed."""
     name = setting.name
+    if isinstance(value, np.generic):
+        value = value.item()
     if setting.type is float and type(value) is int:
         value = float(value)
     if type(value) is not setting.type:

@@ -51,6 +51,9 @@ class Study:
     def __init__(self, raw: ConfigDict, seeds: int, only: Sequence[str], folder: Path) -> None:
         self.raw, self.seeds, self._folder = raw, range(seeds), folder
         self.names, self.left_out = [BASE], {}
+        for name in only:
+            if list(only).count(name) > 1:
+                raise UserError(f'the ablation {name} is given twice')
         for name in only or ABLATIONS:
             try:
                 self.config(name, 0)

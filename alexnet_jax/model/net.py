@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.tree_util import tree_leaves_with_path
 
 from alexnet_jax.config.schema import Config
 from alexnet_jax.model import alexnet, towers
@@ -35,6 +36,8 @@ class Net(nnx.Module):
 
     Raises:
       UserError: the settings need more devices than there are, or the crop is too small.
+      TypeError: `config` is not a Config.
+      ValueError: the mesh does not suit the towers, or `params` are those of another net.
     """
 
     def __init__(
@@ -44,10 +47,14 @@ class Net(nnx.Module):
         mesh: jax.sharding.Mesh | None = None,
         params: dict[str, Any] | None = None,
     ) -> None:
+        if not isinstance(config, Config):
+            raise TypeError(f'config is {config!r}: alexnet_jax.load_config returns one')
         self.config = config
         self.mesh = towers.choose_mesh(config) if mesh is None else mesh
+        _check_mesh(config, self.mesh)
         shardings = towers.shardings(self.mesh, alexnet.partitions(config, self.mesh))
         params = alexnet.initialize(config) if params is None else params
+        _check_shapes(config, params)
         platform = Platform.of_devices(self.mesh.devices.flat)
         self.towers: AlexNet = nnx.merge(
             alexnet.graph(config, platform), jax.device_put(params, shardings)
@@ -71,6 +78,8 @@ class Net(nnx.Module):
         if images.ndim != 4 or images.shape[1:] != (crop, crop, CHANNELS):
             raise ValueError(f'images of shape {images.shape}, not (B, {crop}, {crop}, {CHANNELS})')
         number = len(images)
+        if not number:
+            return jnp.zeros((0, self.config.dataset.classes), jnp.float32)
         missing = -number % self.mesh.shape[towers.DATA]
         images = jnp.pad(images.astype(jnp.float32), ((0, missing), (0, 0), (0, 0), (0, 0)))
         return _compile(self.config, self.mesh)(self.params, images)[:number]
@@ -79,6 +88,25 @@ class Net(nnx.Module):
     def params(self) -> dict[str, Any]:
         """The parameters: nested dict of float32 arrays on the mesh, (T, ...) except fc8's bias."""
         return nnx.to_pure_dict(nnx.state(self.towers, ARRAYS))
+
+
+def _check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
+    if mesh.axis_names != (towers.DATA, towers.TOWER):
+        raise ValueError(f'the mesh has the axes {mesh.axis_names}, not (data, tower)')
+    if config.model.towers % mesh.shape[towers.TOWER]:
+        raise ValueError(
+            f'{config.model.towers} towers cannot be spread over {mesh.shape[towers.TOWER]} devices'
+        )
+
+
+def _check_shapes(config: Config, params: Any) -> None:
+    expected, actual = (
+        {jax.tree_util.keystr(path): x.shape for path, x in tree_leaves_with_path(tree)}
+        for tree in (alexnet.shapes(config), params)
+    )
+    if expected != actual:
+        names = sorted(name for name in expected | actual if expected.get(name) != actual.get(name))
+        raise ValueError(f'params are those of another net: {names[0]} differs in shape')
 
 
 @functools.cache

@@ -98,6 +98,8 @@ def ablations(file: Path) -> Section:
     Raises:
       UserError: the file cannot be read, or has other content.
     """
+    if not file.is_file():
+        raise UserError(f'there is no {file}: alexnet_jax.ablations writes one')
     try:
         return _ablations(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,5 +1,6 @@
 """Signals that ask a process to stop."""
 
+import os
 import signal
 from types import FrameType
 
@@ -27,4 +28,6 @@ class StopSignal:
 
     def _record(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
+        # Not print: a handler may interrupt one.
+        os.write(2, b'\nstopping; a second signal ends the program without saving\n')
         signal.signal(number, self._previous[signal.Signals(number)])

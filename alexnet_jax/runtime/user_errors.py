@@ -1,12 +1,14 @@
 """The exception for a mistake that the user can correct, and how a program reports it."""
 
 import errno
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from absl import flags, logging
 
+EXIT_BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 EXIT_STOPPED = 75  # exit code of a run that was told to stop, was saved, and can be resumed
 
 # Errors of the file system that the user can correct: a full disk or quota, or no permission.
@@ -26,11 +28,16 @@ def first_line(error: BaseException) -> str:
 def report_user_errors() -> Iterator[None]:
     """Prints a mistake as one line instead of a traceback, and ends the process.
 
-    The exit code is 2 for a UserError and for a disk that cannot be written, 130 for Ctrl-C. Other
-    errors are faults of the program and keep their traceback.
+    The exit code is 2 for a UserError and for a disk that cannot be written, 130 for Ctrl-C, and
+    141 without a line where the reader of the output has ended, as `head` does. Other errors are
+    faults of the program and keep their traceback.
     """
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
+        sys.exit(EXIT_BROKEN_PIPE)
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _DISK:
             raise
@@ -39,6 +46,11 @@ def report_user_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print('\nalexnet_jax: interrupted', file=sys.stderr)
         sys.exit(130)
+
+
+def list_items(values: Iterable[str]) -> list[str]:
+    """Returns the items of a flag that may be repeated and has several items in one value."""
+    return [item for value in values for item in value.split(',') if item]
 
 
 def parse_flags(
@@ -61,7 +73,7 @@ def parse_flags(
         except flags.UnrecognizedFlagError as error:
             raise UserError(describe_unknown(error)) from error
         except flags.Error as error:
-            raise UserError(str(error)) from error
+            raise UserError(str(error).removeprefix('ERROR:: ')) from error
         except SystemExit as end:  # after --help, which absl ends with code 1
             raise SystemExit(0) from end
         if rest[1:]:

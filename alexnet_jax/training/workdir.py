@@ -109,8 +109,8 @@ class Workdir:
     def read_metrics(self) -> list[dict[str, float]]:
         """Reads `metrics.jsonl`: for each line, the step and named numbers.
 
-        A line that is incomplete ends the list: a run is still writing it, or was killed while
-          writing it.
+        A line that is incomplete or damaged ends the list: a run is still writing it, or was killed
+          while writing it.
 
         Returns:
           The lines in the order in which they were written; [] where nothing has been logged.
@@ -120,9 +120,12 @@ class Workdir:
         lines = []
         for line in self._metrics_file.read_text(errors='replace').splitlines():
             try:
-                lines.append(json.loads(line))
+                values = json.loads(line)
             except ValueError:
                 break
+            if not (isinstance(values, dict) and 'step' in values):
+                break
+            lines.append(values)
         return lines
 
     def append_metrics(self, step: int, values: Mapping[str, float]) -> None:

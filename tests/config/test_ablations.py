@@ -147,11 +147,6 @@ def test_the_order_makes_no_difference():
             ['cross_talk', 'two_towers'],
             'the ablation cross_talk clashes with two_towers: the config has nothing to ablate',
         ),
-        (
-            'digits',
-            ['conv3', 'conv4', 'conv5'],
-            'the ablation conv5 clashes with conv3, conv4: the layer before conv5 has pools',
-        ),
     ],
 )
 def test_mistakes_are_one_line(config, names, message):
@@ -159,3 +154,11 @@ def test_mistakes_are_one_line(config, names, message):
         ablations.ablate(nets.load(config), names)
     assert message in str(error.value)
     assert '\n' not in str(error.value)
+
+
+def test_all_middle_layers_may_be_removed():
+    """The layer before them takes over the pools of conv5, after its own."""
+    config = resolve(ablations.ablate(nets.load('digits'), ['conv3', 'conv4', 'conv5']))
+    assert list(config.model.convolutions()) == ['conv1', 'conv2']
+    assert config.model.conv2.then[-2:] == ('max_pooling', 'max_pooling')
+    assert layer_table(config)[1].pooled == 1

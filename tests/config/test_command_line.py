@@ -150,6 +150,11 @@ def test_the_same_settings_for_another_program():
         (['--flagfile=/no/such'], '/no/such'),
         (['--settings=nonsense'], 'there is no setting or section nonsense'),
         (['--settings=lr'], 'no setting or section lr: did you mean learning_rate.initial?'),
+        (['--settings=conv1'], 'did you mean model.conv1 or learning_rate.conv1?'),
+        (['--config', '--config.seed=5'], '--config has no value: write --config=VALUE'),
+        (['--config.NAME=seed=5'], 'NAME in --config.NAME=VALUE stands for a setting'),
+        (['--config.config=foo'], 'config is not a setting but a flag: --config=foo'),
+        (['--flagfile=/no/such/file'], 'Unable to open flagfile'),
     ],
 )
 def test_a_mistake_in_the_flags_is_one_line(arguments, message, capsys):

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import nets
@@ -71,7 +72,7 @@ def test_a_wrong_override_is_named(overrides, message):
     ('name', 'messages'),
     [
         ('configs/digit.py', ["no config file 'configs/digit.py'", 'did you mean digits?']),
-        ('nothing_like_it', ['The recipes are average_pooling, batch_normalization, cifar10,']),
+        ('nothing_like_it', ['the recipes are average_pooling, batch_normalization, cifar10,']),
         ('/nowhere/digits.py', ['there is no config file']),
     ],
 )
@@ -85,7 +86,7 @@ def test_a_missing_file_is_named(name, messages):
     [
         ('x = 1\ny = z\n', "mine.py, line 2, cannot be executed: NameError: name 'z' is not def"),
         ('x = (', 'mine.py cannot be executed: SyntaxError'),
-        ('x = 1', 'mine.py is no config file: it has no function get_config()'),
+        ('x = 1', 'mine.py is not a config file: it has no function get_config()'),
         ('def get_config():\n    return {}', 'must return an ml_collections.ConfigDict'),
         (
             'from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()',
@@ -165,3 +166,21 @@ def test_an_installed_wheel_trains(tmp_path, data_dir):
     assert (tmp_path / 'empty' / 'run' / 'config.json').exists()
     program = tmp_path / 'venv' / 'bin' / 'alexnet-jax'
     assert 'seed = 3' in run(program, 'main', '--config.seed=3', '--settings=seed')
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = load_config(
+        'digits', optimizer__batch_size=np.int64(8), optimizer__epochs=np.float32(2)
+    )
+    assert (config.optimizer.batch_size, config.optimizer.epochs) == (8, 2.0)
+
+
+def test_a_frozen_config_can_be_overridden(tmp_path):
+    file = tmp_path / 'frozen.py'
+    file.write_text(
+        'from ml_collections import FrozenConfigDict\n'
+        'from alexnet_jax.configs import digits\n'
+        'def get_config():\n'
+        '    return FrozenConfigDict(digits.get_config())\n'
+    )
+    assert load_config(file, seed=3).seed == 3

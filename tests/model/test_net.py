@@ -99,3 +99,21 @@ def test_a_new_interpreter_gives_the_same_logits_on_one_and_two_devices():
     assert results[1].shape == (2, 10)
     assert results[1].std() > 0
     np.testing.assert_allclose(results[1], results[2], rtol=1e-5, atol=1e-6)
+
+
+def test_an_empty_batch_has_no_logits(config):
+    assert Net(config, mesh=nets.mesh_of(2))(np.zeros((0, 64, 64, 3))).shape == (0, 10)
+
+
+def test_what_does_not_suit_the_net_is_refused(config):
+    one = nets.mesh_of(1)
+    with pytest.raises(
+        TypeError, match=r"config is 'digits': alexnet_jax\.load_config returns one"
+    ):
+        Net('digits', mesh=one)
+    with pytest.raises(ValueError, match=r"another net: \['conv1'\]\['bias_TO'\] differs in shape"):
+        Net(config, mesh=one, params=alexnet.initialize(nets.small(model__width=0.25)))
+    with pytest.raises(ValueError, match='1 towers cannot be spread over 2 devices'):
+        Net(nets.small(model__towers=1), mesh=nets.mesh_of(2))
+    with pytest.raises(ValueError, match=r"the axes \('x',\), not \(data, tower\)"):
+        Net(config, mesh=jax.make_mesh((1,), ('x',)))

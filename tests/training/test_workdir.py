@@ -85,6 +85,18 @@ def test_an_incomplete_line_ends_the_metrics(tmp_path):
     ]
 
 
+@pytest.mark.parametrize('line', ['[1, 2]', '"x"', '{"loss": 1}', '3'])
+def test_a_damaged_line_ends_the_metrics(tmp_path, line):
+    workdir = Workdir(tmp_path)
+    workdir.append_metrics(1, {'train/loss': 0.1})
+    with (tmp_path / 'metrics.jsonl').open('a') as file:
+        file.write(f'{line}\n')
+    workdir.append_metrics(3, {'train/loss': 0.3})
+    assert workdir.read_metrics() == [{'step': 1, 'train/loss': 0.1}]
+    workdir.discard_metrics_after(5, 5)
+    assert workdir.read_metrics() == [{'step': 1, 'train/loss': 0.1}]
+
+
 def test_without_checkpoints_there_is_no_step(tmp_path):
     with pytest.raises(UserError, match='has no checkpoint yet'):
         Workdir(tmp_path / 'nowhere').newest_step()
