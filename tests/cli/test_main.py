@@ -175,7 +175,14 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, data_dir):
 
 def test_synthetic_images_are_called_so(tmp_path):
     code, out, err = runs.run(
-        runs.command(tmp_path, '', dataset__name='synthetic', optimizer__epochs=0.02)
+        runs.command(
+            tmp_path,
+            '',
+            dataset__name='synthetic',
+            optimizer__epochs=0.02,
+            augmentation__mean='colour',
+            augmentation__constants='2012',
+        )
     )
     assert code == 0, err
     assert synthetic.NOTICE in out
@@ -187,7 +194,7 @@ def test_four_devices(tmp_path, data_dir):
     results = []
     for number, mesh in enumerate(({'mesh__data': 2, 'mesh__tower': 2}, {'mesh__tower': 1})):
         workdir = tmp_path / str(number)
-        code, out, err = runs.run(runs.command(workdir, data_dir, optimizer__epochs=0.7, **mesh))
+        code, out, err = runs.run(runs.command(workdir, data_dir, optimizer__epochs=0.4, **mesh))
         assert code == 0, err
         results.append(runs.final(workdir)[1])
         if number == 0:

@@ -118,6 +118,8 @@ def test_the_initial_state_does_not_depend_on_the_mesh():
 
 
 def test_a_second_signal_ends_the_process_at_once():
+    # A shell may have started the tests in the background, where Ctrl-C is ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT)
     with StopSignal() as stop:
         assert not stop.signal
@@ -126,3 +128,4 @@ def test_a_second_signal_ends_the_process_at_once():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+    signal.signal(signal.SIGINT, inherited)
