@@ -28,13 +28,9 @@ from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.user_errors import list_items, report_user_errors
 
 _SEEDS = flags.DEFINE_integer('seeds', 3, 'Number of runs of each: their seeds count from 0.', 1)
-
-
 _ONLY = flags.DEFINE_multi_string(
     'only', [], f'Ablations to run, of {", ".join(ABLATIONS)}. Default: all.'
 )
-
-
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, "Folder of all runs. Default: runs/ablations- and the config's name."
 )
