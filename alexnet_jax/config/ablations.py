@@ -6,7 +6,7 @@ difference that the notes of the 2012 code have for the runs behind a claim (doc
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -44,11 +44,7 @@ def ablate(raw: ConfigDict, names: Iterable[str]) -> ConfigDict:
         longer has it after the other ablations.
     """
     names = list(names)
-    for name in names:
-        if name not in ABLATIONS:
-            raise UserError(f'there is no ablation {name!r}; there are {", ".join(ABLATIONS)}')
-        if names.count(name) > 1:
-            raise UserError(f'the ablation {name} is given twice')
+    check_names(names)
     for name in names:
         _without(raw, name)  # each must be possible alone
     result = raw.copy_and_resolve_references()
@@ -59,6 +55,19 @@ def ablate(raw: ConfigDict, names: Iterable[str]) -> ConfigDict:
             others = ', '.join(other for other in names if other != name)
             raise UserError(f'the ablation {name} clashes with {others}: {error}') from error
     return result
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Checks that there are ablations of these names, each given once.
+
+    Raises:
+      UserError: there is no ablation of such a name, or one is given twice.
+    """
+    for name in names:
+        if name not in ABLATIONS:
+            raise UserError(f'there is no ablation {name!r}; there are {", ".join(ABLATIONS)}')
+        if names.count(name) > 1:
+            raise UserError(f'the ablation {name} is given twice')
 
 
 def changes(raw: ConfigDict, name: str) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Colour:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How images are varied (§4.1), and what is subtracted from them (§2)."""
+    """Image augmentation (§4.1), and the mean that is subtracted from images (§2)."""
 
     crop: Annotated[
         int, _Side, 'Pixels: side of the random training crop and of the test views (§4.1).'
@@ -214,7 +214,7 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How often the test error is measured, and on what."""
+    """Evaluations of the test error: their interval and their images."""
 
     every_epochs: Annotated[float, _Period, 'Epochs from one evaluation to the next.']
     batch_size: Annotated[int, _Batch, 'Images per batch of an evaluation.']
@@ -227,7 +227,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """How often the state of the run is saved."""
+    """Checkpoints: their interval, and the number that is kept."""
 
     every_epochs: Annotated[float, _Period, 'Epochs from one checkpoint to the next.']
     keep: Annotated[int, AtLeast(1, 100_000), 'Number of the newest checkpoints that are kept.']
@@ -235,14 +235,14 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """How often training is logged."""
+    """The interval of the log."""
 
     every_steps: Annotated[int, AtLeast(1, 1_000_000), 'Steps between two lines of the log.']
 
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """How images are read."""
+    """Threads and processes that read images."""
 
     threads: Annotated[
         int,

@@ -32,7 +32,7 @@ DEVKIT_2012 = ('n02119789', 'n02100735', 'n02110185', 'n02096294', 'n02102040')
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What was counted while the records of a split were read.
+    """Counts from reading the records of a split.
 
     Attributes:
       images: number of records.

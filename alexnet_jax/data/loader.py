@@ -31,7 +31,7 @@ _ALL_ROWS = slice(None)
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How images are read. All attributes except `size` and `resize` affect only the speed.
+    """Settings for reading images. All attributes except `size` and `resize` affect only the speed.
 
     Attributes:
       size: pixels across an image; images of other sizes are scaled.

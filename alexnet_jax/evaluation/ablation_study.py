@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from ml_collections import ConfigDict
 from scipy import stats  # comes with scikit-learn
 
-from alexnet_jax.config.ablations import ABLATIONS, ablate, changes
+from alexnet_jax.config.ablations import ABLATIONS, ablate, changes, check_names
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.progress import time_left
@@ -51,9 +51,7 @@ class Study:
     def __init__(self, raw: ConfigDict, seeds: int, only: Sequence[str], folder: Path) -> None:
         self.raw, self.seeds, self._folder = raw, range(seeds), folder
         self.names, self.left_out = [BASE], {}
-        for name in only:
-            if list(only).count(name) > 1:
-                raise UserError(f'the ablation {name} is given twice')
+        check_names(only)
         for name in only or ABLATIONS:
             try:
                 self.config(name, 0)

@@ -102,13 +102,14 @@ def partitions(config: schema.Config, mesh: Mesh) -> dict[str, Any]:
     return jax.tree.map(lambda info: towers.partition(mesh, *info.axes), parameter_info(config))
 
 
-def graph(config: schema.Config, platform: Platform | None = None) -> nnx.GraphDef[AlexNet]:
+def graph(config: schema.Config, mesh: Mesh | None = None) -> nnx.GraphDef[AlexNet]:
     """Returns the net without its parameters, for `apply`.
 
     Args:
       config: the settings of a run.
-      platform: the platform that the program is compiled for; None for JAX's default.
+      mesh: the devices that the program is compiled for; None for JAX's default.
     """
+    platform = None if mesh is None else Platform.of_devices(mesh.devices.flat)
     return nnx.split(_abstract(config, platform))[0]
 
 

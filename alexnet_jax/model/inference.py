@@ -11,7 +11,6 @@ from jax import Array
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, towers
-from alexnet_jax.ops.implementations import Platform
 
 # From parameters, mean image, images (B, size, size, 3) uint8, and a view of them, to an array with
 # one row for each image.
@@ -26,7 +25,7 @@ def test_views(config: Config) -> list[augmentation.View]:
 
 def make_log_probabilities(config: Config, mesh: jax.sharding.Mesh) -> ViewFunction:
     """Compiles the net up to the logarithm of the softmax, (B, K) float32."""
-    graph = alexnet.graph(config, Platform.of_devices(mesh.devices.flat))
+    graph = alexnet.graph(config, mesh)
 
     def log_probabilities(params: Any, views_BHWC: Array) -> Array:
         return jax.nn.log_softmax(alexnet.apply(graph, params, views_BHWC))
@@ -36,7 +35,7 @@ def make_log_probabilities(config: Config, mesh: jax.sharding.Mesh) -> ViewFunct
 
 def make_last_hidden(config: Config, mesh: jax.sharding.Mesh) -> ViewFunction:
     """Compiles the net up to its last hidden layer, (B, units of all towers) float32 (§6.1)."""
-    graph = alexnet.graph(config, Platform.of_devices(mesh.devices.flat))
+    graph = alexnet.graph(config, mesh)
 
     def last_hidden(params: Any, views_BHWC: Array) -> Array:
         units = alexnet.apply_hidden(graph, params, views_BHWC)

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.tree_util import tree_leaves_with_path
 
 from alexnet_jax.config.schema import Config
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.alexnet import ARRAYS, AlexNet
 from alexnet_jax.model.layer_table import CHANNELS
-from alexnet_jax.ops.implementations import Platform
+from alexnet_jax.model.parameters import shapes_by_name
 
 
 class Net(nnx.Module):
@@ -55,10 +54,8 @@ class Net(nnx.Module):
         shardings = towers.shardings(self.mesh, alexnet.partitions(config, self.mesh))
         params = alexnet.initialize(config) if params is None else params
         _check_shapes(config, params)
-        platform = Platform.of_devices(self.mesh.devices.flat)
-        self.towers: AlexNet = nnx.merge(
-            alexnet.graph(config, platform), jax.device_put(params, shardings)
-        )
+        graph = alexnet.graph(config, self.mesh)
+        self.towers: AlexNet = nnx.merge(graph, jax.device_put(params, shardings))
 
     def __call__(self, images_BHWC: Any) -> Array:
         """Computes the logits.
@@ -100,10 +97,7 @@ def _check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
 
 
 def _check_shapes(config: Config, params: Any) -> None:
-    expected, actual = (
-        {jax.tree_util.keystr(path): x.shape for path, x in tree_leaves_with_path(tree)}
-        for tree in (alexnet.shapes(config), params)
-    )
+    expected, actual = shapes_by_name(alexnet.shapes(config)), shapes_by_name(params)
     if expected != actual:
         names = sorted(name for name in expected | actual if expected.get(name) != actual.get(name))
         raise ValueError(f'params are those of another net: {names[0]} differs in shape')
@@ -112,7 +106,7 @@ def _check_shapes(config: Config, params: Any) -> None:
 @functools.cache
 def _compile(config: Config, mesh: jax.sharding.Mesh) -> Callable[[Any, Array], Array]:
     """Compiles the net at test time as a function of parameters and images."""
-    graph = alexnet.graph(config, Platform.of_devices(mesh.devices.flat))
+    graph = alexnet.graph(config, mesh)
     images = towers.spec(mesh, 'images')
     compute = jax.shard_map(
         functools.partial(alexnet.apply, graph),

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -70,6 +71,14 @@ def parameter_info(net: nnx.Module) -> dict[str, Any]:
         axes = tuple(variable.get_metadata('out_sharding'))
         section[name] = ParameterInfo(modules[0], type(variable), axes)
     return infos
+
+
+def shapes_by_name(params: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a tree of arrays, or of their metadata, by dotted names."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator='.'): tuple(x.shape) for path, x in leaves
+    }
 
 
 # The source of initial weights. They are drawn on the host, which needs no compilation (with JAX's

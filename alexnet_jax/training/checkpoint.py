@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from alexnet_jax.model.parameters import shapes_by_name
 from alexnet_jax.runtime.user_errors import UserError, first_line
 from alexnet_jax.training.optimizer import Progress
 
@@ -141,8 +142,8 @@ class Checkpoints:
     def _check_shapes(self, step: int, params: Any) -> None:
         """Checks the shapes of the parameters, which Orbax does only after it has begun to read."""
         with self._explain_read_errors(step):
-            stored = _shapes(self._manager.item_metadata(step)['state'].tree['params'])
-        expected = _shapes(params)
+            stored = shapes_by_name(self._manager.item_metadata(step)['state'].tree['params'])
+        expected = shapes_by_name(params)
         for name in sorted(stored.keys() | expected.keys()):
             if stored.get(name) != expected.get(name):
                 raise UserError(
@@ -181,14 +182,6 @@ class Checkpoints:
                 f'cannot write a checkpoint to {self._folder}: {first_line(error)}; '
                 'the checkpoints before it are intact'
             ) from error
-
-
-def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of a tree of arrays or of their metadata, by name."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator='.'): tuple(x.shape) for path, x in leaves
-    }
 
 
 def _manager_options(keep: int | None) -> ocp.CheckpointManagerOptions:

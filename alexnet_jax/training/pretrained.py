@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jax.tree_util import tree_leaves_with_path
 
 from alexnet_jax.config.schema import Pretrained
+from alexnet_jax.model.parameters import shapes_by_name
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.workdir import Workdir
 
@@ -39,10 +38,7 @@ def _layer(name: str, params: Any, source: Any, settings: Pretrained) -> dict[st
     for net, layers in (('this net', params), (settings.workdir, source)):
         if name not in layers:
             raise UserError(f'pretrained.layers names {name}, and {net} has no such layer')
-    shapes, source_shapes = (
-        {jax.tree_util.keystr(path): x.shape for path, x in tree_leaves_with_path(layers[name])}
-        for layers in (params, source)
-    )
+    shapes, source_shapes = (shapes_by_name(layers[name]) for layers in (params, source))
     if shapes != source_shapes:
         raise UserError(
             f'{name} in {settings.workdir} has the shapes {source_shapes}, not {shapes}: remove it '

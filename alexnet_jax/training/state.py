@@ -1,4 +1,4 @@
-"""What a training step changes, and how it is sharded."""
+"""The state of training, and how it is sharded."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from alexnet_jax.training.optimizer import paper_momentum
 
 
 class State(NamedTuple):
-    """What a training step changes.
+    """The arrays that a training step changes.
 
     Attributes:
       step: () int32, the number of completed steps.

@@ -13,7 +13,6 @@ from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.batch_normalization import update_averages
 from alexnet_jax.model.dropout import Masks
-from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.top_k_credit import credit
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import State, make_optimizer, partitions
@@ -41,10 +40,7 @@ def make_train_step(
       deviation of the colour noise, all () float32. It returns the new state, for which it reuses
       the old state's memory, and the batch means of 'loss' (nats) and 'top1_error' (a fraction).
     """
-    platform = Platform.of_devices(mesh.devices.flat)
-    net = apply_training or functools.partial(
-        alexnet.apply_training, alexnet.graph(config, platform)
-    )
+    net = apply_training or functools.partial(alexnet.apply_training, alexnet.graph(config, mesh))
     optimizer, memory = make_optimizer(config), config.model.batch_normalization.memory
     batch_size, views = config.optimizer.batch_size, config.augmentation
     state_specs = partitions(config, mesh)

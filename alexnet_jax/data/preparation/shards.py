@@ -116,7 +116,7 @@ def _own_files(entries: Entries, locations: np.ndarray) -> tuple[list[str], np.n
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What was counted while a shard was written.
+    """Counts from writing a shard.
 
     Attributes:
       images: number of images in the shard.

@@ -1,4 +1,4 @@
-"""How a prepared data set stores its images: size, format and name (§2)."""
+"""The storage of a prepared data set: size, format and name (§2)."""
 
 import dataclasses
 
@@ -13,7 +13,9 @@ STATISTICS_SIZE = 256  # pixels across an image for the statistics, where files 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """How images are stored. The text form of this object is part of each shard's fingerprint.
+    """Size and format of stored images.
+
+    The text form of this object is part of each shard's fingerprint.
 
     Attributes:
       size: pixels across the square that an image becomes; 0 keeps the files as they are.
