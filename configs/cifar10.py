@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     c.dataset.classes = 10
     c.dataset.image_size = 32
     c.dataset.resize = 'bicubic'
+    c.dataset.background = 'white'
     c.dataset.reshuffle = True
 
     c.augmentation = ConfigDict()
@@ -114,7 +115,7 @@ def get_config() -> ConfigDict:
     c.pretrained = ConfigDict(dict(workdir='', layers=('conv1', 'conv2', 'conv3', 'conv4')))
     c.mesh = ConfigDict(dict(tower=0, data=0))  # 0: chosen automatically
     c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=500, average_views=False))
-    c.checkpoint = ConfigDict(dict(every_epochs=5.0, keep=2))
+    c.checkpoint = ConfigDict(dict(every_epochs=5.0, every_minutes=0.0, keep=2))
     c.log = ConfigDict(dict(every_steps=50))
     c.loader = ConfigDict(dict(threads=0, workers=0, prefetch=4, skip_bad=0))
     return c

@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     c.dataset.classes = 10
     c.dataset.image_size = 72
     c.dataset.resize = 'bicubic'
+    c.dataset.background = 'white'
     c.dataset.reshuffle = True
 
     c.augmentation = ConfigDict()
@@ -111,7 +112,7 @@ def get_config() -> ConfigDict:
     )
     c.mesh = ConfigDict(dict(tower=0, data=0))  # 0: chosen automatically
     c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=128, average_views=True))
-    c.checkpoint = ConfigDict(dict(every_epochs=5.0, keep=2))
+    c.checkpoint = ConfigDict(dict(every_epochs=5.0, every_minutes=0.0, keep=2))
     c.log = ConfigDict(dict(every_steps=10))
     c.loader = ConfigDict(dict(threads=0, workers=0, prefetch=4, skip_bad=0))
     return c

@@ -20,6 +20,7 @@ RESIZE = ('area', 'bilinear', 'bicubic', 'lanczos', 'nearest')
 NOISE = ('none', 'eigenvalue', 'root')
 MEAN = ('image', 'colour')
 CONSTANTS = ('data', '2012')
+BACKGROUNDS = ('white', 'black')
 
 _Side = AtLeast(1, 4096)  # pixels of an image
 _Batch = AtLeast(1, 65_536)
@@ -48,6 +49,9 @@ class Dataset:
     ]
     resize: Annotated[
         str, OneOf(RESIZE), 'Filter that scales images which are not of that size already.'
+    ]
+    background: Annotated[
+        str, OneOf(BACKGROUNDS), 'What is put behind the transparent pixels of your own images.'
     ]
     reshuffle: Annotated[
         bool, 'A new order every epoch; the 2012 code had the same batches in every epoch.'
@@ -230,7 +234,16 @@ class Checkpoint:
     """Checkpoints: their interval, and the number that is kept."""
 
     every_epochs: Annotated[float, _Period, 'Epochs from one checkpoint to the next.']
-    keep: Annotated[int, AtLeast(1, 100_000), 'Number of the newest checkpoints that are kept.']
+    every_minutes: Annotated[
+        float,
+        AtLeast(0, 1_000_000),
+        'Minutes after which a checkpoint is saved between those of the epochs; 0: never.',
+    ]
+    keep: Annotated[
+        int,
+        AtLeast(1, 100_000),
+        'Number of the newest checkpoints that are kept, beside that of the lowest test error.',
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,9 +301,23 @@ class Config:
         return 10 if self.augmentation.mirror else 5
 
 
-# Sections that may differ when a run is resumed: they change where and how often things happen, not
-# the result.
-FREE_TO_CHANGE = ('mesh', 'checkpoint', 'log', 'loader')
+# Sections and settings that may differ when a run is resumed: they say where the images are, and
+# where and how often things happen. They do not change what is trained, except that the plateau
+# schedule counts evaluations. The images themselves are compared instead of their place.
+FREE_TO_CHANGE = (
+    'mesh',
+    'checkpoint',
+    'log',
+    'loader',
+    'evaluation',
+    'dataset.data_dir',
+    'dataset.folder',
+)
+
+
+def may_change(name: str) -> bool:
+    """Checks whether the setting with this dotted name may differ when a run is resumed."""
+    return any(name == free or name.startswith(f'{free}.') for free in FREE_TO_CHANGE)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

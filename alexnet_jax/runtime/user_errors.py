@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from absl import flags, logging
 
+from alexnet_jax.runtime.signals import Stopped
+
 EXIT_BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 EXIT_STOPPED = 75  # exit code of a run that was told to stop, was saved, and can be resumed
 
@@ -28,9 +30,10 @@ def first_line(error: BaseException) -> str:
 def report_user_errors() -> Iterator[None]:
     """Prints a mistake as one line instead of a traceback, and ends the process.
 
-    The exit code is 2 for a UserError and for a disk that cannot be written, 130 for Ctrl-C, and
-    141 without a line where the reader of the output has ended, as `head` does. Other errors are
-    faults of the program and keep their traceback.
+    The exit code is 2 for a UserError and for a disk that cannot be written, 75 where a signal
+    stopped a job that can be resumed, 130 for Ctrl-C, and 141 without a line where the reader of
+    the output has ended, as `head` does. Other errors are faults of the program and keep their
+    traceback.
     """
     try:
         yield
@@ -43,6 +46,9 @@ def report_user_errors() -> Iterator[None]:
             raise
         print(f'alexnet_jax: {" ".join(str(error).split())}', file=sys.stderr)
         sys.exit(2)
+    except Stopped as error:
+        print(f'alexnet_jax: stopped by {error}: the same command resumes', file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
     except KeyboardInterrupt:
         print('\nalexnet_jax: interrupted', file=sys.stderr)
         sys.exit(130)

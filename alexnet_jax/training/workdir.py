@@ -99,8 +99,7 @@ class Workdir:
         names = [
             name
             for name in sorted(recorded.keys() | current.keys())
-            if recorded.get(name) != current.get(name)
-            and name.split('.')[0] not in schema.FREE_TO_CHANGE
+            if recorded.get(name) != current.get(name) and not schema.may_change(name)
         ]
         shown = [f'{name}={recorded.get(name)} (now {current.get(name)})' for name in names[:3]]
         more = f' and {len(names) - 3} more' if len(names) > 3 else ''
