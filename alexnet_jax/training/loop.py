@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from alexnet_jax.config.durations import Durations
@@ -19,7 +20,13 @@ from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import log, progress_line
 from alexnet_jax.training.checkpoint import Position
 from alexnet_jax.training.optimizer import Rates, rates
-from alexnet_jax.training.state import place_constants, place_initial_state, state_shapes
+from alexnet_jax.training.state import (
+    State,
+    find_nonfinite,
+    place_constants,
+    place_initial_state,
+    state_shapes,
+)
 from alexnet_jax.training.step import make_train_step
 from alexnet_jax.training.validation import make_evaluate
 from alexnet_jax.training.workdir import Workdir
@@ -29,8 +36,22 @@ class _Interrupted(Exception):
     """A signal that ended an evaluation early."""
 
 
+class _Diverged(UserError):
+    """Values that are not finite, which no checkpoint may hold."""
+
+
 class Loop:
-    """A run, from its newest checkpoint or from the initial state to its end.
+    """A run, from its newest checkpoint or from another state to its end.
+
+    Args:
+      config: the settings of the run.
+      mesh: the devices.
+      splits: the images.
+      plan: the durations of these settings.
+      workdir: the folder of the run, claimed by this process.
+      stop: records the signals that ask the run to stop.
+      source: another run, and its step, whose state this one begins with where its workdir has no
+        checkpoint yet; None begins with the initial state.
 
     Attributes:
       results: the last evaluation, of all views once the run has ended; see `make_evaluate`.
@@ -45,6 +66,7 @@ class Loop:
         plan: Durations,
         workdir: Workdir,
         stop: StopSignal,
+        source: tuple[Workdir, int] | None = None,
     ) -> None:
         self._config, self._mesh, self._splits = config, mesh, splits
         self._plan, self._stop = plan, stop
@@ -56,11 +78,40 @@ class Loop:
             make_train_step(config, mesh),
             make_evaluate(config, mesh),
         )
-        self._checkpoints = workdir.open_checkpoints(config.checkpoint.keep)
-        restored = self._checkpoints.restore(state_shapes(config, mesh))
-        self.state, self._position = restored or (place_initial_state(config, mesh), Position())
+        with contextlib.ExitStack() as stack:
+            self._checkpoints = stack.enter_context(
+                workdir.open_checkpoints(config.checkpoint.keep)
+            )
+            self.state, self._position = self._restore(source)
+            if self.step > plan.steps:
+                raise UserError(
+                    f'the run in {workdir.path} has done {self.step} steps, and these settings '
+                    f'ask for {plan.steps}: set --config.optimizer.epochs to more than '
+                    f'{plan.epoch(self.step):.2f}'
+                )
+            stack.pop_all()  # from here on, `run` closes the checkpoints
+        self._time_of_save, self._error = time.monotonic(), math.inf
         self._writer = log.Writer(workdir, self._position.step, self._position.evaluated)
         self._line = progress_line.ProgressLine(self._plan)
+
+    def _restore(self, source: tuple[Workdir, int] | None) -> tuple[State, Position]:
+        """Returns the state and position to begin with; saves those of another run at once."""
+        shapes = state_shapes(self._config, self._mesh)
+        restored = self._checkpoints.restore(shapes)
+        if restored is not None:
+            return restored
+        if source is None:
+            return place_initial_state(self._config, self._mesh), Position()
+        workdir, step = source
+        with workdir.open_checkpoints() as checkpoints:
+            restored = checkpoints.restore(shapes, step)
+        if restored is None:
+            raise UserError(f'--from={workdir.path}:{step}: there is no such checkpoint')
+        state, position = restored
+        position = dataclasses.replace(position, steps=0, sums={})
+        self._checkpoints.save(state, position)
+        self._checkpoints.wait()
+        return state, position
 
     def run(self) -> bool:
         """Trains to the end, or until a signal stops the run; saves a checkpoint in both cases.
@@ -69,7 +120,8 @@ class Loop:
           Whether the run has reached its end.
 
         Raises:
-          UserError: the loss is not finite, or a checkpoint cannot be written.
+          UserError: the loss, the parameters or the test error are not finite, or a checkpoint
+            cannot be written.
         """
         first = self._position.step
         try:
@@ -95,7 +147,7 @@ class Loop:
                 # The metrics of the step before: waiting for this one would leave the devices idle.
                 self._record(pending)
                 pending = step + 1, rate.weights, metrics
-                if self._due(step + 1) or self._stop.signal or error:
+                if self._due(step + 1) or self._is_time_to_save() or self._stop.signal or error:
                     self._record(pending)
                     pending = None
                     self._evaluate_and_save(save=error is not None)
@@ -150,6 +202,10 @@ class Loop:
             step % self._plan.evaluate_every and step % self._plan.save_every
         )
 
+    def _is_time_to_save(self) -> bool:
+        minutes = self._config.checkpoint.every_minutes
+        return 0 < minutes * 60 <= time.monotonic() - self._time_of_save
+
     def _record(self, pending: tuple[int, float, dict[str, Array]] | None) -> None:
         """Waits for the metrics of a step, checks the loss, and logs what is due.
 
@@ -160,12 +216,8 @@ class Loop:
             return
         step, learning_rate, metrics = pending
         values = {name: float(x) for name, x in jax.device_get(metrics).items()}
-        if not np.isfinite(values['loss']):
-            raise UserError(
-                f'the loss is {values["loss"]} at step {step}: lower learning_rate.initial (now '
-                f'{self._config.learning_rate.initial:g}); the checkpoints from before this step '
-                'are intact'
-            )
+        if not math.isfinite(values['loss']):
+            raise self._diverged(f'the loss is {values["loss"]}', step)
         self._position = self._position.after_step(step, values)
         speed = self._line.step(step, values, learning_rate)
         if step % self._config.log.every_steps == 0 or step == self._plan.steps:
@@ -177,19 +229,62 @@ class Loop:
                 | ({'images_per_second': speed} if speed else {}),
             )
 
+    def _diverged(self, problem: str, step: int) -> UserError:
+        """Returns the error for a value that is not finite, with what can be done about it."""
+        rate, saved = self._config.learning_rate.initial, self._checkpoints.newest
+        if step == 1 and 'loss' in problem:
+            advice = (
+                'before anything was learned: the initial weights (model.*.std) or the images are '
+                'to blame, not the learning rate'
+            )
+        elif saved is None:
+            advice = (
+                'and nothing was saved yet: run it again with a lower learning rate, '
+                f'--config.learning_rate.initial={rate / 10:g}'
+            )
+        else:
+            advice = (
+                f'and the checkpoint of step {saved} is intact: the same command with --extend '
+                f'--config.learning_rate.initial={rate / 10:g} continues from it with a lower '
+                'learning rate'
+            )
+        return _Diverged(f'{problem} at step {step}, {advice}')
+
     def _evaluate_and_save(self, save: bool = False) -> None:
         """Evaluates and saves as is due at this step; a signal ends the evaluation early.
 
         Args:
           save: whether to save a checkpoint that is not due.
         """
-        step = self._position.step
+        step, best = self._position.step, self._checkpoints.best_error
         last = step == self._plan.steps
+        self._error = math.inf
         if last or (step % self._plan.evaluate_every == 0 and self._position.evaluated < step):
-            with contextlib.suppress(_Interrupted):
+            try:
                 self._evaluate(self._config.views if last else 1)
-        if last or save or step % self._plan.save_every == 0 or self._stop.signal:
-            self._checkpoints.save(self.state, self._position)
+            except _Interrupted:
+                pass
+            except _Diverged:
+                raise
+            except Exception:  # such as a test image that cannot be read
+                self._save()
+                raise
+        improved = self._error < (math.inf if best is None else best)
+        due = last or step % self._plan.save_every == 0 or self._is_time_to_save()
+        if save or due or improved or self._stop.signal:
+            self._save()
+
+    def _save(self) -> None:
+        """Saves a checkpoint, unless the state holds values that are not finite."""
+        nonfinite = find_nonfinite(self.state)
+        if nonfinite:
+            problem = f'{nonfinite[0]} holds values that are not finite'
+            if len(nonfinite) > 1:
+                problem = f'{problem}, as do {len(nonfinite) - 1} more arrays,'
+            raise self._diverged(problem, self.step)
+        error = self._error if math.isfinite(self._error) else None
+        self._checkpoints.save(self.state, self._position, error)
+        self._time_of_save = time.monotonic()
 
     def _evaluate(self, views: int) -> None:
         step = self._position.step
@@ -201,7 +296,9 @@ class Loop:
                 views,
                 len(self._splits.eval),
             )
-        self.results = results
+        if not math.isfinite(results['loss']):
+            raise self._diverged(f'the test loss is {results["loss"]}', step)
+        self.results, self._error = results, results['top1_error']
         if self._position.evaluated < step:
             plateau = self._config.learning_rate.plateau
             progress = self._position.progress.after_evaluation(plateau, results['top1_error'])

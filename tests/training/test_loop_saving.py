@@ -1,0 +1,200 @@
+"""What the loop evaluates, saves and refuses to save, with scripted steps in place of training."""
+
+import itertools
+import signal
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nets
+from alexnet_jax.config.durations import Durations
+from alexnet_jax.runtime.signals import StopSignal
+from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training import loop as training_loop
+from alexnet_jax.training.state import place_initial_state, state_shapes
+from alexnet_jax.training.workdir import Workdir
+
+MESH = nets.mesh_of(1)
+CONFIG = nets.small(model__width=0.03125, log__every_steps=1, checkpoint__keep=2)
+PLAN = Durations(examples=80, batch_size=8, steps=10, evaluate_every=2, save_every=5)
+
+
+class Script:
+    """Training and evaluation that give scripted losses, errors and parameters.
+
+    Attributes:
+      losses, errors: the loss after each step, and the top-1 error at it, where they are not usual.
+      spoiled: the step after which a parameter is not finite.
+      at_step: called with the number of each step.
+    """
+
+    def __init__(self, losses=(), errors=(), spoiled=None, at_step=lambda step: None):
+        self.losses, self.errors, self.spoiled = dict(losses), dict(errors), spoiled
+        self.at_step, self.evaluations, self.step = at_step, [], 0
+
+    def train(self, state, *_):
+        self.step = int(state.step) + 1
+        self.at_step(self.step)
+        params = jax.tree.map(lambda x: x + 1, state.params)
+        if self.step == self.spoiled:
+            params['conv2']['bias_TO'] = params['conv2']['bias_TO'].at[0, 0].set(np.nan)
+        metrics = {'loss': self.losses.get(self.step, 1.0), 'top1_error': 0.5}
+        return state._replace(step=state.step + 1, params=params), metrics
+
+    def evaluate(self, params, mean, batches, views, images):
+        self.evaluations.append(self.step)
+        error = self.errors.get(self.step, 0.5)
+        if isinstance(error, Exception):
+            raise error
+        return {'images': 10, 'loss': error, 'top1_error': error, 'top5_error': 0.1}
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Returns a function that makes a loop with a script, in the same workdir each time."""
+
+    def make(script, plan=PLAN, config=CONFIG, workdir=None, **arguments):
+        folder = Workdir(workdir or tmp_path / 'run')
+        folder.path.mkdir(exist_ok=True)
+        monkeypatch.setattr(training_loop, 'make_train_step', lambda *_: script.train)
+        monkeypatch.setattr(training_loop, 'make_evaluate', lambda *_: script.evaluate)
+        constants = types.SimpleNamespace(mean_HWC=None)
+        monkeypatch.setattr(training_loop, 'place_constants', lambda *_: constants)
+        monkeypatch.setattr(
+            training_loop.Loop, '_batches', lambda *_: itertools.repeat({'image': 0})
+        )
+        splits = types.SimpleNamespace(train=[0] * 80, eval=[0] * 10)
+        stop = arguments.pop('stop', StopSignal())
+        return training_loop.Loop(config, MESH, splits, plan, folder, stop, **arguments)
+
+    return make
+
+
+def saved_steps(workdir):
+    return sorted(int(p.name) for p in (workdir / 'checkpoints').iterdir() if p.name.isdigit())
+
+
+def saved(workdir, step=None):
+    with Workdir(workdir).open_checkpoints() as checkpoints:
+        return checkpoints.restore(state_shapes(CONFIG, MESH), step)
+
+
+def test_a_parameter_that_is_not_finite_is_never_saved(start, tmp_path):
+    """The loss of the step that spoils it is finite, and it is the last step."""
+    with pytest.raises(UserError, match=r'params\.conv2\.bias_TO holds values that are not finite'):
+        start(Script(spoiled=10)).run()
+    state, position = saved(tmp_path / 'run')
+    assert position.step < 10
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize('error', [np.nan, np.inf])
+def test_a_test_loss_that_is_not_finite_ends_the_run_before_it_is_saved(start, tmp_path, error):
+    with pytest.raises(UserError, match=r'the test loss is (nan|inf) at step 6, .*--extend'):
+        start(Script(errors={6: error})).run()
+    assert max(saved_steps(tmp_path / 'run')) == 5
+    assert 'NaN' not in (tmp_path / 'run' / 'metrics.jsonl').read_text()
+
+
+def test_the_advice_about_a_loss_that_is_not_finite_depends_on_what_was_saved(start, tmp_path):
+    with pytest.raises(UserError, match='before anything was learned'):
+        start(Script(losses={1: np.nan})).run()
+    with pytest.raises(UserError, match='nothing was saved yet: run it again with a lower'):
+        start(Script(losses={2: np.inf})).run()
+    with pytest.raises(UserError, match=r'the checkpoint of step 5 is intact: .*--extend') as error:
+        start(Script(losses={6: np.nan})).run()
+    assert '\n' not in str(error.value)
+    assert max(saved_steps(tmp_path / 'run')) == 5
+
+
+def test_a_lower_test_error_is_saved_and_kept(start, tmp_path):
+    """The newest two checkpoints are kept, and that of the lowest test error beside them."""
+    start(Script(errors={2: 0.5, 4: 0.2, 6: 0.3, 8: 0.4, 10: 0.3})).run()
+    assert saved_steps(tmp_path / 'run') == [4, 5, 10]
+    with Workdir(tmp_path / 'run').open_checkpoints() as checkpoints:
+        assert (checkpoints.best, checkpoints.best_error) == (4, 0.2)
+
+
+def test_an_evaluation_that_fails_loses_no_step(start, tmp_path):
+    with pytest.raises(UserError, match='test image 3'):
+        start(Script(errors={8: UserError('test image 3 is damaged')})).run()
+    assert max(saved_steps(tmp_path / 'run')) == 8
+    script = Script()
+    assert start(script).run()
+    assert script.evaluations == [0, 10]  # that of step 8 first, before any new step
+
+
+def test_checkpoints_by_minutes(start, tmp_path, monkeypatch):
+    """They are saved when the time is up, though none is due by the epochs."""
+    now = [0.0]
+    clock = types.SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(training_loop, 'time', clock)
+
+    def wait(step):
+        now[0] += 100  # seconds
+
+    config = nets.small(
+        model__width=0.03125, log__every_steps=1, checkpoint__keep=9, checkpoint__every_minutes=5.0
+    )
+    plan = Durations(examples=80, batch_size=8, steps=10, evaluate_every=99, save_every=99)
+    start(Script(at_step=wait), plan, config).run()
+    assert saved_steps(tmp_path / 'run') == [3, 6, 9, 10]
+
+
+def test_a_stop_is_saved_and_the_rest_is_as_if_there_had_been_none(start, tmp_path):
+    undisturbed = tmp_path / 'undisturbed'
+    assert start(Script(), workdir=undisturbed).run()
+
+    def interrupt(step):
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    with StopSignal() as stop:
+        assert not start(Script(at_step=interrupt), stop=stop).run()
+    assert max(saved_steps(tmp_path / 'run')) == 3
+    assert start(Script()).run()
+    (state, position), (other_state, other) = saved(tmp_path / 'run'), saved(undisturbed)
+    assert position == other
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+
+
+def test_a_run_continues_from_the_state_of_another(start, tmp_path):
+    """Parameters, velocity and step are taken over, of the step that is named; and saved at once.
+
+    So the new run can be killed right away, and resumes without the other.
+    """
+    other = tmp_path / 'other'
+    config = nets.small(model__width=0.03125, log__every_steps=1, checkpoint__keep=9)
+    start(Script(), config=config, workdir=other).run()
+    plan = Durations(examples=80, batch_size=8, steps=20, evaluate_every=20, save_every=20)
+    loop = start(Script(), plan, source=(Workdir(other), 5))
+    assert loop.step == 5
+    assert saved_steps(tmp_path / 'run') == [5]
+    assert loop.run()
+    state, position = saved(tmp_path / 'run')
+    assert position.step == 20
+    initial = place_initial_state(CONFIG, MESH)
+    np.testing.assert_allclose(
+        state.params['conv1']['bias_TO'], initial.params['conv1']['bias_TO'] + 20
+    )
+    assert max(line['step'] for line in Workdir(tmp_path / 'run').read_metrics()) == 20
+
+
+def test_a_run_that_is_longer_than_its_settings_is_refused(start, tmp_path):
+    start(Script()).run()
+    plan = Durations(examples=80, batch_size=8, steps=9, evaluate_every=2, save_every=5)
+    with pytest.raises(UserError, match=r'has done 10 steps, .* 9: .*epochs to more than 1\.00'):
+        start(Script(), plan)
+    assert saved_steps(tmp_path / 'run')[-1] == 10
+
+
+def test_nonfinite_arrays_are_named():
+    state = place_initial_state(CONFIG, MESH)
+    assert training_loop.find_nonfinite(state) == []
+    velocity = jax.tree.map(lambda x: x.at[...].set(jnp.inf) if x.ndim == 2 else x, state.velocity)
+    names = training_loop.find_nonfinite(state._replace(velocity=velocity))
+    assert names
+    assert all(name.startswith('velocity') for name in names)
