@@ -99,6 +99,11 @@ def spoil(data_dir, split, index):
     return source.where(index)
 
 
+def at_step(state, step):
+    """Returns a state with another number of steps done."""
+    return state._replace(step=jax.device_put(np.int32(step), state.step.sharding))
+
+
 def untrained(workdir, config, step=3):
     """Writes a workdir like that of a run, with a checkpoint of the initial state at this step."""
     mesh = nets.mesh_of(1)
@@ -106,6 +111,6 @@ def untrained(workdir, config, step=3):
         Workdir(workdir).claim(config, mesh) as folder,
         folder.open_checkpoints(keep=9) as checkpoints,
     ):
-        checkpoints.save(place_initial_state(config, mesh), Position(step=step))
+        checkpoints.save(at_step(place_initial_state(config, mesh), step), Position(step=step))
         checkpoints.wait()
     return workdir

@@ -1,10 +1,12 @@
 """Files that are complete or absent, whenever the process or the machine stops."""
 
 import contextlib
+import json
 import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -34,3 +36,19 @@ def sync(path: Path) -> None:
     """Waits until the contents of a file are on the disk."""
     with path.open('rb') as file:
         os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Waits until the names in a folder are on the disk."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def replace_json(path: Path, values: Any) -> None:
+    """Replaces a file by plain values as JSON."""
+    with replace(path) as partial:
+        partial.write_text(json.dumps(values))
+    sync_folder(path.parent)

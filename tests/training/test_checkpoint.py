@@ -96,7 +96,7 @@ POSITION = Position(7, 5, Progress(0.1, 2, 1), 3, {'loss': 1 / 3, 'top1_error': 
 @pytest.fixture
 def saved(tmp_path):
     """A folder with a checkpoint of step 7, and the state that was saved."""
-    state = place_initial_state(nets.small(), nets.mesh_of(2))
+    state = runs.at_step(place_initial_state(nets.small(), nets.mesh_of(2)), 7)
     with Checkpoints(tmp_path / 'checkpoints', keep=2) as checkpoints:
         checkpoints.save(state, POSITION)
         checkpoints.wait()

@@ -1,0 +1,375 @@
+"""The folder of a run's checkpoints: saving, verifying, keeping and restoring them."""
+
+import dataclasses
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.glob_patterns import refuse_glob_pattern
+from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.training.checkpoint import folders, reading, restoring
+from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion
+from alexnet_jax.training.checkpoint.position import Position
+from alexnet_jax.training.checkpoint.reading import Vanished
+
+_Restored = TypeVar('_Restored')
+
+_DAMAGED, _DELETED = '.damaged', '.deleted'  # added to the names of folders that no longer count
+_LONGEST_REASON = 120  # letters of a library's error that are shown
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unverified:
+    """A checkpoint that has been saved and not yet been read back.
+
+    Attributes:
+      step: its step.
+      target: the tree of its state, of ShapeDtypeStruct.
+      digests: those of what was in memory.
+    """
+
+    step: int
+    target: Any
+    digests: Digests
+
+
+class Checkpoints:
+    """The checkpoints in a folder: the newest ones, and the best by validation error.
+
+    Leaving its `with` block, or `close`, ends its threads.
+
+    A checkpoint is saved in the background. Before the next one is saved, and in `wait`, it is read
+    back and compared with what was in memory; only then are older ones deleted. Whatever is
+    restored is compared with its digests. Where the folder is open for writing, what is damaged is
+    renamed to `36.damaged`, and the checkpoint before it is used.
+
+    Args:
+      folder: the folder of all checkpoints, with one folder for each step.
+      keep: how many of the newest checkpoints are kept; None opens the folder for reading only.
+
+    Raises:
+      UserError: from every method, where a checkpoint cannot be written or read.
+    """
+
+    def __init__(self, folder: Path, keep: int | None) -> None:
+        self._folder, self._keep = folder, keep
+        self._unverified: _Unverified | None = None
+        self._errors: dict[int, float | None] = {}  # of each step that was looked at
+        if keep is not None:
+            refuse_glob_pattern(folder, '--workdir')
+        with self._explain_errors('open', ''), _no_warnings():
+            if keep is not None:
+                self._remove_leftovers()
+            handlers = dict(
+                state=ocp.StandardCheckpointHandler(),
+                position=ocp.JsonCheckpointHandler(filename=reading.JSON_FILE),
+                digests=ocp.JsonCheckpointHandler(filename=reading.JSON_FILE),
+            )
+            self._manager = ocp.CheckpointManager(
+                folder.absolute(), item_handlers=handlers, options=_manager_options(keep)
+            )
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except UserError:
+            if kind is None:  # else the first error says more
+                raise
+
+    @property
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint; None where there is no checkpoint."""
+        return max(self._steps(), default=None)
+
+    @property
+    def best(self) -> int | None:
+        """The step with the lowest validation error, the earlier one of equals; None for none."""
+        errors = {step: error for step in self._steps() if (error := self._error(step)) is not None}
+        return min(errors, key=lambda step: (errors[step], step), default=None)
+
+    @property
+    def best_error(self) -> float | None:
+        """The top-1 error of the best checkpoint, a fraction; None where there is none."""
+        step = self.best
+        return None if step is None else self._error(step)
+
+    def save(self, state: Any, position: Position, error: float | None = None) -> None:
+        """Copies the state, and writes it in the background.
+
+        A step that is already saved is not written again: only its position and its error are
+        replaced, if they have changed.
+
+        Args:
+          state: the arrays of the state; its step is that of the position.
+          position: the position of the run.
+          error: the top-1 error of an evaluation of exactly this state, a fraction; the checkpoint
+            with the lowest one is kept. None or NaN for none.
+
+        Raises:
+          UserError: the checkpoint cannot be written, or the one saved before it cannot be read
+            back as it was saved.
+          ValueError: state and position disagree, or the folder is open for reading only.
+        """
+        if self._keep is None:
+            raise ValueError(f'{self._folder} is open for reading only')
+        position.check()
+        if (step := int(state.step)) != position.step:
+            raise ValueError(f'the state is at step {step}, its position at {position.step}')
+        self.wait()
+        values = dataclasses.asdict(position)
+        # With several processes, process 0 alone needs the digests: it writes them and verifies.
+        digests = Digests.of(state._asdict(), values, error)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state._asdict())
+        if step in self._steps():
+            if self._replace_position(step, target, digests, values):
+                return
+            self._delete(step)  # it is of another course of this run, or damaged
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state._asdict()),
+            position=ocp.args.JsonSave(values),
+            digests=ocp.args.JsonSave(digests.as_json()),
+        )
+        with self._explain_write_errors():
+            self._manager.save(step, args=arguments, force=True)
+        self._unverified = _Unverified(step, target, digests)
+        self._errors[step] = digests.error
+
+    def restore(self, shapes: Any, step: int | None = None) -> tuple[Any, Position] | None:
+        """Restores a state and its position, which are those that were saved, bit by bit.
+
+        Args:
+          shapes: the shapes, dtypes and shardings of the state.
+          step: the step of the checkpoint; None for the newest one that is not damaged.
+
+        Returns:
+          The state on the devices, and the position; None where there has been no checkpoint.
+
+        Raises:
+          UserError: the checkpoint is of another net or version, cannot be read, or is damaged as
+            are all before it.
+        """
+        return self._restore(lambda step: restoring.read_state(self._folder, step, shapes), step)
+
+    def restore_params(self, step: int | None = None) -> dict[str, Any] | None:
+        """Restores parameters alone, whatever their shapes are.
+
+        This is for nets that differ from the one that was saved.
+
+        Args:
+          step: the step of the checkpoint; None for the newest one that is not damaged.
+
+        Returns:
+          A nested dict of NumPy arrays; None where there has been no checkpoint.
+
+        Raises:
+          UserError: the checkpoint cannot be read, or is damaged as are all before it.
+        """
+        return self._restore(lambda step: restoring.read_params(self._folder, step), step)
+
+    def wait(self) -> None:
+        """Waits for pending writes, and reads back what was written."""
+        with self._explain_write_errors():
+            self._manager.wait_until_finished()
+        saved, self._unverified = self._unverified, None
+        if saved is None:
+            return
+        folder = self._folder / str(saved.step)
+        with self._explain_write_errors():
+            folders.sync(folder)
+        try:
+            restoring.verify(folder, saved.target, saved.digests)
+        except (Damage, OtherVersion, Vanished) as error:
+            reason = 'it is gone' if isinstance(error, Vanished) else error
+            raise UserError(
+                f'checkpoint {saved.step} in {self._folder} cannot be read back as it was saved: '
+                f'{reason}; the same command resumes from the one before it'
+            ) from error
+        self._delete_surplus(saved.step)
+
+    def close(self) -> None:
+        """Ends the background threads."""
+        errors = []
+        for _ in range(3):  # each of Orbax's threads raises its error once, before the rest is done
+            try:
+                self._manager.close()
+                break
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            with self._explain_write_errors():
+                raise errors[0]
+
+    def _steps(self) -> list[int]:
+        return list(self._manager.all_steps())
+
+    def _error(self, step: int) -> float | None:
+        if step not in self._errors:
+            try:
+                digests = reading.read_digests(self._folder / str(step))
+            except (Damage, OtherVersion, Vanished, UserError):
+                return None  # whoever restores it says so
+            self._errors[step] = digests.error if digests else None
+        return self._errors[step]
+
+    def _restore(self, read: Callable[[int], _Restored], step: int | None) -> _Restored | None:
+        """Reads a checkpoint: the given one, or the newest that is whole."""
+        if step is not None:
+            return self._restore_step(read, step)
+        damaged: dict[int, Damage] = {}
+        while steps := set(self._steps()) - damaged.keys():
+            step = max(steps)
+            try:
+                restored = read(step)
+            except Vanished:
+                self._reload()  # the run that trains has removed it: look for the newest again
+            except OtherVersion as error:
+                raise self._other_version(step, error) from error
+            except Damage as error:
+                damaged[step] = error
+            else:
+                for damaged_step, damage in damaged.items():
+                    self._set_aside(damaged_step, damage, step)
+                return restored
+        # Nothing is renamed where nothing can be used: the cause may lie elsewhere.
+        reasons = [f'{step} ({damage})' for step, damage in damaged.items()]
+        if reasons := reasons or [path.name for path in folders.named(self._folder, _DAMAGED)]:
+            raise UserError(
+                f'no checkpoint in {self._folder} is whole: {", ".join(reasons[:2])}; choose '
+                'another --workdir to train from the beginning'
+            )
+        return None
+
+    def _restore_step(self, read: Callable[[int], _Restored], step: int) -> _Restored:
+        where = f'checkpoint {step} in {self._folder}'
+        steps = self._steps()
+        if step not in steps:
+            there = f'there are {", ".join(map(str, steps))}' if steps else 'there is none'
+            raise UserError(f'{where} does not exist: {there}')
+        try:
+            return read(step)
+        except Vanished as error:
+            raise UserError(f'{where} was removed by the run that trains') from error
+        except OtherVersion as error:
+            raise self._other_version(step, error) from error
+        except Damage as error:
+            raise UserError(f'{where} is damaged: {error}') from error
+
+    def _other_version(self, step: int, error: OtherVersion) -> UserError:
+        return UserError(f'checkpoint {step} in {self._folder} is of another version: {error}')
+
+    def _replace_position(
+        self, step: int, target: Any, digests: Digests, values: dict[str, Any]
+    ) -> bool:
+        """Replaces the position and the error of a checkpoint that holds the same arrays, whole.
+
+        A kill between any two writes leaves a position that the digests allow.
+
+        Returns:
+          Whether the checkpoint holds them.
+        """
+        folder = self._folder / str(step)
+        try:
+            before = reading.read_digests(folder)
+            if before is None or before.arrays != digests.arrays:
+                return False
+            before.check_position(reading.read_json(folder, reading.POSITION))
+            before.check_arrays(reading.read_arrays(folder, target))
+        except (Damage, OtherVersion):
+            return False
+        except Vanished as error:
+            raise UserError(f'{folder} was removed while this run was using it') from error
+        error = before.error if digests.error is None else digests.error
+        if (digests.positions, error) == (before.positions, before.error):
+            return True
+        after = dataclasses.replace(digests, error=error)
+        both = dataclasses.replace(after, positions=before.positions + digests.positions)
+        with self._explain_write_errors():
+            atomic_files.replace_json(folder / reading.DIGESTS / reading.JSON_FILE, both.as_json())
+            atomic_files.replace_json(folder / reading.POSITION / reading.JSON_FILE, values)
+            atomic_files.replace_json(folder / reading.DIGESTS / reading.JSON_FILE, after.as_json())
+        self._unverified, self._errors[step] = _Unverified(step, target, after), error
+        return True
+
+    def _delete_surplus(self, saved: int) -> None:
+        """Deletes all but the newest checkpoints, the best one, and the one just saved."""
+        steps = sorted(self._steps())
+        kept = {*steps[-(self._keep or 1) :], self.best, saved}
+        for step in steps:
+            if step not in kept:
+                self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        # Renamed first: a checkpoint that is partly deleted never has the name of a whole one.
+        with self._explain_errors('delete', ''):
+            shutil.rmtree(folders.set_aside(self._folder / str(step), _DELETED))
+        self._errors.pop(step, None)
+        self._reload()
+
+    def _set_aside(self, step: int, damage: Damage, used: int) -> None:
+        text = f'checkpoint {step} is damaged ({damage}): checkpoint {used} is used'
+        if self._keep is not None:
+            with self._explain_errors('rename', ''):
+                renamed = folders.set_aside(self._folder / str(step), _DAMAGED)
+            self._errors.pop(step, None)
+            self._reload()
+            text += f', and {step} is now named {renamed.name}'
+        print(f'alexnet_jax: {text}', file=sys.stderr, flush=True)
+
+    def _remove_leftovers(self) -> None:
+        """Deletes what a process was deleting when it was killed."""
+        for folder in folders.named(self._folder, _DELETED):
+            shutil.rmtree(folder)
+
+    def _reload(self) -> None:
+        with self._explain_errors('read', ''), _no_warnings():
+            self._manager.reload()
+
+    def _explain_write_errors(self) -> Any:
+        return self._explain_errors('write to', '; the checkpoints before it are intact')
+
+    @contextmanager
+    def _explain_errors(self, action: str, consequence: str) -> Iterator[None]:
+        """Raises whatever Orbax or the system raises as a UserError."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = reading.trouble_of_system(error) or first_line(error)[:_LONGEST_REASON]
+            raise UserError(
+                f'cannot {action} the checkpoints in {self._folder}: {reason}{consequence}'
+            ) from error
+
+
+def _manager_options(keep: int | None) -> ocp.CheckpointManagerOptions:
+    if keep is None:
+        # It also leaves temporary folders alone: another process may be writing a checkpoint.
+        return ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
+    return ocp.CheckpointManagerOptions(
+        # All of them: this program deletes the old ones, once the new one is verified.
+        preservation_policy=ocp.checkpoint_managers.LatestN(None),
+        cleanup_tmp_directories=True,
+        lightweight_initialize=True,  # does not read what may be damaged
+    )
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Silences absl's warnings: Orbax warns about every option that a read-only manager ignores."""
+    logger, is_error = logging.getLogger('absl'), lambda record: record.levelno > logging.WARNING
+    logger.addFilter(is_error)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_error)

@@ -1,0 +1,144 @@
+"""Digests of what a checkpoint holds: of each array and of the position, in one JSON object.
+
+SHA-256, because it is in Python, and is computed by the processor itself: for 480 MB (AlexNet's
+parameters and velocity) 0.27 s on one core of an EPYC, against 0.68 s for BLAKE2b, 0.59 s for
+SHA-512 and 0.14 s for CRC-32, which is no protection against damage that is not by chance.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+FORMAT = 1
+
+
+class Damage(Exception):
+    """A checkpoint does not hold what was saved; the text says what differs, in a few words."""
+
+
+class OtherVersion(Exception):
+    """A checkpoint is whole, and was written by a version with another format."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayDigest:
+    """The shape, the dtype and the digest of the bytes of an array."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+
+    @classmethod
+    def of(cls, array: Any) -> 'ArrayDigest':
+        """Computes the digest of an array of any memory layout, on the host or on devices."""
+        # A sharded array is gathered: the digest is that of the global array, on any mesh.
+        array = np.ascontiguousarray(jax.device_get(array)).reshape(np.shape(array))
+        if array.dtype.byteorder == '>':
+            array = array.astype(array.dtype.newbyteorder('<'))
+        data = array.reshape(-1).view(np.uint8)
+        return cls(array.shape, array.dtype.name, hashlib.sha256(data.data).hexdigest())
+
+
+def names_of(tree: Any) -> list[str]:
+    """Returns the dotted names of the leaves of a tree, in order: 'params.conv1.bias_TO'."""
+    return [
+        jax.tree_util.keystr(path, simple=True, separator='.')
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def of_arrays(tree: Any) -> dict[str, ArrayDigest]:
+    """Computes the digests of all arrays of a tree, by name, on several threads."""
+    workers = min(4, os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor(workers) as executor:
+        digests = list(executor.map(ArrayDigest.of, jax.tree.leaves(tree)))
+    return dict(zip(names_of(tree), digests, strict=True))
+
+
+def of_json(values: Any) -> str:
+    """Computes the digest of plain values, whatever the order and the blanks in their file."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Digests:
+    """The digests of a checkpoint.
+
+    Attributes:
+      arrays: by dotted names.
+      positions: the digest of the position; two of them while a position is replaced.
+      error: the top-1 error of an evaluation at exactly this step, a fraction; None for none.
+    """
+
+    arrays: dict[str, ArrayDigest]
+    positions: tuple[str, ...]
+    error: float | None = None
+
+    @classmethod
+    def of(cls, state: Any, position: dict[str, Any], error: float | None) -> 'Digests':
+        """Computes the digests of a state, a tree of arrays, and of a position in plain values."""
+        error = None if error is None or math.isnan(error) else float(error)
+        return cls(of_arrays(state), (of_json(position),), error)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns plain values that include a digest of themselves."""
+        values = {'format': FORMAT, **json.loads(json.dumps(dataclasses.asdict(self)))}
+        return values | {'sha256': of_json(values)}
+
+    @classmethod
+    def from_json(cls, values: Any) -> 'Digests':
+        """Converts the result of `as_json` back.
+
+        Raises:
+          Damage: the values are not what was written.
+          OtherVersion: they have another format.
+        """
+        if not isinstance(values, dict):
+            raise Damage('its digests are no JSON object')
+        values = dict(values)
+        if values.pop('sha256', None) != of_json(values):
+            raise Damage('its digests differ from what was saved')
+        if values.pop('format') != FORMAT:
+            raise OtherVersion('its digests have another format')
+        arrays = {
+            name: ArrayDigest(tuple(x['shape']), x['dtype'], x['sha256'])
+            for name, x in values['arrays'].items()
+        }
+        return cls(arrays, tuple(values['positions']), values['error'])
+
+    def check_arrays(self, tree: Any) -> None:
+        """Compares arrays with those that were saved.
+
+        Args:
+          tree: arrays on the host; all of the state or a part of it.
+
+        Raises:
+          Damage: an array differs; the text names it.
+        """
+        for name, digest in of_arrays(tree).items():
+            expected = self.arrays.get(name)
+            if expected is None:
+                raise Damage(f'{name} was not saved')
+            if (digest.shape, digest.dtype) != (expected.shape, expected.dtype):
+                raise Damage(
+                    f'{name} is {digest.dtype} of the shape {digest.shape}, and was saved as '
+                    f'{expected.dtype} of the shape {expected.shape}'
+                )
+            if digest != expected:
+                raise Damage(f'{name} differs from what was saved')
+
+    def check_position(self, position: Any) -> None:
+        """Compares a position in plain values with the one that was saved.
+
+        Raises:
+          Damage: it differs.
+        """
+        if of_json(position) not in self.positions:
+            raise Damage('its position differs from what was saved')
