@@ -189,6 +189,7 @@ class Loop:
             with contextlib.suppress(_Interrupted):
                 self._evaluate(self._config.views if last else 1)
         if last or save or step % self._plan.save_every == 0 or self._stop.signal:
+            self._writer.flush()
             self._checkpoints.save(self.state, self._position)
 
     def _evaluate(self, views: int) -> None:
