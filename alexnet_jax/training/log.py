@@ -6,13 +6,15 @@ the files and percent on the screen.
 """
 
 import errno
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from alexnet_jax.training.filter_pictures import filter_picture
 from alexnet_jax.training.run_files.event_file import EventFile
+from alexnet_jax.training.run_files.metrics_file import MetricsFile
 from alexnet_jax.training.run_files.notices import tell
 from alexnet_jax.training.workdir import Workdir
 
@@ -43,8 +45,7 @@ class Writer:
         self._metrics = workdir.resume_metrics(step, evaluated)
         last_picture = evaluated if step else -1
         self._curves = EventFile(workdir.path, self._metrics.lines, last_picture)
-        self._in_trouble = False
-        self._next_try = 0.0
+        self._next_try: dict[MetricsFile | EventFile, float] = {}  # of the files in trouble
         self._write()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -72,31 +73,35 @@ class Writer:
             tell(f'{self._metrics.path} lacks the last {self._metrics.pending} lines of the log')
 
     def _write(self, to_disk: bool = False) -> None:
-        """Writes what is in memory; after an error, at most every few seconds or before a save.
+        """Writes what is in memory; a file in trouble is tried every few seconds.
 
         Args:
           to_disk: whether to try in any case, and to wait until the metrics are on the disk.
         """
-        if self._in_trouble and not to_disk and time.monotonic() < self._next_try:
-            return
-        problems = []
+        was_well = not self._next_try
+        if to_disk or self._is_due(self._metrics):
+            self._attempt(self._metrics, lambda: self._metrics.flush(to_disk), was_well)
+        if to_disk or self._is_due(self._curves):
+            self._attempt(self._curves, self._curves.flush, was_well and not self._next_try)
+
+    def _is_due(self, file: MetricsFile | EventFile) -> bool:
+        return time.monotonic() >= self._next_try.get(file, -math.inf)
+
+    def _attempt(
+        self, file: MetricsFile | EventFile, write: Callable[[], None], tells: bool
+    ) -> None:
         try:
-            self._metrics.flush(to_disk)
+            write()
         except OSError as error:
-            problems.append((self._metrics.path, error))
-        try:
-            self._curves.flush()
-        except OSError as error:
-            problems.append((self._curves.path, error))
-        if problems and not self._in_trouble:
-            path, error = problems[0]
-            when = 'when there is room' if error.errno in _NO_ROOM else 'once that is possible'
-            tell(
-                f'cannot write {path}: {error.strerror}; training continues, and the log is '
-                f'completed {when}'
-            )
-        self._in_trouble = bool(problems)
-        self._next_try = time.monotonic() + self.SECONDS_BETWEEN_TRIES
+            self._next_try[file] = time.monotonic() + self.SECONDS_BETWEEN_TRIES
+            if tells:
+                when = 'when there is room' if error.errno in _NO_ROOM else 'once that is possible'
+                tell(
+                    f'cannot write {file.path}: {error.strerror}; training continues, and the log '
+                    f'is completed {when}'
+                )
+        else:
+            self._next_try.pop(file, None)
 
 
 def name_metrics(results: Mapping[str, float], views: int) -> dict[str, float]:
