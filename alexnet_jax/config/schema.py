@@ -320,6 +320,11 @@ def may_change(name: str) -> bool:
     return any(name == free or name.startswith(f'{free}.') for free in FREE_TO_CHANGE)
 
 
+def may_extend(name: str) -> bool:
+    """Checks whether this setting may differ when a run is continued with `--extend`."""
+    return name == 'optimizer.epochs' or name.startswith('learning_rate.')
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """Returns nested plain values, as written to `config.json`."""
     return dataclasses.asdict(config)

@@ -5,50 +5,103 @@ Names: 'train/loss', 'train/top1_error', 'eval/top1_error', 'eval/top5_error',
 the files and percent on the screen.
 """
 
-from collections.abc import Mapping
+import errno
+import math
+import time
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from alexnet_jax.training.filter_pictures import filter_picture
+from alexnet_jax.training.run_files.event_file import EventFile
+from alexnet_jax.training.run_files.metrics_file import MetricsFile
+from alexnet_jax.training.run_files.notices import tell
 from alexnet_jax.training.workdir import Workdir
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Writer:
     """Writes scalars and pictures to a workdir.
 
-    When a run is resumed, what was logged after its checkpoint is discarded, so that no curve
-    covers the same steps twice.
+    When a run is resumed, what was logged after its checkpoint is discarded, and the curves are
+    written anew from the metrics, so that no point is missing or double.
+
+    A disk that cannot be written does not stop the training: this is told in one line, and what
+    could not be written is written later.
 
     Args:
       workdir: the folder of the run; it exists.
       step: training steps done in the checkpoint.
       evaluated: the step of the newest evaluation in the checkpoint.
+
+    Raises:
+      UserError: the metrics of the run cannot be read, or not be written at the start.
     """
 
+    SECONDS_BETWEEN_TRIES = 5.0
+
     def __init__(self, workdir: Workdir, step: int, evaluated: int) -> None:
-        self._workdir = workdir
-        workdir.discard_metrics_after(step, evaluated)
-        self._board = SummaryWriter(
-            str(workdir.path),
-            purge_step=step + 1 if step else None,
-            flush_secs=10,
-            filename_suffix=f'.{step:09}',  # two starts in one second do not share a file
-        )
+        self._metrics = workdir.resume_metrics(step, evaluated)
+        last_picture = evaluated if step else -1
+        self._curves = EventFile(workdir.path, self._metrics.lines, last_picture)
+        self._next_try: dict[MetricsFile | EventFile, float] = {}  # of the files in trouble
+        self._write()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line of metrics, and one point on each curve."""
-        self._workdir.append_metrics(step, values)
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._metrics.add(step, values)
+        self._curves.add_scalars(step, values)
+        self._write()
 
     def filters(self, step: int, kernel_THWIO: np.ndarray) -> None:
         """Writes a picture of the first layer's kernels, one block per tower (Figure 3)."""
-        self._board.add_image('conv1', filter_picture(kernel_THWIO), step, dataformats='HWC')
+        self._curves.add_picture('conv1', step, filter_picture(kernel_THWIO))
+        self._write()
+
+    def flush(self) -> None:
+        """Writes all lines to the disk; called before a checkpoint is saved.
+
+        Otherwise a kill could leave a checkpoint with lines before it that were in memory alone.
+        """
+        self._write(to_disk=True)
 
     def close(self) -> None:
-        """Writes what is still in memory."""
-        self._board.close()
+        """Writes what is still in memory; what cannot be written is lost, and is told."""
+        self._write(to_disk=True)
+        if self._metrics.pending:
+            tell(f'{self._metrics.path} lacks the last {self._metrics.pending} lines of the log')
+
+    def _write(self, to_disk: bool = False) -> None:
+        """Writes what is in memory; a file in trouble is tried every few seconds.
+
+        Args:
+          to_disk: whether to try in any case, and to wait until the metrics are on the disk.
+        """
+        was_well = not self._next_try
+        if to_disk or self._is_due(self._metrics):
+            self._attempt(self._metrics, lambda: self._metrics.flush(to_disk), was_well)
+        if to_disk or self._is_due(self._curves):
+            self._attempt(self._curves, self._curves.flush, was_well and not self._next_try)
+
+    def _is_due(self, file: MetricsFile | EventFile) -> bool:
+        return time.monotonic() >= self._next_try.get(file, -math.inf)
+
+    def _attempt(
+        self, file: MetricsFile | EventFile, write: Callable[[], None], tells: bool
+    ) -> None:
+        try:
+            write()
+        except OSError as error:
+            self._next_try[file] = time.monotonic() + self.SECONDS_BETWEEN_TRIES
+            if tells:
+                when = 'when there is room' if error.errno in _NO_ROOM else 'once that is possible'
+                tell(
+                    f'cannot write {file.path}: {error.strerror}; training continues, and the log '
+                    f'is completed {when}'
+                )
+        else:
+            self._next_try.pop(file, None)
 
 
 def name_metrics(results: Mapping[str, float], views: int) -> dict[str, float]:

@@ -282,6 +282,7 @@ class Loop:
             if len(nonfinite) > 1:
                 problem = f'{problem}, as do {len(nonfinite) - 1} more arrays,'
             raise self._diverged(problem, self.step)
+        self._writer.flush()  # no checkpoint without the lines of the log before it
         error = self._error if math.isfinite(self._error) else None
         self._checkpoints.save(self.state, self._position, error)
         self._time_of_save = time.monotonic()

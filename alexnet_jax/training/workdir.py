@@ -1,15 +1,15 @@
 """The folder of a run: its settings and starts, its metrics, and its checkpoints.
 
-This is the only module that reads and writes `config.json` and `metrics.jsonl`. JAX and Orbax are
-imported inside the functions that need them, so that programs can report a mistake at once.
+This is the only module that names `config.json` and `metrics.jsonl`. JAX and Orbax are imported
+inside the functions that need them, so that programs can report a mistake at once.
 """
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import platform
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.runtime import atomic_files, locks
-from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.runtime import locks
+from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.run_files import config_file, metrics_file
 
 if TYPE_CHECKING:
     import jax
 
     from alexnet_jax.training.checkpoint import Checkpoints
 
-_NORMALIZATION = 'batch_normalization'
 VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets')
 
 
@@ -43,50 +43,68 @@ class Workdir:
         self._checkpoints_folder = path / 'checkpoints'
 
     @contextmanager
-    def claim(self, config: schema.Config, mesh: jax.sharding.Mesh) -> Iterator[Workdir]:
+    def claim(
+        self,
+        config: schema.Config,
+        mesh: jax.sharding.Mesh,
+        data: Mapping[str, Any] | None = None,
+        *,
+        extend: bool = False,
+        source: Mapping[str, Any] | None = None,
+    ) -> Iterator[Workdir]:
         """Locks the folder for a run with these settings, and records the start of the run.
+
+        Args:
+          config: the settings.
+          mesh: the devices.
+          data: the identity of the images, which is compared with the one that is recorded:
+            'train' and 'eval', each a dict of 'images', their number, and 'fingerprint'. 'folder',
+            the absolute path of the data set, is recorded and not compared. None: not known.
+          extend: whether the number of epochs and the learning rate may differ from those that are
+            recorded. The change is recorded.
+          source: for a run that starts from another run's state, 'workdir' and 'step' of that
+            state; None as the step stands for whichever was the newest.
 
         Raises:
           UserError: the folder cannot be written, another process is using it, or it belongs to a
-            run with other settings.
+            run with other settings, other data or another source.
         """
+        if source is not None:
+            workdir = Path(source['workdir']).expanduser().resolve()
+            source = dict(source) | {'workdir': str(workdir)}
         with locks.acquire(self.path / 'lock', 'choose another --workdir'):
-            self._record_start(config, mesh)
+            self._record_start(config, mesh, data, extend, source)
             yield self
 
     def read_record(self) -> dict[str, Any]:
         """Reads `config.json`.
 
         Returns:
-          'config', the settings of the run as nested plain values, and 'starts', the result of
-          `describe_start` for each time that the run was started or resumed.
+          'config', the settings of the run as nested plain values; 'starts', the result of
+          `describe_start` for each time that the run was started or resumed; and where they are
+          known 'data' and 'from', as `claim` got them, and 'changes', a list of dicts with 'time',
+          'step' and 'settings', the recorded and the new value by name.
 
         Raises:
-          UserError: the folder is not that of a run, or the file is damaged.
+          UserError: the folder is not that of a run, or the file is damaged, cannot be read, or was
+            written by a newer version.
         """
-        file = self._config_file
-        if not file.is_file():
+        if not self._has_record():
+            file = self._config_file
             raise UserError(f'{self.path} is not the workdir of a run: there is no {file}')
-        try:
-            record = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f'{file} cannot be read: {first_line(error)}') from error
-        match record:
-            case {'config': dict(), 'starts': list()}:
-                return record | {'config': _upgrade(record['config'])}
-        raise UserError(f'{file} cannot be read: it lacks the settings or the starts of a run')
+        return config_file.read(self._config_file)
 
     def read_config(self) -> schema.Config:
         """Reads the settings of the run.
 
         Raises:
-          UserError: the folder is not that of a run, or of a run of another version.
+          UserError: as from `read_record`, or the settings are out of range.
         """
         raw = self.read_record()['config']
         try:
             return resolve(raw)
         except UserError as error:
-            raise UserError(f'{self._config_file} is of another version: {error}') from error
+            raise config_file.damaged(self._config_file, str(error)) from error
 
     def difference(self, config: schema.Config) -> str:
         """Names the recorded settings that differ from these and change the result of a run.
@@ -94,60 +112,33 @@ class Workdir:
         Returns:
           A few words with the recorded values and those of `config`; '' if all are equal.
         """
-        recorded = schema.flatten(self.read_record()['config'])
-        current = schema.flatten(_plain(config))
-        names = [
-            name
-            for name in sorted(recorded.keys() | current.keys())
-            if recorded.get(name) != current.get(name) and not schema.may_change(name)
-        ]
-        shown = [f'{name}={recorded.get(name)} (now {current.get(name)})' for name in names[:3]]
-        more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-        return ', '.join(shown) + more
+        return _describe(_changes(self.read_record()['config'], config))
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Reads `metrics.jsonl`: for each line, the step and named numbers.
+        """Reads `metrics.jsonl`: for each line, the step and named finite numbers.
 
-        A line that is incomplete or damaged ends the list: a run is still writing it, or was killed
-          while writing it.
+        Damaged lines are left out, and told once. So is an incomplete last line, silently: a run is
+        still writing it, or was killed while writing it.
 
         Returns:
           The lines in the order in which they were written; [] where nothing has been logged.
+
+        Raises:
+          UserError: the file cannot be read.
         """
-        if not self._metrics_file.is_file():
-            return []
-        lines = []
-        for line in self._metrics_file.read_text(errors='replace').splitlines():
-            try:
-                values = json.loads(line)
-            except ValueError:
-                break
-            if not (isinstance(values, dict) and 'step' in values):
-                break
-            lines.append(values)
-        return lines
+        return metrics_file.read_lines(self._metrics_file)
 
-    def append_metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a line to `metrics.jsonl`: the step and these numbers."""
-        with self._metrics_file.open('a') as file:
-            file.write(_json_line({'step': step} | dict(values)))
-
-    def discard_metrics_after(self, step: int, evaluated: int) -> None:
-        """Removes the lines that a run resumed from a checkpoint will write again.
+    def resume_metrics(self, step: int, evaluated: int) -> metrics_file.MetricsFile:
+        """Opens `metrics.jsonl` for writing, without what the run will write again.
 
         Args:
-          step: the training steps done in the checkpoint; later lines are removed.
-          evaluated: the step of its newest evaluation; results of later ones are removed.
+          step: the training steps done in the checkpoint.
+          evaluated: the step of its newest evaluation.
+
+        Raises:
+          UserError: the file cannot be read or written.
         """
-        if not self._metrics_file.is_file():
-            return
-        remaining = []
-        for line in self.read_metrics():
-            is_evaluation = any(name.startswith('eval') for name in line)
-            if line['step'] <= (evaluated if is_evaluation else step):
-                remaining.append(line)
-        with atomic_files.replace(self._metrics_file) as partial:
-            partial.write_text(''.join(map(_json_line, remaining)))
+        return metrics_file.MetricsFile(self._metrics_file, step, evaluated)
 
     def open_checkpoints(self, keep: int | None = None) -> Checkpoints:
         """Opens the checkpoints; the caller closes them.
@@ -172,53 +163,155 @@ class Workdir:
             raise UserError(f'{self.path} has no checkpoint yet: train it first, or wait')
         return step
 
-    def _record_start(self, config: schema.Config, mesh: jax.sharding.Mesh) -> None:
-        starts = []
-        if self._config_file.exists():
-            try:
-                starts, difference = self.read_record()['starts'], self.difference(config)
-            except UserError as error:
-                raise UserError(f'{error}; choose another --workdir') from error
-            if difference:
-                raise UserError(
-                    f'{self.path} belongs to a run with {difference}: '
-                    'choose another --workdir, or the settings of that run'
-                )
-        record = {'config': _plain(config), 'starts': [*starts, describe_start(mesh)]}
-        with atomic_files.replace(self._config_file) as partial:
-            partial.write_text(json.dumps(record, indent=2) + '\n')
+    def _record_start(
+        self,
+        config: schema.Config,
+        mesh: jax.sharding.Mesh,
+        data: Mapping[str, Any] | None,
+        extend: bool,
+        source: Mapping[str, Any] | None,
+    ) -> None:
+        record: dict[str, Any] = {'starts': []}
+        if self._has_record():
+            self.read_config()  # its settings are in range
+            record = self.read_record()
+            self._check_source(record.get('from'), source)
+            changes = _changes(record['config'], config)
+            if changes and not (extend and all(map(schema.may_extend, changes))):
+                raise UserError(self._refusal(changes))
+            self._check_data(record.get('data'), data, config)
+            if changes:
+                change = {'time': _now(), 'step': self._newest(), 'settings': changes}
+                record['changes'] = [*record.get('changes', []), change]
+        elif source is not None:
+            record['from'] = source
+        record['config'] = config_file.plain(config)
+        record['starts'] = [*record['starts'], describe_start(mesh)]
+        if data is not None:
+            record['data'] = dict(data)
+        config_file.write(self._config_file, record)
+
+    def _has_record(self) -> bool:
+        try:
+            self._config_file.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except (OSError, ValueError) as error:
+            reason = getattr(error, 'strerror', error)
+            raise UserError(f'{self._config_file} cannot be read: {reason}') from error
+        return True
+
+    def _newest(self) -> int | None:
+        if not self._checkpoints_folder.is_dir():
+            return None
+        with self.open_checkpoints() as checkpoints:
+            return checkpoints.newest
+
+    def _check_source(
+        self, recorded: Mapping[str, Any] | None, source: Mapping[str, Any] | None
+    ) -> None:
+        """Raises a UserError if the run was started from another state than `source`."""
+        if source is None or (
+            recorded is not None
+            and recorded.get('workdir') == source['workdir']
+            and source.get('step') in (None, recorded.get('step'))
+        ):
+            return
+        origin = 'a state of its own' if recorded is None else _name_source(recorded)
+        raise UserError(
+            f'{self.path} is a run that was started from {origin}, not from '
+            f'{_name_source(source)}: leave out --from to resume it, or choose another --workdir'
+        )
+
+    def _refusal(self, changes: Mapping[str, list[Any]]) -> str:
+        """Says which settings differ, and what can be done about it."""
+        what = f'{self.path} belongs to a run with {_describe(changes)}'
+        if all(map(schema.may_extend, changes)):
+            return (
+                f'{what}: add --extend to continue it with more epochs or another schedule, or '
+                'choose another --workdir'
+            )
+        return (
+            f'{what}: set them as they were, or choose another --workdir{self._from_hint(changes)}'
+        )
+
+    def _from_hint(self, changes: Mapping[str, Any]) -> str:
+        """Returns the advice to start from this run's state, where that is possible."""
+        same_net = not any(
+            name.startswith('model.') or name in ('dataset.classes', 'augmentation.crop')
+            for name in changes
+        )
+        if not same_net or self._newest() is None:
+            return ''
+        flag = f'--from={shlex.quote(str(self.path))}'
+        return f', or {flag} with another --workdir to start from its state'
+
+    def _check_data(
+        self,
+        recorded: Mapping[str, Any] | None,
+        data: Mapping[str, Any] | None,
+        config: schema.Config,
+    ) -> None:
+        """Raises a UserError if the run was trained on other images."""
+        if recorded is None or data is None:
+            return
+        differences = [_data_difference(x, recorded.get(x), data.get(x)) for x in ('train', 'eval')]
+        if not any(differences):
+            return
+        setting = 'dataset.folder' if config.dataset.folder else 'dataset.data_dir'
+        place = f' (they were in {recorded["folder"]})' if recorded.get('folder') else ''
+        raise UserError(
+            f'the images are not those that {self.path} was trained on: '
+            f'{"; ".join(filter(None, differences))}: set --config.{setting} to the place of the '
+            f'original images{place}{self._from_hint({})}'
+        )
 
 
-def _upgrade(raw: dict[str, Any]) -> dict[str, Any]:
-    """Returns recorded settings in today's form.
+def _changes(recorded: Mapping[str, Any], config: schema.Config) -> dict[str, list[Any]]:
+    """Returns the recorded and the new value of each setting that differs and changes a result."""
+    old, new = schema.flatten(recorded), schema.flatten(config_file.plain(config))
+    if not (old['dataset.folder'] or new['dataset.folder']):  # it is for folders of images alone
+        old['dataset.background'] = new['dataset.background']
+    return {
+        name: [old.get(name), new.get(name)]
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not schema.may_change(name)
+    }
 
-    Up to version 0.1.0 of 2026-11-21, batch normalization was one of the operations in `then`.
+
+def _describe(changes: Mapping[str, list[Any]]) -> str:
+    names = list(changes)
+    shown = [f'{name}={changes[name][0]} (now {changes[name][1]})' for name in names[:3]]
+    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return ', '.join(shown) + more
+
+
+def _data_difference(split: str, recorded: Any, current: Any) -> str:
+    """Says how the images of a split differ from those that are recorded; '' if they do not.
+
+    What one of the two does not say is not compared.
     """
-    model = raw.get('model')
-    if not isinstance(model, dict):
-        return raw
-    layers = {}
-    for name, layer in model.items():
-        if isinstance(layer, dict) and 'then' in layer and 'batch_normalization' not in layer:
-            then = [operation for operation in layer['then'] if operation != _NORMALIZATION]
-            layer = layer | {_NORMALIZATION: _NORMALIZATION in layer['then'], 'then': then}
-        layers[name] = layer
-    return raw | {'model': layers}
+    if not isinstance(recorded, Mapping) or not isinstance(current, Mapping):
+        return ''
+    differing = [x for x in recorded.keys() & current.keys() if recorded[x] != current[x]]
+    if 'images' in differing:
+        return f'{split}: {recorded["images"]:,} images then, {current["images"]:,} now'
+    return f'{split}: other images, as many' if differing else ''
 
 
-def _plain(config: schema.Config) -> dict[str, Any]:
-    """Returns the settings as they are read back from a JSON file: lists in place of tuples."""
-    return json.loads(json.dumps(schema.as_dict(config)))
+def _name_source(source: Mapping[str, Any]) -> str:
+    step = source.get('step')
+    return f'{source.get("workdir")}' + ('' if step is None else f' after step {step}')
 
 
-def _json_line(values: Mapping[str, float]) -> str:
-    return json.dumps(values) + '\n'
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
 
 
 def describe_start(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """Describes the time, the versions and the devices of a start, as plain values."""
     return {
-        'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        'started': _now(),
         'python': platform.python_version(),
         'versions': {name: importlib.metadata.version(name) for name in VERSIONS},
         'mesh': dict(mesh.shape),
