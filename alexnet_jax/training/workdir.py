@@ -217,7 +217,7 @@ class Workdir:
             and source.get('step') in (None, recorded.get('step'))
         ):
             return
-        origin = 'a state of its own' if recorded is None else _name_source(recorded)
+        origin = 'its own initial state' if recorded is None else _name_source(recorded)
         raise UserError(
             f'{self.path} is a run that was started from {origin}, not from '
             f'{_name_source(source)}: leave out --from to resume it, or choose another --workdir'
@@ -270,13 +270,21 @@ class Workdir:
 def _changes(recorded: Mapping[str, Any], config: schema.Config) -> dict[str, list[Any]]:
     """Returns the recorded and the new value of each setting that differs and changes a result."""
     old, new = schema.flatten(recorded), schema.flatten(config_file.plain(config))
-    if not (old['dataset.folder'] or new['dataset.folder']):  # it is for folders of images alone
-        old['dataset.background'] = new['dataset.background']
     return {
-        name: [old.get(name), new.get(name)]
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not schema.may_change(name)
+        name: [old[name], new[name]]
+        for name in sorted(new)
+        if old[name] != new[name] and not schema.may_change(name)
+        if _has_effect(name, old) or _has_effect(name, new)
     }
+
+
+def _has_effect(name: str, settings: Mapping[str, Any]) -> bool:
+    """Checks that a setting is used, beside these others."""
+    if name == 'dataset.background':
+        return bool(settings['dataset.folder'])
+    if name.startswith('model.conv6.') and name != 'model.conv6.maps':
+        return bool(settings['model.conv6.maps'])
+    return True
 
 
 def _describe(changes: Mapping[str, list[Any]]) -> str:
