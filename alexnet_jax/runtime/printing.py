@@ -74,11 +74,11 @@ def _write(stream: TextIO | None, text: str) -> None:
 
 
 def discard(stream: TextIO | None, for_ever: bool = True) -> None:
-    """Discards what a stream still holds, so that it is not tried again when the program ends.
+    """Removes what a stream still holds, so that it is not tried again when the program ends.
 
     Args:
       stream: stdout or stderr.
-      for_ever: whether everything that is printed later is discarded, too.
+      for_ever: whether everything that is printed later is dropped, too.
     """
     with contextlib.suppress(AttributeError, OSError, ValueError):
         number = stream.fileno()  # pyrefly: ignore[missing-attribute]
