@@ -2,8 +2,21 @@
 
 import os
 import signal
+import sys
+import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import ClassVar
+
+# Of a user or a scheduler; of Ctrl-C; of a terminal that is closed; of Slurm's --signal, often.
+STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
+    if hasattr(signal, name)
+)
+EXIT_INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
+
+_AGAIN = b'\0'  # in the pipe, beside the numbers of signals: the second Ctrl-C
 
 
 class Stopped(Exception):
@@ -11,35 +24,106 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """Records SIGTERM and Ctrl-C inside a `with` block, so that the program can save and stop.
+    """Records signals inside a `with` block, so that the program can save and stop.
 
-    A second signal of the same kind is handled as outside the block, and ends the process at once.
+    The signals are SIGTERM, Ctrl-C (SIGINT), SIGHUP and SIGUSR1. Those that were ignored when the
+    block is entered stay ignored, as nohup wants it, and a shell for its jobs in the background.
+    A line on stderr acknowledges a signal at once: a thread prints it, because the main thread may
+    be compiling, and handles signals in Python only after that.
+
+    The program ends by itself once it has saved; more signals do not hurry it, since schedulers
+    repeat theirs. Only the second Ctrl-C ends it at once: by a KeyboardInterrupt, and where this
+    does not leave the block, as in a compilation, by ending the process with exit code 130.
+
+    Outside the main thread, where Python handles no signals, the block does nothing.
 
     Attributes:
       signal: the name of the newest signal, such as 'SIGTERM'; '' before the first.
     """
 
+    SECONDS_TO_LEAVE = 1.0  # from the second Ctrl-C to the end of the process
+
     _active: 'ClassVar[StopSignal | None]' = None
 
     def __init__(self) -> None:
         self.signal = ''
+        self._handlers: dict[int, Callable | int] = {}  # those of before, by signal
+        self._acknowledged: dict[int, object] = {}
+        self._interrupts = 0
+        self._left = threading.Event()
+        self._process = os.getpid()
 
     def __enter__(self) -> 'StopSignal':
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        self._previous = {n: signal.signal(n, self._record) for n in numbers}
-        StopSignal._active = self
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._outer, StopSignal._active = StopSignal._active, self
+        reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._thread = threading.Thread(
+            target=self._read_signals, args=(reader,), name='signals', daemon=True
+        )
+        self._thread.start()
+        self._outer_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            handler = signal.getsignal(number)
+            if handler not in (signal.SIG_IGN, None):  # None: a C library handles it
+                self._handlers[number] = handler
+                signal.signal(number, self._record)
         return self
 
     def __exit__(self, *_: object) -> None:
-        StopSignal._active = None
-        for number, handler in self._previous.items():
+        self._left.set()
+        if StopSignal._active is not self:
+            return
+        StopSignal._active = self._outer
+        if self._outer is not None:
+            self._outer.signal = self.signal or self._outer.signal
+        self._restore_handlers()
+        os.close(self._writer)  # ends the thread
+        self._thread.join()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._outer_writer)
 
     def _record(self, number: int, _: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
-        # Not print: a handler may interrupt one.
-        os.write(2, b'\nstopping; a second signal ends the program without saving\n')
-        signal.signal(number, self._previous[signal.Signals(number)])
+        """Records a signal in the main thread, between two operations of Python."""
+        if os.getpid() != self._process:  # it arrived at a process that has just been forked
+            _handle_as_before_in_child()
+            signal.raise_signal(number)
+            return
+        self._acknowledge(number)
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                os.write(self._writer, _AGAIN)
+                raise KeyboardInterrupt
+
+    def _read_signals(self, reader: int) -> None:
+        """Reads the numbers of signals in a thread, while the main thread may be anywhere."""
+        interrupts = 0
+        while data := os.read(reader, 1):
+            if data == _AGAIN:
+                interrupts = 2
+            else:
+                self._acknowledge(data[0])
+                interrupts += data[0] == signal.SIGINT
+            if interrupts > 1 and not self._left.wait(self.SECONDS_TO_LEAVE):
+                _write_line('alexnet_jax: interrupted')
+                os._exit(EXIT_INTERRUPTED)
+        os.close(reader)
+
+    def _acknowledge(self, number: int) -> None:
+        """Prints a line for the first signal of its kind, in the thread that learns of it first."""
+        if number not in STOP_SIGNALS:
+            return
+        self.signal, token = signal.Signals(number).name, object()
+        if self._acknowledged.setdefault(number, token) is token:
+            _write_line(
+                f'stopping because of {self.signal}, and saving what is complete; '
+                'a second Ctrl-C ends the program at once, without saving'
+            )
 
 
 def raise_if_stopped() -> None:
@@ -51,3 +135,24 @@ def raise_if_stopped() -> None:
     active = StopSignal._active
     if active is not None and active.signal:
         raise Stopped(active.signal)
+
+
+def _write_line(text: str) -> None:
+    # Not print: a signal may interrupt one, and the reader of stderr may have gone.
+    start = '\n' if os.isatty(2) else ''  # a progress line, or ^C, may stand on the terminal
+    try:
+        if sys.__stderr__ is not None:  # a stderr that was closed may be another file's number
+            os.write(2, f'{start}{text}\n'.encode())
+    except OSError:
+        pass
+
+
+def _handle_as_before_in_child() -> None:
+    """Restores the handlers in a forked process, which would write into the pipe of its parent."""
+    active, StopSignal._active = StopSignal._active, None
+    while active is not None:
+        active._restore_handlers()
+        active = active._outer
+
+
+os.register_at_fork(after_in_child=_handle_as_before_in_child)

@@ -1,5 +1,4 @@
 import re
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +7,6 @@ import pytest
 
 import nets
 from alexnet_jax.model import towers
-from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
 
@@ -115,17 +113,3 @@ def test_the_initial_state_does_not_depend_on_the_mesh():
     config = nets.small()
     one, two = (place_initial_state(config, nets.mesh_of(n)) for n in (1, 2))
     jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
-
-
-def test_a_second_signal_ends_the_process_at_once():
-    # A shell may have started the tests in the background, where Ctrl-C is ignored.
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = signal.getsignal(signal.SIGINT)
-    with StopSignal() as stop:
-        assert not stop.signal
-        signal.raise_signal(signal.SIGINT)
-        assert stop.signal == 'SIGINT'
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-    signal.signal(signal.SIGINT, inherited)

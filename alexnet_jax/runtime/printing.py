@@ -1,0 +1,91 @@
+"""Printing that never ends a job, where a reader has gone or the disk of a log file is full."""
+
+import contextlib
+import errno
+import os
+import sys
+from typing import TextIO
+
+# A pipe without a reader, and a terminal that has gone: nothing can be printed there any more.
+_GONE = (errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF)
+
+
+def show(text: str = '', end: str = '\n') -> None:
+    """Prints to stdout at once, as `print(flush=True)` does, and drops what cannot be printed.
+
+    Training and other long jobs print by this function, so that they continue to their end where
+    the reader of a pipe has ended (as `head` does), the terminal has been closed, or the disk of a
+    log file is full.
+    """
+    _write(sys.stdout, f'{text}{end}')
+
+
+def complain(text: str) -> None:
+    """Prints a line to stderr, and drops it if it cannot be printed."""
+    _write(sys.stderr, f'{text}\n')
+
+
+def printable(text: str) -> str:
+    r"""Escapes what a terminal would interpret or cannot show.
+
+    These are control characters and escape sequences, line breaks, marks that change the direction
+    of writing, and bytes of a file's name that are not UTF-8.
+
+    Returns:
+      One line, such as 'a\nb' with a backslash and an n for a name with a line break.
+    """
+    return ''.join(
+        c if c.isprintable() else c.encode('unicode_escape').decode('ascii') for c in text
+    )
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Returns whether a stream is a terminal; a stream that is closed or missing is none."""
+    try:
+        return stream is not None and stream.isatty()
+    except (OSError, ValueError):
+        return False
+
+
+def open_missing_streams() -> None:
+    """Opens /dev/null for each of stdin, stdout and stderr that a shell has closed, as by `>&-`.
+
+    Otherwise the next file that is opened, such as a checkpoint, would have the number of stdout or
+    stderr, and the messages of C++ libraries would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None or stream.closed:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        discard(stream, for_ever=error.errno in _GONE)
+
+
+def discard(stream: TextIO | None, for_ever: bool = True) -> None:
+    """Removes what a stream still holds, so that it is not tried again when the program ends.
+
+    Args:
+      stream: stdout or stderr.
+      for_ever: whether everything that is printed later is dropped, too.
+    """
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        number = stream.fileno()  # pyrefly: ignore[missing-attribute]
+        nowhere, before = os.open(os.devnull, os.O_WRONLY), os.dup(number)
+        os.dup2(nowhere, number)
+        stream.flush()  # pyrefly: ignore[missing-attribute]
+        if not for_ever:
+            os.dup2(before, number)
+        os.close(nowhere)
+        os.close(before)
