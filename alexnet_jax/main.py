@@ -4,6 +4,10 @@
         the embedded digits; about a minute on two cores
     python -m alexnet_jax.main --config=ilsvrc2012 --workdir=DIR
         the paper; after a stop, the same command resumes the run
+    python -m alexnet_jax.main --config.optimizer.epochs=30 --extend
+        continues a finished or stopped run with more epochs, or another learning rate
+    python -m alexnet_jax.main --from=runs/digits:270 --workdir=DIR
+        starts a new run from the state that another run had after step 270
     python -m alexnet_jax.main --config=PATH --config.optimizer.batch_size=256
         a config file of one's own, with another value of a setting
     python -m alexnet_jax.main --settings
@@ -20,6 +24,7 @@ SIGTERM or Ctrl-C and saved, 130 interrupted before there was anything to save.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 
@@ -27,14 +32,33 @@ from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
 from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
+from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.signals import StopSignal
-from alexnet_jax.runtime.user_errors import EXIT_STOPPED, list_items, report_user_errors
+from alexnet_jax.runtime.user_errors import EXIT_STOPPED, UserError, list_items, report_user_errors
+from alexnet_jax.training.workdir import Workdir
+
+if TYPE_CHECKING:
+    import jax
 
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
     'Folder of the run: checkpoints, curves, config.json. A run that was stopped is resumed from '
     'its workdir. Default: runs/ and the names of the config and the ablations.',
+)
+_EXTEND = flags.DEFINE_bool(
+    'extend',
+    False,
+    'Continue the run of the workdir with another optimizer.epochs, or other settings of '
+    'learning_rate, from its newest checkpoint on. The change is noted in config.json.',
+)
+_FROM = flags.DEFINE_string(
+    'from',
+    None,
+    'WORKDIR or WORKDIR:STEP of another run with the same net: start in an empty --workdir with '
+    'its parameters, velocity and step. The other settings may differ. Default step: the newest '
+    'checkpoint.',
 )
 _DRY_RUN = flags.DEFINE_bool(
     'dry_run', False, 'Print the checked settings and a table of the net, and exit.'
@@ -55,41 +79,97 @@ _SKIP_BAD = flags.DEFINE_integer(
 flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
-def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
-    """Trains, or describes the net; returns the exit code."""
-    from alexnet_jax.data import sources
+def main(
+    config: schema.Config,
+    workdir: Path,
+    dry_run: bool = False,
+    extend: bool = False,
+    source: tuple[Path, int | None] | None = None,
+) -> int:
+    """Trains, or describes the net; returns the exit code.
+
+    Args:
+      config: the settings.
+      workdir: the folder of the run.
+      dry_run: whether to describe the net instead of training it.
+      extend: whether the run may continue with other epochs or another learning rate.
+      source: the workdir and the step of the state to start from; None as the step is the newest.
+    """
     from alexnet_jax.model import towers
     from alexnet_jax.model.layer_table import layer_table
     from alexnet_jax.reporting import terminal
     from alexnet_jax.runtime import compilation_cache, cpu_devices
-    from alexnet_jax.training import loop as train
-    from alexnet_jax.training.workdir import Workdir
 
     layer_table(config)  # refuses sizes that do not fit, before anything is written
     compilation_cache.enable()
     cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
     mesh = towers.choose_mesh(config)
-    print(towers.describe_mesh(mesh, config.model.towers), flush=True)
+    description = towers.describe_mesh(mesh, config.model.towers)
     if dry_run:
-        print(f'\n{terminal.settings_text(config)}\n\n{terminal.net_table(config, mesh)}')
+        net = terminal.net_table(config, mesh)
+        print(f'{description}\n\n{terminal.settings_text(config)}\n\n{net}')
         return 0
+    show(description)
+    with StopSignal() as stop:
+        return _train(config, mesh, Workdir(workdir), stop, extend, source)
+
+
+def _train(
+    config: schema.Config,
+    mesh: 'jax.sharding.Mesh',
+    workdir: Workdir,
+    stop: StopSignal,
+    extend: bool,
+    source: tuple[Path, int | None] | None,
+) -> int:
+    from alexnet_jax.data import sources
+    from alexnet_jax.reporting import terminal
+    from alexnet_jax.training.loop import Loop
+
+    origin = _describe_source(workdir, source)
+    workdir.check(config, extend=extend, source=origin)  # before data are prepared
     splits = sources.open_splits(config.dataset, config.loader.skip_bad)
     plan = durations(config, len(splits.train))
-    with StopSignal() as stop, Workdir(workdir).claim(config, mesh) as folder:
-        loop = train.Loop(config, mesh, splits, plan, folder, stop)
+    with workdir.claim(config, mesh, splits.identity(), extend=extend, source=origin) as folder:
+        loop = Loop(config, mesh, splits, plan, folder, stop)
         if loop.step:
-            print(f'resuming in {workdir} after step {loop.step} of {plan.steps}', flush=True)
+            show(f'resuming in {workdir.path} after step {loop.step} of {plan.steps}')
         if not loop.run():
-            print(
+            show(
                 f'stopped by {stop.signal} after step {loop.step} of {plan.steps} and saved: '
                 'the same command resumes it'
             )
             return EXIT_STOPPED
-        print(f'\n{terminal.summary(config, loop.results, loop.images_per_second, workdir)}')
-        if loop.unreadable.names:
-            names = ', '.join(loop.unreadable.names)
-            print(f'replaced     {len(loop.unreadable.names)} unreadable images: {names}')
+        show(f'\n{terminal.summary(config, loop.results, loop.images_per_second, workdir.path)}')
+        if loop.best is not None and loop.best[0] != loop.step:
+            step, error = loop.best
+            show(f'best         checkpoint {step}, with a top-1 error of {error:.2%} (centre crop)')
+        for verb, names in (('replaced', loop.unreadable.names), ('left out', splits.skipped)):
+            if names:
+                show(f'{verb:<12} {len(names)} unreadable images: {", ".join(names)}')
         return 0
+
+
+def _describe_source(
+    workdir: Workdir, source: tuple[Path, int | None] | None
+) -> dict[str, Any] | None:
+    """Returns the state that a run starts from, as its config.json records it."""
+    if source is None:
+        return None
+    path, step = source
+    if path.resolve() == workdir.path.resolve():
+        raise UserError(f'--from={path} is the --workdir itself: leave out --from to resume it')
+    if step is None and not workdir.exists():
+        step = Workdir(path).newest_step()
+    return {'workdir': str(path), 'step': step}
+
+
+def _parse_source(text: str) -> tuple[Path, int | None]:
+    """Returns the workdir and the step that --from gives: WORKDIR or WORKDIR:STEP."""
+    path, colon, step = text.rpartition(':')
+    if colon and step.isascii() and step.isdigit():
+        return check_path(path, '--from'), int(step)
+    return check_path(text, '--from'), None
 
 
 def _run(_: Sequence[str]) -> None:
@@ -100,9 +180,12 @@ def _run(_: Sequence[str]) -> None:
         ablations = list_items(_ABLATE.value)
         raw = ablate(raw, ablations)
         name = '-'.join([command_line.file().stem, *ablations])
-        workdir = Path(_WORKDIR.value or f'runs/{name}').expanduser()
+        workdir = check_path(
+            f'runs/{name}' if _WORKDIR.value is None else _WORKDIR.value, '--workdir'
+        )
+        source = None if _FROM.value is None else _parse_source(_FROM.value)
         config = resolve(raw)
-        sys.exit(main(config, workdir, _DRY_RUN.value))
+        sys.exit(main(config, workdir, _DRY_RUN.value, _EXTEND.value, source))
 
 
 if __name__ == '__main__':

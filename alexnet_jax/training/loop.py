@@ -50,10 +50,10 @@ class Loop:
       plan: the durations of these settings.
       workdir: the folder of the run, claimed by this process.
       stop: records the signals that ask the run to stop.
-      source: another run, and its step, whose state this one begins with where its workdir has no
-        checkpoint yet; None begins with the initial state.
 
     Attributes:
+      best: the step and the top-1 error, a fraction, of the checkpoint with the lowest error; None
+        before the run has ended.
       results: the last evaluation, of all views once the run has ended; see `make_evaluate`.
       unreadable: the training images that could not be read and were replaced.
     """
@@ -66,11 +66,11 @@ class Loop:
         plan: Durations,
         workdir: Workdir,
         stop: StopSignal,
-        source: tuple[Workdir, int] | None = None,
     ) -> None:
         self._config, self._mesh, self._splits = config, mesh, splits
         self._plan, self._stop = plan, stop
         self.results: dict[str, float] = {}
+        self.best: tuple[int, float] | None = None
         self.unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
         self._reading = loader.Reading.from_config(config)
         self._constants = place_constants(config, mesh, splits, self.unreadable)
@@ -82,7 +82,7 @@ class Loop:
             self._checkpoints = stack.enter_context(
                 workdir.open_checkpoints(config.checkpoint.keep)
             )
-            self.state, self._position = self._restore(source)
+            self.state, self._position = self._restore(workdir)
             if self.step > plan.steps:
                 raise UserError(
                     f'the run in {workdir.path} has done {self.step} steps, and these settings '
@@ -94,19 +94,24 @@ class Loop:
         self._writer = log.Writer(workdir, self._position.step, self._position.evaluated)
         self._line = progress_line.ProgressLine(self._plan)
 
-    def _restore(self, source: tuple[Workdir, int] | None) -> tuple[State, Position]:
-        """Returns the state and position to begin with; saves those of another run at once."""
+    def _restore(self, workdir: Workdir) -> tuple[State, Position]:
+        """Returns the state and the position to begin with.
+
+        They are those of the newest checkpoint; where there is none, those of the run that the
+        workdir was started from, which are saved at once; else the initial ones.
+        """
         shapes = state_shapes(self._config, self._mesh)
         restored = self._checkpoints.restore(shapes)
         if restored is not None:
             return restored
+        source = workdir.source()
         if source is None:
             return place_initial_state(self._config, self._mesh), Position()
-        workdir, step = source
-        with workdir.open_checkpoints() as checkpoints:
+        other, step = source
+        with other.open_checkpoints() as checkpoints:
             restored = checkpoints.restore(shapes, step)
         if restored is None:
-            raise UserError(f'--from={workdir.path}:{step}: there is no such checkpoint')
+            raise UserError(f'--from={other.path} has no checkpoint: train it first')
         state, position = restored
         position = dataclasses.replace(position, steps=0, sums={})
         self._checkpoints.save(state, position)
@@ -156,6 +161,8 @@ class Loop:
                     if self._stop.signal:
                         break
             self._checkpoints.wait()
+            best, error = self._checkpoints.best, self._checkpoints.best_error
+            self.best = None if best is None or error is None else (best, error)
             return self._position.evaluated == self._plan.steps
         finally:
             self._line.close()
@@ -232,21 +239,19 @@ class Loop:
     def _diverged(self, problem: str, step: int) -> UserError:
         """Returns the error for a value that is not finite, with what can be done about it."""
         rate, saved = self._config.learning_rate.initial, self._checkpoints.newest
+        lower = f'the same command with --extend --config.learning_rate.initial={rate / 10:g}'
         if step == 1 and 'loss' in problem:
             advice = (
-                'before anything was learned: the initial weights (model.*.std) or the images are '
-                'to blame, not the learning rate'
+                'before anything was learned: not the learning rate but the initial weights '
+                '(model.*.std) or the images are to blame; change them, and choose another '
+                '--workdir'
             )
         elif saved is None:
-            advice = (
-                'and nothing was saved yet: run it again with a lower learning rate, '
-                f'--config.learning_rate.initial={rate / 10:g}'
-            )
+            advice = f'and nothing was saved yet: {lower} starts again with a lower learning rate'
         else:
             advice = (
-                f'and the checkpoint of step {saved} is intact: the same command with --extend '
-                f'--config.learning_rate.initial={rate / 10:g} continues from it with a lower '
-                'learning rate'
+                f'and the checkpoint of step {saved} is intact: {lower} continues from it with a '
+                'lower learning rate'
             )
         return _Diverged(f'{problem} at step {step}, {advice}')
 

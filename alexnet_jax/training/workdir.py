@@ -69,12 +69,34 @@ class Workdir:
           UserError: the folder cannot be written, another process is using it, or it belongs to a
             run with other settings, other data or another source.
         """
-        if source is not None:
-            workdir = Path(source['workdir']).expanduser().resolve()
-            source = dict(source) | {'workdir': str(workdir)}
+        source = _with_full_path(source)
         with locks.acquire(self.path / 'lock', 'choose another --workdir'):
             self._record_start(config, mesh, data, extend, source)
             yield self
+
+    def check(
+        self,
+        config: schema.Config,
+        *,
+        extend: bool = False,
+        source: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Checks that `claim` would accept these settings, whatever the data are; writes nothing.
+
+        Raises:
+          UserError: the folder belongs to a run with other settings or another source.
+        """
+        if self.exists():
+            self._check(config, extend, _with_full_path(source))
+
+    def exists(self) -> bool:
+        """Returns whether the folder is that of a run."""
+        return self._has_record()
+
+    def source(self) -> tuple[Workdir, int | None] | None:
+        """Returns the workdir and the step of the state that the run was started from, if any."""
+        source = self.read_record().get('from') if self.exists() else None
+        return None if source is None else (Workdir(Path(source['workdir'])), source['step'])
 
     def read_record(self) -> dict[str, Any]:
         """Reads `config.json`.
@@ -173,12 +195,7 @@ class Workdir:
     ) -> None:
         record: dict[str, Any] = {'starts': []}
         if self._has_record():
-            self.read_config()  # its settings are in range
-            record = self.read_record()
-            self._check_source(record.get('from'), source)
-            changes = _changes(record['config'], config)
-            if changes and not (extend and all(map(schema.may_extend, changes))):
-                raise UserError(self._refusal(changes))
+            record, changes = self._check(config, extend, source)
             self._check_data(record.get('data'), data, config)
             if changes:
                 change = {'time': _now(), 'step': self._newest(), 'settings': changes}
@@ -190,6 +207,18 @@ class Workdir:
         if data is not None:
             record['data'] = dict(data)
         config_file.write(self._config_file, record)
+
+    def _check(
+        self, config: schema.Config, extend: bool, source: Mapping[str, Any] | None
+    ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+        """Returns the record and the settings that differ; raises a UserError if they may not."""
+        self.read_config()  # its settings are in range
+        record = self.read_record()
+        self._check_source(record.get('from'), source)
+        changes = _changes(record['config'], config)
+        if changes and not (extend and all(map(schema.may_extend, changes))):
+            raise UserError(self._refusal(changes))
+        return record, changes
 
     def _has_record(self) -> bool:
         try:
@@ -265,6 +294,12 @@ class Workdir:
             f'{"; ".join(filter(None, differences))}: set --config.{setting} to the place of the '
             f'original images{place}{self._from_hint({})}'
         )
+
+
+def _with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if source is None:
+        return None
+    return dict(source) | {'workdir': str(Path(source['workdir']).expanduser().resolve())}
 
 
 def _changes(recorded: Mapping[str, Any], config: schema.Config) -> dict[str, list[Any]]:
