@@ -60,7 +60,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int | None) -> None:
-        self._folder, self._keep = folder, keep
+        self._folder, self._keep = folder.absolute(), keep  # Orbax reads no relative path
         self._unverified: _Unverified | None = None
         self._errors: dict[int, float | None] = {}  # of each step that was looked at
         if keep is not None:
@@ -74,7 +74,7 @@ class Checkpoints:
                 digests=ocp.JsonCheckpointHandler(filename=reading.JSON_FILE),
             )
             self._manager = ocp.CheckpointManager(
-                folder.absolute(), item_handlers=handlers, options=_manager_options(keep)
+                self._folder, item_handlers=handlers, options=_manager_options(keep)
             )
 
     def __enter__(self) -> 'Checkpoints':
@@ -346,7 +346,9 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
-            reason = reading.trouble_of_system(error) or first_line(error)[:_LONGEST_REASON]
+            reason = (
+                reading.trouble_of_system(error, ignored=()) or first_line(error)[:_LONGEST_REASON]
+            )
             raise UserError(
                 f'cannot {action} the checkpoints in {self._folder}: {reason}{consequence}'
             ) from error
