@@ -1,5 +1,7 @@
 """States with few arrays, which are saved and restored in a few milliseconds."""
 
+import threading
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -65,3 +67,11 @@ def contents(folder):
     return {
         path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()
     }
+
+
+def assert_no_thread_is_left(before):
+    """Asserts that all threads but these have ended, or do so within seconds."""
+    end = time.monotonic() + 10
+    while left := set(threading.enumerate()) - before:
+        assert time.monotonic() < end, left
+        time.sleep(0.01)

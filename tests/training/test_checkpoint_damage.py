@@ -22,7 +22,17 @@ import small_states
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.checkpoint import Checkpoints, Position, reading
 from alexnet_jax.training.optimizer import Progress
-from small_states import SHAPES, assert_is, contents, data_files, restore, save, shapes_of, state_at
+from small_states import (
+    SHAPES,
+    assert_is,
+    assert_no_thread_is_left,
+    contents,
+    data_files,
+    restore,
+    save,
+    shapes_of,
+    state_at,
+)
 
 POSITION = {'progress': Progress(0.1, 2, 1), 'sums': {'loss': 1 / 3}}
 
@@ -389,7 +399,7 @@ def test_no_thread_is_left(folder):
     restore(folder, keep=None)
     with pytest.raises(UserError):
         restore(folder, step=9)
-    assert set(threading.enumerate()) - before == set()
+    assert_no_thread_is_left(before)
 
 
 def as_before_digests(step_folder):

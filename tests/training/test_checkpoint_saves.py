@@ -18,7 +18,16 @@ from alexnet_jax.runtime.glob_patterns import refuse_glob_pattern
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.checkpoint import Checkpoints, Position
-from small_states import SHAPES, assert_is, contents, data_files, restore, save, state_at
+from small_states import (
+    SHAPES,
+    assert_is,
+    assert_no_thread_is_left,
+    contents,
+    data_files,
+    restore,
+    save,
+    state_at,
+)
 
 
 def steps(folder):
@@ -232,7 +241,7 @@ def largest_file(limit):
 def test_a_disk_that_takes_no_more_is_one_line(tmp_path, limit, caplog):
     """The line names the folder and the cause; the checkpoints before it are whole."""
     save(tmp_path, 2)
-    before, threads = contents(tmp_path), set(threading.enumerate())
+    before, threads = contents(tmp_path / '2'), set(threading.enumerate())
     message = rf'^cannot write to the checkpoints in {tmp_path}: File too large.*; .* are intact$'
     state = state_at(4)
     state.params['fc8']['bias'] = jnp.asarray(np.random.default_rng(0).standard_normal(9999))
@@ -243,9 +252,9 @@ def test_a_disk_that_takes_no_more_is_one_line(tmp_path, limit, caplog):
     ):
         save_state(tmp_path, state)
     assert len(str(error.value)) < 300
-    assert set(threading.enumerate()) - threads == set()
+    assert_no_thread_is_left(threads)
     assert_is(restore(tmp_path), 2)
-    assert contents(tmp_path) == before
+    assert contents(tmp_path / '2') == before
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
@@ -294,4 +303,4 @@ def test_all_files_are_on_the_disk_before_older_checkpoints_are_deleted(tmp_path
 def test_no_thread_is_left_by_saving(tmp_path):
     before = set(threading.enumerate())
     save(tmp_path, 2, 4, 6)
-    assert set(threading.enumerate()) - before == set()
+    assert_no_thread_is_left(before)
