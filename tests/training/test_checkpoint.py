@@ -1,6 +1,5 @@
 """A resumed run ends with the same bits as an uninterrupted one."""
 
-import dataclasses
 import logging
 import os
 import random
@@ -13,7 +12,6 @@ import pytest
 
 import nets
 import runs
-from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.checkpoint import Checkpoints, Position
 from alexnet_jax.training.optimizer import Progress
 from alexnet_jax.training.state import place_initial_state, state_shapes
@@ -116,35 +114,6 @@ def test_what_was_saved_is_restored(saved, tower):
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     kernel = restored.params['conv1']['kernel_THWIO']
     assert len(kernel.sharding.device_set) == tower
-
-
-def test_a_broken_checkpoint_is_one_line(saved):
-    folder, _ = saved
-    for file in (folder / '7' / 'state').rglob('*'):
-        if file.is_file():
-            file.write_bytes(b'')
-    with pytest.raises(UserError, match=r'checkpoint 7 in .* cannot be read') as error:
-        restore(folder, 2)
-    assert f'if the folder {folder}/7 is moved elsewhere' in str(error.value)
-
-
-def test_the_checkpoint_before_a_broken_one_can_be_used(saved):
-    """As the message says: after the folder of the broken one has been moved."""
-    folder, state = saved
-    with Checkpoints(folder, keep=2) as checkpoints:
-        checkpoints.save(state, dataclasses.replace(POSITION, step=9))
-        checkpoints.wait()
-    (folder / '9').rename(folder.parent / 'broken')
-    _, position = restore(folder, 2)
-    assert position == POSITION
-
-
-def test_a_net_of_other_shapes_is_one_line(saved):
-    folder, _ = saved
-    other = state_shapes(nets.small(dataset__classes=7), nets.mesh_of(1))
-    message = r'checkpoint 7 in .* is of another net: fc8\.bias has the shape \(10,\), not \(7,\)'
-    with Checkpoints(folder, keep=None) as checkpoints, pytest.raises(UserError, match=message):
-        checkpoints.restore(other)
 
 
 def test_reading_warns_of_nothing(saved, caplog):

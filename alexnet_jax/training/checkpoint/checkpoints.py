@@ -1,7 +1,6 @@
 """The folder of a run's checkpoints: saving, verifying, keeping and restoring them."""
 
 import dataclasses
-import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from alexnet_jax.runtime.glob_patterns import refuse_glob_pattern
 from alexnet_jax.runtime.user_errors import UserError, first_line
 from alexnet_jax.training.checkpoint import folders, reading, restoring
 from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion
+from alexnet_jax.training.checkpoint.manager import close_manager, no_warnings, open_manager
 from alexnet_jax.training.checkpoint.position import Position
 from alexnet_jax.training.checkpoint.reading import Vanished
 
@@ -60,22 +60,15 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int | None) -> None:
-        self._folder, self._keep = folder, keep
+        self._folder, self._keep = folder.absolute(), keep  # Orbax reads no relative path
         self._unverified: _Unverified | None = None
         self._errors: dict[int, float | None] = {}  # of each step that was looked at
         if keep is not None:
             refuse_glob_pattern(folder, '--workdir')
-        with self._explain_errors('open', ''), _no_warnings():
+        with self._explain_errors('open', ''):
             if keep is not None:
                 self._remove_leftovers()
-            handlers = dict(
-                state=ocp.StandardCheckpointHandler(),
-                position=ocp.JsonCheckpointHandler(filename=reading.JSON_FILE),
-                digests=ocp.JsonCheckpointHandler(filename=reading.JSON_FILE),
-            )
-            self._manager = ocp.CheckpointManager(
-                folder.absolute(), item_handlers=handlers, options=_manager_options(keep)
-            )
+            self._manager = open_manager(self._folder, keep)
 
     def __enter__(self) -> 'Checkpoints':
         return self
@@ -199,16 +192,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Ends the background threads."""
-        errors = []
-        for _ in range(3):  # each of Orbax's threads raises its error once, before the rest is done
-            try:
-                self._manager.close()
-                break
-            except Exception as error:
-                errors.append(error)
-        if errors:
-            with self._explain_write_errors():
-                raise errors[0]
+        with self._explain_write_errors():
+            close_manager(self._manager)
 
     def _steps(self) -> list[int]:
         return list(self._manager.all_steps())
@@ -332,7 +317,7 @@ class Checkpoints:
             shutil.rmtree(folder)
 
     def _reload(self) -> None:
-        with self._explain_errors('read', ''), _no_warnings():
+        with self._explain_errors('read', ''), no_warnings():
             self._manager.reload()
 
     def _explain_write_errors(self) -> Any:
@@ -346,30 +331,9 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
-            reason = reading.trouble_of_system(error) or first_line(error)[:_LONGEST_REASON]
+            reason = (
+                reading.trouble_of_system(error, ignored=()) or first_line(error)[:_LONGEST_REASON]
+            )
             raise UserError(
                 f'cannot {action} the checkpoints in {self._folder}: {reason}{consequence}'
             ) from error
-
-
-def _manager_options(keep: int | None) -> ocp.CheckpointManagerOptions:
-    if keep is None:
-        # It also leaves temporary folders alone: another process may be writing a checkpoint.
-        return ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
-    return ocp.CheckpointManagerOptions(
-        # All of them: this program deletes the old ones, once the new one is verified.
-        preservation_policy=ocp.checkpoint_managers.LatestN(None),
-        cleanup_tmp_directories=True,
-        lightweight_initialize=True,  # does not read what may be damaged
-    )
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Silences absl's warnings: Orbax warns about every option that a read-only manager ignores."""
-    logger, is_error = logging.getLogger('absl'), lambda record: record.levelno > logging.WARNING
-    logger.addFilter(is_error)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_error)

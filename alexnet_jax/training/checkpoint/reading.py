@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +165,23 @@ def explain(step_folder: Path, error: BaseException, damage: str) -> Exception:
     return Damage(damage) if step_folder.is_dir() else Vanished(str(step_folder))
 
 
-def trouble_of_system(error: BaseException) -> str:
-    """Returns what the system lacks, in a few words; '' if the error does not say so."""
+def trouble_of_system(error: BaseException, ignored: Collection[int] = _ABSENT) -> str:
+    """Returns what the system lacks, in a few words; '' if the error does not say so.
+
+    Args:
+      error: what was raised, by whatever library.
+      ignored: the numbers of the system's errors that do not count.
+    """
     for link in _chain(error):
         if isinstance(link, MemoryError):
             return 'out of memory'
-        if isinstance(link, OSError) and link.errno and link.errno not in _ABSENT:
+        if isinstance(link, OSError) and link.errno and link.errno not in ignored:
             return _describe(link)
         # TensorStore has the number of the system's error in its text.
-        if (number := re.search(r'\[OS error (\d+)', str(link))) is not None:
-            if int(number[1]) not in _ABSENT:
-                return os.strerror(int(number[1]))
+        number = re.search(r"OS error (\d+)|os_error_code='(\d+)'", str(link))
+        if number is not None:
+            if (code := int(number[1] or number[2])) not in ignored:
+                return os.strerror(code)
         elif re.search('RESOURCE_EXHAUSTED|out of memory', str(link), re.IGNORECASE):
             return 'out of memory'
     return ''
