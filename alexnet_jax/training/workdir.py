@@ -309,17 +309,8 @@ def _changes(recorded: Mapping[str, Any], config: schema.Config) -> dict[str, li
         name: [old[name], new[name]]
         for name in sorted(new)
         if old[name] != new[name] and not schema.may_change(name)
-        if _has_effect(name, old) or _has_effect(name, new)
+        if config_file.has_effect(name, old) or config_file.has_effect(name, new)
     }
-
-
-def _has_effect(name: str, settings: Mapping[str, Any]) -> bool:
-    """Checks that a setting is used, beside these others."""
-    if name == 'dataset.background':
-        return bool(settings['dataset.folder'])
-    if name.startswith('model.conv6.') and name != 'model.conv6.maps':
-        return bool(settings['model.conv6.maps'])
-    return True
 
 
 def _describe(changes: Mapping[str, list[Any]]) -> str:

@@ -12,6 +12,7 @@ import runs
 from alexnet_jax.config.schema import as_dict, flatten
 from alexnet_jax.evaluation import ablation_study
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.workdir import Workdir
 
 
 def study(folder, seeds=3, only=(), config='digits'):
@@ -21,9 +22,8 @@ def study(folder, seeds=3, only=(), config='digits'):
 def write(study, name, seed, centre, views, seconds=60.0):
     """Writes the workdir of a run that has ended with this result."""
     folder = study.folder(name, seed)
-    folder.mkdir(parents=True)
-    record = {'config': as_dict(study.config(name, seed)), 'starts': []}
-    (folder / 'config.json').write_text(json.dumps(record))
+    with Workdir(folder).claim(study.config(name, seed), nets.mesh_of(1)):
+        pass
     result = {'centre': centre, 'views': views, 'seconds': seconds}
     (folder / 'result.json').write_text(json.dumps(result))
 

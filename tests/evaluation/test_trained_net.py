@@ -145,7 +145,7 @@ def test_a_folder_without_a_trained_net_is_one_line(tmp_path, workdir):
     raw = json.loads((workdir / 'config.json').read_text())
     raw['config']['model']['squeeze_and_excitation'] = True
     (tmp_path / 'config.json').write_text(json.dumps(raw))
-    with pytest.raises(UserError, match='of another version: unknown setting model'):
+    with pytest.raises(UserError, match=r'does not have: model\.squeeze_and_excitation: use'):
         TrainedNet(tmp_path)
 
 

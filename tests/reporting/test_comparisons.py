@@ -3,8 +3,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+import nets
 from alexnet_jax.reporting import comparisons
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.workdir import Workdir
 
 
 def run(folder, errors, **settings):
@@ -14,10 +16,8 @@ def run(folder, errors, **settings):
         {'step': 10 * n, 'epoch': float(n), 'train/top1_error': e} for n, e in enumerate(errors, 1)
     ]
     (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    (folder / 'config.json').write_text(
-        json.dumps({'config': {'seed': 0} | settings, 'starts': []})
-    )
-    return folder
+    with Workdir(folder).claim(nets.small(**settings), nets.mesh_of(1)):
+        return folder
 
 
 def text_of(section):
@@ -52,9 +52,9 @@ def test_epochs_to_a_quarter_are_compared(tmp_path, relu, tanh, sentence):
 
 
 def test_settings_that_differ_are_named(tmp_path):
-    relu = run(tmp_path / 'relu', [0.2], model={'activation': 'relu'}, seed=3)
-    tanh = run(tmp_path / 'tanh', [0.3], model={'activation': 'tanh'}, seed=3)
-    assert 'differ in model.activation.' in text_of(comparisons.figure1(relu, tanh))
+    relu = run(tmp_path / 'relu', [0.2], model__fc6__nonlinearity='relu', seed=3)
+    tanh = run(tmp_path / 'tanh', [0.3], model__fc6__nonlinearity='tanh', seed=3)
+    assert 'differ in model.fc6.nonlinearity.' in text_of(comparisons.figure1(relu, tanh))
     assert 'the same settings' in text_of(comparisons.figure1(relu, relu))
 
 

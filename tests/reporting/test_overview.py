@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import nets
+from alexnet_jax.config.schema import as_dict
 from alexnet_jax.reporting import history, overview
 
 CONFIG = nets.small()
@@ -72,7 +73,8 @@ def test_the_top_5_error_needs_more_than_five_classes(classes, header):
 
 def test_the_origin_of_a_run(tmp_path):
     again = START | {'started': '2026-11-22T01:00:00+00:00', 'device_kind': 'NVIDIA <H200>'}
-    (tmp_path / 'config.json').write_text(json.dumps({'config': {}, 'starts': [START, again]}))
+    record = {'config': as_dict(CONFIG), 'starts': [START, again]}
+    (tmp_path / 'config.json').write_text(json.dumps(record))
     section = overview.origin(tmp_path, CONFIG, 20, history.History(LINES), 'make --it=again')
     shown = text(tree(section.body))
     assert 'Started2026-11-21 12:34 UTC; started 2 times' in shown

@@ -179,4 +179,9 @@ def test_settings_without_effect_are_not_compared(tmp_path):
     """There is no sixth layer, and the background is behind images of a folder alone."""
     claim(tmp_path)
     claim(tmp_path, model__conv6__std=0.5, dataset__background='black')
+    schedule = nets.small().learning_rate.schedule
+    other = 'fixed' if schedule == 'steps' else 'steps'
+    section = {'fixed': 'fixed__levels', 'steps': 'steps__divide_by'}[other]
+    claim(tmp_path, **{f'learning_rate__{section}': 7})
+    assert 'learning_rate.schedule' in refusal(tmp_path, learning_rate__schedule=other)
     assert 'model.conv6.maps=0 (now 8)' in refusal(tmp_path, model__conv6__maps=8)

@@ -7,6 +7,7 @@ the values that do what the earlier version did.
 import datetime
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def read(file: Path) -> dict[str, Any]:
 def damaged(file: Path, reason: str) -> UserError:
     """Returns the error for a file that does not say what the settings of its run are."""
     return UserError(
-        f'{file} is damaged ({reason}): move it elsewhere; then the command that started the run '
+        f'{file} cannot be read, because it is damaged ({reason}): move it elsewhere; then the command that started the run '
         'resumes it, and writes the file again'
     )
 
@@ -127,6 +128,17 @@ def write(file: Path, record: dict[str, Any]) -> None:
 def plain(config: schema.Config) -> dict[str, Any]:
     """Returns the settings as they are read back from a JSON file: lists in place of tuples."""
     return json.loads(json.dumps(schema.as_dict(config)))
+
+
+def has_effect(name: str, settings: Mapping[str, Any]) -> bool:
+    """Checks whether a setting is used by a run with these settings, by their dotted names."""
+    *section, last = name.split('.')
+    if name == 'dataset.background':
+        return bool(settings['dataset.folder'])
+    if name.startswith('learning_rate.') and section[-1] in schema.SCHEDULES:
+        return settings['learning_rate.schedule'] == section[-1]
+    size = next((x for x in ('maps', 'units') if '.'.join([*section, x]) in settings), last)
+    return last == size or bool(settings['.'.join([*section, size])])  # layers of no maps or units
 
 
 def _problem(record: Any) -> str:
@@ -186,14 +198,12 @@ def _upgrade(file: Path, raw: dict[str, Any]) -> dict[str, Any]:
             f'{file} has settings that this version of alexnet_jax does not have: '
             f'{", ".join(unknown[:3])}: use the version that wrote it'
         )
-    assumed = []
-    for name in catalogue().keys() - flat.keys():
-        flat[name] = ADDED[name] if name in ADDED else _recipe()[name]
-        if name not in ADDED:
-            assumed.append(f'{name}={flat[name]!r}')
+    missing = [name for name in catalogue() if name not in flat]
+    flat |= {name: ADDED[name] if name in ADDED else _recipe()[name] for name in missing}
+    assumed = [x for x in missing if x not in ADDED and has_effect(x, flat)]
     if assumed:
         more = f' and {len(assumed) - 3} more' if len(assumed) > 3 else ''
-        shown = ', '.join(sorted(assumed)[:3])
+        shown = ', '.join(f'{name}={flat[name]!r}' for name in assumed[:3])
         tell_once(f'{file} lacks settings, which are taken from ilsvrc2012: {shown}{more}')
     nested: dict[str, Any] = {}
     for name in catalogue():

@@ -132,7 +132,7 @@ class EventFile:
         return pictures, times
 
     def _create(self) -> None:
-        """Writes a new file, and then removes those of earlier starts."""
+        """Writes a new file; then empties the newest of earlier starts and removes the others."""
         incomplete = self._folder / INCOMPLETE
         path = self._folder / self._new_name()
         try:
@@ -146,7 +146,10 @@ class EventFile:
         self._file = AppendOnlyFile(path)
         with contextlib.suppress(OSError):
             _sync_folder(self._folder)
-            for old in self._old:
+            # A TensorBoard that is running goes on to the new file only from one that exists.
+            for old in self._old[-1:]:
+                os.truncate(old, 0)
+            for old in self._old[:-1]:
                 old.unlink(missing_ok=True)
 
     def _new_name(self) -> str:

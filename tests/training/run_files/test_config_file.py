@@ -61,9 +61,9 @@ DAMAGED = [
 @pytest.mark.parametrize('text', DAMAGED, ids=range(len(DAMAGED)))
 def test_a_damaged_file_is_one_line(file, text):
     file.write_text(text)
-    assert 'config.json is damaged' in refusal(file)
+    assert 'config.json cannot be read, because it is damaged' in refusal(file)
     file.write_bytes(b'\xff' + text.encode())
-    assert 'config.json is damaged' in refusal(file)
+    assert 'config.json cannot be read, because it is damaged' in refusal(file)
 
 
 @pytest.mark.parametrize(
@@ -228,3 +228,12 @@ def test_batch_normalization_was_an_operation(file):
     assert Workdir(file.parent).read_config() == config
     with Workdir(file.parent).claim(config, nets.mesh_of(2)):
         pass
+
+
+def test_which_settings_have_an_effect():
+    settings = schema.flatten(config_file.plain(nets.small(learning_rate__schedule='steps')))
+    unused = {name for name in settings if not config_file.has_effect(name, settings)}
+    assert {'learning_rate.plateau.drops', 'model.conv6.std', 'dataset.background'} <= unused
+    sections = ('learning_rate.plateau.', 'learning_rate.fixed.', 'model.conv6.')
+    assert all(name.startswith(sections) for name in unused - {'dataset.background'})
+    assert not unused & {'model.conv6.maps', 'learning_rate.schedule', 'learning_rate.steps.epochs'}

@@ -29,6 +29,12 @@ def read(folder):
     return curves, pictures
 
 
+def files(folder):
+    """Returns the files that are not empty; an empty one leads a running TensorBoard on."""
+    assert len(list(folder.iterdir())) <= 2
+    return [path for path in folder.iterdir() if path.stat().st_size]
+
+
 def expected(lines):
     return {name: [(x['step'], float(np.float32(x[name]))) for x in lines] for name in ('a', 'b')}
 
@@ -63,9 +69,16 @@ def test_a_new_start_replaces_the_points_and_keeps_the_pictures_of_the_checkpoin
     curves, pictures = read(tmp_path)
     assert curves == expected(LINES[:5])
     assert pictures == before[:2]
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(files(tmp_path)) == 1
     write(tmp_path, [])  # before the first checkpoint
     assert read(tmp_path) == ({}, [])
+
+
+def test_a_tensorboard_that_is_running_shows_the_new_file(tmp_path):
+    board = EventAccumulator(str(tmp_path), {'scalars': 0})
+    for start in range(3):
+        write(tmp_path, LINES[:start], LINES[start : start + 3])
+        assert [e.step for e in board.Reload().Scalars('a')] == list(range(1, start + 4))
 
 
 def test_the_times_of_points_are_kept(tmp_path, monkeypatch):
@@ -98,9 +111,12 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize('moment', ['unlink', 'append', 'rename', '_sync_folder', 'second unlink'])
+@pytest.mark.parametrize(
+    'moment', ['unlink', 'append', 'rename', '_sync_folder', 'truncate', 'second unlink']
+)
 def test_a_kill_while_the_curves_are_written_anew_loses_nothing(tmp_path, monkeypatch, moment):
     write(tmp_path, [], LINES, pictures=[0, 4, 8])
+    write(tmp_path, LINES, last_picture=8)  # leaves an empty file, too
     before = read(tmp_path)
     calls = itertools.count(1)
     last = 2 if moment.startswith('second') else 1
@@ -112,6 +128,7 @@ def test_a_kill_while_the_curves_are_written_anew_loses_nothing(tmp_path, monkey
     target = {
         'append': (event_file.AppendOnlyFile, 'append'),
         '_sync_folder': (event_file, '_sync_folder'),
+        'truncate': (event_file.os, 'truncate'),
     }.get(moment, (type(tmp_path), moment.split()[-1]))
     with monkeypatch.context() as patch:
         patch.setattr(*target, killed)
@@ -121,7 +138,7 @@ def test_a_kill_while_the_curves_are_written_anew_loses_nothing(tmp_path, monkey
     assert read(tmp_path) in (before, (expected(LINES[:5]), before[1][:2]))
     write(tmp_path, LINES[:5], last_picture=4)
     assert read(tmp_path) == (expected(LINES[:5]), before[1][:2])
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(files(tmp_path)) == 1
 
 
 @pytest.mark.parametrize('cut', [1, 3, 10, 60])
