@@ -17,6 +17,7 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alexnet_jax.config.schema import Config
+from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.user_errors import UserError
 
 TOWER, DATA = 'tower', 'data'
@@ -33,9 +34,9 @@ def choose_mesh(config: Config, devices: Sequence[Any] | None = None) -> jax.sha
       devices: the devices to choose from; None for all of JAX's.
 
     Raises:
-      UserError: the settings need more devices than there are.
+      UserError: the settings need more devices than there are, or JAX finds none.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = cpu_devices.devices() if devices is None else devices
     number = len(devices)
     towers, batch_size = config.model.towers, config.optimizer.batch_size
     tower = config.mesh.tower or max(

@@ -1,12 +1,21 @@
-"""The CPU as the device: how many processors there are, and CPU devices in place of two GPUs.
+"""The devices of JAX: CPU devices in place of two GPUs, and what is wrong where there are none.
 
 JAX is imported inside the function that needs it, because the processes that write data sets and
 decode images import this module for `processor_count` alone.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet_jax.runtime.user_errors import UserError, first_line
+
+if TYPE_CHECKING:
+    import jax
 
 # On a busy machine the two CPU devices can be seconds apart; by default XLA then ends the process.
 COLLECTIVE_TIMEOUTS = {
@@ -42,10 +51,17 @@ def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
     Args:
       tower: the setting `mesh.tower`, the devices that the towers are spread over; 0 means 2.
       data: the setting `mesh.data`, the devices that a batch is spread over; 0 means 1.
+
+    Raises:
+      UserError: JAX_NUM_CPU_DEVICES is not a number from 1, or XLA_FLAGS has no flags.
     """
     import jax
 
-    flags = os.environ.get('XLA_FLAGS', '')
+    flags, number = os.environ.get('XLA_FLAGS', ''), os.environ.get('JAX_NUM_CPU_DEVICES', '1')
+    if not (number.isdecimal() and int(number) > 0):
+        raise UserError(f'JAX_NUM_CPU_DEVICES={number} must be a number from 1: change or unset it')
+    if flags.strip() and not flags.lstrip().startswith('-') and not Path(flags).is_file():
+        raise UserError(f'XLA_FLAGS={flags} is neither a list of --NAME=VALUE nor a file of flags')
     for name, seconds in COLLECTIVE_TIMEOUTS.items():
         if name not in flags:
             flags = f'{flags} --{name}={seconds}'
@@ -56,6 +72,28 @@ def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
             jax.config.update('jax_num_cpu_devices', max(2, (tower or 2) * (data or 1)))
     if 'MALLOC_ARENA_MAX' not in os.environ:
         _keep_freed_memory()
+
+
+def devices() -> list[jax.Device]:
+    """Returns all devices of the kind that JAX uses: accelerators, or CPU devices.
+
+    Raises:
+      UserError: JAX finds no device, or none of the kind that JAX_PLATFORMS asks for.
+    """
+    import jax
+
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: CUDA without its plugin
+        reason = 'it is not installed'
+        if str(error):
+            reason = first_line(error).partition(' (set JAX_PLATFORMS')[0].rstrip('.')
+        platforms = jax.config.jax_platforms  # pyrefly: ignore[missing-attribute]
+        if not platforms:
+            raise UserError(f'JAX cannot use the devices of this machine: {reason}') from error
+        raise UserError(
+            f'JAX_PLATFORMS={platforms} cannot be used: {reason}; JAX_PLATFORMS=cpu uses the CPU'
+        ) from error
 
 
 def _keep_freed_memory() -> None:

@@ -47,13 +47,14 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-def open_missing_streams() -> None:
-    """Opens /dev/null for each of stdin, stdout and stderr that a shell has closed, as by `>&-`.
+def prepare_streams() -> None:
+    """Prepares stdin, stdout and stderr for whatever a program prints.
 
-    Otherwise the next file that is opened, such as a checkpoint, would have the number of stdout or
-    stderr, and the messages of C++ libraries would be written into it.
+    A stream that the shell has closed, as by `>&-`, becomes /dev/null: otherwise the next file that
+    is opened, such as a checkpoint, would have its number, and what C++ libraries print would be
+    written into that file. Characters that the encoding of the terminal lacks are escaped.
     """
-    for number in range(3):
+    for number, name in enumerate(('stdin', 'stdout', 'stderr')):
         try:
             os.fstat(number)
         except OSError:
@@ -61,6 +62,11 @@ def open_missing_streams() -> None:
             if opened != number:
                 os.dup2(opened, number)
                 os.close(opened)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, 'w' if number else 'r', closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
 
 
 def _write(stream: TextIO | None, text: str) -> None:

@@ -1,20 +1,59 @@
-"""The exception for a mistake that the user can correct, and how a program reports it."""
+"""The exception for a mistake that the user can correct, and how a program reports errors."""
 
 import errno
 import os
+import re
+import select
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from absl import flags, logging
 
-from alexnet_jax.runtime.signals import Stopped
+from alexnet_jax.runtime import printing
+from alexnet_jax.runtime.signals import EXIT_INTERRUPTED, Stopped
 
 EXIT_BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 EXIT_STOPPED = 75  # exit code of a run that was told to stop, was saved, and can be resumed
 
-# Errors of the file system that the user can correct: a full disk or quota, or no permission.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_NO_SPACE = 'make room there, and run the same command again'
+_NOT_ALLOWED = 'choose another folder, or change its permissions'
+_OTHER_PATH = 'choose another path'
+_BROKEN = 'the disk or the network failed: run the same command again when it works'
+_TOO_MANY_FILES = 'raise that limit (ulimit -n), or close other programs'
+_TOO_MANY_PROCESSES = 'raise the limit of processes (ulimit -u), or close other programs'
+
+# What the user can do about errors of the system. Others, such as a file that is missing although
+# the program had found it, are faults of the program.
+_REMEDIES = {
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
+    errno.EFBIG: 'raise the limit of file sizes (ulimit -f), or choose another disk',
+    errno.EROFS: _NOT_ALLOWED,
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
+    errno.ENAMETOOLONG: _OTHER_PATH,
+    errno.ENOTDIR: _OTHER_PATH,
+    errno.EISDIR: _OTHER_PATH,
+    errno.ELOOP: _OTHER_PATH,
+    errno.EIO: _BROKEN,
+    errno.ESTALE: _BROKEN,
+    errno.ENXIO: _BROKEN,
+    errno.ENODEV: _BROKEN,
+    errno.ETIMEDOUT: _BROKEN,
+    errno.EHOSTDOWN: _BROKEN,
+    errno.ENOTCONN: _BROKEN,
+    errno.EMFILE: _TOO_MANY_FILES,
+    errno.ENFILE: _TOO_MANY_FILES,
+    errno.EAGAIN: _TOO_MANY_PROCESSES,
+    errno.ENOMEM: 'close other programs, or use a machine with more memory',
+}
+_OUT_OF_MEMORY = re.compile('RESOURCE_EXHAUSTED|out of memory|ALLOC_FAILED', re.IGNORECASE)
+_JAX_VARIABLE = re.compile(
+    r'invalid (?:truth )?value (.*) for (?:JAX flag|environment) \'?(\w+)', re.IGNORECASE
+)
 
 
 class UserError(Exception):
@@ -30,28 +69,113 @@ def first_line(error: BaseException) -> str:
 def report_user_errors() -> Iterator[None]:
     """Prints a mistake as one line instead of a traceback, and ends the process.
 
-    The exit code is 2 for a UserError and for a disk that cannot be written, 75 where a signal
-    stopped a job that can be resumed, 130 for Ctrl-C, and 141 without a line where the reader of
-    the output has ended, as `head` does. Other errors are faults of the program and keep their
-    traceback.
+    The exit code is 2 for a UserError and for trouble of the environment (see `describe_error`), 75
+    where a signal stopped a job that can be resumed, 130 for Ctrl-C, and 141 without a line where
+    the reader of the output has ended, as `head` does. Other errors are faults of the program and
+    keep their traceback.
     """
     try:
         yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
-        sys.exit(EXIT_BROKEN_PIPE)
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _DISK:
-            raise
-        print(f'alexnet_jax: {" ".join(str(error).split())}', file=sys.stderr)
-        sys.exit(2)
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()
     except Stopped as error:
-        print(f'alexnet_jax: stopped by {error}: the same command resumes', file=sys.stderr)
+        _complain(f'stopped by {error}: the same command resumes')
         sys.exit(EXIT_STOPPED)
     except KeyboardInterrupt:
-        print('\nalexnet_jax: interrupted', file=sys.stderr)
-        sys.exit(130)
+        printing.complain('\nalexnet_jax: interrupted')
+        _end_at_once(EXIT_INTERRUPTED)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO):
+            gone = [stream for stream in (sys.stdout, sys.stderr) if _has_gone(stream)]
+            for stream in gone:
+                printing.discard(stream)
+            if gone:
+                sys.exit(EXIT_BROKEN_PIPE)
+        line = describe_error(error)
+        if line is None:
+            raise
+        _complain(line)
+        sys.exit(2)
+
+
+def describe_error(error: BaseException) -> str | None:
+    """Describes a mistake of the user or trouble of the environment: what is wrong, what to do.
+
+    This includes a full disk, files that cannot be opened, too little memory of the machine or of a
+    device, an unknown home directory, and variables of the environment that JAX cannot read.
+
+    Returns:
+      One line; None for a fault of the program.
+    """
+    text = str(error)
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, MemoryError) or _is_out_of_memory(error):
+        detail = first_line(error).removeprefix('RESOURCE_EXHAUSTED: ').rstrip('.')[:160]
+        return (
+            f'out of memory ({detail}): lower optimizer.batch_size (in training), '
+            'evaluation.batch_size (in an evaluation) or model.width'
+        )
+    if isinstance(error, OSError):
+        return _describe_os_error(error)
+    if isinstance(error, RuntimeError) and 'determine home directory' in text:
+        return 'the home directory is unknown: set HOME, or TFDS_DATA_DIR for data sets'
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return f'too many threads: {_TOO_MANY_PROCESSES}'
+    variable = _JAX_VARIABLE.match(text) if isinstance(error, ValueError) else None
+    if variable:
+        value, name = variable.groups()
+        return f'{name.upper()}={value} is not a value that JAX knows: change it, or unset it'
+    return None
+
+
+def _describe_os_error(error: OSError) -> str | None:
+    if error.errno == errno.ENOENT and not _current_folder_exists():
+        return 'the current folder no longer exists: change to another one'
+    if error.errno not in _REMEDIES:
+        return None
+    names = [os.fsdecode(name) for name in (error.filename,) if isinstance(name, str | bytes)]
+    reason = error.strerror or os.strerror(error.errno)
+    return ': '.join([*names, f'{reason}; {_REMEDIES[error.errno]}'])
+
+
+def _current_folder_exists() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether JAX has too little memory, without importing JAX."""
+    jax_errors = ('JaxRuntimeError', 'XlaRuntimeError')
+    is_of_jax = any(base.__name__ in jax_errors for base in type(error).__mro__)
+    return is_of_jax and _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def _has_gone(stream: TextIO | None) -> bool:
+    """Returns whether a stream is a pipe without a reader, or a terminal that was closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # pyrefly: ignore[missing-attribute]
+        return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _complain(text: str) -> None:
+    """Prints a message as one line, in which control characters are escaped."""
+    line = re.sub(r'[ \t]*\n\s*', ' ', text.strip())
+    printing.complain(printing.printable(f'alexnet_jax: {line}'))
+
+
+def _end_at_once(code: int) -> None:
+    """Ends the process, and does not wait for threads, which may be writing a checkpoint."""
+    threads = set(threading.enumerate()) - {threading.main_thread()}
+    if all(thread.daemon for thread in threads):
+        sys.exit(code)
+    os._exit(code)
 
 
 def list_items(values: Iterable[str]) -> list[str]:
@@ -65,6 +189,9 @@ def parse_flags(
 ) -> list[str]:
     """Parses absl flags; a mistake in them ends the process with one line.
 
+    What is printed from here on may contain any character, whatever the terminal's encoding: what
+    it cannot show is escaped.
+
     Args:
       arguments: the program and its arguments.
       describe_unknown: returns the message for a flag that does not exist.
@@ -73,15 +200,30 @@ def parse_flags(
       The program alone: there are no positional arguments.
     """
     with report_user_errors():
+        printing.prepare_streams()
         logging.set_verbosity(logging.FATAL)  # errors come as exceptions; --verbosity shows more
         try:
             rest = flags.FLAGS(arguments)
         except flags.UnrecognizedFlagError as error:
             raise UserError(describe_unknown(error)) from error
         except flags.Error as error:
-            raise UserError(str(error).removeprefix('ERROR:: ')) from error
+            raise UserError(_describe_flag_error(error)) from error
+        except UnicodeDecodeError as error:
+            raise UserError(f'the flag file cannot be read: {error}') from error
         except SystemExit as end:  # after --help, which absl ends with code 1
             raise SystemExit(0) from end
         if rest[1:]:
             raise UserError(f'unexpected argument {rest[1]!r}: flags are given as --NAME=VALUE')
         return rest
+
+
+def _describe_flag_error(error: flags.Error) -> str:
+    text = str(error).removeprefix('ERROR:: ')
+    demands = {
+        ": ('Non-boolean argument": 'must be true or false',
+        ': invalid literal for int()': 'must be a whole number',
+    }
+    for reason, demand in demands.items():
+        if reason in text:
+            return f'{text.partition(reason)[0].removeprefix("flag ")} {demand}'
+    return text

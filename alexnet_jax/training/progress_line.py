@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from alexnet_jax.config.durations import Durations
+from alexnet_jax.runtime.printing import is_terminal, show
 from alexnet_jax.runtime.progress import time_left
 
 # The fields that a narrow terminal does without, the first of them first.
@@ -19,6 +20,7 @@ class ProgressLine:
 
     On a terminal each line replaces the one before it, and is never wider than the terminal, where
     it would wrap and could not be replaced. In a file or a pipe a line is added every ten seconds.
+    What cannot be printed, where the reader of a pipe or the terminal has gone, is dropped.
 
     Attributes:
       speed: images per second of the training steps, without compilation and pauses; 0 before the
@@ -29,10 +31,11 @@ class ProgressLine:
 
     def __init__(self, plan: Durations) -> None:
         self._plan = plan
-        self._is_terminal = sys.stdout.isatty()
+        self._is_terminal = is_terminal(sys.stdout)
+        self._fields: dict[str, str] = {}  # those of the line on the terminal
         self._time_of_line = -math.inf
         self._start, self._first_step, self._paused = 0.0, -1, 0.0
-        self._test_error = ''
+        self._error, self._test_error = '', ''
         self.speed = 0.0
 
     def step(self, step: int, values: Mapping[str, float], learning_rate: float) -> float:
@@ -52,12 +55,15 @@ class ProgressLine:
             self._time_of_line = now
             left = time_left(seconds * (self._plan.steps - step))
             epoch, epochs = self._plan.epoch(step), self._plan.epoch(self._plan.steps)
+            self._error = f'error {values["top1_error"]:.1%}'
+            # The last line would stand beside the results of the evaluation that follows it.
+            test_error = self._test_error if step < self._plan.steps else ''
             self._write(
                 {
                     'epoch': f'epoch {epoch:.1f}/{epochs:.1f}',
                     'step': f'step {step}/{self._plan.steps}',
                     'loss': f'loss {values["loss"]:.4f}',
-                    'error': f'error {values["top1_error"]:.1%}{self._test_error}',
+                    'error': self._error + test_error,
                     'learning rate': f'learning rate {learning_rate:.2g}',
                     'speed': f'{self.speed:.0f} images/s',
                     'time left': f'{left} left',
@@ -77,20 +83,24 @@ class ProgressLine:
         self._paused += time.monotonic() - start
 
     def evaluated(self, results: Mapping[str, float]) -> None:
-        """Adds the test error of an evaluation to the following lines."""
+        """Adds the test error of an evaluation to the line on the terminal and to later ones."""
         self._test_error = f' (test {results["top1_error"]:.1%})'
+        if self._is_terminal and 'error' in self._fields:
+            self._write(self._fields | {'error': self._error + self._test_error})
 
     def close(self) -> None:
         """Ends the line, so that what is printed next does not replace it."""
-        if self._is_terminal:
-            print(flush=True)
+        if self._fields and self._is_terminal:
+            show()
+        self._fields = {}
 
     def _write(self, fields: Mapping[str, str]) -> None:
+        self._fields = dict(fields)
         if self._is_terminal:
             line = fit(fields, shutil.get_terminal_size().columns - 1)
-            print(f'\r\x1b[K{line}', end='', flush=True)
+            show(f'\r\x1b[K{line}', end='')
         else:
-            print('  '.join(fields.values()), flush=True)
+            show('  '.join(fields.values()))
 
 
 def fit(fields: Mapping[str, str], columns: int) -> str:
