@@ -82,7 +82,7 @@ def _page_of(workdir: Path, compared: list[Section]) -> str:
     trained = TrainedNet(workdir)
     config, classes, log = trained.config, trained.source.classes, history.read(workdir)
     labels_N = trained.labels()
-    centre_NK, mean_NK = trained.probabilities()
+    centre_NK, mean_NK = trained.log_probabilities()
     grey = all(overview.is_grey(trained.image(n)) for n in range(min(16, len(labels_N))))
     kernel_THWIO = np.asarray(trained.params['conv1']['kernel_THWIO'])
     command = shlex.join(['python', '-m', 'alexnet_jax.report', *sys.argv[1:]])

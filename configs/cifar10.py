@@ -13,7 +13,9 @@ four-layer net without any regularization, with the learning rate chosen separat
 tanh.
 
 The 2012 code lowered the learning rate when the validation error stopped improving; this recipe
-lowers it after 120 epochs and again after 130. docs/log.md has our measurements.
+lowers it after 120 epochs and again after 130. The biases keep theirs, 0.002, to the end, as in
+layer-params-conv-local-13pct-noisylr.cfg, whose weights have 0.00001. docs/log.md has our
+measurements, which ended before the first of these epochs.
 """
 
 from ml_collections import ConfigDict
@@ -89,6 +91,9 @@ def get_config() -> ConfigDict:
         dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0)
         | dict(nonlinearity='relu', dropout=0.0)
     )
+    c.model.bottleneck = ConfigDict(  # no units, so no such layer; see fall2011.py
+        dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0)
+    )
     c.model.fc8 = ConfigDict(dict(std=0.01, bias=0.0, decay_factor=1.0))  # 'fc10'
     c.model.response_normalization = ConfigDict(dict(size=9, k=1.0, alpha=0.001 / 9, beta=0.75))
     c.model.spatial_normalization = ConfigDict(dict(size=5, k=1.0, alpha=4e-5, beta=0.75))
@@ -102,14 +107,16 @@ def get_config() -> ConfigDict:
     c.optimizer.weight_decay = 0.004
     c.optimizer.bias_weight_decay = 0.0
     c.optimizer.bias_rate_factor = 2.0
-    c.optimizer.bias_rate_falls = True
+    c.optimizer.bias_rate_falls = False
 
     c.learning_rate = ConfigDict()
     c.learning_rate.initial = 0.001
     c.learning_rate.schedule = 'steps'
     c.learning_rate.plateau = ConfigDict(dict(divide_by=10.0, drops=3, patience=3))
     c.learning_rate.steps = ConfigDict(dict(divide_by=10.0, epochs=(120.0, 130.0)))
-    c.learning_rate.fixed = ConfigDict(dict(levels=4, divide_by=250.0))
+    c.learning_rate.fixed = ConfigDict(
+        dict(levels=4, divide_by=250.0, bias_levels=0, bias_divide_by=10.0)
+    )
     c.learning_rate.conv1 = ConfigDict(dict(lower_at=-1.0, divide_by=10.0, freeze_at=-1.0))  # never
 
     c.pretrained = ConfigDict(dict(workdir='', layers=('conv1', 'conv2', 'conv3', 'conv4')))

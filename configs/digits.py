@@ -84,6 +84,9 @@ def get_config() -> ConfigDict:
         dict(units=2048, reads='all', std=0.01, bias=1.0, decay_factor=1.0)
         | dict(nonlinearity='relu', dropout=0.5)
     )
+    c.model.bottleneck = ConfigDict(  # no units, so no such layer; see fall2011.py
+        dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0)
+    )
     c.model.fc8 = ConfigDict(dict(std=0.01, bias=0.0, decay_factor=1.0))
     c.model.response_normalization = ConfigDict(dict(size=5, k=2.0, alpha=1e-4, beta=0.75))
     c.model.spatial_normalization = ConfigDict(dict(size=5, k=1.0, alpha=4e-5, beta=0.75))
@@ -104,7 +107,9 @@ def get_config() -> ConfigDict:
     c.learning_rate.schedule = 'steps'
     c.learning_rate.plateau = ConfigDict(dict(divide_by=10.0, drops=3, patience=3))
     c.learning_rate.steps = ConfigDict(dict(divide_by=10.0, epochs=(14.0, 20.0)))
-    c.learning_rate.fixed = ConfigDict(dict(levels=4, divide_by=250.0))
+    c.learning_rate.fixed = ConfigDict(
+        dict(levels=4, divide_by=250.0, bias_levels=0, bias_divide_by=10.0)
+    )
     c.learning_rate.conv1 = ConfigDict(dict(lower_at=-1.0, divide_by=10.0, freeze_at=-1.0))  # never
 
     c.pretrained = ConfigDict(

@@ -13,8 +13,7 @@ is lowered at epoch 67 and conv1 is frozen at 72; the colour noise ends at 67. 3
 crop, and every epoch has the same batches.
 
 The learning rate falls at the epochs at which the authors lowered it by hand
-(layer-params-145.cfg:169). A later schedule of theirs did at least as well without intervention
-(lr.cu:132; net #170, 40.5 / 18.0): --config.learning_rate.schedule=fixed
+(layer-params-145.cfg:169). ilsvrc2012_fixed_schedule.py has a later schedule of theirs.
 """
 
 from ml_collections import ConfigDict
@@ -90,6 +89,9 @@ def get_config() -> ConfigDict:
         dict(units=2048, reads='all', std=0.01, bias=1.0, decay_factor=1.0)
         | dict(nonlinearity='relu', dropout=0.5)
     )
+    c.model.bottleneck = ConfigDict(  # no units, so no such layer; see fall2011.py
+        dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0)
+    )
     c.model.fc8 = ConfigDict(dict(std=0.01, bias=0.0, decay_factor=1.0))
     c.model.response_normalization = ConfigDict(dict(size=5, k=2.0, alpha=2e-5, beta=0.75))
     c.model.spatial_normalization = ConfigDict(dict(size=5, k=1.0, alpha=4e-5, beta=0.75))
@@ -110,7 +112,9 @@ def get_config() -> ConfigDict:
     c.learning_rate.schedule = 'steps'
     c.learning_rate.plateau = ConfigDict(dict(divide_by=10.0, drops=3, patience=3))
     c.learning_rate.steps = ConfigDict(dict(divide_by=10.0, epochs=(25.0, 51.0, 79.0)))
-    c.learning_rate.fixed = ConfigDict(dict(levels=4, divide_by=250.0))
+    c.learning_rate.fixed = ConfigDict(
+        dict(levels=4, divide_by=250.0, bias_levels=0, bias_divide_by=10.0)
+    )
     c.learning_rate.conv1 = ConfigDict(dict(lower_at=67.0, divide_by=10.0, freeze_at=72.0))
 
     c.pretrained = ConfigDict(

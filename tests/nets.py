@@ -144,6 +144,12 @@ def run_steps(
     return state, metrics
 
 
+def log(p: Any) -> np.ndarray:
+    """Returns the logarithms of probabilities, float32; that of 0 is minus infinity."""
+    with np.errstate(divide='ignore'):
+        return np.log(np.asarray(p, np.float32))
+
+
 def constants(value: float = 127.0, size: int = 72) -> augmentation.Constants:
     """Returns the constants of a training set of grey images."""
     mean = np.full((size, size, 3), value, np.float32)

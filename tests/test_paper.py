@@ -1,5 +1,6 @@
 """The paper, as assertions on configs/ilsvrc2012.py, and the 2012 code, on other configs."""
 
+import dataclasses
 import re
 
 import jax
@@ -216,6 +217,35 @@ def test_the_sixth_convolution():
     assert rows['conv6'].crossing == 36 * 128
 
 
+def test_the_bottleneck_of_the_net_for_all_of_imagenet():
+    """In layers-146-2011.cfg, fc1a and fc1b have 1,024 units without neuron= over both towers.
+
+    The fine-tuned net (layers-146-2012-2011.cfg) has none.
+    """
+    config = nets.override(nets.load('fall2011'))
+    layer = config.model.layers()['bottleneck']
+    assert (layer.units, layer.reads, layer.std, layer.bias) == (1024, 'all', 0.01, 0)
+    *_, fc7, bottleneck, fc8 = layer_table(config)
+    assert (fc7.name, bottleneck.name, fc8.name) == ('fc7', 'bottleneck', 'fc8')
+    assert (bottleneck.reads, bottleneck.maps) == (2 * 2048, 1024)
+    assert bottleneck.parameters == 2 * (4096 * 1024 + 1024)
+    assert bottleneck.crossing == 2048
+    assert fc8.parameters == 2 * 1024 * 21_841 + 21_841
+    fine_tuned = nets.override(nets.load('ilsvrc2012_fine_tuned'))
+    layers = {*fine_tuned.model.layers()}
+    assert 'bottleneck' not in layers
+    assert {*fine_tuned.pretrained.layers} == layers - {'fc8'}
+
+
+def test_the_fixed_schedule_is_that_of_net_170():
+    """layer-params-170.cfg has the net of ilsvrc2012_as_run with another schedule."""
+    names = 'ilsvrc2012_fixed_schedule', 'ilsvrc2012_as_run'
+    config, as_run = (nets.override(nets.load(name)) for name in names)
+    assert config.model == as_run.model
+    assert config.augmentation.colour.until_epoch == 68
+    assert config.optimizer == dataclasses.replace(as_run.optimizer, epochs=95.0)
+
+
 @pytest.mark.parametrize('name', loading.recipes())
 def test_every_config_is_complete(name):
     """It has all settings, valid values, layers that fit, and its command in the docstring."""
@@ -255,6 +285,7 @@ def test_the_cifar_nets():
         assert decay == pytest.approx([0, 0, 0.004, 0.004, fc10])
         assert config.learning_rate.initial == 0.001
         assert config.optimizer.bias_rate_factor == 2
+        assert not config.optimizer.bias_rate_falls  # epsB is 0.002 when epsW is 0.00001
     norm = normalized.model.response_normalization
     assert (norm.size, norm.k, norm.beta) == (9, 1, 0.75)
     assert norm.alpha == pytest.approx(0.001 / 9)

@@ -122,7 +122,7 @@ def _two_towers(c: ConfigDict) -> None:
     _require(c.model.towers > 1, 'two_towers', 'it has one tower')
     for layer in (c.model.conv5, c.model.conv6):
         layer.maps *= c.model.towers
-    for layer in (c.model.fc6, c.model.fc7):
+    for layer in (c.model.fc6, c.model.fc7, c.model.bottleneck):
         layer.units *= c.model.towers
     c.model.towers = 1
 
@@ -132,7 +132,7 @@ def _cross_talk(c: ConfigDict) -> None:
     layers = _convolutions(c)[1:] + _hiddens(c)
     exchanges = c.model.towers > 1 and any(layer.reads == 'all' for layer in layers)
     _require(exchanges, 'cross_talk', 'no layer reads another tower')
-    for layer in layers:
+    for layer in layers + [c.model.bottleneck] * bool(c.model.bottleneck.units):
         layer.reads = 'own'
     c.model.conv2.maps = c.model.conv2.maps * 5 // 4
     c.model.fc6.units *= 2

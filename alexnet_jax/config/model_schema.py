@@ -22,7 +22,7 @@ OPERATIONS = (
 READS = ('own', 'all')
 CONVOLUTIONS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'conv6')
 HIDDEN = ('fc6', 'fc7')
-LAYERS = (*CONVOLUTIONS, *HIDDEN, 'fc8')
+LAYERS = (*CONVOLUTIONS, *HIDDEN, 'bottleneck', 'fc8')
 
 _Pixels = AtLeast(1, 1024)  # of a window or a step
 
@@ -85,6 +85,23 @@ class Dense:
     nonlinearity: Annotated[str, OneOf(NONLINEARITIES), 'Nonlinearity of the units (§3.1).']
     dropout: Annotated[
         float, HalfOpen(0, 1), 'Fraction of the outputs that is set to zero in training (§4.2).'
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A fully-connected layer of each tower without a nonlinearity, before fc8 (§6)."""
+
+    units: Annotated[
+        int, AtLeast(0, 1_048_576), 'Units of one tower, at width 1; 0: the net has no such layer.'
+    ]
+    reads: Annotated[
+        str, OneOf(READS), 'Inputs: the units of its own tower, or those of all towers (§3.2).'
+    ]
+    std: Annotated[float, Above(0), 'Standard deviation of the initial weights, at width 1 (§5).']
+    bias: Annotated[float, 'Initial value of the biases (§5).']
+    decay_factor: Annotated[
+        float, AtLeast(0), 'Decay of these weights, in units of optimizer.weight_decay.'
     ]
 
 
@@ -167,6 +184,7 @@ class Model:
     conv6: Convolution  # of the nets that were trained on all of ImageNet (§6)
     fc6: Dense
     fc7: Dense
+    bottleneck: Linear  # of the net that was trained on the Fall 2011 release (§6)
     fc8: Output
     response_normalization: ResponseNormalization
     spatial_normalization: SpatialNormalization
@@ -183,15 +201,19 @@ class Model:
         layers = {name: getattr(self, name) for name in HIDDEN}
         return {name: layer for name, layer in layers.items() if layer.units}
 
-    def layers(self) -> dict[str, 'Convolution | Dense | Output']:
+    def dense(self) -> dict[str, Dense | Linear]:
+        """Returns the fully-connected layers of this net before fc8 by name, in order."""
+        return self.hidden() | ({'bottleneck': self.bottleneck} if self.bottleneck.units else {})
+
+    def layers(self) -> dict[str, 'Convolution | Dense | Linear | Output']:
         """Returns all layers of this net that have weights, by name, in order."""
-        return self.convolutions() | self.hidden() | {'fc8': self.fc8}
+        return self.convolutions() | self.dense() | {'fc8': self.fc8}
 
     def scale_to_width(self, maps_or_units: int) -> int:
         """Returns the maps or units of one tower at this width; at least one."""
         return max(1, round(maps_or_units * self.width))
 
-    def initial_std(self, layer: Convolution | Dense | Output) -> float:
+    def initial_std(self, layer: Convolution | Dense | Linear | Output) -> float:
         """Returns the standard deviation of the layer's initial weights at this width.
 
         The sum over fewer inputs must keep its size: every layer but the first, whose input is the

@@ -160,6 +160,14 @@ class Fixed:
 
     levels: Annotated[int, AtLeast(1, 1000), 'Levels of the learning rate, equally long.']
     divide_by: Annotated[float, Above(0), 'Ratio of the first level to the last.']
+    bias_levels: Annotated[
+        int,
+        AtLeast(0, 1000),
+        "Levels of the biases' learning rate, equally long; 0: as optimizer.bias_rate_falls says.",
+    ]
+    bias_divide_by: Annotated[
+        float, Above(0), "Ratio of the first level of the biases' learning rate to the last."
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

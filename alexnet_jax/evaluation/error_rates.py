@@ -1,4 +1,4 @@
-"""Top-1 and top-5 error rates of predicted probabilities, with confidence intervals (§6)."""
+"""Top-1 and top-5 error rates of predicted log probabilities, with confidence intervals (§6)."""
 
 import math
 from typing import NamedTuple
@@ -6,12 +6,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from alexnet_jax.ops.top_k_credit import credit
+from alexnet_jax.ops.top_k_credit import TOP as TOP
+from alexnet_jax.ops.top_k_credit import image_results
 
-TOP = (1, 5)
-
-
-_credit = jax.jit(credit, static_argnums=2)
+_image_results = jax.jit(image_results)
 
 
 class Errors(NamedTuple):
@@ -30,23 +28,39 @@ class Errors(NamedTuple):
     loss: float
 
 
-def top_credits(p_NK: np.ndarray, labels_N: np.ndarray) -> dict[int, np.ndarray]:
-    """Computes the credit of each image for each of TOP: (N,) float32, see `credit`."""
-    return {top: np.asarray(_credit(p_NK, labels_N, top)) for top in TOP}
+def top_errors(log_p_NK: np.ndarray, labels_N: np.ndarray) -> dict[int, np.ndarray]:
+    """Computes the error of each image for each of TOP: (N,) float32, see `image_results`."""
+    results = _results(log_p_NK, labels_N)
+    return {top: results[f'top{top}_error'] for top in TOP}
 
 
-def errors(p_NK: np.ndarray, labels_N: np.ndarray) -> Errors:
-    """Computes the errors of probabilities.
+def errors(log_p_NK: np.ndarray, labels_N: np.ndarray) -> Errors:
+    """Computes the errors of log probabilities.
 
     Args:
-      p_NK: (N, K) float32. In the loss a probability of 0 counts as the smallest normal number.
+      log_p_NK: (N, K) float32. Where those of an image are NaN, it counts as wrong, and the loss is
+        NaN.
       labels_N: (N,) int32.
+
+    Raises:
+      ValueError: a label is not one of the K classes.
     """
-    credits_N = top_credits(p_NK, labels_N)
-    own = np.take_along_axis(p_NK, labels_N[:, None], axis=1)
-    loss = -np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean(dtype=np.float64)
-    top1, top5 = (1 - float(credits_N[top].mean(dtype=np.float64)) for top in TOP)
-    return Errors(len(labels_N), top1, top5, float(loss))
+    means = {
+        name: float(x.mean(dtype=np.float64)) for name, x in _results(log_p_NK, labels_N).items()
+    }
+    return Errors(len(labels_N), means['top1_error'], means['top5_error'], means['loss'])
+
+
+def _results(log_p_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, np.ndarray]:
+    check_labels(labels_N, log_p_NK.shape[1])
+    return {name: np.asarray(x) for name, x in _image_results(log_p_NK, labels_N).items()}
+
+
+def check_labels(labels_N: np.ndarray, classes: int) -> None:
+    """Raises a ValueError if a label is not from 0 to `classes` - 1."""
+    outside = labels_N[(labels_N < 0) | (labels_N >= classes)]
+    if len(outside):
+        raise ValueError(f'label {outside[0]} is not one of {classes} classes')
 
 
 def interval(error: float, images: int) -> tuple[float, float]:

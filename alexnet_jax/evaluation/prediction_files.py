@@ -15,36 +15,40 @@ ANSWERS = 5  # written for each image
 
 
 def write(
-    folder: Path, images: LabelledImages, p_NK: np.ndarray, extra: Mapping[str, np.ndarray]
+    folder: Path, images: LabelledImages, log_p_NK: np.ndarray, extra: Mapping[str, np.ndarray]
 ) -> list[Path]:
     """Writes predictions.csv, probabilities.npz, per_class.csv and the confusion matrix.
 
     Args:
       folder: an existing folder.
       images: the test images.
-      p_NK: (N, K) float32, the probabilities for these images.
+      log_p_NK: (N, K) float32, the log probabilities for these images.
       extra: arrays for probabilities.npz in addition to 'probabilities' and 'labels'.
 
     Returns:
       The paths of the files.
     """
-    counts_KK = confusion.matrix(p_NK, images.labels)
+    counts_KK = confusion.matrix(log_p_NK, images.labels)
     with atomic_files.replace(folder / 'probabilities.npz') as partial, partial.open('wb') as file:
-        arrays: dict[str, Any] = {'probabilities': p_NK, 'labels': images.labels, **extra}
+        arrays: dict[str, Any] = {
+            'probabilities': np.exp(log_p_NK),
+            'labels': images.labels,
+            **extra,
+        }
         np.savez_compressed(file, **arrays)
-    _write_csv(folder / 'predictions.csv', _predictions(images, p_NK))
-    _write_csv(folder / 'per_class.csv', per_class(images, p_NK, counts_KK))
+    _write_csv(folder / 'predictions.csv', _predictions(images, log_p_NK))
+    _write_csv(folder / 'per_class.csv', per_class(images, log_p_NK, counts_KK))
     paths = [folder / name for name in ('predictions.csv', 'probabilities.npz', 'per_class.csv')]
     return paths + confusion.write(folder, counts_KK, images.classes)
 
 
-def most_probable(p_NK: np.ndarray, number: int) -> np.ndarray:
+def most_probable(log_p_NK: np.ndarray, number: int) -> np.ndarray:
     """Returns the most probable labels first, of equal ones the lower first: (N, number) int64."""
-    return np.argsort(-p_NK, axis=1, kind='stable')[:, :number]
+    return np.argsort(-log_p_NK, axis=1, kind='stable')[:, :number]
 
 
-def _predictions(images: LabelledImages, p_NK: np.ndarray) -> Iterator[Sequence[Any]]:
-    best = most_probable(p_NK, ANSWERS)
+def _predictions(images: LabelledImages, log_p_NK: np.ndarray) -> Iterator[Sequence[Any]]:
+    best, p_NK = most_probable(log_p_NK, ANSWERS), np.exp(log_p_NK)
     ranks = range(1, best.shape[1] + 1)
     answers = [name for i in ranks for name in (f'answer {i}', f'probability {i}')]
     yield ['index', 'name', 'class', *answers]
@@ -54,19 +58,20 @@ def _predictions(images: LabelledImages, p_NK: np.ndarray) -> Iterator[Sequence[
 
 
 def per_class(
-    images: LabelledImages, p_NK: np.ndarray, counts_KK: np.ndarray
+    images: LabelledImages, log_p_NK: np.ndarray, counts_KK: np.ndarray
 ) -> Iterator[Sequence[Any]]:
     """Yields the header and the rows of per_class.csv: errors are fractions, '' without images."""
     yield ['class', 'images', 'top-1 error', 'top-5 error', 'most frequent mistake', 'how often']
-    credits_N = error_rates.top_credits(p_NK, images.labels).values()
-    wrong_KK = confusion.mistakes(counts_KK)
+    errors_N = error_rates.top_errors(log_p_NK, images.labels).values()
+    wrong_KK, answers = (
+        confusion.mistakes(counts_KK),
+        confusion.answer_names(counts_KK, images.classes),
+    )
     for k, name in enumerate(images.classes):
         own = images.labels == k
-        errors = [
-            f'{1 - c[own].mean(dtype=np.float64):.6g}' if own.any() else '' for c in credits_N
-        ]
+        errors = [f'{e[own].mean(dtype=np.float64):.6g}' if own.any() else '' for e in errors_N]
         frequency = int(wrong_KK[k].max())
-        mistake = images.classes[int(wrong_KK[k].argmax())] if frequency else ''
+        mistake = answers[int(wrong_KK[k].argmax())] if frequency else ''
         yield [name, int(own.sum()), *errors, mistake, frequency or '']
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,14 +21,14 @@ from alexnet_jax.training.workdir import Workdir, describe_start
 
 
 class NetOutputs(NamedTuple):
-    """The probabilities that a net gives for the test images.
+    """The log probabilities that a net gives for the test images.
 
     Attributes:
       name: the net's workdir.
       step: training steps done.
       views: the number of test views.
-      centre_NK: (N, K) float32, the softmax for the centre crop.
-      views_NK: (N, K) float32, the mean of the softmax over all views.
+      centre_NK: (N, K) float32, the logarithm of the softmax for the centre crop.
+      views_NK: (N, K) float32, that of the mean of the softmax over all views.
     """
 
     name: str
@@ -106,7 +107,7 @@ def _compute_outputs(
     for number, (workdir, config) in enumerate(zip(workdirs, configs, strict=True), 1):
         print(f'evaluating {workdir} ({number} of {len(workdirs)})', flush=True)
         net = TrainedNet(workdir, config=config)
-        nets.append(NetOutputs(str(workdir), net.step, config.views, *net.probabilities()))
+        nets.append(NetOutputs(str(workdir), net.step, config.views, *net.log_probabilities()))
         environment = describe_start(net.mesh)
     return nets, environment
 
@@ -131,8 +132,8 @@ def _results(
     net: str, step: int | None, outputs: Mapping[str, np.ndarray], labels_N: np.ndarray
 ) -> list[Result]:
     return [
-        Result(net, step, views, error_rates.errors(p_NK, labels_N))
-        for views, p_NK in outputs.items()
+        Result(net, step, views, error_rates.errors(log_p_NK, labels_N))
+        for views, log_p_NK in outputs.items()
     ]
 
 
@@ -161,23 +162,26 @@ def _tune(
       The entry of summary.json, and the arrays of probabilities.npz.
     """
     tuning, others = ensemble.halves(labels_N)
-    p_MNK = [net.views_NK for net in nets]
+    log_p_MNK = [net.views_NK for net in nets]
     print(
         f'\nweights tuned on {len(tuning):,} images, every second one of each class; errors on '
         'the other images, which were not used for tuning:',
         flush=True,
     )
-    weights = ensemble.tune([p_NK[tuning] for p_NK in p_MNK], labels_N[tuning])
-    weighted_NK = ensemble.mean(p_MNK, weights)
+    weights = ensemble.tune([x_NK[tuning] for x_NK in log_p_MNK], labels_N[tuning])
+    weighted_NK = ensemble.mean(log_p_MNK, weights)
     results = [
-        Result(name, None, 'all views', error_rates.errors(p_NK[others], labels_N[others]))
-        for name, p_NK in (('equal weights', ensemble.mean(p_MNK)), ('tuned weights', weighted_NK))
+        Result(name, None, 'all views', error_rates.errors(log_p_NK[others], labels_N[others]))
+        for name, log_p_NK in (
+            ('equal weights', ensemble.mean(log_p_MNK)),
+            ('tuned weights', weighted_NK),
+        )
     ]
     rows = [(net.name, f'{weight:.3f}') for net, weight in zip(nets, weights, strict=True)]
     print(f'{align_columns(rows)}\n\n{table(results)}')
     is_tuning_N = np.isin(np.arange(len(labels_N)), tuning)
     summary = {'weights': weights, 'tuned_on': len(tuning), 'results': _plain(results)}
-    return summary, {'weighted_probabilities': weighted_NK, 'tuned_on': is_tuning_N}
+    return summary, {'weighted_probabilities': np.exp(weighted_NK), 'tuned_on': is_tuning_N}
 
 
 def _plain(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -191,7 +195,7 @@ def _plain(results: Sequence[Result]) -> list[dict[str, Any]]:
             'top1_interval': error_rates.interval(errors.top1, errors.images),
             'top5_error': errors.top5,
             'top5_interval': error_rates.interval(errors.top5, errors.images),
-            'loss': errors.loss,
+            'loss': errors.loss if math.isfinite(errors.loss) else None,  # NaN is no JSON
             'images': errors.images,
         }
         for net, step, views, errors in results

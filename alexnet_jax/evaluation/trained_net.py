@@ -4,13 +4,11 @@ For programs that evaluate or show a run without resuming it.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.config import schema
@@ -139,8 +137,8 @@ class TrainedNet:
         """Reads the label of every test image: (N,) int32."""
         return read_labels(self.source).labels
 
-    def probabilities(self) -> tuple[np.ndarray, np.ndarray]:
-        """Computes the softmax of the centre crop, and its mean over all test views (§4.1).
+    def log_probabilities(self) -> tuple[np.ndarray, np.ndarray]:
+        """Computes the logarithms of the centre crop's softmax and of the mean over views (§4.1).
 
         Returns:
           Both (N, K) float32, one row for each test image.
@@ -149,11 +147,10 @@ class TrainedNet:
         views = inference.test_views(self.config)
 
         def of_batch(images_BHWC: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-            log_p = (
+            log_p = [
                 log_probabilities(self.params, self._mean_HWC, images_BHWC, view) for view in views
-            )
-            p = [jnp.exp(x) for x in log_p]
-            return np.asarray(p[0]), np.asarray(functools.reduce(jnp.add, p) / len(p))
+            ]
+            return np.asarray(log_p[0]), np.asarray(inference.mean_of_views(log_p))
 
         return self._all(of_batch)
 

@@ -13,7 +13,7 @@ from alexnet_jax.config import schema
 from alexnet_jax.model import parameters, towers
 from alexnet_jax.model.dropout import Masks
 from alexnet_jax.model.layer_table import layer_table
-from alexnet_jax.model.layers import Convolution, Dense, Output, UnsharedConvolution
+from alexnet_jax.model.layers import Convolution, Dense, Linear, Output, UnsharedConvolution
 from alexnet_jax.model.parameters import Rng
 from alexnet_jax.ops.implementations import Platform
 
@@ -38,12 +38,14 @@ class AlexNet(nnx.Module):
     ) -> None:
         model = config.model
         self.dtype = model.dtype
-        self.convolutions, self.dense_layers = tuple(model.convolutions()), tuple(model.hidden())
+        self.convolutions, self.dense_layers = tuple(model.convolutions()), tuple(model.dense())
         for row in layer_table(config):
             if row.name in self.convolutions:
                 shared = model.convolutions()[row.name].shared
                 kind = Convolution if shared else UnsharedConvolution
                 setattr(self, row.name, kind(row, model, rng=rng, platform=platform))
+            elif row.name == 'bottleneck':
+                self.bottleneck = Linear(row, model, rng=rng)
             elif row.name in self.dense_layers:
                 setattr(self, row.name, Dense(row, model, rng=rng))
             else:

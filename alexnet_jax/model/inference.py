@@ -1,7 +1,8 @@
 """The net at test time, compiled for one view of the images at a time (§4.1)."""
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +32,24 @@ def make_log_probabilities(config: Config, mesh: jax.sharding.Mesh) -> ViewFunct
         return jax.nn.log_softmax(alexnet.apply(graph, params, views_BHWC))
 
     return _compile(config, mesh, log_probabilities, towers.spec(mesh, 'images'))
+
+
+@jax.jit
+def mean_of_views(log_p_VBK: Sequence[Array]) -> Array:
+    """Computes the logarithm of the mean softmax over the views (§4.1).
+
+    Probabilities that float32 would round to 0 keep their order, unlike in a mean of probabilities.
+
+    Args:
+      log_p_VBK: (B, K) float32 for each view, the logarithm of the softmax.
+
+    Returns:
+      (B, K) float32; with one view, its values.
+    """
+    if len(log_p_VBK) == 1:
+        return log_p_VBK[0]
+    total_BK = functools.reduce(jnp.logaddexp, log_p_VBK)
+    return jnp.minimum(total_BK - math.log(len(log_p_VBK)), 0.0)  # above 0 by rounding alone
 
 
 def make_last_hidden(config: Config, mesh: jax.sharding.Mesh) -> ViewFunction:

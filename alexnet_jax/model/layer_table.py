@@ -54,7 +54,7 @@ def layer_table(config: schema.Config) -> list[Row]:
         rows.append(Row(name, size, pooled, reads, maps, parameters, crossing))
         size, maps_in = pooled, maps
     units_in = size**2 * maps_in
-    for name, dense in model.hidden().items():
+    for name, dense in model.dense().items():
         reads_all, units = towers > 1 and dense.reads == 'all', model.scale_to_width(dense.units)
         reads = units_in * (towers if reads_all else 1)
         parameters = towers * (reads * units + units)

@@ -121,6 +121,26 @@ class Dense(nnx.Module):
         return dropout(units, self.settings.dropout, self.number, self.number_of_towers, masks)
 
 
+class Linear(nnx.Module):
+    """A fully-connected layer per tower without a nonlinearity, after the hidden layers."""
+
+    def __init__(self, row: Row, model: model_schema.Model, *, rng: Rng) -> None:
+        layer = model.bottleneck
+        shape = (model.towers, row.reads, row.maps)
+        bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
+        self.settings = layer
+        self.kernel_TIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
+        self.bias_TO = for_each_tower(Bias, bias_TO)
+
+    def __call__(self, units: list[Array], masks: Masks | None) -> list[Array]:
+        """Maps (B, I) to (B, O) for each tower on this device."""
+        del masks  # it has no dropout
+        kernel_TIO, bias_TO = cast_like(units[0], self.kernel_TIO, self.bias_TO)
+        if self.settings.reads == 'all':
+            units = exchange(units)
+        return [x_BI @ kernel_TIO[t] + bias_TO[t][None] for t, x_BI in enumerate(units)]
+
+
 class Output(nnx.Module):
     """The layer before the softmax, which sums the partial products of all towers."""
 

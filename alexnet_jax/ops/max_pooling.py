@@ -17,7 +17,8 @@ def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2) -> Array:
 
     The pools overlap where stride < window. As in the 2012 code (layer.py:1164) there are
     ceil((n - window) / stride) + 1 pools across n pixels; a pool that extends beyond the right or
-    bottom edge takes the largest of the pixels inside.
+    bottom edge takes the largest of the pixels inside, and one that has none inside is left out
+    (`pooled_size`). A NaN is the largest value of every pool that it lies in.
 
     A pixel's gradient is the sum over the pools whose largest value it holds; values that tie each
     get the gradient, as in the 2012 code (conv_util.cu, kLocalMaxUndo).
@@ -48,8 +49,13 @@ def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2) -> Array:
 
 
 def pooled_size(size: int, window: int, stride: int) -> int:
-    """Returns the pixels across after pooling `size` pixels."""
-    return -(-max(0, size - window) // stride) + 1
+    """Returns the pixels across after pooling `size` pixels.
+
+    Where stride > window, the last of ceil((size - window) / stride) + 1 pools may begin beyond the
+    edge. It would have no largest value, so it is left out, as in other frameworks' ceiling mode.
+    """
+    pools = -(-max(0, size - window) // stride) + 1
+    return pools - 1 if (pools - 1) * stride >= size else pools
 
 
 def _forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, Array]]:

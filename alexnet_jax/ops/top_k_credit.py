@@ -1,14 +1,16 @@
-"""Top-k credit, shared between labels that tie (2012: layer_kernels.cu:96)."""
+"""Loss and errors of each image; top-k credit is shared between labels that tie."""
 
 import jax.numpy as jnp
 from jax import Array
+
+TOP = (1, 5)
 
 
 def credit(scores_BK: Array, labels_B: Array, top: int) -> Array:
     """Computes how far each image's label is among the `top` highest scores.
 
     Labels that tie for the last places share the credit (2012: layer_kernels.cu:96), so that
-    constant scores get the credit of guessing. NaN scores count as wrong.
+    constant scores get the credit of guessing. A label whose own score is NaN has no credit.
 
     Args:
       scores_BK: (B, K), of any float dtype.
@@ -23,3 +25,22 @@ def credit(scores_BK: Array, labels_B: Array, top: int) -> Array:
     equal = (scores_BK == own).sum(axis=1)
     places = jnp.clip(top - above, 0, equal)
     return places.astype(jnp.float32) / jnp.maximum(equal, 1).astype(jnp.float32)
+
+
+def image_results(log_p_BK: Array, labels_B: Array) -> dict[str, Array]:
+    """Computes the loss and the errors of each image.
+
+    All programs measure errors with this function, and all of them rank log probabilities, which
+    are distinct where probabilities of float32 would all be 0.
+
+    Args:
+      log_p_BK: (B, K) float32, log probabilities; if one of an image is NaN, so are all.
+      labels_B: (B,) int32.
+
+    Returns:
+      'loss' (nats), 'top1_error' and 'top5_error' (from 0 to 1), (B,) float32 each. Where the log
+      probabilities are NaN, the loss is NaN and the errors are 1.
+    """
+    own_B = jnp.take_along_axis(log_p_BK, labels_B[:, None], axis=1)[:, 0]
+    errors = {f'top{top}_error': 1 - credit(log_p_BK, labels_B, top) for top in TOP}
+    return {'loss': -own_B} | errors

@@ -47,19 +47,19 @@ def evenly_spaced(total: int, count: int) -> list[int]:
     return [(2 * number + 1) * total // (2 * count) for number in range(count)]
 
 
-def examples(p_NK: np.ndarray, labels_N: np.ndarray, count: int) -> tuple[list[int], list[int]]:
+def examples(log_p_NK: np.ndarray, labels_N: np.ndarray, count: int) -> tuple[list[int], list[int]]:
     """Chooses test images to show (Figure 4, left).
 
     Args:
-      p_NK: (N, K) probabilities.
+      log_p_NK: (N, K) log probabilities.
       labels_N: (N,) integers.
       count: the number of images, fewer where the test set is smaller.
 
     Returns:
       Images spaced evenly through the test set, without the second list; and the most confident
-      mistakes, up to half of `count`, the most confident first.
+      mistakes, up to half of `count`, the most confident first, and those with NaN last.
     """
-    guess_N, confidence_N = p_NK.argmax(axis=1), p_NK.max(axis=1)
+    guess_N, confidence_N = confusion.answers(log_p_NK), log_p_NK.max(axis=1)
     order = np.argsort(-confidence_N, kind='stable')
     mistakes = order[guess_N[order] != labels_N[order]][: count // 2].tolist()
     others = np.setdiff1d(np.arange(len(labels_N)), mistakes)
@@ -100,7 +100,7 @@ def frequent_confusions(counts_KK: np.ndarray, most: int = 10) -> list[tuple[int
     """Returns (class, predicted class, number of images), the most frequent first."""
     wrong = confusion.mistakes(counts_KK)
     order = np.argsort(-wrong, axis=None, kind='stable')[:most]
-    pairs = [divmod(int(position), len(counts_KK)) for position in order]
+    pairs = [divmod(int(position), counts_KK.shape[1]) for position in order]
     return [(row, column, int(wrong[row, column])) for row, column in pairs if wrong[row, column]]
 
 

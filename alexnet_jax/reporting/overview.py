@@ -98,14 +98,14 @@ def errors(
     Args:
       config: the settings of the run.
       labels_N: (N,) int32.
-      centre_NK: (N, K) float32 probabilities for the centre crop.
-      mean_NK: (N, K) float32 probabilities, means over all test views.
+      centre_NK: (N, K) float32 log probabilities for the centre crop.
+      mean_NK: (N, K) float32, the logarithms of the mean probabilities over all test views.
     """
     top = terminal.reported_errors(config)
-    probabilities = {'centre crop': centre_NK}
+    scores = {'centre crop': centre_NK}
     if config.views > 1:
-        probabilities[f'mean of {config.views} views'] = mean_NK
-    rows = [(name, *(_error(p, labels_N, n) for n in top)) for name, p in probabilities.items()]
+        scores[f'mean of {config.views} views'] = mean_NK
+    rows = [(name, *(_error(p, labels_N, n) for n in top)) for name, p in scores.items()]
     split = f'{config.dataset.eval_split} of {config.dataset.folder or config.dataset.name}'
     caption = (
         f'{len(labels_N):,} test images ({split}). Below each error is its 95 % interval (Wilson) '
@@ -114,8 +114,8 @@ def errors(
     return table(('', *(f'top-{n} error' for n in top)), rows, caption)
 
 
-def _error(p_NK: np.ndarray, labels_N: np.ndarray, top: int) -> Html:
-    rates = error_rates.errors(p_NK, labels_N)
+def _error(log_p_NK: np.ndarray, labels_N: np.ndarray, top: int) -> Html:
+    rates = error_rates.errors(log_p_NK, labels_N)
     error = {1: rates.top1, 5: rates.top5}[top]
     low, high = error_rates.interval(error, rates.images)
     bounds = f'{percent(low)} to {percent(high)}'

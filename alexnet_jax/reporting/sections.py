@@ -68,20 +68,20 @@ def filters(kernel_THWIO: np.ndarray, grey: bool) -> Section:
 
 
 def predictions(
-    images: Images, p_NK: np.ndarray, labels_N: np.ndarray, classes: Sequence[str], count: int
+    images: Images, log_p_NK: np.ndarray, labels_N: np.ndarray, classes: Sequence[str], count: int
 ) -> Section:
     """Shows test images and their five most probable labels (Figure 4, left).
 
     Args:
       images: the test images by number.
-      p_NK: (N, K) float32 probabilities, means over all test views.
+      log_p_NK: (N, K) float32, the logarithms of the mean probabilities over all test views.
       labels_N: (N,) int32.
       classes: names of the labels.
       count: the number of images to show.
     """
-    evenly_spaced, mistakes = figures.examples(p_NK, labels_N, count)
+    evenly_spaced, mistakes = figures.examples(log_p_NK, labels_N, count)
     shown = evenly_spaced + mistakes
-    grid = [_example(images(n), p_NK[n], labels_N[n], classes, n) for n in shown]
+    grid = [_example(images(n), log_p_NK[n], labels_N[n], classes, n) for n in shown]
     last = f', except for the last {len(mistakes)}: the most confident mistakes' if mistakes else ''
     caption = (
         'The true label is below each image. The bars are the most probable labels, means over all '
@@ -93,17 +93,18 @@ def predictions(
 
 
 def _example(
-    image: np.ndarray, p_K: np.ndarray, label: int, classes: Sequence[str], number: int
+    image: np.ndarray, log_p_K: np.ndarray, label: int, classes: Sequence[str], number: int
 ) -> Html:
+    p_K = np.nan_to_num(np.exp(log_p_K), nan=0.0)
     bars = [
         tag(
             'li',
             tag('span', classes[k]),
-            tag('span', percent(p_K[k], 0) if p_K[k] >= 0.005 else f'<{percent(0.01, 0)}'),
+            tag('span', _probability(p_K[k])),
             class_='true' if k == label else None,
             style=f'--p:{100 * p_K[k]:.1f}%',
         )
-        for k in predictions_of.most_probable(p_K[None], predictions_of.ANSWERS)[0]
+        for k in predictions_of.most_probable(log_p_K[None], predictions_of.ANSWERS)[0]
     ]
     address = figures.png(figures.thumbnail(image))
     return tag(
@@ -112,6 +113,10 @@ def _example(
         tag('strong', classes[label]),
         tag('ol', *bars, class_='bars'),
     )
+
+
+def _probability(p: float) -> str:
+    return percent(p, 0) if p >= 0.005 else f'<{percent(0.01, 0)}'
 
 
 def nearest(
@@ -167,19 +172,20 @@ def _agreement(vectors_NU: np.ndarray, labels_N: np.ndarray) -> str:
     )
 
 
-def confusions(p_NK: np.ndarray, labels_N: np.ndarray, classes: Sequence[str]) -> Section:
+def confusions(log_p_NK: np.ndarray, labels_N: np.ndarray, classes: Sequence[str]) -> Section:
     """Shows the confusion matrix, the most frequent confusions and the classes with most errors.
 
     Args:
-      p_NK: (N, K) float32 probabilities, means over all test views.
+      log_p_NK: (N, K) float32, the logarithms of the mean probabilities over all test views.
       labels_N: (N,) int32.
       classes: names of the labels.
     """
-    counts_KK = confusion.matrix(p_NK, labels_N)
+    counts_KK = confusion.matrix(log_p_NK, labels_N)
+    answers = confusion.answer_names(counts_KK, classes)
     small = len(classes) <= TABLE_CLASSES
     matrix = _matrix_table(counts_KK, classes) if small else _matrix_picture(counts_KK)
     frequent = [
-        (classes[true], Prose(classes[guess]), count, counts_KK[true].sum())
+        (classes[true], Prose(answers[guess]), count, counts_KK[true].sum())
         for true, guess, count in figures.frequent_confusions(counts_KK)
     ]
     worst = [
@@ -214,8 +220,9 @@ _MATRIX = (
 
 
 def _matrix_table(counts_KK: np.ndarray, classes: Sequence[str]) -> Html:
-    long = 'long' if max(map(len, classes)) > 3 else None
-    head = [tag('th', tag('div', name, class_=long), scope='col') for name in classes]
+    names = confusion.answer_names(counts_KK, classes)
+    long = 'long' if max(map(len, names)) > 3 else None
+    head = [tag('th', tag('div', name, class_=long), scope='col') for name in names]
     rows = [
         tag(
             'tr',

@@ -134,6 +134,10 @@ def rates(config: schema.Config, epoch: float, progress: Progress) -> Rates:
     rate, optimizer = config.learning_rate, config.optimizer
     weights = learning_rate(rate, epoch, optimizer.epochs, progress)
     biases = optimizer.bias_rate_factor * (weights if optimizer.bias_rate_falls else rate.initial)
+    if rate.schedule == 'fixed' and rate.fixed.bias_levels:
+        levels, divide_by = rate.fixed.bias_levels, rate.fixed.bias_divide_by
+        initial = optimizer.bias_rate_factor * rate.initial
+        biases = _fixed(initial, epoch / optimizer.epochs, levels, divide_by)
     conv1 = rate.conv1
     if 0 <= conv1.freeze_at <= epoch:
         return Rates(weights, biases, 0.0, 0.0)
@@ -157,7 +161,13 @@ def learning_rate(
             passed = sum(epoch >= at for at in rate.steps.epochs)
             return rate.initial / rate.steps.divide_by**passed
         case 'fixed':
-            level = min(math.floor(epoch / epochs * rate.fixed.levels), rate.fixed.levels - 1)
-            return rate.initial / rate.fixed.divide_by ** (level / max(1, rate.fixed.levels - 1))
+            fixed = rate.fixed
+            return _fixed(rate.initial, epoch / epochs, fixed.levels, fixed.divide_by)
         case _:
             raise ValueError(rate.schedule)
+
+
+def _fixed(initial: float, progress: float, levels: int, divide_by: float) -> float:
+    """Returns the learning rate of lr.cu:132 when this fraction of the epochs has passed."""
+    level = min(math.floor(progress * levels), levels - 1)
+    return initial / divide_by ** (level / max(1, levels - 1))

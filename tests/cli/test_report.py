@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+import nets
 import runs
 from alexnet_jax.reporting import page, sections
 from alexnet_jax.reporting.markup import joined
@@ -226,16 +227,16 @@ def test_long_names_and_many_classes_fit_on_the_page(tmp_path):
     for count in (3, 20, 1000):
         classes = [f'<{k}>&{"long_name_" * 7}' for k in range(count)]
         labels = rng.integers(0, count, 60, np.int32)
-        p = rng.dirichlet(np.ones(count), 60).astype(np.float32)
+        log_p = nets.log(rng.dirichlet(np.ones(count), 60))
 
         def image(number):
             return np.full((300, 300, 3), number, np.uint8)
 
         vectors = rng.normal(size=(60, 8)).astype(np.float32)
         bodies = [
-            sections.predictions(image, p, labels, classes, 5),
+            sections.predictions(image, log_p, labels, classes, 5),
             sections.nearest(image, vectors, labels, classes),
-            sections.confusions(p, labels, classes),
+            sections.confusions(log_p, labels, classes),
         ]
         parts.append(page.Section(f's{count}', classes[0], joined(*(s.body for s in bodies))))
     kernel = rng.normal(size=(4, 11, 11, 3, 48))

@@ -24,10 +24,34 @@ def test_rows_are_classes_and_the_diagonal_counts_right_answers(answers):
     assert one.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
 
 
+def test_outputs_that_are_nan_are_no_answer_and_wrong(tmp_path):
+    """They are counted in a column of their own: class 0 gets no credit for them."""
+    scores = np.float32([[0.0, -9.0], [np.nan, np.nan], [-9.0, 0.0], [np.nan, -1.0]])
+    labels = np.int32([0, 0, 1, 0])
+    counts = confusion.matrix(scores, labels)
+    assert counts.tolist() == [[1, 0, 2], [0, 1, 0]]
+    assert confusion.mistakes(counts).tolist() == [[0, 0, 2], [0, 0, 0]]
+    assert confusion.answers(scores).tolist() == [0, -1, 1, -1]
+    table, image = confusion.write(tmp_path, counts, ['cat', 'dog'])
+    rows = list(csv.reader(table.read_text().splitlines()))
+    assert rows == [
+        ['class \\ answer', 'cat', 'dog', 'not a number'],
+        ['cat', '1', '0', '2'],
+        ['dog', '0', '1', '0'],
+    ]
+    assert image.read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize('label', [-1, 2])
+def test_a_label_of_no_class_is_refused(label):
+    with pytest.raises(ValueError, match=f'label {label} is not one of 2 classes'):
+        confusion.matrix(np.zeros((1, 2), np.float32), np.int32([label]))
+
+
 def test_the_table_can_be_read_back(tmp_path, answers):
-    counts, names = confusion.matrix(*answers), ['a,b', 'ä', 'c"', 'd']
+    counts, names = confusion.matrix(*answers), ['a,b', 'ä', 'c"', 'caf\udce9']
     table, image = confusion.write(tmp_path, counts, names)
-    rows = list(csv.reader(io.StringIO(table.read_text('utf-8'), newline='')))
+    rows = list(csv.reader(io.StringIO(table.read_text('utf-8', 'surrogateescape'), newline='')))
     assert rows[0][1:] == [row[0] for row in rows[1:]] == names
     np.testing.assert_array_equal(np.array([row[1:] for row in rows[1:]], int), counts)
     assert image.read_bytes().startswith(b'\x89PNG')

@@ -5,6 +5,7 @@ import pytest
 
 import nets
 from alexnet_jax.data import augmentation, loader
+from alexnet_jax.evaluation import error_rates
 from alexnet_jax.evaluation.error_rates import errors, interval
 from alexnet_jax.model import alexnet, inference, towers
 from alexnet_jax.ops.top_k_credit import credit
@@ -112,15 +113,72 @@ def test_the_first_view_is_the_centre():
     assert augmentation.test_views(72, 64, mirror=True)[0] == augmentation.View(4, 4, False)
 
 
-def test_errors_of_probabilities():
-    """Ties share the credit; a label with probability 0 does not give an infinite loss."""
-    p = np.float32([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [1.0, 0.0, 0.0]])
-    results = errors(p, np.int32([0, 1, 2]))
+def test_errors_of_log_probabilities():
+    """Ties share the credit; probabilities that float32 rounds to 0 have an order and a loss."""
+    log_p = np.float32([[-0.7, -1.2, -1.6], [-0.9, -0.9, -1.6], [0.0, -300.0, -200.0]])
+    results = errors(log_p, np.int32([0, 1, 2]))
     assert results.images == 3
     assert results.top1 == pytest.approx(1 - (1 + 0.5 + 0) / 3)
     assert results.top5 == 0
-    floor = -np.log(np.finfo(np.float32).tiny)
-    assert results.loss == pytest.approx((np.log(2) + np.log(2.5) + floor) / 3)
+    assert results.loss == pytest.approx((0.7 + 0.9 + 200) / 3)
+    worse = np.float32([[0.0, *range(-106, -100), -150.0, -200.0]])
+    assert [errors(worse, np.int32([label])).top5 for label in (0, 3, 2, 8)] == [0, 0, 1, 1]
+
+
+def test_nan_counts_as_wrong_and_is_seen_in_the_loss():
+    log_p = np.float32([[0.0, -9.0], [np.nan, np.nan], [np.nan, np.nan], [-9.0, 0.0]])
+    results = errors(log_p, np.int32([0, 0, 1, 1]))
+    assert (results.top1, results.top5) == (0.5, 0.5)
+    assert np.isnan(results.loss)
+    assert error_rates.top_errors(log_p, np.int32([0, 0, 1, 1]))[1].tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize('label', [-1, 3])
+def test_a_label_of_no_class_is_refused(label):
+    with pytest.raises(ValueError, match=f'label {label} is not one of 3 classes'):
+        errors(np.zeros((2, 3), np.float32), np.int32([0, label]))
+
+
+def test_the_mean_of_views_is_that_of_their_probabilities():
+    rng = np.random.default_rng(0)
+    log_p = [np.asarray(jax.nn.log_softmax(rng.normal(0, 9, (6, 5))), np.float32) for _ in range(4)]
+    expected = np.log(np.mean([np.exp(x.astype(np.float64)) for x in log_p], axis=0))
+    np.testing.assert_allclose(inference.mean_of_views(log_p), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(inference.mean_of_views(log_p[:1]), log_p[0])
+    far = [jnp.asarray([[0.0, -500.0, -600.0, -jnp.inf]], jnp.float32)] * 2
+    np.testing.assert_allclose(inference.mean_of_views(far), far[0], rtol=1e-6)
+    assert np.isnan(inference.mean_of_views([far[0], far[0] * jnp.nan])).all()
+
+
+def test_nan_outputs_are_wrong_and_reported_while_training():
+    """One logit of all images is NaN, and so is their softmax; padded rows do not count."""
+    config, pictures = nets.small(), Pictures(11, 72)
+    params, mean = alexnet.initialize(config), np.zeros((72, 72, 3), np.float32)
+    params['fc8']['bias'] = params['fc8']['bias'].copy()
+    params['fc8']['bias'][3] = np.nan
+    batches = loader.evaluation_batches(pictures, loader.Reading(72), 8)
+    results = make_evaluate(config, nets.mesh_of(2))(params, mean, batches, 2, 11)
+    assert np.isnan(results.pop('loss'))
+    assert results.pop('images') == 11
+    assert results == dict.fromkeys(
+        ('top1_error', 'top5_error', 'views/top1_error', 'views/top5_error'), 1
+    )
+
+
+def test_a_padded_row_may_hold_nan():
+    config, pictures = nets.small(), Pictures(9, 72)
+    params, mean = alexnet.initialize(config), np.zeros((72, 72, 3), np.float32)
+    evaluate = make_evaluate(config, nets.mesh_of(2))
+    batches = list(loader.evaluation_batches(pictures, loader.Reading(72), 8))
+    expected = evaluate(params, mean, batches, 1, 9)
+    batches[1]['label'] = np.where(batches[1]['weight'] > 0, batches[1]['label'], -9999)
+    assert evaluate(params, mean, batches, 1, 9) == expected  # the loss of these rows is NaN
+
+
+def test_fewer_views_than_asked_for_are_refused():
+    config = nets.small(evaluation__average_views=False)
+    with pytest.raises(ValueError, match='5 views of 1'):
+        make_evaluate(config, nets.mesh_of(1))({}, np.zeros(3), [], 5, 0)
 
 
 def test_the_interval_is_wilsons():

@@ -13,7 +13,7 @@ from alexnet_jax.runtime.user_errors import UserError
 
 
 def net(name, *rows):
-    p = np.float32(rows)
+    p = nets.log(rows)
     return run_evaluation.NetOutputs(name, 7, 5, p, p[::-1])
 
 
@@ -84,10 +84,10 @@ def test_nets_may_differ_in_their_recipe(tmp_path, data_dir):
         assert file['tuned_on'].sum() == 15
         is_other = ~file['tuned_on']
         error = error_rates.errors(
-            file['weighted_probabilities'][is_other], file['labels'][is_other]
+            nets.log(file['weighted_probabilities'][is_other]), file['labels'][is_other]
         ).top5
         assert summary['tuned']['results'][1]['top5_error'] == pytest.approx(error)
-        total = error_rates.errors(file['probabilities'], file['labels'])
+        total = error_rates.errors(nets.log(file['probabilities']), file['labels'])
     assert summary['results'][-1]['top1_error'] == pytest.approx(total.top1)
     assert summary['results'][-1]['loss'] == pytest.approx(total.loss)
 

@@ -33,20 +33,38 @@ def net(workdir):
     return TrainedNet(workdir)
 
 
-def test_probabilities_have_the_errors_of_the_evaluation_during_training(net):
+def test_outputs_have_the_errors_of_the_evaluation_during_training(net):
     """Each image counts once, although the last batch is padded."""
     batches = loader.evaluation_batches(net.source, loader.Reading.from_config(net.config), 8)
     evaluate = make_evaluate(net.config, net.mesh)
     expected = evaluate(net.params, net._mean_HWC, batches, net.config.views, 21)
-    centre, views = (error_rates.errors(p, net.labels()) for p in net.probabilities())
+    centre, views = (error_rates.errors(log_p, net.labels()) for log_p in net.log_probabilities())
     assert centre.images == 21
-    for p in net.probabilities():
-        np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
-    assert centre.top1 == pytest.approx(expected['top1_error'])
-    assert centre.top5 == pytest.approx(expected['top5_error'])
+    for log_p in net.log_probabilities():
+        np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1, rtol=1e-5)
+    assert centre.top1 == expected['top1_error']
+    assert centre.top5 == expected['top5_error']
     assert centre.loss == pytest.approx(expected['loss'])
-    assert views.top1 == pytest.approx(expected['views/top1_error'])
-    assert views.top5 == pytest.approx(expected['views/top5_error'])
+    assert views.top1 == expected['views/top1_error']
+    assert views.top5 == expected['views/top5_error']
+
+
+def test_large_logits_have_the_same_errors_in_training_and_evaluation(net, monkeypatch):
+    """Most probabilities are below float32's smallest number, so as probabilities they tie at 0."""
+    fc8 = net.params['fc8'] | {'kernel_TIK': 1e4 * net.params['fc8']['kernel_TIK']}
+    monkeypatch.setattr(net, 'params', net.params | {'fc8': fc8})
+    batches = loader.evaluation_batches(net.source, loader.Reading.from_config(net.config), 8)
+    evaluate = make_evaluate(net.config, net.mesh)
+    expected = evaluate(net.params, net._mean_HWC, batches, net.config.views, 21)
+    outputs = net.log_probabilities()
+    assert ((np.exp(outputs[0]) == 0).sum(axis=1) > 5).all()
+    for prefix, log_p in zip(('', 'views/'), outputs, strict=True):
+        actual = error_rates.errors(log_p, net.labels())
+        assert actual.top1 == expected[f'{prefix}top1_error']
+        assert actual.top5 == expected[f'{prefix}top5_error']
+        by_rank = np.argsort(np.argsort(-log_p, axis=1), axis=1)[np.arange(21), net.labels()]
+        assert actual.top5 == pytest.approx(np.mean(by_rank >= 5))
+    assert error_rates.errors(outputs[0], net.labels()).loss == pytest.approx(expected['loss'])
 
 
 def test_rows_are_in_the_order_of_the_images(net):
@@ -55,7 +73,7 @@ def test_rows_are_in_the_order_of_the_images(net):
     params = jax.device_get(net.params)
     logits = nets.compiled_logits(net.config, nets.mesh_of(1))(params, centre[None])
     np.testing.assert_allclose(
-        net.probabilities()[0][20], jax.nn.softmax(logits)[0], rtol=1e-4, atol=1e-7
+        net.log_probabilities()[0][20], jax.nn.log_softmax(logits)[0], rtol=1e-4, atol=1e-5
     )
 
 
@@ -64,8 +82,8 @@ def test_the_last_hidden_layer_is_the_input_of_the_output_layer(net):
     assert hidden.shape == (21, 2 * 256)
     last = jax.device_get(net.params['fc8'])
     kernel = np.concatenate([*last['kernel_TIK']])
-    p = jax.nn.softmax(hidden @ kernel + last['bias'])
-    np.testing.assert_allclose(net.probabilities()[0], p, rtol=1e-4, atol=1e-7)
+    log_p = jax.nn.log_softmax(hidden @ kernel + last['bias'])
+    np.testing.assert_allclose(net.log_probabilities()[0], log_p, rtol=1e-4, atol=1e-5)
 
 
 def test_names_and_labels_are_those_of_the_records(net):
@@ -87,10 +105,10 @@ def test_the_newest_checkpoint_is_placed_on_the_devices_of_this_machine(tmp_path
     one = TrainedNet(tmp_path, nets.mesh_of(1))
     assert one.mesh.shape['tower'] == 1
     for a, b, c in zip(
-        net.probabilities(), other.probabilities(), one.probabilities(), strict=True
+        net.log_probabilities(), other.log_probabilities(), one.log_probabilities(), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-        np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-5)
 
 
 def test_a_trained_net_is_loaded_without_its_data_set_and_in_silence(
@@ -124,7 +142,7 @@ def test_a_damaged_test_image_is_named(tmp_path, data_dir, workdir):
     shutil.copytree(data_dir, tmp_path / 'data')
     where = runs.spoil(tmp_path / 'data', 'test', 4)
     net = TrainedNet(workdir, config=settings(str(tmp_path / 'data')))
-    for read in (net.labels, net.probabilities, lambda: net.image(4)):
+    for read in (net.labels, net.log_probabilities, lambda: net.image(4)):
         with pytest.raises(UserError, match=f'{where} is damaged .*: prepare the data set again'):
             read()
 

@@ -75,6 +75,32 @@ def masks(layer=6, seed=0, images=2):
     return np.asarray(run_on_one_device(lambda: draw(layer, 2, 4096, 0.5)))
 
 
+@pytest.mark.parametrize(('reads', 'tower'), [('all', 2), ('own', 1)])
+def test_the_bottleneck_is_linear(reads, tower):
+    """With fc8 behind it, it is one linear layer: fc8 of a net without it."""
+    plain = nets.small(model__width=0.0625)
+    bottleneck = dict(units=112, reads=reads, std=0.5, bias=0.0, decay_factor=1.0)
+    config = nets.small(model__width=0.0625, model__bottleneck=bottleneck)
+    params = random_parameters(config)
+    assert params['bottleneck']['bias_TO'].shape == (2, 7)
+    kernel_TIO, bias_TO = (
+        reference.float64(params['bottleneck'][name]) for name in ('kernel_TIO', 'bias_TO')
+    )
+    kernel_TIK, bias_K = (reference.float64(params['fc8'][name]) for name in ('kernel_TIK', 'bias'))
+    product_TIK = kernel_TIO @ kernel_TIK
+    if reads == 'all':  # each tower's part of fc7 reaches the units of both
+        product_TIK = product_TIK.sum(axis=0).reshape(2, -1, 10)
+    joined = {name: layer for name, layer in params.items() if name != 'bottleneck'}
+    joined['fc8'] = {
+        'kernel_TIK': np.float32(product_TIK),
+        'bias': np.float32(bias_K + np.einsum('to,tok->k', bias_TO, kernel_TIK)),
+    }
+    x = nets.images(config, 3) / 64
+    actual = nets.compiled_logits(config, nets.mesh_of(tower), optimized=False)(params, x)
+    expected = nets.compiled_logits(plain, nets.mesh_of(1), optimized=False)(joined, x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
 def test_dropout_masks_differ_between_layers_towers_images_and_steps():
     first = masks()
     assert first.mean() == pytest.approx(0.5, abs=0.02)

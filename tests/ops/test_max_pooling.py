@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,55 @@ def test_sizes_round_up(size, window, stride, pooled):
     assert y.shape == (1, pooled, pooled, 1)
     last = x[0, (pooled - 1) * stride :, (pooled - 1) * stride :, 0]
     assert y[0, -1, -1, 0] == last.max()  # pixels beyond the edge do not count as 0
+
+
+def ceiling_mode_size(size, window, stride):
+    """The documented rule of PyTorch's MaxPool2d with ceil_mode=True and no padding."""
+    pools = int(np.ceil((size - window) / stride)) + 1
+    return pools - 1 if (pools - 1) * stride >= size else pools
+
+
+def test_sizes_are_those_of_other_frameworks_and_every_pool_begins_inside():
+    for size, window, stride in itertools.product(range(1, 40), range(1, 12), range(1, 15)):
+        pooled = pooled_size(size, window, stride)
+        assert pooled >= 1
+        assert (pooled - 1) * stride < size, (size, window, stride)
+        if window <= size:  # PyTorch refuses larger windows
+            assert pooled == ceiling_mode_size(size, window, stride), (size, window, stride)
+
+
+@pytest.mark.parametrize('stride', [1, 2, 3, 4, 7])
+@pytest.mark.parametrize('window', [1, 2, 3, 5])
+def test_no_pool_is_empty(window, stride):
+    """Each pool has the largest of its pixels, and gives its gradient to a pixel."""
+    rng = np.random.default_rng(0)
+    for rows, columns in [(9, 8), (4, 15)] if stride > window else [(5, 8)]:
+        x = rng.permutation(rows * columns).reshape(1, rows, columns, 1).astype(np.float32) - 99
+        y, vjp = jax.vjp(lambda x: max_pooling(x, window, stride), x)
+        expected = np.array(
+            [
+                [
+                    x[0, i * stride : i * stride + window, j * stride : j * stride + window].max()
+                    for j in range(pooled_size(columns, window, stride))
+                ]
+                for i in range(pooled_size(rows, window, stride))
+            ]
+        )
+        np.testing.assert_array_equal(np.asarray(y)[0, :, :, 0], expected)
+        assert vjp(jnp.ones_like(y))[0].sum() == y.size
+
+
+def test_a_window_larger_than_the_maps_has_one_pool():
+    x = np.arange(-6, 0, dtype=np.float32).reshape(1, 2, 3, 1)
+    np.testing.assert_array_equal(max_pooling(x, 5, 2), [[[[-1.0]]]])
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_nan_is_the_largest_value_of_its_pools(dtype):
+    x = np.zeros((1, 7, 7, 1), np.float32)
+    x[0, 4, 3] = np.nan
+    y = np.asarray(max_pooling(jnp.asarray(x, dtype)), np.float32)
+    assert {tuple(place) for place in np.argwhere(np.isnan(y))[:, 1:3]} == {(1, 1), (2, 1)}
 
 
 def test_is_a_compiled_primitive():

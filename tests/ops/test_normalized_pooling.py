@@ -28,8 +28,8 @@ PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
 POOL = dict(window=3, stride=2)
 # (shape, constants, pools): maps in segments of four, two and one; windows of an even number of
 # maps, of one map, and of more maps than there are; pools that extend beyond the right or bottom
-# edge or both, that do not overlap, that skip pixels, that begin beyond the edge, and that have
-# masks of more than 15 pixels.
+# edge or both, that do not overlap, that skip pixels, also at the edge, and that have masks of more
+# than 15 pixels.
 CASES = [
     ((2, 7, 7, 4), dict(size=3, k=2.0, alpha=1e-4, beta=0.75), POOL),
     ((1, 6, 8, 5), PAPER, POOL),
@@ -125,16 +125,12 @@ def exact(x, g, constants, pool, rectify):
 
 
 def assert_agrees(results, x, g, constants=PAPER, pool=POOL, rectify=True):
-    """Checks the results within TOLERANCE times the largest value.
-
-    Pools without pixels must be equal.
-    """
+    """Checks that the results are finite, and right within TOLERANCE times the largest value."""
     for actual, expected in zip(results, exact(x, g, constants, pool, rectify), strict=True):
         assert actual.dtype == x.dtype
-        actual, finite = reference.float64(actual), np.isfinite(expected)
-        np.testing.assert_array_equal(actual[~finite], expected[~finite])
-        tolerance = TOLERANCE[x.dtype.name] * np.abs(expected[finite]).max()
-        np.testing.assert_allclose(actual[finite], expected[finite], rtol=0, atol=tolerance)
+        assert np.isfinite(expected).all()
+        tolerance = TOLERANCE[x.dtype.name] * np.abs(expected).max()
+        np.testing.assert_allclose(reference.float64(actual), expected, rtol=0, atol=tolerance)
 
 
 @pytest.fixture

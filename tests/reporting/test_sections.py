@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import nets
 from alexnet_jax.reporting import sections
 
 CLASSES = ['<&>', 'cat', 'dog', 'a very long name']
@@ -49,7 +50,7 @@ def test_each_tower_has_a_picture_and_its_colourfulness():
 
 @pytest.mark.parametrize('grey', [False, True])
 def test_no_section_shows_none(grey):
-    p, labels = RNG.dirichlet(np.ones(4), 9).astype(np.float32), np.arange(9, dtype=np.int32) % 4
+    p, labels = nets.log(RNG.dirichlet(np.ones(4), 9)), np.arange(9, dtype=np.int32) % 4
     parts = [
         sections.filters(RNG.normal(size=(2, 11, 11, 3, 6)), grey),
         sections.predictions(image, p, labels, CLASSES, 4),
@@ -61,7 +62,7 @@ def test_no_section_shows_none(grey):
 
 
 def test_bars_show_the_most_probable_labels_and_mark_the_true_one():
-    p = np.float32([[0.1, 0.6, 0.3, 0.0], [0.004, 0.2, 0.796, 0.0]])
+    p = nets.log([[0.1, 0.6, 0.3, 0.0], [0.004, 0.2, 0.796, 0.0]])
     section = tree(sections.predictions(image, p, np.int32([2, 2]), CLASSES, 8))
     assert 'except for the last 1: the most confident mistakes' in text(
         section.find('.//figcaption')
@@ -76,8 +77,21 @@ def test_bars_show_the_most_probable_labels_and_mark_the_true_one():
     assert text(right.findall('ol/li')[2]) == '<&><1\N{NO-BREAK SPACE}%'
 
 
+def test_outputs_that_are_nan_are_mistakes():
+    log_p = nets.log([[0.9, 0.1, 0.0, 0.0], [0.1, 0.9, 0.0, 0.0], [0.8, 0.2, 0.0, 0.0]])
+    log_p[2] = np.nan
+    labels = np.int32([0, 0, 0])
+    shown = text(tree(sections.predictions(image, log_p, labels, CLASSES, 8)))
+    assert 'except for the last 2: the most confident mistakes' in shown
+    assert 'nan' not in shown
+    section = tree(sections.confusions(log_p, labels, CLASSES))
+    often, worst = section.findall('.//div[@class="pair"]//tbody')
+    assert [text(row.findall('*')[1]) for row in often] == ['cat', 'not a number']
+    assert text(worst).startswith('<&>2366.7')
+
+
 def test_five_labels_at_most():
-    p = RNG.dirichlet(np.ones(30), 20).astype(np.float32)
+    p = nets.log(RNG.dirichlet(np.ones(30), 20))
     labels = p.argmax(axis=1).astype(np.int32)
     section = tree(sections.predictions(image, p, labels, [str(k) for k in range(30)], 3))
     assert 'spaced evenly through the test set.' in text(section.find('.//figcaption'))
@@ -112,7 +126,7 @@ def test_of_many_images_a_sample_is_compared(monkeypatch):
 
 
 def probabilities(labels, guesses, classes):
-    return np.eye(classes, dtype=np.float32)[guesses], np.int32(labels)
+    return nets.log(np.eye(classes)[guesses]), np.int32(labels)
 
 
 def test_few_classes_have_a_table_of_confusions():

@@ -163,6 +163,25 @@ def test_rates_as_in_2012():
     assert conv1[72] == conv1[79] == (0, 0)
 
 
+def test_the_fixed_schedule_has_levels_of_its_own_for_the_biases():
+    """By layer-params-170.cfg, epsB is 0.02, then 0.002; conv1 is frozen at 74, and not lowered."""
+    config = override(nets.load('ilsvrc2012_fixed_schedule'))
+    by_epoch = {epoch: rates(config, epoch, Progress()) for epoch in (0, 47.4, 47.6, 73.9, 74, 95)}
+    assert [x.biases for x in by_epoch.values()] == pytest.approx([0.02] * 2 + [0.002] * 4)
+    for epoch, x in by_epoch.items():
+        own = (0, 0) if epoch >= 74 else (x.weights, x.biases)
+        assert (x.conv1_weights, x.conv1_biases) == own
+    weights = [x.weights for x in by_epoch.values()]
+    assert weights == pytest.approx([0.01, 0.00159, 0.00025, 4e-5, 4e-5, 4e-5], rel=1e-2)
+
+
+@pytest.mark.parametrize('falls', [True, False])
+def test_without_levels_of_their_own_the_biases_do_as_before(falls):
+    config = nets.full(learning_rate__schedule='fixed', optimizer__bias_rate_falls=falls)
+    late = rates(config, 89.0, Progress())
+    assert late.biases == (late.weights if falls else 0.01)
+
+
 def test_rates_as_printed_are_equal():
     printed = rates(nets.full(), 50.0, Progress(drops=2))
     assert list(printed) == pytest.approx([1e-4] * 4)
