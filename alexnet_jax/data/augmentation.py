@@ -101,7 +101,8 @@ def draw_views(key: Array, images: int, size: int, settings: Augmentation) -> Dr
     first = jnp.uint32((places - positions) // 2)
     chunks = -(-images // settings.images_per_draw)
     coloured = settings.colour.noise != 'none'
-    bits = jax.random.bits(key, (3 * chunks + 3 * images * coloured,))
+    # 32 bits also where JAX computes with 64 (JAX_ENABLE_X64): the same draws in both.
+    bits = jax.random.bits(key, (3 * chunks + 3 * images * coloured,), jnp.uint32)
     top, left, coin = (
         jnp.repeat(x, settings.images_per_draw, total_repeat_length=images)
         for x in bits[: 3 * chunks].reshape(3, chunks)

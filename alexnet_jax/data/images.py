@@ -32,6 +32,7 @@ MAX_PIXELS = (
     Image.MAX_IMAGE_PIXELS or 0
 )  # Pillow's limit, 89 million; a larger image is treated as an attack
 warnings.filterwarnings('error', category=Image.DecompressionBombWarning)
+warnings.filterwarnings('ignore', category=UserWarning, module='PIL')  # broken metadata
 
 _PLAIN = (
     'YCbCr',
@@ -42,13 +43,19 @@ _EXIF_ORIENTATION = 0x0112
 
 
 class BadImage(Exception):
-    """An image that cannot be decoded; the message says why in a few words."""
+    """An image that cannot be decoded; the message says why in a few words.
+
+    Nothing else is a BadImage: neither a file that cannot be read now nor a lack of memory.
+    """
 
 
-def decode(data: bytes, least: int = 0, upright: bool = False) -> np.ndarray:
+def decode(
+    data: bytes, least: int = 0, upright: bool = False, background: str = 'white'
+) -> np.ndarray:
     """Decodes an image file.
 
-    Grey images, images with a palette and CMYK become RGB; transparency is dropped.
+    Grey images, images with a palette and CMYK become RGB. Transparent pixels are composited on a
+    background, as browsers do: drawings are often black on nothing, and would vanish on black.
 
     Args:
       data: the bytes of the file.
@@ -57,12 +64,15 @@ def decode(data: bytes, least: int = 0, upright: bool = False) -> np.ndarray:
         frequency domain, which saves time.
       upright: whether to rotate the image as its EXIF orientation says. The 2012 code and its
         successors do not.
+      background: the colour behind transparent pixels, 'white' or 'black'. An image without
+        transparency is the same with both.
 
     Returns:
       (rows, columns, 3) uint8.
 
     Raises:
       BadImage: it cannot be decoded completely, or has more than MAX_PIXELS pixels.
+      MemoryError: there is not enough memory for it.
     """
     if data[:2] == b'\xff\xd8' and not (upright and _turned(data)):
         try:
@@ -76,7 +86,7 @@ def decode(data: bytes, least: int = 0, upright: bool = False) -> np.ndarray:
                 )
         except ValueError:
             pass  # Pillow may still decode it, and has clearer messages
-    return _decode_by_pillow(data, upright)
+    return _decode_by_pillow(data, upright, background)
 
 
 def decode_into(data: bytes, out_HWC: np.ndarray) -> bool:
@@ -113,28 +123,55 @@ def is_plain_jpeg(data: bytes) -> bool:
 def _turned(data: bytes) -> bool:
     try:
         return Image.open(io.BytesIO(data)).getexif().get(_EXIF_ORIENTATION, 1) != 1
+    except MemoryError:
+        raise
     except Exception:  # broken metadata are ignored
         return False
 
 
-def _decode_by_pillow(data: bytes, upright: bool) -> np.ndarray:
+def _decode_by_pillow(data: bytes, upright: bool, background: str) -> np.ndarray:
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture.load()
         if upright:
-            picture = ImageOps.exif_transpose(picture)
+            picture = _turn(picture)
         if picture.mode in ('I', 'F'):
             raise BadImage(f'has pixels of an unknown range (mode {picture.mode})')
         if picture.mode.startswith('I;16'):
-            picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-        if 'transparency' in picture.info:
+            picture = _with_eight_bits(picture)
+        if picture.has_transparency_data:
             picture = picture.convert('RGBA')
+            behind = Image.new('RGBA', picture.size, background)
+            picture = Image.alpha_composite(behind, picture)
         return np.asarray(picture.convert('RGB'))
-    except BadImage:
+    except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow raises many kinds of errors for damaged files
+        if str(error).startswith('out of memory'):
+            raise MemoryError(str(error)) from error
         if isinstance(error, Image.UnidentifiedImageError):
             raise BadImage(f'is not an image ({len(data):,} bytes)') from error
         raise BadImage(' '.join(str(error).split()) or type(error).__name__) from error
+
+
+def _turn(picture: Image.Image) -> Image.Image:
+    """Returns an image rotated as its EXIF orientation says; broken metadata are ignored."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except MemoryError:
+        raise
+    except Exception:  # the pixels have been decoded already
+        return picture
+
+
+def _with_eight_bits(picture: Image.Image) -> Image.Image:
+    """Converts an image of 16 bits; the one grey level that may be transparent becomes alpha."""
+    levels = np.asarray(picture)
+    grey = Image.fromarray((levels // 257).astype(np.uint8))
+    transparent = picture.info.get('transparency')
+    if isinstance(transparent, int):
+        grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def central_square(image_HWC: np.ndarray, size: int, filter: str) -> np.ndarray:
@@ -166,7 +203,9 @@ def central_square(image_HWC: np.ndarray, size: int, filter: str) -> np.ndarray:
     return np.asarray(Image.fromarray(square).resize((size, size), FILTERS[filter]))
 
 
-def square(data: bytes, size: int, filter: str, upright: bool = False) -> np.ndarray:
+def square(
+    data: bytes, size: int, filter: str, upright: bool = False, background: str = 'white'
+) -> np.ndarray:
     """Decodes an image file to its central square; see `decode` and `central_square`.
 
     Returns:
@@ -176,7 +215,7 @@ def square(data: bytes, size: int, filter: str, upright: bool = False) -> np.nda
       BadImage: it cannot be decoded.
     """
     least = 0 if filter == 'nearest' else size + size // 2
-    return central_square(decode(data, least, upright), size, filter)
+    return central_square(decode(data, least, upright, background), size, filter)
 
 
 def encode(image_HWC: np.ndarray, quality: int) -> bytes:

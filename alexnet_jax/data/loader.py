@@ -7,7 +7,9 @@ process of a distributed run reads only the rows that its devices need.
 
 import dataclasses
 import functools
+import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.data import images, pixel_statistics
+from alexnet_jax.data import images, pixel_statistics, system_errors
 from alexnet_jax.data.sources import Source
-from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime import child_processes, cpu_devices, signals
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -27,15 +29,18 @@ Batch = dict[str, np.ndarray]  # 'image': (B, size, size, 3) uint8; 'label': (B,
 
 _REPLACED = 'replaced'  # key in a batch: for each row the index of the unreadable image, or -1
 _ALL_ROWS = slice(None)
+_SECONDS_WITHOUT_PROGRESS = 2
+_PREPARE_AGAIN = 'prepare the data set again (python -m alexnet_jax.prepare --help: --again)'
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Settings for reading images. All attributes except `size` and `resize` affect only the speed.
+    """Settings for reading images. The attributes after `background` affect only the speed.
 
     Attributes:
       size: pixels across an image; images of other sizes are scaled.
       resize: the filter that scales them, one of images.FILTERS.
+      background: the colour behind transparent pixels, 'white' or 'black'.
       threads: threads per process that read and decode; 0 for one per core, divided among the
         processes.
       workers: worker processes; 0 to read in this process.
@@ -44,6 +49,7 @@ class Reading:
 
     size: int
     resize: str = 'bicubic'
+    background: str = 'white'
     threads: int = 0
     workers: int = 0
     prefetch: int = 2
@@ -52,7 +58,14 @@ class Reading:
     def from_config(cls, config: Config) -> 'Reading':
         """Returns what the config says about reading images."""
         data, loader = config.dataset, config.loader
-        return cls(data.image_size, data.resize, loader.threads, loader.workers, loader.prefetch)
+        return cls(
+            data.image_size,
+            data.resize,
+            data.background,
+            loader.threads,
+            loader.workers,
+            loader.prefetch,
+        )
 
 
 class UnreadableImages:
@@ -82,8 +95,8 @@ class UnreadableImages:
         if len(self._indices) > self.allowed:
             raise UserError(
                 f'{len(self._indices)} training images cannot be read, for example '
-                f'{self.names[0]}, and --skip_bad={self.allowed}: prepare the data set again in '
-                'another data_dir, or allow more'
+                f'{self.names[0]}, and --skip_bad={self.allowed}: allow more, or '
+                f'{_PREPARE_AGAIN}'
             )
 
 
@@ -114,7 +127,8 @@ def training_batches(
         one in the source; None if none are allowed.
 
     Raises:
-      UserError: an image cannot be read, or more than are allowed.
+      UserError: an image cannot be read, or more than are allowed; or the system does not let this
+        process read: there are too many open files or too little memory, or the disk fails.
     """
     order = _BatchOrder(len(source), batch_size, seed if reshuffle else None)
     tolerant = unreadable is not None and unreadable.allowed > 0
@@ -213,10 +227,21 @@ def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
     if reading.workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads a flag of its own
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(reading.workers, reading.prefetch))
+        stream = stream.mp_prefetch(
+            grain.MultiprocessingOptions(reading.workers, reading.prefetch),
+            functools.partial(child_processes.start_reader, os.getpid()),
+        )
     iterator = iter(stream)
     try:
         yield from iterator
+    except (RuntimeError, OSError, MemoryError) as error:
+        signals.raise_if_stopped()  # which may have ended the workers, too
+        if system_errors.error_code(error) is not None:
+            raise system_errors.user_error('cannot read batches', error) from error
+        ended = system_errors.worker_exit_code(error)
+        if ended is None:
+            raise
+        raise system_errors.worker_error(ended) from error
     finally:
         getattr(iterator, 'close', lambda: None)()
 
@@ -232,10 +257,9 @@ def _read_batch(
     for row, index in enumerate(indices):
         reason: Exception | None = None
         for candidate in range(int(index), int(index) + (len(source) if tolerant else 1)):
+            number, out_HWC = candidate % len(source), pixels[row]
             try:
-                labels[row] = read_into(
-                    source, candidate % len(source), pixels[row], reading.resize
-                )
+                labels[row] = read_into(source, number, out_HWC, reading.resize, reading.background)
                 break
             except images.BadImage as error:
                 replaced[row] = index
@@ -248,7 +272,8 @@ def _read_batch(
 def unreadable_error(source: Source, index: int, reason: Exception | None) -> UserError:
     """Returns the error for an image that cannot be read."""
     return UserError(
-        f'{source.where(index)} {reason}: prepare the data set again in another data_dir'
+        f'{source.where(index)} {reason}: {_PREPARE_AGAIN}; training can also leave out images '
+        'that cannot be read (--skip_bad=N)'
     )
 
 
@@ -256,15 +281,21 @@ def read_labelled(source: Source, index: int) -> Mapping[str, Any]:
     """Reads an example that has a label; its image is not decoded.
 
     Raises:
-      BadImage: it cannot be read, or has no label.
+      BadImage: it is damaged.
+      UserError: it has no label, or the system does not let this process read it.
     """
     example = source[index]
     if example['label'] < 0:
-        raise images.BadImage('has no label')
+        raise UserError(
+            f'{source.where(index)} has no label: choose a split with labels '
+            '(--config.dataset.train_split, --config.dataset.eval_split)'
+        )
     return example
 
 
-def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> int:
+def read_into(
+    source: Source, index: int, out_HWC: np.ndarray, resize: str, background: str = 'white'
+) -> int:
     """Decodes an image into its row of a batch, scaled and cropped as in §2 of the paper.
 
     Args:
@@ -272,21 +303,29 @@ def read_into(source: Source, index: int, out_HWC: np.ndarray, resize: str) -> i
       index: the index of the image in the source.
       out_HWC: (size, size, 3) uint8, receives the image.
       resize: the filter, one of images.FILTERS.
+      background: the colour behind transparent pixels, 'white' or 'black'.
 
     Returns:
       The label.
 
     Raises:
-      BadImage: it cannot be decoded, or has no label.
+      BadImage: it is damaged.
+      UserError: it has no label, its pixels are not uint8 in one or three colours, or the system
+        does not let this process read it.
     """
     example = read_labelled(source, index)
     image = example['image']
     if isinstance(image, bytes):
         if not images.decode_into(image, out_HWC):
-            out_HWC[:] = images.square(image, out_HWC.shape[0], resize)
-    else:
-        colour = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-        out_HWC[:] = images.central_square(colour, out_HWC.shape[0], resize)
+            out_HWC[:] = images.square(image, out_HWC.shape[0], resize, background=background)
+        return example['label']
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (1, 3):
+        raise UserError(
+            f'{source.where(index)} has pixels of type {image.dtype} and shape {image.shape}; only '
+            'uint8 of shape (rows, columns, 1 or 3) is supported: choose another data set'
+        )
+    colour = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+    out_HWC[:] = images.central_square(colour, out_HWC.shape[0], resize)
     return example['label']
 
 
@@ -299,6 +338,10 @@ def statistics_of(
 ) -> pixel_statistics.Sums:
     """Returns the sums over a split's images, from the file beside the data or computed now.
 
+    A file that is damaged, or of other images, is replaced after one line that says so; that may
+    change the mean of a prepared data set a little, whose statistics were counted before the images
+    were encoded. If the sums cannot be saved, they are used nevertheless.
+
     Args:
       source: the images.
       reading: how they are read.
@@ -309,26 +352,44 @@ def statistics_of(
         allowed.
 
     Raises:
-      UserError: an image cannot be read, or more than are allowed.
+      UserError: an image cannot be read, or more than are allowed, or none can be.
+      Stopped: a signal arrived.
     """
-    scaled_by = '' if source.size == reading.size else reading.resize
-    file = pixel_statistics.statistics_file(Path(folder), split, reading.size, scaled_by)
-    if folder and file.exists():
-        return pixel_statistics.Sums.load(file)
-    sums = pixel_statistics.Sums.zeros(reading.size)
+    variant = [] if source.size == reading.size else [reading.resize]
+    if reading.background != 'white' and getattr(source, 'may_be_transparent', False):
+        variant.append(reading.background)
+    file = pixel_statistics.statistics_file(Path(folder), split, reading.size, '_'.join(variant))
     tolerant = unreadable is not None and unreadable.allowed > 0
+    sums = None
+    if folder:
+        sums = pixel_statistics.load_sums(file, len(source), reading.size, tolerant)
+    if sums is None:
+        sums = _count_pixels(source, reading, tolerant, unreadable)
+        if folder:
+            try:
+                sums.save(file)
+            except UserError as error:  # a shared data set is often read-only
+                print(f'{error}: the statistics will be computed again the next time', flush=True)
+    return sums
+
+
+def _count_pixels(
+    source: Source, reading: Reading, tolerant: bool, unreadable: UnreadableImages | None
+) -> pixel_statistics.Sums:
+    sums = pixel_statistics.Sums.zeros(reading.size)
+    start = time.monotonic()
     with ProgressBars() as bars:
         for batch in _batches_in_order(source, reading, 64, _ALL_ROWS, tolerant):
+            signals.raise_if_stopped()
             if unreadable is not None:
                 unreadable.add(batch[_REPLACED])
-            counts = (batch['weight'] > 0) & (batch[_REPLACED] < 0)
-            for image in batch['image'][counts]:
+            once = batch['weight'] > 0
+            readable = batch[_REPLACED] < 0
+            sums.left_out += int((once & ~readable).sum())
+            for image in batch['image'][once & readable]:
                 sums.add(image)
-            if len(source) > 10_000:
+            if time.monotonic() - start > _SECONDS_WITHOUT_PROGRESS:
                 bars.show_images('mean image', sums.images, len(source))
-    if folder:
-        try:
-            sums.save(file)
-        except UserError as error:  # a shared data set is often read-only
-            print(f'{error}: the statistics will be computed again the next time', flush=True)
+    if not sums.images:
+        raise UserError(f'none of the {len(source):,} training images can be read')
     return sums

@@ -6,17 +6,22 @@ for raw pixels is a third of all the work (docs/log.md).
 """
 
 import bisect
+import collections
+import errno
 import itertools
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_data_source
+from array_record.python import array_record_module
 
+from alexnet_jax.data import system_errors
 from alexnet_jax.data.images import BadImage
-from alexnet_jax.runtime.user_errors import first_line
+from alexnet_jax.runtime.user_errors import UserError, first_line
 
 
 class Records:
@@ -25,26 +30,31 @@ class Records:
     Attributes:
       features: TFDS's description of a record.
       size: pixels across an image, if all are squares of one size; else 0.
+      may_be_transparent: whether images are stored in a format that knows transparency.
       classes: names of the labels.
+
+    Raises:
+      UserError: the images are stored in a way that is not supported.
     """
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
         self.features = builder.info.features
         files = builder.info.splits[split].file_instructions
-        # Each record is read in the calling thread: the parallel threads read different batches.
-        self._data = array_record_data_source.ArrayRecordDataSource(
-            files, reader_options={'max_parallelism': '0'}
-        )
+        self._shards = _Shards([os.fspath(f.filename) for f in files])
         self._files = [(Path(f.filename).name, f.skip) for f in files]
         self._ends = list(itertools.accumulate(f.take for f in files))
         self.classes: list[str] = list(self.features['label'].names)
         image = self.features['image']
+        _check_pixels(builder.name, image)
         self._shape = None if isinstance(image, tfds.features.Image) else image.shape
         rows, columns = image.shape[:2]
         self.size = rows if rows and rows == columns else 0
+        self.may_be_transparent = (
+            self._shape is None and getattr(image, '_encoding_format', None) != 'jpeg'
+        )
 
     def __len__(self) -> int:
-        return len(self._data)
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Reads a record.
@@ -56,34 +66,136 @@ class Records:
         Raises:
           IndexError: the index is out of range.
           BadImage: the record is damaged, or its label is out of range.
+          UserError: the record cannot be read, which says nothing about the data: there are too
+            many open files or too little memory, or the disk fails.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
+        shard, position = self._locate(index)
         try:
-            record = self._data[index]
-            features = locate_features(record, (b'image', b'label', b'file_name'))
-            start, end = features[b'image']
-            if self._shape:
-                pixels = np.frombuffer(record, np.uint8, end - start, start)
-                image = pixels.reshape(self._shape)
-            else:
-                image = record[start:end]
-            label, _ = _varint(record, features[b'label'][0])
-            label -= (label >> 63) << 64  # negative numbers are stored as two's complement
-            start, end = features.get(b'file_name', (0, 0))
-            name = record[start:end].decode('utf-8', 'surrogateescape')
-        except Exception as error:  # damaged data raise many kinds of errors
+            image, label, name = self._parse(self._shards.read(shard, position))
+        except (RuntimeError, OSError, MemoryError) as error:
+            if system_errors.error_code(error) is not None:
+                path = self._shards.paths[shard]
+                raise system_errors.user_error(f'cannot read {path}', error) from error
             raise BadImage(f'is damaged ({first_line(error)[:120]})') from error
+        except (IndexError, ValueError) as error:
+            raise BadImage(f'is damaged ({first_line(error)[:120]})') from error
+        except KeyError as error:
+            raise BadImage(f'has no {error.args[0].decode()}') from error
         if not -1 <= label < len(self.classes):
             raise BadImage(f'has label {label}; there are {len(self.classes)} classes')
         return {'image': image, 'label': label, 'name': name}
 
+    def _parse(self, record: bytes) -> tuple[bytes | np.ndarray, int, str]:
+        """Returns the image, the label and the name in a record."""
+        features = locate_features(record, (b'image', b'label', b'file_name'))
+        start, end = features[b'image']
+        if self._shape:
+            pixels = np.frombuffer(record, np.uint8, end - start, start)
+            image = pixels.reshape(self._shape)
+        else:
+            image = record[start:end]
+        label, _ = _varint(record, features[b'label'][0])
+        label -= (label >> 63) << 64  # negative numbers are stored as two's complement
+        start, end = features.get(b'file_name', (0, 0))
+        return image, label, record[start:end].decode('utf-8', 'surrogateescape')
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Returns the number of the shard of a record, and that of the record there, from 0."""
+        shard = bisect.bisect_right(self._ends, index)
+        first = self._ends[shard - 1] if shard else 0
+        return shard, self._files[shard][1] + index - first
+
     def where(self, index: int) -> str:
         """Returns the shard of a record and its number there, counted from 0, for messages."""
-        file = bisect.bisect_right(self._ends, index)
-        first = self._ends[file - 1] if file else 0
-        name, skip = self._files[file]
-        return f'record {skip + index - first} of {name}'
+        shard, position = self._locate(index)
+        return f'record {position} of {self._files[shard][0]}'
+
+
+def _check_pixels(name: str, image: Any) -> None:
+    """Refuses pixels that would be misread: floating-point numbers, and compressed tensors."""
+    is_file = isinstance(image, tfds.features.Image)
+    kind = np.dtype(image.np_dtype)
+    if kind != np.uint8 and not (is_file and kind == np.uint16):  # 16 bits are decoded to 8
+        raise UserError(
+            f'the images of {name} have pixels of type {kind}, and only uint8 is supported: choose '
+            'another data set'
+        )
+    encoding = getattr(image, '_encoding', tfds.features.Encoding.BYTES)
+    if not is_file and encoding != tfds.features.Encoding.BYTES:
+        raise UserError(
+            f'the pixels of {name} are stored with the encoding {encoding.value!r}, and only '
+            "'bytes' is supported: choose another data set"
+        )
+
+
+class _Shards:
+    """Reads from many files in many threads, and keeps only some of them open.
+
+    A quarter of the files that the process may open can be shards of one split; another quarter is
+    for the other split, and the rest for checkpoints, curves and batches in shared memory. Where
+    that is less than there are shards, those that were read longest ago are closed. A shard that
+    another thread reads at that moment is closed after that, so that for each thread one more may
+    be open.
+
+    Attributes:
+      paths: the files.
+    """
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = paths
+        self._start()
+
+    def _start(self) -> None:
+        self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._lock = threading.Lock()
+        self._most = max(1, system_errors.allow_open_files(4 * len(self.paths)) // 4)
+
+    def __getstate__(self) -> list[str]:
+        return self.paths
+
+    def __setstate__(self, paths: list[str]) -> None:
+        self.paths = paths
+        self._start()
+
+    def read(self, shard: int, position: int) -> bytes:
+        """Returns a record, by the number of its shard and its own there.
+
+        Raises:
+          RuntimeError: it cannot be read.
+        """
+        with self._lock:
+            reader = self._readers.get(shard)
+            if reader is not None:
+                self._readers.move_to_end(shard)
+        if reader is None:
+            reader = self._open(self.paths[shard])
+            with self._lock:
+                self._readers[shard] = reader
+                while len(self._readers) > self._most:
+                    self._readers.popitem(last=False)
+        return reader.read([position])[0]
+
+    def _open(self, path: str) -> Any:
+        try:
+            return _open_shard(path)
+        except RuntimeError as error:
+            if system_errors.error_code(error) != errno.EMFILE:
+                raise
+        with self._lock:  # the rest of the process has more files open than half of them
+            self._most = max(1, len(self._readers) // 2)
+            self._readers.clear()
+        return _open_shard(path)
+
+
+def _open_shard(path: str) -> Any:
+    # Each record is read in the calling thread: the parallel threads read different batches.
+    return array_record_module.ArrayRecordReader(
+        os.fsencode(path),
+        options='readahead_buffer_size:0,max_parallelism:0',
+        file_reader_buffer_size=32768,
+    )
 
 
 _LENGTH_DELIMITED = 2  # wire type of bytes, messages and packed numbers

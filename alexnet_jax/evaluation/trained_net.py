@@ -173,7 +173,8 @@ class TrainedNet:
         size = self.config.dataset.image_size
         image = np.empty((size, size, 3), np.uint8)
         try:
-            loader.read_into(self.source, index, image, self.config.dataset.resize)
+            data = self.config.dataset
+            loader.read_into(self.source, index, image, data.resize, data.background)
         except images.BadImage as error:
             raise loader.unreadable_error(self.source, index, error) from error
         return image

@@ -39,7 +39,8 @@ class Masks:
           (towers here, images here, units) bool.
         """
         key = jax.random.fold_in(self.key, layer)
-        masks_TBO = jax.random.bernoulli(key, keep, (towers, self.images, units))
+        # In float32 also where JAX computes with 64 bits (JAX_ENABLE_X64): the same masks in both.
+        masks_TBO = jax.random.bernoulli(key, jnp.float32(keep), (towers, self.images, units))
         return own_part(masks_TBO)
 
 

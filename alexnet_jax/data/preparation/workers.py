@@ -1,18 +1,16 @@
 """Writes shards in parallel, in one process per core (§2)."""
 
 import concurrent.futures
-import contextlib
 import itertools
 import multiprocessing
 import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from alexnet_jax.data import system_errors
 from alexnet_jax.data.preparation.shards import Shard, write_shard
-from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.runtime import child_processes, signals
+from alexnet_jax.runtime.user_errors import UserError, first_line
 
 
 def write_shards(shards: Sequence[Shard], processes: int, report: Callable[[int], None]) -> None:
@@ -24,14 +22,13 @@ def write_shards(shards: Sequence[Shard], processes: int, report: Callable[[int]
       report: receives the number of images done: at each image, or twice a second.
 
     Raises:
-      UserError: a shard cannot be written, or a worker process was killed.
+      UserError: a shard cannot be written, or a worker process was killed or failed.
+      Stopped: a signal arrived. The shards that are complete remain.
     """
     if not shards:
         return
     if processes == 1 or len(shards) == 1:
-        images = itertools.count(1)
-        for shard in shards:
-            write_shard(shard, lambda: report(next(images)))
+        _write_here(shards, report)
         return
     context = multiprocessing.get_context('spawn')  # fork is not safe with JAX's threads
     done, stop = context.Value('q', 0), context.Value('b', 0)
@@ -39,41 +36,54 @@ def write_shards(shards: Sequence[Shard], processes: int, report: Callable[[int]
         min(processes, len(shards)), context, _start_worker, (done, stop, os.getpid())
     )
     try:
-        with _worker_environment():
+        with child_processes.worker_environment():
             pending = {executor.submit(_write_in_worker, shard) for shard in shards}
         while pending:
             complete, pending = concurrent.futures.wait(
                 pending, 0.5, concurrent.futures.FIRST_COMPLETED
             )
             report(done.value)
+            signals.raise_if_stopped()
             for future in complete:
                 future.result()
     except concurrent.futures.BrokenExecutor as error:
+        signals.raise_if_stopped()  # which may have ended the workers, too
         raise UserError(
             'a worker process was killed (out of memory?): run the same command again to resume; '
             '--workers=N starts fewer processes'
         ) from error
+    except (UserError, signals.Stopped):
+        raise
+    except Exception as error:  # of a worker; its traceback is in the cause
+        raise _failure(error) from error
     finally:
         stop.value = 1
         executor.shutdown(cancel_futures=True)
 
 
-@contextlib.contextmanager
-def _worker_environment() -> Iterator[None]:
-    """Lets processes that are started now ignore Ctrl-C and scale images in one thread each."""
-    previous = os.environ.get('RAYON_NUM_THREADS')
-    os.environ['RAYON_NUM_THREADS'] = '1'
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
-    try:
-        yield
-    finally:
-        if in_main:
-            signal.signal(signal.SIGINT, handler)
-        if previous is None:
-            del os.environ['RAYON_NUM_THREADS']
-        else:
-            os.environ['RAYON_NUM_THREADS'] = previous
+def _write_here(shards: Sequence[Shard], report: Callable[[int], None]) -> None:
+    """Writes shards in this process."""
+    images = itertools.count(1)
+
+    def count_image() -> None:
+        report(next(images))
+        signals.raise_if_stopped()
+
+    for shard in shards:
+        try:
+            write_shard(shard, count_image)
+        except (OSError, MemoryError) as error:
+            raise _failure(error) from error
+
+
+def _failure(error: Exception) -> UserError:
+    """Returns the line for an error other than those of an image or a file."""
+    if system_errors.error_code(error) is not None:
+        return system_errors.user_error('cannot prepare the images', error)
+    return UserError(
+        f'a worker process failed ({type(error).__name__}: {first_line(error)}): run the same '
+        'command again to resume; --workers=1 works in one process'
+    )
 
 
 _shared: dict[str, Any] = {}  # what a worker process shares with its parent
@@ -82,13 +92,7 @@ _shared: dict[str, Any] = {}  # what a worker process shares with its parent
 def _start_worker(done: Any, stop: Any, parent: int) -> None:
     """Prepares a new worker process, which ends when its parent is killed."""
     _shared.update(done=done, stop=stop)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    child_processes.end_with_parent(parent)
 
 
 def _write_in_worker(shard: Shard) -> None:
