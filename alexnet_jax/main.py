@@ -27,6 +27,7 @@ from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
 from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
+from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, list_items, report_user_errors
 
@@ -58,11 +59,12 @@ flags.adopt_module_key_flags(command_line)  # --help shows them
 def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
     """Trains, or describes the net; returns the exit code."""
     from alexnet_jax.data import sources
-    from alexnet_jax.model import towers
+    from alexnet_jax.model import memory, towers
     from alexnet_jax.model.layer_table import layer_table
     from alexnet_jax.reporting import terminal
     from alexnet_jax.runtime import compilation_cache, cpu_devices
     from alexnet_jax.training import loop as train
+    from alexnet_jax.training import pretrained
     from alexnet_jax.training.workdir import Workdir
 
     layer_table(config)  # refuses sizes that do not fit, before anything is written
@@ -70,6 +72,8 @@ def main(config: schema.Config, workdir: Path, dry_run: bool) -> int:
     cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
     mesh = towers.choose_mesh(config)
     print(towers.describe_mesh(mesh, config.model.towers), flush=True)
+    memory.check(config, mesh)
+    pretrained.check_workdir(config, workdir)
     if dry_run:
         print(f'\n{terminal.settings_text(config)}\n\n{terminal.net_table(config, mesh)}')
         return 0
@@ -100,7 +104,8 @@ def _run(_: Sequence[str]) -> None:
         ablations = list_items(_ABLATE.value)
         raw = ablate(raw, ablations)
         name = '-'.join([command_line.file().stem, *ablations])
-        workdir = Path(_WORKDIR.value or f'runs/{name}').expanduser()
+        folder = f'runs/{name}' if _WORKDIR.value is None else _WORKDIR.value
+        workdir = check_path(folder, '--workdir')
         config = resolve(raw)
         sys.exit(main(config, workdir, _DRY_RUN.value))
 

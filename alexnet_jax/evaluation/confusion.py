@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.text_table import spreadsheet_cell
 
 MAX_CSV_CLASSES = 100  # with more classes, the matrix is written as .npz
 MAX_LABELLED_CLASSES = 40  # with more classes, the picture has no names and numbers
@@ -46,9 +47,10 @@ def write(folder: Path, counts_KK: np.ndarray, classes: Sequence[str]) -> list[P
             np.savez_compressed(partial, counts=counts_KK, classes=np.array(classes))
         else:
             with partial.open('w', newline='', encoding='utf-8') as file:
-                rows = zip(classes, counts_KK.tolist(), strict=True)
+                names = [spreadsheet_cell(name) for name in classes]
+                rows = zip(names, counts_KK.tolist(), strict=True)
                 csv.writer(file).writerows(
-                    [['class \\ answer', *classes], *([name, *row] for name, row in rows)]
+                    [['class \\ answer', *names], *([name, *row] for name, row in rows)]
                 )
     image = folder / 'confusion.png'
     with atomic_files.replace(image) as partial:
