@@ -25,7 +25,7 @@ from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
 from alexnet_jax.evaluation.ablation_study import Study, rows, text, train
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.user_errors import UserError, list_items, report_user_errors
 
 _SEEDS = flags.DEFINE_integer(
@@ -46,6 +46,7 @@ def main(_: Sequence[str]) -> None:
         config_name = command_line.file().stem
         name = f'runs/ablations-{config_name}' if _WORKDIR.value is None else _WORKDIR.value
         folder = check_path(name, '--workdir').absolute()
+        check_writable(folder, '--workdir')
         only = list_items(_ONLY.value)
         if _ONLY.value and not only:
             raise UserError('--only= is empty: name ablations, or leave it out for all')

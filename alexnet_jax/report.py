@@ -11,7 +11,6 @@ user, which one line explains.
 
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from alexnet_jax.reporting import comparisons, history
 from alexnet_jax.reporting.markup import joined
 from alexnet_jax.reporting.page import Section, page
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run.')
@@ -62,13 +61,7 @@ def _check_writable(out: Path) -> None:
         raise UserError(f'--out={out} is a folder: give the name of the page, {out}/report.html')
     if not out.parent.is_dir():
         raise UserError(f'--out={out}: there is no folder {out.parent}')
-    try:
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise UserError(
-            f'cannot write to {out.parent}: {error.strerror}; choose another --out'
-        ) from error
+    check_writable(out.parent, '--out')
 
 
 def _comparisons(workdir: Path) -> list[Section]:

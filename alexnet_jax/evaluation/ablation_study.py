@@ -156,12 +156,7 @@ def train(study: Study, arguments: list[str]) -> Iterator[tuple[str, int]]:
 
 def _train_one(study: Study, name: str, seed: int, arguments: list[str]) -> None:
     folder = study.folder(name, seed)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f'cannot write to {folder}: {error.strerror}; choose another --workdir'
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, '-m', 'alexnet_jax.main', *arguments, f'--config.seed={seed}']
     command += [f'--workdir={folder}'] + ([] if name == BASE else [f'--ablate={name}'])
     start = time.monotonic()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from alexnet_jax.evaluation.trained_net import (
     read_labels,
 )
 from alexnet_jax.runtime import atomic_files, compilation_cache, cpu_devices
+from alexnet_jax.runtime.paths import check_writable
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.workdir import Workdir, describe_start
@@ -93,7 +93,8 @@ def evaluate_runs(
     images = _common_images(workdirs, configs)
     if len(images.labels) < 1 + tune:
         raise UserError(f'{configs[0].dataset.eval_split} has too few images: choose a --split')
-    _check_writable(out)
+    check_writable(out, '--out')
+    out.mkdir(parents=True, exist_ok=True)
     nets, environment = _compute_outputs(workdirs, configs, checkpoint)
     results = compute_results(nets, images.labels)
     if configs[0].dataset.name == 'synthetic':
@@ -298,13 +299,3 @@ def _different_images(one: Path, other: Path, what: str) -> UserError:
         f'{one} and {other} are not evaluated on the same images ({what}): the nets of an ensemble '
         'need the same test images; --split and --folder choose the images for all'
     )
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = 'it is not a folder' if isinstance(error, FileExistsError) else error.strerror
-        raise UserError(f'cannot write to {folder}: {reason}; choose another --out') from error

@@ -1,39 +1,90 @@
-"""Paths that a user gives: expanded, or refused in one line before any work."""
+"""Paths that the user gives: refused in one line before any work, where they cannot be used."""
 
 import os
+import re
+import tempfile
+import unicodedata
 from pathlib import Path
 
 from alexnet_jax.runtime.user_errors import UserError
 
-_LONGEST_NAME = 255  # bytes of one part of a path, on all usual file systems
-_LONGEST_PATH = 4095
-_PATTERN = '[]*?'  # Orbax and TFDS take paths with these characters for patterns
+_PATTERN = re.compile(r'[][*?]')
+# Flags and settings, by the last part of their names, whose folders Orbax or TFDS read; both take
+# these characters for patterns, and then do not find what they have written.
+_WITHOUT_PATTERNS = ('workdir', 'from', 'data_dir')
+_NOT_IN_NAMES = ('Cc', 'Cs', 'Zl', 'Zp')  # control characters, bytes that are not UTF-8, line ends
 
 
 def check_path(text: str, flag: str) -> Path:
-    """Returns a path that a user gave, with ~ expanded.
+    """Returns the path that a flag or a setting gives, with ~ expanded.
 
     Args:
-      text: the path as given.
-      flag: the flag or setting that it was given by, for the message.
+      text: the value of the flag.
+      flag: its name, as in '--workdir' or 'dataset.data_dir', for messages.
 
     Raises:
-      UserError: the path is empty, too long, an address such as gs://bucket, or has control
-        characters; or it is a workdir or a data_dir with one of the characters [ ] * ?.
+      UserError: the path is empty, is an address of cloud storage, ends with a blank, is too long,
+        has characters that file names do not have here, or begins with the home folder of someone
+        who has none.
     """
+    shown = f'{flag}={_show(text)}'
     if not text:
-        raise UserError(f'{flag}= is empty: write {flag}=PATH, or leave it out')
+        raise UserError(f'{flag} is empty: give the path of a folder or file')
+    if any(unicodedata.category(x) in _NOT_IN_NAMES for x in text):
+        raise UserError(
+            f'{shown} has a control character, a line break or bytes that are not UTF-8: choose '
+            'another name'
+        )
     if '://' in text:
-        raise UserError(f'{flag}={text} must be a folder on this machine or a mounted one')
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise UserError(f'{flag}={text!r} has control characters: choose another path')
+        raise UserError(f'{shown} is an address: only paths of the file system can be used')
+    if text != text.rstrip():
+        raise UserError(f'{shown} ends with a blank: leave it out')
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:
-        raise UserError(f'{flag}={text}: ~ cannot be expanded: write the whole path') from error
-    encoded = os.fsencode(path)
-    if len(encoded) > _LONGEST_PATH or max(map(len, encoded.split(b'/'))) > _LONGEST_NAME:
-        raise UserError(f'{flag}={text[:40]}... is too long for a path')
-    if flag.endswith(('workdir', 'data_dir')) and any(c in str(path.absolute()) for c in _PATTERN):
-        raise UserError(f'{flag}={text} must have none of the characters {" ".join(_PATTERN)}')
+        home = text.partition('/')[0]
+        raise UserError(f'{shown}: there is no home folder for {home}: give a full path') from error
+    try:
+        whole = path.absolute()
+        os.lstat(whole)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        whole = path.absolute()
+    except OSError as error:
+        raise UserError(f'{shown} cannot be used: {error.strerror}') from error
+    if flag.lstrip('-').rpartition('.')[2] in _WITHOUT_PATTERNS and _PATTERN.search(str(whole)):
+        raise UserError(
+            f'{_show(str(whole))} has one of the characters [ ] * ?, which libraries take for '
+            f'patterns: choose another {flag}'
+        )
     return path
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Checks that a folder can be written to, or created; creates nothing that remains.
+
+    Args:
+      folder: the folder; it need not exist.
+      flag: the name of the flag that gives it.
+
+    Raises:
+      UserError: a file is in its place or in the place of a folder above it, or the file system
+        cannot be written to.
+    """
+    place = folder.absolute()
+    try:
+        while not os.path.lexists(place):
+            place = place.parent
+        if not place.is_dir():
+            kind = 'a link to nothing' if place.is_symlink() else 'a file, not a folder'
+            raise UserError(f'{place} is {kind}: choose another {flag}')
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = f'cannot write to {place}: {error.strerror}'
+        raise UserError(f'{reason}; choose another {flag}') from error
+
+
+def _show(text: str) -> str:
+    """Returns a text for messages: in quotes and escaped where it is odd, and not too long."""
+    short = text if len(text) <= 80 else f'{text[:60]}...'
+    return short if short.isprintable() and short == short.strip() else ascii(short)
