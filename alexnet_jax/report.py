@@ -59,6 +59,8 @@ def _check_writable(out: Path) -> None:
     """Checks, before anything is computed, that a file can be written."""
     if out.is_dir():
         raise UserError(f'--out={out} is a folder: give the name of the page, {out}/report.html')
+    if out.exists() and not out.is_file():
+        raise UserError(f'--out={out} is not a file that can be replaced: choose another name')
     if not out.parent.is_dir():
         raise UserError(f'--out={out}: there is no folder {out.parent}')
     check_writable(out.parent, '--out')
