@@ -25,9 +25,12 @@ from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
 from alexnet_jax.evaluation.ablation_study import Study, rows, text, train
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.user_errors import list_items, report_user_errors
+from alexnet_jax.runtime.paths import check_path, check_writable
+from alexnet_jax.runtime.user_errors import UserError, list_items, report_user_errors
 
-_SEEDS = flags.DEFINE_integer('seeds', 3, 'Number of runs of each: their seeds count from 0.', 1)
+_SEEDS = flags.DEFINE_integer(
+    'seeds', 3, 'Number of runs of each: their seeds count from 0.', 1, 1000
+)
 _ONLY = flags.DEFINE_multi_string(
     'only', [], f'Ablations to run, of {", ".join(ABLATIONS)}. Default: all.'
 )
@@ -41,8 +44,13 @@ def main(_: Sequence[str]) -> None:
     """Trains what is missing and tabulates the results."""
     with report_user_errors():
         config_name = command_line.file().stem
-        folder = Path(_WORKDIR.value or f'runs/ablations-{config_name}').expanduser().absolute()
-        study = Study(command_line.raw(), _SEEDS.value, list_items(_ONLY.value), folder)
+        name = f'runs/ablations-{config_name}' if _WORKDIR.value is None else _WORKDIR.value
+        folder = check_path(name, '--workdir').absolute()
+        check_writable(folder, '--workdir')
+        only = list_items(_ONLY.value)
+        if _ONLY.value and not only:
+            raise UserError('--only= is empty: name ablations, or leave it out for all')
+        study = Study(command_line.raw(), _SEEDS.value, only, folder)
         for why in study.left_out.values():
             print(why)
         for name, seed in train(study, command_line.config_arguments(without=('seed',))):

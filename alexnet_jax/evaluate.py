@@ -9,29 +9,39 @@
         and weights for that mean, tuned on one half of the images, evaluated on the other
     python -m alexnet_jax.evaluate --workdir=runs/digits --split=train
         on images other than the run's test split
+    python -m alexnet_jax.evaluate --workdir=runs/digits --checkpoint=best
+        the checkpoint with the lowest test error in place of the newest
 
 The nets of an ensemble may differ in everything but their test images. Exit codes: 0 success, 2 a
 mistake in the command or the data (one line says which).
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 
+from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError, list_items, parse_flags, report_user_errors
 
 _WORKDIR = flags.DEFINE_multi_string(
     'workdir', [], 'Folders of one or more runs, separated by commas.'
 )
-_SPLIT = flags.DEFINE_string('split', '', "Split to evaluate on. Default: the run's test split.")
+_CHECKPOINT = flags.DEFINE_string(
+    'checkpoint',
+    'newest',
+    'Checkpoint of each run: newest; best, the one with the lowest test error; or the number of '
+    'training steps done in it.',
+)
+_SPLIT = flags.DEFINE_string('split', None, "Split to evaluate on. Default: the run's test split.")
 _DATA_DIR = flags.DEFINE_string(
-    'data_dir', '', 'Folder of the TFDS data sets, if they have moved since the training.'
+    'data_dir', None, 'Folder of the TFDS data sets, if they have moved since the training.'
 )
 _FOLDER = flags.DEFINE_string(
     'folder',
-    '',
+    None,
     'Folder of images that the run was trained on, if it has moved since the training.',
 )
 _TUNE_WEIGHTS = flags.DEFINE_bool(
@@ -43,7 +53,7 @@ _TUNE_WEIGHTS = flags.DEFINE_bool(
 )
 _OUT = flags.DEFINE_string(
     'out',
-    '',
+    None,
     'Folder for the files. Default: evaluation in the first workdir; evaluation_of_N for N nets.',
 )
 
@@ -51,30 +61,59 @@ _OUT = flags.DEFINE_string(
 def main(_: Sequence[str]) -> None:
     """Evaluates the nets that the flags name."""
     with report_user_errors():
-        workdirs = _workdirs()
+        workdirs, changes, checkpoint = _workdirs(), _changes(), _checkpoint()
+        out = check_path(_OUT.value, '--out') if _OUT.value is not None else None
         from alexnet_jax.evaluation import (
             run_evaluation,
         )  # imports JAX; mistakes in the flags are reported first
 
-        dataset = {
-            'eval_split': _SPLIT.value,
-            'data_dir': _DATA_DIR.value,
-            'folder': _FOLDER.value,
-        }
-        changes = {name: value for name, value in dataset.items() if value}
-        out = (
-            Path(_OUT.value).expanduser() if _OUT.value else run_evaluation.default_folder(workdirs)
-        )
-        run_evaluation.evaluate_runs(workdirs, changes, out, _TUNE_WEIGHTS.value)
+        out = out or run_evaluation.default_folder(workdirs)
+        run_evaluation.evaluate_runs(workdirs, changes, out, _TUNE_WEIGHTS.value, checkpoint)
 
 
 def _workdirs() -> list[Path]:
-    workdirs = [Path(name).expanduser() for name in list_items(_WORKDIR.value)]
+    names = [name for value in _WORKDIR.value for name in _split(value)]
+    workdirs = [check_path(name, '--workdir') for name in names]
     if not workdirs:
         raise UserError('no run is named: --workdir=DIR (see --help)')
     if _TUNE_WEIGHTS.value and len(workdirs) == 1:
         raise UserError('--tune_weights needs several nets: --workdir=DIR,DIR')
     return workdirs
+
+
+def _split(value: str) -> list[str]:
+    """Splits a value at its commas, unless it is the name of one folder."""
+    return [value] if os.path.isdir(os.path.expanduser(value)) else list_items([value])
+
+
+def _changes() -> dict[str, str]:
+    """Returns the changes of the runs' settings `dataset`.
+
+    Raises:
+      UserError: a folder is not there: data sets are prepared only where a run was trained.
+    """
+    changes = {}
+    if _SPLIT.value is not None:
+        if not _SPLIT.value.strip():
+            raise UserError("--split= is empty: name a split, or leave it out for the run's own")
+        changes['eval_split'] = _SPLIT.value
+    for name, value in (('data_dir', _DATA_DIR.value), ('folder', _FOLDER.value)):
+        if value is None:
+            continue
+        if not check_path(value, f'--{name}').is_dir():
+            raise UserError(f'--{name}={value} is not a folder: give the place of the images')
+        changes[name] = value
+    return changes
+
+
+def _checkpoint() -> str | int:
+    """Returns 'newest', 'best' or the number of training steps of a checkpoint."""
+    value = _CHECKPOINT.value
+    if value in ('newest', 'best'):
+        return value
+    if value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    raise UserError(f'--checkpoint={value} must be newest, best or a number of training steps')
 
 
 if __name__ == '__main__':

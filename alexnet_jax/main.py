@@ -95,16 +95,19 @@ def main(
       extend: whether the run may continue with other epochs or another learning rate.
       source: the workdir and the step of the state to start from; None as the step is the newest.
     """
-    from alexnet_jax.model import towers
+    from alexnet_jax.model import memory, towers
     from alexnet_jax.model.layer_table import layer_table
     from alexnet_jax.reporting import terminal
     from alexnet_jax.runtime import compilation_cache, cpu_devices
+    from alexnet_jax.training import pretrained
 
     layer_table(config)  # refuses sizes that do not fit, before anything is written
     compilation_cache.enable()
     cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
     mesh = towers.choose_mesh(config)
     description = towers.describe_mesh(mesh, config.model.towers)
+    memory.check(config, mesh)
+    pretrained.check_workdir(config, workdir)
     if dry_run:
         net = terminal.net_table(config, mesh)
         print(f'{description}\n\n{terminal.settings_text(config)}\n\n{net}')

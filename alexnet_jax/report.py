@@ -21,20 +21,21 @@ from alexnet_jax.reporting import comparisons, history
 from alexnet_jax.reporting.markup import joined
 from alexnet_jax.reporting.page import Section, page
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
-_WORKDIR = flags.DEFINE_string('workdir', '', 'The folder of the run.')
-_OUT = flags.DEFINE_string('out', '', 'The file to write. Default: report.html in the workdir.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run.')
+_OUT = flags.DEFINE_string('out', None, 'The file to write. Default: report.html in the workdir.')
 _IMAGES = flags.DEFINE_integer(
-    'images', 8, 'The number of test images to show with their most probable labels.', 1
+    'images', 8, 'The number of test images to show with their most probable labels.', 1, 10_000
 )
-_RELU = flags.DEFINE_string('relu', '', 'The workdir of a run with ReLUs, for Figure 1.')
+_RELU = flags.DEFINE_string('relu', None, 'The workdir of a run with ReLUs, for Figure 1.')
 _TANH = flags.DEFINE_string(
-    'tanh', '', 'The workdir of a run with tanh, else with the same settings, for Figure 1.'
+    'tanh', None, 'The workdir of a run with tanh, else with the same settings, for Figure 1.'
 )
 _ABLATIONS = flags.DEFINE_string(
     'ablations',
-    '',
+    None,
     'Results of alexnet_jax.ablations. Default: ablations.json in the workdir, if it exists.',
 )
 
@@ -44,14 +45,25 @@ def main(_: Sequence[str]) -> None:
     with report_user_errors():
         if not _WORKDIR.value:
             raise UserError('name the folder of the run: --workdir=DIR')
-        workdir = Path(_WORKDIR.value).expanduser()
-        out = Path(_OUT.value or workdir / 'report.html').expanduser()
-        if _OUT.value and not out.parent.is_dir():
-            raise UserError(f'--out={out}: there is no folder {out.parent}')
+        workdir = check_path(_WORKDIR.value, '--workdir')
+        out = workdir / 'report.html' if _OUT.value is None else check_path(_OUT.value, '--out')
+        if workdir.is_dir():
+            _check_writable(out)
         text = _page_of(workdir, _comparisons(workdir))
         with atomic_files.replace(out) as partial:
             partial.write_text(text, encoding='utf-8')
         print(out)
+
+
+def _check_writable(out: Path) -> None:
+    """Checks, before anything is computed, that a file can be written."""
+    if out.is_dir():
+        raise UserError(f'--out={out} is a folder: give the name of the page, {out}/report.html')
+    if out.exists() and not out.is_file():
+        raise UserError(f'--out={out} is not a file that can be replaced: choose another name')
+    if not out.parent.is_dir():
+        raise UserError(f'--out={out}: there is no folder {out.parent}')
+    check_writable(out.parent, '--out')
 
 
 def _comparisons(workdir: Path) -> list[Section]:
@@ -61,13 +73,14 @@ def _comparisons(workdir: Path) -> list[Section]:
     """
     parts = []
     relu, tanh = _RELU.value, _TANH.value
-    if bool(relu) != bool(tanh):
+    if (relu is None) != (tanh is None):
         raise UserError('Figure 1 compares two runs: give both --relu=DIR and --tanh=DIR')
-    if relu:
-        parts.append(comparisons.figure1(Path(relu).expanduser(), Path(tanh).expanduser()))
-    file = Path(_ABLATIONS.value or workdir / 'ablations.json').expanduser()
-    if _ABLATIONS.value or file.exists():
-        parts.append(comparisons.ablations(file))
+    if relu is not None and tanh is not None:
+        parts.append(comparisons.figure1(check_path(relu, '--relu'), check_path(tanh, '--tanh')))
+    if _ABLATIONS.value is not None:
+        parts.append(comparisons.ablations(check_path(_ABLATIONS.value, '--ablations')))
+    elif (workdir / 'ablations.json').is_file():
+        parts.append(comparisons.ablations(workdir / 'ablations.json'))
     return parts
 
 

@@ -13,8 +13,10 @@ from alexnet_jax.config import suggestions
 from alexnet_jax.config.schema import Config
 from alexnet_jax.config.settings import catalogue, sections
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.user_errors import UserError
 
+_LONG = 200  # characters of an error
 RECIPES = Path(__file__).parents[1] / 'configs'  # those of this package
 
 
@@ -60,9 +62,10 @@ def find_config(name_or_path: str) -> Path:
     Raises:
       UserError: there is no such file.
     """
-    names, path = recipes(), Path(name_or_path).expanduser()
+    names = recipes()
     if name_or_path in names:
         return RECIPES / f'{name_or_path}.py'
+    path = check_path(name_or_path, '--config')
     if path.is_file():
         return path
     is_recipe = path.suffix == '.py' and path.parent in (Path('.'), Path('configs'))
@@ -89,7 +92,7 @@ def execute(path: Path) -> ConfigDict:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _is(f, path)]
         where = f'{path}, line {lines[-1]},' if lines else str(path)
         kind = type(error).__name__
-        raise UserError(f'{where} cannot be executed: {kind}: {first_line(error)}') from error
+        raise UserError(f'{where} cannot be executed: {kind}: {_gist(error)}') from error
     if not get_config:
         raise UserError(f'{path} is not a config file: it has no function get_config()')
     if isinstance(raw, FrozenConfigDict):
@@ -97,6 +100,13 @@ def execute(path: Path) -> ConfigDict:
     if not isinstance(raw, ConfigDict):
         raise UserError(f'get_config() in {path} must return an ml_collections.ConfigDict')
     return raw.copy_and_resolve_references()
+
+
+def _gist(error: BaseException) -> str:
+    """Returns an error's text in one line; of a long one the last line, which says the most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = ' '.join(lines)
+    return (text if len(text) <= _LONG else lines[-1][-_LONG:]) or type(error).__name__
 
 
 def override(raw: ConfigDict, values: Mapping[str, Any]) -> None:

@@ -169,7 +169,7 @@ class Model:
     towers: Annotated[int, AtLeast(1, 64), 'Towers: 2 in the paper, each on a GPU (§3.2).']
     width: Annotated[
         float,
-        Above(0, 64),
+        AtLeast(0.001, 64),
         'Factor that multiplies the number of maps and units of every layer; initial standard '
         'deviations, except that of conv1, are divided by its square root.',
     ]

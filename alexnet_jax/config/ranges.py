@@ -40,9 +40,10 @@ class Above:
 
     low: float
     high: float = math.inf
+    note: str = ''  # on the upper bound
 
     def __str__(self) -> str:
-        return f'above {_number(self.low)}{_up_to(self.high)}'
+        return f'above {_number(self.low)}{_up_to(self.high)}{self.note}'
 
     def problem(self, value: Any) -> str:
         """Returns what is wrong with a value, to stand after `name=value`; '' if nothing is."""

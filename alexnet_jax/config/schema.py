@@ -25,6 +25,7 @@ BACKGROUNDS = ('white', 'black')
 _Side = AtLeast(1, 4096)  # pixels of an image
 _Batch = AtLeast(1, 65_536)
 _Period = Above(0, 1_000_000)  # epochs
+_Interval = Above(0, 1_000_000, ' (1000000: only at the end of the run)')  # epochs
 _Devices = AtLeast(0, 4096)
 
 
@@ -228,7 +229,7 @@ class Mesh:
 class Evaluation:
     """Evaluations of the test error: their interval and their images."""
 
-    every_epochs: Annotated[float, _Period, 'Epochs from one evaluation to the next.']
+    every_epochs: Annotated[float, _Interval, 'Epochs from one evaluation to the next.']
     batch_size: Annotated[int, _Batch, 'Images per batch of an evaluation.']
     average_views: Annotated[
         bool,
@@ -241,7 +242,7 @@ class Evaluation:
 class Checkpoint:
     """Checkpoints: their interval, and the number that is kept."""
 
-    every_epochs: Annotated[float, _Period, 'Epochs from one checkpoint to the next.']
+    every_epochs: Annotated[float, _Interval, 'Epochs from one checkpoint to the next.']
     every_minutes: Annotated[
         float,
         AtLeast(0, 1_000_000),
@@ -321,6 +322,10 @@ FREE_TO_CHANGE = (
     'dataset.data_dir',
     'dataset.folder',
 )
+
+
+# Settings whose value is the path of a folder, or ''.
+FOLDERS = ('dataset.folder', 'dataset.data_dir', 'pretrained.workdir')
 
 
 def may_change(name: str) -> bool:

@@ -71,9 +71,15 @@ class Setting:
         try:
             if self.type is bool:
                 return _BOOLEANS[text.lower()]
+            if self.type in (int, float) and not text.isascii():
+                raise ValueError(text)  # Python also takes the digits of other scripts
             return self.type(text)
         except (ValueError, KeyError) as error:
-            raise UserError(f'{self.name}={text} must be {_NOUNS[self.type]}') from error
+            raise UserError(f'{self.name}={text} must be {self._noun()}') from error
+
+    def _noun(self) -> str:
+        noun = _NOUNS[self.type]
+        return f'{noun} {self.range}' if self.range and self.type in (int, float) else noun
 
 
 @functools.cache

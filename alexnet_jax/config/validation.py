@@ -10,9 +10,12 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.config import suggestions
 from alexnet_jax.config.model_schema import NONLINEARITIES, Convolution, Model
-from alexnet_jax.config.schema import Config
+from alexnet_jax.config.schema import FOLDERS, Config, Dataset
 from alexnet_jax.config.settings import Setting, catalogue, field_types
+from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError
+
+_LARGEST, _SMALLEST = (float(x) for x in (np.finfo(np.float32).max, np.finfo(np.float32).tiny))
 
 
 def resolve(raw: Mapping[str, Any] | ConfigDict) -> Config:
@@ -26,6 +29,10 @@ def resolve(raw: Mapping[str, Any] | ConfigDict) -> Config:
         another one.
     """
     config = _build(Config, raw, '')
+    for name in FOLDERS:
+        section, _, field = name.partition('.')
+        if path := getattr(getattr(config, section), field):
+            check_path(path, name)
     for problem in _problems(config):
         raise UserError(problem)
     return config
@@ -62,12 +69,15 @@ def _check_value(setting: Setting, value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if setting.type is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < _LARGEST else math.inf
     if type(value) is not setting.type:
         raise UserError(f'{name} must be of type {setting.type.__name__}, not {value!r}')
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f'{name}={value} must be a finite number')
+        allowed = f', {setting.range}' if setting.range else ''
+        raise UserError(f'{name}={value} must be a finite number{allowed}')
     problem = setting.range.problem(value) if setting.range else ''
+    if isinstance(value, float) and not problem:
+        problem = _float32_problem(value)
     if problem and setting.is_tuple:
         raise UserError(f'{name} has {value!r}, which {problem}')
     if problem:
@@ -75,8 +85,18 @@ def _check_value(setting: Setting, value: Any) -> Any:
     return value
 
 
+def _float32_problem(value: float) -> str:
+    """Returns what is wrong with a number that the net, in float32, cannot hold; '' if nothing."""
+    if abs(value) > _LARGEST:
+        return f'must be at most {_LARGEST:.1e} in size, the largest number of float32'
+    if 0 < abs(value) < _SMALLEST:
+        return f'is 0 in float32: it must be 0, or at least {_SMALLEST:.1e} in size'
+    return ''
+
+
 def _problems(c: Config) -> Iterator[str]:
     """Yields one line for each rule across fields that is broken."""
+    yield from _dataset_problems(c.dataset)
     if c.augmentation.crop > c.dataset.image_size:
         yield (
             f'augmentation.crop={c.augmentation.crop} is larger than '
@@ -103,6 +123,15 @@ def _problems(c: Config) -> Iterator[str]:
         batch_size = getattr(c, section).batch_size
         if c.mesh.data and batch_size % c.mesh.data:
             yield f'{section}.batch_size={batch_size} is not divisible by mesh.data={c.mesh.data}'
+
+
+def _dataset_problems(dataset: Dataset) -> Iterator[str]:
+    if not dataset.name and not dataset.folder:
+        yield 'dataset.name is empty: name a TFDS data set, or set dataset.folder'
+    for name in ('train_split', 'eval_split'):
+        split = getattr(dataset, name)
+        if not split.strip():
+            yield f"dataset.{name} is empty: name a split, such as 'train' or 'test'"
 
 
 def _model_problems(model: Model) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import os
 import shlex
 import signal
 import subprocess
@@ -85,17 +87,19 @@ class Study:
     def result(self, name: str, seed: int) -> Result | None:
         """Reads the result of a run; None if the run has not ended.
 
+        A damaged file counts as none: the run is resumed, which ends at once, and writes it again.
+
         Raises:
-          UserError: the folder holds a run with other settings.
+          UserError: the folder holds a run with other settings, or cannot be read.
         """
         folder = self.folder(name, seed)
-        file = folder / 'result.json'
-        if not file.exists():
+        result = _read_result(folder / 'result.json')
+        if result is None:
             return None
         difference = Workdir(folder).difference(self.config(name, seed))
         if difference:
             raise UserError(f'{folder} holds a run with {difference}: choose another --workdir')
-        return json.loads(file.read_text())
+        return result
 
     def errors(self, name: str) -> list[float]:
         """Returns the top-1 errors of the runs of a row that have ended; fractions."""
@@ -110,6 +114,19 @@ class Study:
     def _results(self, name: str) -> list[Result]:
         results = (self.result(self.trained_as(name), seed) for seed in self.seeds)
         return [result for result in results if result]
+
+
+def _read_result(file: Path) -> Result | None:
+    if not os.path.lexists(file):
+        return None
+    try:
+        values = json.loads(file.read_text())
+        result = {name: float(values[name]) for name in ('centre', 'views', 'seconds')}
+    except (ValueError, KeyError, TypeError):
+        return None
+    except OSError as error:
+        raise UserError(f'cannot read {file}: {error.strerror}') from error
+    return result if all(map(math.isfinite, result.values())) else None
 
 
 def train(study: Study, arguments: list[str]) -> Iterator[tuple[str, int]]:
@@ -164,7 +181,12 @@ def _run(command: list[str], output: TextIO) -> tuple[int, str]:
       The exit code, and what the command wrote to stderr.
     """
     process = subprocess.Popen(
-        command, stdout=output, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors='replace',
+        start_new_session=True,
     )
     numbers = (signal.SIGTERM, signal.SIGINT)
     handlers = {n: signal.signal(n, lambda n, _: process.send_signal(n)) for n in numbers}

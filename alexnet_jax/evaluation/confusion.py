@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from alexnet_jax.evaluation import error_rates
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.text_table import spreadsheet_cell
 
 MAX_CSV_CLASSES = 100  # with more classes, the matrix is written as .npz
 MAX_LABELLED_CLASSES = 40  # with more classes, the picture has no names and numbers
@@ -76,7 +77,9 @@ def write(folder: Path, counts_KA: np.ndarray, classes: Sequence[str]) -> list[P
             )
         else:
             with partial.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file:
-                rows = zip(classes, counts_KA.tolist(), strict=True)
+                names = [spreadsheet_cell(name) for name in names]
+                cells = [spreadsheet_cell(name) for name in classes]
+                rows = zip(cells, counts_KA.tolist(), strict=True)
                 csv.writer(file).writerows(
                     [['class \\ answer', *names], *([name, *row] for name, row in rows)]
                 )

@@ -1,4 +1,7 @@
-"""Files with the answers for each test image, and with the errors of each class."""
+"""Files with the answers for each test image, and with the errors of each class.
+
+Names that a spreadsheet would take for formulas have an apostrophe before them in the CSV files.
+"""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,6 +13,7 @@ import numpy as np
 from alexnet_jax.evaluation import confusion, error_rates
 from alexnet_jax.evaluation.trained_net import LabelledImages
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.text_table import spreadsheet_cell
 
 ANSWERS = 5  # written for each image
 
@@ -81,4 +85,4 @@ def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
         # File names may contain bytes that are not UTF-8.
         partial.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file,
     ):
-        csv.writer(file).writerows(rows)
+        csv.writer(file).writerows(map(spreadsheet_cell, row) for row in rows)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.data import sources, synthetic
+from alexnet_jax.data import synthetic
 from alexnet_jax.evaluation import ensemble, error_rates, prediction_files
-from alexnet_jax.evaluation.trained_net import LabelledImages, TrainedNet, read_labels
+from alexnet_jax.evaluation.trained_net import (
+    NEWEST,
+    Checkpoint,
+    LabelledImages,
+    TrainedNet,
+    open_splits,
+    read_labels,
+)
 from alexnet_jax.runtime import atomic_files, compilation_cache, cpu_devices
+from alexnet_jax.runtime.paths import check_writable
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.workdir import Workdir, describe_start
@@ -60,7 +67,11 @@ def default_folder(workdirs: Sequence[Path]) -> Path:
 
 
 def evaluate_runs(
-    workdirs: Sequence[Path], changes: Mapping[str, Any], out: Path, tune: bool
+    workdirs: Sequence[Path],
+    changes: Mapping[str, Any],
+    out: Path,
+    tune: bool,
+    checkpoint: Checkpoint = NEWEST,
 ) -> None:
     """Evaluates the nets of some runs, prints tables, and writes files.
 
@@ -69,6 +80,8 @@ def evaluate_runs(
       changes: changes of the settings `dataset`: other test images, or the place they moved to.
       out: the folder for the files; it is created.
       tune: whether to tune weights for the mean of the nets.
+      checkpoint: of each run: 'newest'; 'best', the one with the lowest test error; or its training
+        steps.
 
     Raises:
       UserError: a folder has no trained net, two nets have different test images, an image cannot
@@ -81,12 +94,13 @@ def evaluate_runs(
     images = _common_images(workdirs, configs)
     if len(images.labels) < 1 + tune:
         raise UserError(f'{configs[0].dataset.eval_split} has too few images: choose a --split')
-    _check_writable(out)
-    nets, environment = _compute_outputs(workdirs, configs)
+    check_writable(out, '--out')
+    out.mkdir(parents=True, exist_ok=True)
+    nets, environment = _compute_outputs(workdirs, configs, checkpoint)
     results = compute_results(nets, images.labels)
     if configs[0].dataset.name == 'synthetic':
         print(synthetic.NOTICE)
-    print(f'\n{table(results)}')
+    print(f'\n{table(results, configs[0].dataset.classes)}')
     summary, arrays = _summary(configs[0], nets, results), {}
     if tune:
         summary['tuned'], arrays = _tune(nets, images.labels)
@@ -100,13 +114,13 @@ def evaluate_runs(
 
 
 def _compute_outputs(
-    workdirs: Sequence[Path], configs: Sequence[Config]
+    workdirs: Sequence[Path], configs: Sequence[Config], checkpoint: Checkpoint
 ) -> tuple[list[NetOutputs], dict[str, Any]]:
     """Evaluates one net after the other; returns their outputs, and the time and the devices."""
     nets, environment = [], {}
     for number, (workdir, config) in enumerate(zip(workdirs, configs, strict=True), 1):
         print(f'evaluating {workdir} ({number} of {len(workdirs)})', flush=True)
-        net = TrainedNet(workdir, config=config)
+        net = TrainedNet(workdir, config=config, checkpoint=checkpoint)
         nets.append(NetOutputs(str(workdir), net.step, config.views, *net.log_probabilities()))
         environment = describe_start(net.mesh)
     return nets, environment
@@ -137,13 +151,18 @@ def _results(
     ]
 
 
-def table(results: Sequence[Result]) -> str:
-    """Formats results as a text table, errors and their intervals in percent."""
+def table(results: Sequence[Result], classes: int) -> str:
+    """Formats results as a text table, errors and their intervals in percent.
+
+    Top-5 errors are left out where there are not more than five classes: they are always 0.
+    """
     images = results[0].errors.images
-    header = (f'{images:,} images', 'step', 'top-1', '95 % interval', 'top-5', '95 % interval')
-    rows: list[Sequence[str]] = [header]
+    names = [f'top-{n}' for n in error_rates.TOP if n < classes]
+    header = [x for name in names for x in (name, '95 % interval')]
+    rows: list[Sequence[str]] = [(f'{images:,} images', 'step', *header)]
     for net, step, views, errors in results:
-        cells = [x for error in (errors.top1, errors.top5) for x in _percent(error, images)]
+        shown = (errors.top1, errors.top5)[: len(names)]
+        cells = [x for error in shown for x in _percent(error, images)]
         rows.append((f'{net}, {views}', '' if step is None else str(step), *cells))
     return align_columns(rows)
 
@@ -178,7 +197,7 @@ def _tune(
         )
     ]
     rows = [(net.name, f'{weight:.3f}') for net, weight in zip(nets, weights, strict=True)]
-    print(f'{align_columns(rows)}\n\n{table(results)}')
+    print(f'{align_columns(rows)}\n\n{table(results, nets[0].views_NK.shape[1])}')
     is_tuning_N = np.isin(np.arange(len(labels_N)), tuning)
     summary = {'weights': weights, 'tuned_on': len(tuning), 'results': _plain(results)}
     return summary, {'weighted_probabilities': np.exp(weighted_NK), 'tuned_on': is_tuning_N}
@@ -249,7 +268,7 @@ def _common_images(workdirs: Sequence[Path], configs: Sequence[Config]) -> Label
         if config.dataset in by_settings:
             continue
         try:
-            splits = sources.open_splits(config.dataset, config.loader.skip_bad)
+            splits = open_splits(config)
         except UserError as error:
             raise UserError(
                 f'{workdir}: {error}; if the images have moved: --data_dir, --folder'
@@ -284,15 +303,3 @@ def _different_images(one: Path, other: Path, what: str) -> UserError:
         f'{one} and {other} are not evaluated on the same images ({what}): the nets of an ensemble '
         'need the same test images; --split and --folder choose the images for all'
     )
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError as error:
-        raise UserError(f'cannot write to {folder}: {error.strerror}; choose another --out') from (
-            error
-        )
-    if not writable:
-        raise UserError(f'cannot write to {folder}: choose another --out')

@@ -4,6 +4,7 @@ For programs that evaluate or show a run without resuming it.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,26 +14,37 @@ import numpy as np
 
 from alexnet_jax.config import schema
 from alexnet_jax.data import images, loader, sources
-from alexnet_jax.model import inference, towers
+from alexnet_jax.model import inference, memory, towers
 from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.model.net import Net
 from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.state import place_constants, state_shapes
 from alexnet_jax.training.workdir import Workdir
 
 MANY_IMAGES = 10_000  # from this number on, progress is shown
+NEWEST, BEST = 'newest', 'best'  # checkpoints of a run
 ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
 
 
-def load(workdir: Path | str, *, mesh: jax.sharding.Mesh | None = None) -> Net:
-    """Loads the newest checkpoint of a run; its data set is not needed.
+Checkpoint = str | int  # NEWEST, BEST, or a number of training steps
+
+
+def load(
+    workdir: Path | str,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    checkpoint: Checkpoint = NEWEST,
+) -> Net:
+    """Loads a checkpoint of a run, by default the newest; its data set is not needed.
 
     Args:
       workdir: the folder of the run.
       mesh: the devices to place the parameters on; None chooses them from this machine's, whatever
         the net was trained on.
+      checkpoint: 'newest'; 'best', the one with the lowest test error; or its training steps.
 
     Returns:
       The net; `net(images)` computes logits.
@@ -40,10 +52,10 @@ def load(workdir: Path | str, *, mesh: jax.sharding.Mesh | None = None) -> Net:
     Raises:
       UserError: the folder holds no run, a run of another version, or no checkpoint.
     """
-    folder = Workdir(Path(workdir).expanduser())
+    folder = Workdir(check_path(str(workdir), 'workdir'))
     config = folder.read_config()
     mesh = mesh or _mesh_of_this_machine(config)
-    _, params = _restore(folder, config, mesh)
+    _, params = _restore(folder, config, mesh, checkpoint)
     return Net(config, mesh=mesh, params=params)
 
 
@@ -52,14 +64,47 @@ def _mesh_of_this_machine(config: schema.Config) -> jax.sharding.Mesh:
     return towers.choose_mesh(dataclasses.replace(config, mesh=ANY_MESH))
 
 
-def _restore(workdir: Workdir, config: schema.Config, mesh: jax.sharding.Mesh) -> tuple[int, Any]:
-    """Restores the newest checkpoint: the training steps done, and the parameters on the mesh."""
+def _restore(
+    workdir: Workdir,
+    config: schema.Config,
+    mesh: jax.sharding.Mesh,
+    checkpoint: Checkpoint = NEWEST,
+) -> tuple[int, Any]:
+    """Restores a checkpoint: the training steps done, and the parameters on the mesh."""
+    memory.check(config, mesh, is_training=False)
     with workdir.open_checkpoints() as checkpoints:
-        restored = checkpoints.restore(state_shapes(config, mesh))
+        shapes = state_shapes(config, mesh)
+        if checkpoint == NEWEST:
+            restored = checkpoints.restore(shapes)
+        else:
+            step = checkpoints.best if checkpoint == BEST else checkpoint
+            if step is None:
+                raise UserError(f'{workdir.path} has no best checkpoint: use --checkpoint=newest')
+            restored = checkpoints.restore(shapes, step=step)
     if restored is None:
         raise UserError(f'{workdir.path} has no checkpoint yet: train it first, or wait')
     state, position = restored
     return position.step, state.params
+
+
+def open_splits(config: schema.Config) -> sources.Splits:
+    """Opens the data set of a run that exists.
+
+    Nothing is prepared in a folder that the run or the user names and that lacks the data set: it
+    is the wrong folder.
+
+    Raises:
+      UserError: the data set is not there, or cannot be used.
+    """
+    dataset = config.dataset
+    if dataset.data_dir and not dataset.folder and dataset.name != 'synthetic':
+        folder, name = sources.data_dir(dataset.data_dir), re.split('[:/]', dataset.name)[0]
+        if not (folder / name).is_dir():
+            raise UserError(
+                f'there is no data set {name} in {folder}: choose the folder that has it '
+                '(--data_dir=DIR)'
+            )
+    return sources.open_splits(dataset, config.loader.skip_bad)
 
 
 class LabelledImages(NamedTuple):
@@ -97,13 +142,14 @@ def read_labels(source: sources.Source) -> LabelledImages:
 
 
 class TrainedNet:
-    """The newest checkpoint of a run on this machine's devices, with the run's test images.
+    """A checkpoint of a run on this machine's devices, with the run's test images.
 
     Args:
       workdir: the folder of the run.
       mesh: the devices to use; None chooses them from this machine's, whatever the net was trained
         on.
       config: settings in place of those in the folder, for images that have moved.
+      checkpoint: 'newest'; 'best', the one with the lowest test error; or its training steps.
 
     Attributes:
       workdir: the folder of the run.
@@ -122,13 +168,14 @@ class TrainedNet:
         workdir: Path,
         mesh: jax.sharding.Mesh | None = None,
         config: schema.Config | None = None,
+        checkpoint: Checkpoint = NEWEST,
     ) -> None:
         folder = Workdir(workdir)
         self.workdir, self.config = workdir, config or folder.read_config()
         layer_table(self.config)  # raises a UserError for sizes that do not fit together
         self.mesh = mesh or _mesh_of_this_machine(self.config)
-        self.step, self.params = _restore(folder, self.config, self.mesh)
-        splits = sources.open_splits(self.config.dataset, self.config.loader.skip_bad)
+        self.step, self.params = _restore(folder, self.config, self.mesh, checkpoint)
+        splits = open_splits(self.config)
         self.source = splits.eval
         unreadable = loader.UnreadableImages(splits.train, self.config.loader.skip_bad)
         self._mean_HWC = place_constants(self.config, self.mesh, splits, unreadable).mean_HWC

@@ -3,6 +3,8 @@
 import html
 from typing import Any
 
+from alexnet_jax.runtime.text_table import printable
+
 VOID = ('img', 'link', 'meta')  # HTML elements without an end tag
 
 
@@ -11,8 +13,11 @@ class Html(str):
 
 
 def escaped(content: object) -> Html:
-    """Escapes text for use in a page, also within an attribute; markup is returned as it is."""
-    return content if isinstance(content, Html) else Html(html.escape(str(content)))
+    r"""Escapes text for use in a page, also within an attribute; markup is returned as it is.
+
+    Control characters are shown as escapes, such as \x1b.
+    """
+    return content if isinstance(content, Html) else Html(html.escape(printable(str(content))))
 
 
 def tag(name: str, /, *children: object, **attributes: Any) -> Html:

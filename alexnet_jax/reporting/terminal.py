@@ -1,6 +1,7 @@
 """Tables for the terminal, printed before and after a run."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def summary(
         align_columns(rows),
         f'{speed}{parameter_count(config):,} parameters',
         f'workdir      {workdir}',
-        f'curves       tensorboard --logdir={workdir}',
+        f'curves       tensorboard --logdir={shlex.quote(str(workdir))}',
     ]
     if config.dataset.name == 'synthetic':
         lines.insert(0, synthetic.NOTICE)

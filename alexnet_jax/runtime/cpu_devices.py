@@ -23,6 +23,7 @@ COLLECTIVE_TIMEOUTS = {
     'xla_cpu_collective_call_terminate_timeout_seconds': 1200,
 }
 
+MOST_DEVICES = 256  # created; each has its threads, and thousands take half a minute to start
 
 # The options of mallopt in <malloc.h>: their numbers, and the values that they are set to.
 MALLOC_OPTIONS = {
@@ -69,7 +70,8 @@ def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
     if 'JAX_NUM_CPU_DEVICES' not in os.environ and 'host_platform_device_count' not in flags:
         # JAX that has started, as in a notebook, keeps the devices that it has.
         with contextlib.suppress(RuntimeError):
-            jax.config.update('jax_num_cpu_devices', max(2, (tower or 2) * (data or 1)))
+            number = max(2, (tower or 2) * (data or 1))
+            jax.config.update('jax_num_cpu_devices', min(number, MOST_DEVICES))
     if 'MALLOC_ARENA_MAX' not in os.environ:
         _keep_freed_memory()
 

@@ -1,6 +1,9 @@
-"""Text tables for the terminal."""
+"""Text tables for the terminal, and text from outside within them and in other files."""
 
 from collections.abc import Sequence
+from typing import Any
+
+_FORMULA = ('=', '+', '-', '@', '\t', '\r', '\n')  # how a formula begins, in some spreadsheet
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> str:
@@ -16,3 +19,39 @@ def align_columns(rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def spreadsheet_cell(cell: Any) -> Any:
+    """Returns a cell of a CSV file that a spreadsheet shows and does not execute as a formula.
+
+    Text that begins with = + - @, a tab or a line break, and is not a number, gets an apostrophe
+    before it; everything else is returned as it is. A program that reads the file with `csv`
+    gets such a name with its apostrophe.
+    """
+    return f"'{cell}" if isinstance(cell, str) and _is_like_a_formula(cell) else cell
+
+
+def _is_like_a_formula(text: str) -> bool:
+    if not text.startswith(_FORMULA):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
+
+
+def printable(text: str) -> str:
+    r"""Escapes control characters, lone bytes and marks that change the direction of text.
+
+    A terminal or a browser would obey them, or could not show them: ESC becomes \x1b. Line breaks
+    and tabs are kept.
+    """
+    if text.isprintable():
+        return text
+    return ''.join(x if x.isprintable() or x in '\n\t' else _escape(x) for x in text)
+
+
+def _escape(character: str) -> str:
+    # Blanks of other widths are not "printable" for Python.
+    return character if character.isspace() and ord(character) >= 0xA0 else ascii(character)[1:-1]

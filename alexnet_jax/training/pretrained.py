@@ -5,10 +5,41 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.config.schema import Pretrained
+from alexnet_jax.config.schema import Config, Pretrained
 from alexnet_jax.model.parameters import shapes_by_name
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.workdir import Workdir
+
+
+def check_workdir(config: Config, workdir: Path) -> None:
+    """Checks, before any data are prepared, that the other run is there and has the layers.
+
+    A run that is resumed no longer needs the other one.
+
+    Args:
+      config: the settings of this run.
+      workdir: the folder of this run; it need not exist.
+
+    Raises:
+      UserError: `pretrained.workdir` is not a run or has no checkpoint, or one of the nets lacks a
+        layer of `pretrained.layers`.
+    """
+    settings = config.pretrained
+    if not settings.workdir or any((workdir / 'checkpoints').glob('[0-9]*')):
+        return
+    run = Workdir(Path(settings.workdir).expanduser())
+    try:
+        other = run.read_config()
+        run.newest_step()
+    except UserError as error:
+        raise UserError(f'pretrained.workdir={settings.workdir}: {error}') from error
+    for net, layers in (
+        ('this net', config.model.layers()),
+        (settings.workdir, other.model.layers()),
+    ):
+        for name in settings.layers:
+            if name not in layers:
+                raise UserError(f'pretrained.layers names {name}, and {net} has no such layer')
 
 
 def load_layers(params: dict[str, Any], settings: Pretrained) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_every_config_resolves():
             "pretrained.layers has 'conv9', which is none of conv1, conv2",
         ),
         ({'model__towers': 65}, 'model.towers=65 must be at least 1 and at most 64'),
-        ({'model__width': 1e9}, 'model.width=1000000000.0 must be above 0 and at most 64'),
+        ({'model__width': 1e9}, 'model.width=1000000000.0 must be at least 0.001 and at most 64'),
         ({'model__conv2__maps': 10**9}, 'must be at least 0 and at most 65,536'),
         ({'model__fc6__units': 10**9}, 'must be at least 0 and at most 1,048,576'),
         ({'optimizer__batch_size': 10**9}, 'must be at least 1 and at most 65,536'),

@@ -31,7 +31,7 @@ def test_the_table_has_each_net_and_their_mean():
         ('mean of 2 nets', None, 'all views'),
     ]
     assert [x.errors.top1 for x in results] == [0, 1, 0.5, 0.5, 0, 1]
-    lines = run_evaluation.table(results).splitlines()
+    lines = run_evaluation.table(results, classes=6).splitlines()
     assert lines[0].startswith('2 images')
     assert re.search(r'step +top-1 +95 % interval +top-5 +95 % interval$', lines[0])
     assert lines[1].split()[:5] == ['a,', 'centre', 'crop', '7', '0.00%']

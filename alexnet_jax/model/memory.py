@@ -1,0 +1,125 @@
+"""The least memory that a net needs, by arithmetic, compared with the memory that there is.
+
+A net that cannot fit is refused in one line before anything is prepared or compiled. Only what is
+certain to be in memory at the same time counts, so that nothing is refused that could run.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from alexnet_jax.config import schema
+from alexnet_jax.model import towers
+from alexnet_jax.model.layer_table import CHANNELS, layer_table
+from alexnet_jax.runtime.user_errors import UserError
+
+_FLOAT32_BYTES = 4
+_ACTIVATION_BYTES = {'float32': 4, 'bfloat16': 2}
+TRAINING_COPIES = 3  # of the parameters: themselves, their gradient and their velocity
+
+
+class Need(NamedTuple):
+    """The least number of bytes that a net needs on all devices together.
+
+    Attributes:
+      parameters: one copy of the parameters on one replica of the net.
+      images: the largest batch of images, uint8.
+      activations: the outputs of the largest layer for that batch.
+    """
+
+    parameters: int
+    images: int
+    activations: int
+
+
+def least_need(config: schema.Config, batch_size: int) -> Need:
+    """Computes what a net needs for batches of this size."""
+    rows = layer_table(config)
+    values = max(row.size**2 * row.maps for row in rows[:-1]) * config.model.towers
+    return Need(
+        _FLOAT32_BYTES * sum(row.parameters for row in rows),
+        batch_size * config.dataset.image_size**2 * CHANNELS,
+        batch_size * values * _ACTIVATION_BYTES[config.model.dtype],
+    )
+
+
+def check(config: schema.Config, mesh: jax.sharding.Mesh, *, is_training: bool = True) -> None:
+    """Checks that a net can fit into the memory of its devices, and its images into the host's.
+
+    Args:
+      config: the settings.
+      mesh: the devices of the net.
+      is_training: whether it is trained, or only evaluated.
+
+    Raises:
+      UserError: it cannot fit.
+    """
+    size = config.evaluation.batch_size
+    if is_training:
+        size = max(size, config.optimizer.batch_size)
+    need, copies = least_need(config, size), TRAINING_COPIES if is_training else 1
+    host, device = host_bytes(), device_bytes(mesh)
+    if device is None:  # the devices are parts of the host
+        replicas = mesh.shape[towers.DATA]
+        _compare(config, size, need, copies * replicas, host, 'this machine has')
+        return
+    _compare(config, size, need._replace(activations=0), 0, host, 'this machine has')
+    one = Need(
+        need.parameters // mesh.shape[towers.TOWER],
+        need.images // mesh.shape[towers.DATA],
+        need.activations // mesh.size,
+    )
+    _compare(config, size, one, copies, device, 'each device has')
+
+
+def host_bytes() -> float:
+    """Returns the bytes of the host's memory, swap included; infinity where it is unknown.
+
+    The limit of a control group, as of a container or a job, counts where it is lower.
+    """
+    total = math.inf
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+        sizes = {name: int(rest.split()[0]) for name, _, rest in (x.partition(':') for x in lines)}
+        total = 1024 * (sizes['MemTotal'] + sizes.get('SwapTotal', 0))
+    except (OSError, ValueError, KeyError):
+        if 'SC_PHYS_PAGES' in os.sysconf_names:
+            total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return min(total, _group_limit())
+
+
+def _group_limit() -> float:
+    folder = Path('/sys/fs/cgroup')
+    try:
+        limits = [(folder / f'memory.{name}max').read_text().strip() for name in ('', 'swap.')]
+        return sum(math.inf if limit == 'max' else int(limit) for limit in limits)
+    except (OSError, ValueError):
+        return math.inf
+
+
+def device_bytes(mesh: jax.sharding.Mesh) -> int | None:
+    """Returns the bytes that a device of the mesh has for JAX; None for CPUs, or if unknown."""
+    device = mesh.devices.flat[0]
+    statistics = None if device.platform == 'cpu' else device.memory_stats()
+    return (statistics or {}).get('bytes_limit')
+
+
+def _compare(
+    config: schema.Config, batch_size: int, need: Need, copies: int, limit: float, where: str
+) -> None:
+    total = copies * need.parameters + need.images + need.activations
+    if total > limit:
+        raise UserError(
+            f'out of memory: this net needs {_size(total)} at least and {where} {_size(limit)} '
+            f'({_size(copies * need.parameters)} for parameters at model.width='
+            f'{config.model.width:g}, {_size(need.images + need.activations)} for a batch of '
+            f'{batch_size}): lower optimizer.batch_size, '
+            'evaluation.batch_size, dataset.image_size or model.width'
+        )
+
+
+def _size(number: float) -> str:
+    return f'{number / 1e9:,.1f} GB'
