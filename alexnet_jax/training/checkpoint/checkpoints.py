@@ -287,7 +287,7 @@ class Checkpoints:
         return True
 
     def _delete_surplus(self, saved: int) -> None:
-        """Deletes all but the newest checkpoints, the best one, and the one just saved."""
+        """Removes all but the newest checkpoints, the best one, and the one just saved."""
         steps = sorted(self._steps())
         kept = {*steps[-(self._keep or 1) :], self.best, saved}
         for step in steps:
@@ -312,7 +312,7 @@ class Checkpoints:
         print(f'alexnet_jax: {text}', file=sys.stderr, flush=True)
 
     def _remove_leftovers(self) -> None:
-        """Deletes what a process was deleting when it was killed."""
+        """Removes what a process was deleting when it was killed."""
         for folder in folders.named(self._folder, _DELETED):
             shutil.rmtree(folder)
 
