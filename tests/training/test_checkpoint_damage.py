@@ -24,6 +24,7 @@ from alexnet_jax.training.checkpoint import Checkpoints, Position, reading
 from alexnet_jax.training.optimizer import Progress
 from small_states import (
     SHAPES,
+    as_before_digests,
     assert_is,
     assert_no_thread_is_left,
     contents,
@@ -402,15 +403,6 @@ def test_no_thread_is_left(folder):
     assert_no_thread_is_left(before)
 
 
-def as_before_digests(step_folder):
-    """Makes a checkpoint as versions before digests wrote it."""
-    shutil.rmtree(step_folder / 'digests', ignore_errors=True)
-    file = step_folder / '_CHECKPOINT_METADATA'
-    values = json.loads(file.read_text())
-    values['item_handlers'].pop('digests', None)
-    file.write_text(json.dumps(values))
-
-
 def test_a_checkpoint_without_digests_is_restored_and_told(folder, capfd):
     as_before_digests(folder / '6')
     line = 'alexnet_jax: checkpoint 6 is of an earlier version without digests: it was not verified'
@@ -470,6 +462,23 @@ def test_a_reader_follows_a_run_that_removes_a_checkpoint_while_it_is_read(folde
 
     monkeypatch.setattr(reading, 'read_arrays', read_after_removal)
     assert_is(restore(folder, keep=None), 10)
+
+
+def test_a_reader_may_see_a_position_that_is_replaced(folder, monkeypatch, capfd):
+    """The digests are read before the position is replaced, and the position after it."""
+    read_json = reading.read_json
+
+    def read_after_replacement(step_folder, item):
+        if item == reading.POSITION:
+            monkeypatch.undo()
+            save(folder, 6, evaluated=6)
+        return read_json(step_folder, item)
+
+    monkeypatch.setattr(reading, 'read_json', read_after_replacement)
+    restored = restore(folder, keep=None)
+    assert_is(restored, 6)
+    assert restored[1].evaluated == 6
+    assert capfd.readouterr().err == ''
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from alexnet_jax.training import checkpoint
 from alexnet_jax.training.checkpoint import Checkpoints, Position
 from small_states import (
     SHAPES,
+    as_before_digests,
     assert_is,
     assert_no_thread_is_left,
     contents,
@@ -39,22 +40,31 @@ def spoil(step_folder):
     file.write_bytes(bytes(file.stat().st_size))
 
 
-@pytest.mark.parametrize(
-    'read_back', [Checkpoints.wait, lambda checkpoints: checkpoints.save(state_at(6), Position(6))]
-)
-def test_what_cannot_be_read_back_is_not_called_saved(tmp_path, read_back):
+def save_and_spoil(checkpoints, folder, step):
+    checkpoints.save(state_at(step), Position(step=step))
+    checkpoints._manager.wait_until_finished()
+    spoil(folder / str(step))
+
+
+def test_what_cannot_be_read_back_is_not_called_saved(tmp_path):
+    save(tmp_path, 2)
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        checkpoints.save(state_at(2), Position(step=2))
-        checkpoints.wait()
-        checkpoints.save(state_at(4), Position(step=4))
-        checkpoints._manager.wait_until_finished()
-        spoil(tmp_path / '4')
+        save_and_spoil(checkpoints, tmp_path, 4)
         message = rf'^checkpoint 4 in {tmp_path} cannot be read back as it was saved: params\.conv1'
         with pytest.raises(UserError, match=message) as error:
-            read_back(checkpoints)
+            checkpoints.wait()
         assert len(str(error.value)) < 300
     assert steps(tmp_path) == [2, 4]  # the one before it was not deleted
     assert_is(restore(tmp_path), 2)
+
+
+def test_the_state_after_one_that_cannot_be_read_back_is_not_lost(tmp_path):
+    save(tmp_path, 2)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        save_and_spoil(checkpoints, tmp_path, 4)
+        with pytest.raises(UserError, match=r'checkpoint 4 in .* cannot be read back'):
+            checkpoints.save(state_at(6), Position(step=6))
+    assert_is(restore(tmp_path), 6)
 
 
 def test_a_position_that_cannot_be_read_back_is_noticed(tmp_path):
@@ -181,6 +191,19 @@ def test_a_kill_while_a_position_is_replaced_leaves_a_whole_checkpoint(
     assert restored[1].evaluated == (6 if writes == 2 else 3)
     save_evaluated(tmp_path, 6, None)
     assert restore(tmp_path)[1].evaluated == 6
+
+
+def test_digests_are_added_to_a_checkpoint_of_an_earlier_version(tmp_path, capfd):
+    """As when a run that has ended is started again: it saves the step that it has restored."""
+    save_evaluated(tmp_path, 3, None)
+    as_before_digests(tmp_path / '6')
+    arrays = contents(tmp_path / '6' / 'state')
+    save_evaluated(tmp_path, 3, 0.5)
+    assert contents(tmp_path / '6' / 'state') == arrays
+    assert_is(restore(tmp_path), 6)
+    assert capfd.readouterr().err == ''
+    with Checkpoints(tmp_path, keep=None) as checkpoints:
+        assert checkpoints.best_error == 0.5
 
 
 @pytest.mark.parametrize('damaged', [True, False])

@@ -15,7 +15,7 @@ from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.glob_patterns import refuse_glob_pattern
 from alexnet_jax.runtime.user_errors import UserError, first_line
 from alexnet_jax.training.checkpoint import folders, reading, restoring
-from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion
+from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion, of_json
 from alexnet_jax.training.checkpoint.manager import close_manager, no_warnings, open_manager
 from alexnet_jax.training.checkpoint.position import Position
 from alexnet_jax.training.checkpoint.reading import Vanished
@@ -117,26 +117,17 @@ class Checkpoints:
         if self._keep is None:
             raise ValueError(f'{self._folder} is open for reading only')
         position.check()
-        if (step := int(state.step)) != position.step:
-            raise ValueError(f'the state is at step {step}, its position at {position.step}')
-        self.wait()
-        values = dataclasses.asdict(position)
-        # With several processes, process 0 alone needs the digests: it writes them and verifies.
-        digests = Digests.of(state._asdict(), values, error)
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state._asdict())
-        if step in self._steps():
-            if self._replace_position(step, target, digests, values):
-                return
-            self._delete(step)  # it is of another course of this run, or damaged
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(state._asdict()),
-            position=ocp.args.JsonSave(values),
-            digests=ocp.args.JsonSave(digests.as_json()),
-        )
-        with self._explain_write_errors():
-            self._manager.save(step, args=arguments, force=True)
-        self._unverified = _Unverified(step, target, digests)
-        self._errors[step] = digests.error
+        if int(state.step) != position.step:
+            raise ValueError(f'the state is at step {state.step}, its position at {position.step}')
+        earlier = None
+        try:
+            self.wait()
+        except UserError as error_of_earlier:
+            earlier = error_of_earlier  # this state is not lost with the one before it
+        self._write(state, position, error)
+        if earlier:
+            self.wait()
+            raise earlier
 
     def restore(self, shapes: Any, step: int | None = None) -> tuple[Any, Position] | None:
         """Restores a state and its position, which are those that were saved, bit by bit.
@@ -186,7 +177,7 @@ class Checkpoints:
             reason = 'it is gone' if isinstance(error, Vanished) else error
             raise UserError(
                 f'checkpoint {saved.step} in {self._folder} cannot be read back as it was saved: '
-                f'{reason}; the same command resumes from the one before it'
+                f'{reason}; the same command resumes from the newest one that is whole'
             ) from error
         self._delete_surplus(saved.step)
 
@@ -253,6 +244,25 @@ class Checkpoints:
     def _other_version(self, step: int, error: OtherVersion) -> UserError:
         return UserError(f'checkpoint {step} in {self._folder} is of another version: {error}')
 
+    def _write(self, state: Any, position: Position, error: float | None) -> None:
+        step, values = position.step, dataclasses.asdict(position)
+        # With several processes, process 0 alone needs the digests: it writes them and verifies.
+        digests = Digests.of(state._asdict(), values, error)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state._asdict())
+        if step in self._steps():
+            if self._replace_position(step, target, digests, values):
+                return
+            self._delete(step)  # it is of another course of this run, or damaged
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state._asdict()),
+            position=ocp.args.JsonSave(values),
+            digests=ocp.args.JsonSave(digests.as_json()),
+        )
+        with self._explain_write_errors():
+            self._manager.save(step, args=arguments, force=True)
+        self._unverified = _Unverified(step, target, digests)
+        self._errors[step] = digests.error
+
     def _replace_position(
         self, step: int, target: Any, digests: Digests, values: dict[str, Any]
     ) -> bool:
@@ -265,29 +275,35 @@ class Checkpoints:
         """
         folder = self._folder / str(step)
         try:
+            stored = reading.read_json(folder, reading.POSITION)
             before = reading.read_digests(folder)
-            if before is None or before.arrays != digests.arrays:
+            # An earlier version wrote no digests: they are added.
+            allowed = before or dataclasses.replace(digests, positions=(of_json(stored),))
+            if allowed.arrays != digests.arrays or not allowed.allow_position(stored):
                 return False
-            before.check_position(reading.read_json(folder, reading.POSITION))
-            before.check_arrays(reading.read_arrays(folder, target))
+            digests.check_arrays(reading.read_arrays(folder, target))
         except (Damage, OtherVersion):
             return False
         except Vanished as error:
             raise UserError(f'{folder} was removed while this run was using it') from error
-        error = before.error if digests.error is None else digests.error
-        if (digests.positions, error) == (before.positions, before.error):
-            return True
+        error = allowed.error if digests.error is None else digests.error
         after = dataclasses.replace(digests, error=error)
-        both = dataclasses.replace(after, positions=before.positions + digests.positions)
+        if after == before:
+            return True
+        both = dataclasses.replace(after, positions=allowed.positions + digests.positions)
+        digests_file, position_file = (
+            folder / item / reading.JSON_FILE for item in (reading.DIGESTS, reading.POSITION)
+        )
         with self._explain_write_errors():
-            atomic_files.replace_json(folder / reading.DIGESTS / reading.JSON_FILE, both.as_json())
-            atomic_files.replace_json(folder / reading.POSITION / reading.JSON_FILE, values)
-            atomic_files.replace_json(folder / reading.DIGESTS / reading.JSON_FILE, after.as_json())
+            digests_file.parent.mkdir(exist_ok=True)
+            atomic_files.replace_json(digests_file, both.as_json())
+            atomic_files.replace_json(position_file, values)
+            atomic_files.replace_json(digests_file, after.as_json())
         self._unverified, self._errors[step] = _Unverified(step, target, after), error
         return True
 
     def _delete_surplus(self, saved: int) -> None:
-        """Deletes all but the newest checkpoints, the best one, and the one just saved."""
+        """Removes all but the newest checkpoints, the best one, and the one just saved."""
         steps = sorted(self._steps())
         kept = {*steps[-(self._keep or 1) :], self.best, saved}
         for step in steps:
@@ -312,7 +328,7 @@ class Checkpoints:
         print(f'alexnet_jax: {text}', file=sys.stderr, flush=True)
 
     def _remove_leftovers(self) -> None:
-        """Deletes what a process was deleting when it was killed."""
+        """Removes what a process was deleting when it was killed."""
         for folder in folders.named(self._folder, _DELETED):
             shutil.rmtree(folder)
 

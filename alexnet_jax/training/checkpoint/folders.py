@@ -8,7 +8,7 @@ from alexnet_jax.runtime import atomic_files
 
 
 def set_aside(step_folder: Path, suffix: str) -> Path:
-    """Renames the folder of a checkpoint, which has the name of its step.
+    """Gives the folder of a checkpoint, which has the name of its step, another name.
 
     Args:
       step_folder: the folder.

@@ -23,18 +23,18 @@ def open_manager(folder: Path, keep: int | None) -> ocp.CheckpointManager:
         reading.POSITION: ocp.JsonCheckpointHandler(filename=reading.JSON_FILE),
         reading.DIGESTS: ocp.JsonCheckpointHandler(filename=reading.JSON_FILE),
     }
-    if keep is None:
-        # It also leaves temporary folders alone: another process may be writing a checkpoint.
-        options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
-    else:
-        _silence_closed_loops()
-        options = ocp.CheckpointManagerOptions(
-            # All of them: this program deletes the old ones, once the new one is verified.
-            preservation_policy=ocp.checkpoint_managers.LatestN(None),
-            cleanup_tmp_directories=True,
-            lightweight_initialize=True,  # does not read what may be damaged
-        )
     with no_warnings():
+        if keep is None:
+            # It also leaves temporary folders alone: another process may be writing a checkpoint.
+            options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
+        else:
+            _silence_closed_loops()
+            options = ocp.CheckpointManagerOptions(
+                # All of them: this program deletes the old ones, once the new one is verified.
+                preservation_policy=ocp.checkpoint_managers.LatestN(None),
+                cleanup_tmp_directories=True,
+                lightweight_initialize=True,  # does not read what may be damaged
+            )
         return ocp.CheckpointManager(folder, item_handlers=handlers, options=options)
 
 
