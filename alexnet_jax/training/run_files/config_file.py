@@ -106,8 +106,8 @@ def read(file: Path) -> dict[str, Any]:
 def damaged(file: Path, reason: str) -> UserError:
     """Returns the error for a file that does not say what the settings of its run are."""
     return UserError(
-        f'{file} cannot be read, because it is damaged ({reason}): move it elsewhere; then the command that started the run '
-        'resumes it, and writes the file again'
+        f'{file} cannot be read, because it is damaged ({reason}): move it elsewhere; then the '
+        'command that started the run resumes it, and writes the file again'
     )
 
 
