@@ -10,7 +10,7 @@ import datetime
 import importlib.metadata
 import platform
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,12 +129,16 @@ class Workdir:
             raise config_file.damaged(self._config_file, str(error)) from error
 
     def difference(self, config: schema.Config) -> str:
-        """Names the recorded settings that differ from these and change the result of a run.
+        """Names the recorded settings that differ from these and change what is trained or tested.
+
+        A run may be resumed with other evaluations (see `claim`), but then its last result does not
+        stand for these settings.
 
         Returns:
           A few words with the recorded values and those of `config`; '' if all are equal.
         """
-        return _describe(_changes(self.read_record()['config'], config))
+        recorded = self.read_record()['config']
+        return _describe(_changes(recorded, config, _changes_a_result))
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Reads `metrics.jsonl`: for each line, the step and named finite numbers.
@@ -215,7 +219,7 @@ class Workdir:
         self.read_config()  # its settings are in range
         record = self.read_record()
         self._check_source(record.get('from'), source)
-        changes = _changes(record['config'], config)
+        changes = _changes(record['config'], config, _changes_training)
         if changes and not (extend and all(map(schema.may_extend, changes))):
             raise UserError(self._refusal(changes))
         return record, changes
@@ -302,15 +306,26 @@ def _with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return dict(source) | {'workdir': str(Path(source['workdir']).expanduser().resolve())}
 
 
-def _changes(recorded: Mapping[str, Any], config: schema.Config) -> dict[str, list[Any]]:
-    """Returns the recorded and the new value of each setting that differs and changes a result."""
+def _changes(
+    recorded: Mapping[str, Any], config: schema.Config, matters: Callable[[str], bool]
+) -> dict[str, list[Any]]:
+    """Returns the recorded and the new value of each setting that differs and matters."""
     old, new = schema.flatten(recorded), schema.flatten(config_file.plain(config))
     return {
         name: [old[name], new[name]]
         for name in sorted(new)
-        if old[name] != new[name] and not schema.may_change(name)
+        if old[name] != new[name] and matters(name)
         if config_file.has_effect(name, old) or config_file.has_effect(name, new)
     }
+
+
+def _changes_training(name: str) -> bool:
+    return not schema.may_change(name)
+
+
+def _changes_a_result(name: str) -> bool:
+    is_evaluation = name.startswith('evaluation.') and name != 'evaluation.batch_size'
+    return is_evaluation or _changes_training(name)
 
 
 def _describe(changes: Mapping[str, list[Any]]) -> str:

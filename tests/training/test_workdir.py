@@ -55,6 +55,16 @@ def test_the_config_is_read_back(tmp_path):
         assert workdir.difference(nets.small(seed=4)) == 'seed=3 (now 4)'
 
 
+def test_a_result_stands_only_for_the_evaluations_that_it_was_made_with(tmp_path):
+    """Although a run may be resumed with others."""
+    with claim(tmp_path) as workdir:
+        assert workdir.difference(nets.small(evaluation__batch_size=4, mesh__tower=1)) == ''
+        one_view = nets.small(evaluation__average_views=False)
+        assert workdir.difference(one_view) == 'evaluation.average_views=True (now False)'
+    with claim(tmp_path, evaluation__average_views=False):
+        pass
+
+
 def test_a_file_is_not_a_workdir(tmp_path):
     (tmp_path / 'file').write_text('')
     message = r'cannot write to .*; choose another --workdir'

@@ -91,7 +91,7 @@ def test_a_record_of_an_earlier_version_takes_the_present_data(tmp_path):
 
 
 def test_what_only_one_of_two_versions_says_about_the_data_is_not_compared(tmp_path):
-    claim(tmp_path, {'train': {'images': 1442}})
+    claim(tmp_path, {'train': {'images': 1442}, 'eval': {'images': 355}})
     claim(tmp_path, DATA)
     claim(tmp_path, other('train', digest='new'))
 

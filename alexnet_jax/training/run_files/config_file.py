@@ -152,10 +152,10 @@ def _problem(record: Any) -> str:
         return f'format {record["format"]!r}'
     if not starts or not all(map(_is_start, starts)):
         return 'it lacks the starts of a run'
-    types = {'data': dict, 'changes': list, 'from': dict}
-    for key, kind in types.items():
-        if not isinstance(record.get(key, kind()), kind):
-            return f"'{key}' is {record[key]!r}"
+    forms = {'data': _is_data, 'changes': _is_list, 'from': _is_source}
+    for key, has_form in forms.items():
+        if key in record and not has_form(record[key]):
+            return f"'{key}' is {str(record[key])[:60]}"
     flat = schema.flatten(config)
     for name in _ALWAYS:
         if name not in flat:
@@ -181,6 +181,26 @@ def _is_start(start: Any) -> bool:
                 datetime.datetime.fromisoformat(started)
             except ValueError:
                 return False
+            return True
+    return False
+
+
+def _is_data(data: Any) -> bool:
+    """Checks that a value has the form of the data's identity."""
+    match data:
+        case {'train': {'images': int()}, 'eval': {'images': int()}}:
+            return isinstance(data.get('folder', ''), str)
+    return False
+
+
+def _is_list(changes: Any) -> bool:
+    return isinstance(changes, list)
+
+
+def _is_source(source: Any) -> bool:
+    """Checks that a value names a state of another run."""
+    match source:
+        case {'workdir': str(), 'step': int() | None}:
             return True
     return False
 

@@ -76,6 +76,8 @@ def test_a_damaged_file_is_one_line(file, text):
         (lambda x: x.update(format=True), 'format True'),
         (lambda x: x.update(format=0), 'format 0'),
         (lambda x: x.update(data=[]), r"'data' is \[\]"),
+        (lambda x: x.update(data={'train': {'images': 'x'}}), r"'data' is {'train': "),
+        (lambda x: x.update({'from': {'workdir': 3}}), r"'from' is {'workdir': 3}"),
         (lambda x: x.update(changes={}), "'changes' is {}"),
         (lambda x: x['config'].pop('optimizer'), 'it lacks the setting optimizer.batch_size'),
         (lambda x: x['config'].update(model=3), 'it lacks the setting model.width'),
