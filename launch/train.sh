@@ -22,7 +22,15 @@ esac
 stop='' interrupted='' child='' told='' code=0
 forward() {
   stop=$1 interrupted=1
-  [ -z "$child" ] || { told=1; kill -s "$1" "$child" 2>/dev/null; }
+  [ -z "$child" ] || tell "$1"
+}
+tell() {
+  told=1
+  kill -s "$1" "$child" 2>/dev/null
+  # A signal that arrives before bash has replaced its new process by the command may be lost.
+  if [ $((SECONDS - started)) -le 1 ]; then
+    { sleep 0.5; kill -s TERM "$child"; } >/dev/null 2>&1 3>&- &
+  fi
 }
 for name in TERM INT HUP USR1; do
   trap "forward $name" "$name" # what was ignored at the start, as by nohup, stays ignored
@@ -35,9 +43,9 @@ run() {
   set -m # without job control, bash lets commands in the background ignore Ctrl-C
   "$@" </dev/null 3>&- &
   set +m
-  interrupted='' told='' child=$!
+  interrupted='' told='' started=$SECONDS child=$!
   if [ -n "$stop" ] && [ -z "$told" ]; then # it arrived before `child` was set
-    kill -s "$stop" "$child" 2>/dev/null
+    tell "$stop"
   fi
   wait "$child"
   code=$?

@@ -163,7 +163,7 @@ def test_signals_are_forwarded_and_the_run_is_not_retried(tmp_path, start, name)
 
 
 def test_a_second_ctrl_c_is_forwarded_too(tmp_path, start):
-    process = start(RUN, 'w')
+    process = start(f'trap "" TERM\n{RUN}', 'w')  # which follows a signal soon after the start
     wait_for_line(process, 'ready')
     process.send_signal(signal.SIGINT)
     wait_for_line(process, 'got SIGINT')
