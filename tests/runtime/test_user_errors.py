@@ -160,7 +160,7 @@ def run_in_python(source, *redirections, **variables):
     return subprocess.run(
         ['bash', '-c', command, sys.executable, source],
         cwd=nets.ROOT,
-        env=os.environ | variables,
+        env=os.environ | {'PYTHONUNBUFFERED': ''} | variables,
         text=True,
         capture_output=True,
         timeout=60,
@@ -183,6 +183,7 @@ LONG = 'for i in range(9999): {}(i)'
         ('print(1); show(2)', '>&-', 0),
         ('raise UserError("x")', '>&- 2>&-', 2),
         ('raise Stopped("SIGHUP")', '2>/dev/full', 75),
+        ('print(1); import time; time.sleep(0.2); raise Stopped("SIGHUP")', '| true', 75),
     ],
 )
 def test_output_that_cannot_be_printed_does_not_change_how_a_program_ends(
