@@ -1,12 +1,15 @@
 """Files that are complete or absent, whenever the process or the machine stops."""
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+LONGEST_NAME = 143  # bytes that every file system allows, those with encrypted names too
 
 
 @contextlib.contextmanager
@@ -15,21 +18,30 @@ def replace(path: Path) -> Iterator[Path]:
 
     Neither a kill nor a power cut leaves a partial file under that name. The temporary name
     contains the host and the process, so that two processes may write the same file: the last one
-    to finish wins.
+    to finish wins. After a kill the temporary file remains, hidden; nothing reads it.
 
     Args:
       path: the file to create or to replace; its folder exists.
 
     Yields:
-      The path to write to. If the block raises, that file is removed and `path` stays as it was.
+      The path to write to, with the suffix of `path`. If the block raises, that file is removed and
+      `path` stays as it was.
+
+    Raises:
+      OSError: the file cannot be written; the error names `path` and not the temporary file.
     """
-    partial = path.with_name(f'.{platform.node()}-{os.getpid()}-{path.name}')
+    partial = path.with_name(_temporary_name(path.name))
     try:
         yield partial
         sync(partial)
         partial.rename(path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, partial, str(partial)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it would hide what went wrong before
+            partial.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -52,3 +64,14 @@ def replace_json(path: Path, values: Any) -> None:
     with replace(path) as partial:
         partial.write_text(json.dumps(values))
     sync_folder(path.parent)
+
+
+def _temporary_name(name: str) -> str:
+    """Returns a hidden name of this process for a file, which ends as the name does."""
+    start = f'.{platform.node()[:32]}-{os.getpid()}-'
+    if len(os.fsencode(start + name)) <= LONGEST_NAME:
+        return start + name
+    start += f'{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}-'
+    while len(os.fsencode(start + name)) > LONGEST_NAME:
+        name = name[1:]
+    return start + name

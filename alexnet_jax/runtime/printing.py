@@ -25,6 +25,12 @@ def complain(text: str) -> None:
     _write(sys.stderr, f'{text}\n')
 
 
+def drop_unprintable() -> None:
+    """Removes from stdout and stderr what they hold and cannot print."""
+    for stream in (sys.stdout, sys.stderr):
+        _write(stream, '')
+
+
 def printable(text: str) -> str:
     r"""Escapes what a terminal would interpret or cannot show.
 

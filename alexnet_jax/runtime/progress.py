@@ -97,6 +97,7 @@ class _Bar:
         if self._bar is not None:
             with _dropped_if_terminal_is_gone():
                 self._bar.close()
+                sys.stderr.flush()  # tqdm drops errors, but the stream keeps the text
 
 
 @contextlib.contextmanager

@@ -121,8 +121,8 @@ class StopSignal:
         self.signal, token = signal.Signals(number).name, object()
         if self._acknowledged.setdefault(number, token) is token:
             _write_line(
-                f'stopping because of {self.signal}, and saving what is complete; '
-                'a second Ctrl-C ends the program at once, without saving'
+                f'stopping ({self.signal}) after saving; '
+                'a second Ctrl-C ends at once, without saving'
             )
 
 

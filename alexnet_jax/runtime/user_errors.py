@@ -96,6 +96,9 @@ def report_user_errors() -> Iterator[None]:
             raise
         _complain(line)
         sys.exit(2)
+    finally:
+        # Otherwise Python would try to print it when it ends, and end with exit code 120.
+        printing.drop_unprintable()
 
 
 def describe_error(error: BaseException) -> str | None:

@@ -1,10 +1,12 @@
 """The scripts of launch/."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -72,3 +74,224 @@ def test_a_mistake_is_not_retried(tmp_path, data_dir):
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert out.count('unknown setting sed') == 1
+
+
+# Stands for the program: notes its signals, and ends by the second Ctrl-C or by another signal.
+RUN = f"""exec {sys.executable} -IS -c '
+import signal, sys, time
+interrupts = []
+def note(number, _):
+    print("got", signal.Signals(number).name, flush=True)
+    if number == signal.SIGINT:
+        interrupts.append(number)
+    if number != signal.SIGINT or len(interrupts) > 1:
+        sys.exit(130 if number == signal.SIGINT else 75)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, note)
+print("ready", flush=True)
+while True:
+    time.sleep(60)
+'"""
+
+
+# Replaces itself by a command that ignores these signals alone, whatever the tests ignore.
+WITH_SIGNALS = """
+import os, signal, sys
+for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
+    how = signal.SIG_IGN if name in sys.argv[1].split(",") else signal.SIG_DFL
+    signal.signal(getattr(signal, name), how)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Returns a function that starts a script, with this program in place of Python."""
+    processes = []
+
+    def start_script(program, *arguments, script='train.sh', ignored=(), **variables):
+        fake = tmp_path / 'python'
+        fake.write_text(f'#!/bin/bash\necho $$ >>"{tmp_path}/starts"\n{program}\n')
+        fake.chmod(0o755)
+        (tmp_path / 'starts').write_text('')
+        process = subprocess.Popen(
+            [
+                *(sys.executable, '-ISc', WITH_SIGNALS, ','.join(ignored)),
+                *('bash', nets.ROOT / 'launch' / script, 'digits', *arguments),
+            ],
+            cwd=tmp_path,
+            env=os.environ | {'PYTHON': str(fake), 'PAUSE': '0', 'TRIES': '3'} | variables,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start_script
+    for process in processes:
+        process.kill()
+        process.wait()
+    for number in attempts(tmp_path):  # in a test that has failed
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
+def attempts(tmp_path):
+    """The processes that stood for Python."""
+    return [int(number) for number in (tmp_path / 'starts').read_text().split()]
+
+
+def wait_for_line(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f'ended without {text!r}')
+
+
+@pytest.mark.parametrize('name', ['TERM', 'HUP', 'USR1'])
+def test_signals_are_forwarded_and_the_run_is_not_retried(tmp_path, start, name):
+    process = start(RUN, 'w')
+    wait_for_line(process, 'ready')
+    process.send_signal(signal.Signals[f'SIG{name}'])
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (75, f'got SIG{name}\n')
+    assert len(attempts(tmp_path)) == 1
+    assert (tmp_path / 'w' / 'log.txt').read_text() == f'ready\ngot SIG{name}\n'
+
+
+def test_a_second_ctrl_c_is_forwarded_too(tmp_path, start):
+    process = start(f'trap "" TERM\n{RUN}', 'w')  # which follows a signal soon after the start
+    wait_for_line(process, 'ready')
+    process.send_signal(signal.SIGINT)
+    wait_for_line(process, 'got SIGINT')
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, 'got SIGINT\n')
+    assert len(attempts(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(('name', 'code'), [('TERM', 75), ('HUP', 75), ('USR1', 75), ('INT', 130)])
+def test_a_signal_while_python_starts_stops_the_script(tmp_path, start, name, code):
+    """The signal ends Python, which cannot save yet: this is no crash."""
+    process = start('echo ready; exec sleep 60', 'w')
+    wait_for_line(process, 'ready')
+    process.send_signal(signal.Signals[f'SIG{name}'])
+    process.communicate(timeout=30)
+    assert (process.returncode, len(attempts(tmp_path))) == (code, 1)
+
+
+def test_a_signal_between_two_attempts_stops_the_script(tmp_path, start):
+    process = start('exit 1', 'w', PAUSE='60')
+    wait_for_line(process, 'exit code 1, attempt 1 of 3')
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert (process.returncode, len(attempts(tmp_path))) == (75, 1)
+
+
+@pytest.mark.parametrize('name', ['TERM', 'INT'])
+def test_a_signal_at_any_moment_stops_the_script(tmp_path, start, name):
+    """Whatever bash is doing then, the program is started once more at most."""
+    for delay in (0.01, 0.02, 0.025, 0.03, 0.035, 0.04, 0.06):
+        process = start('exec sleep 60', 'w')
+        time.sleep(delay)
+        process.send_signal(signal.Signals[f'SIG{name}'])
+        process.communicate(timeout=30)
+        # Before bash has set its traps, the signal ends it.
+        assert process.returncode in (75, 130, -signal.Signals[f'SIG{name}'])
+        assert len(attempts(tmp_path)) <= 1
+
+
+@pytest.mark.parametrize('code', [0, 2, 75, 126, 127, 130])
+def test_what_cannot_succeed_is_not_retried(tmp_path, start, code):
+    process = start(f'exit {code}', 'w')
+    process.communicate(timeout=60)
+    assert (process.returncode, len(attempts(tmp_path))) == (code, 1)
+
+
+@pytest.mark.parametrize(('python', 'code'), [('/no/such/python', 127), ('/dev/null', 126)])
+def test_a_missing_python_is_not_retried(start, python, code):
+    process = start('', 'w', PYTHON=python)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert 'attempt' not in out
+
+
+@pytest.mark.parametrize('code', [1, 134, 137, 143])
+def test_a_crash_is_retried(tmp_path, start, code):
+    """A SIGTERM that the script was not told of is one, too."""
+    process = start(f'exit {code}', 'w')
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, len(attempts(tmp_path))) == (code, 3)
+    assert f'exit code {code}, attempt 2 of 3' in out
+
+
+def test_a_crash_that_follows_a_signal_is_not_retried(tmp_path, start):
+    process = start(RUN.replace('75', '1'), 'w')
+    wait_for_line(process, 'ready')
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert (process.returncode, len(attempts(tmp_path))) == (1, 1)
+
+
+def test_signals_that_nohup_ignores_stay_ignored(start):
+    process = start(RUN, 'w', ignored=('SIGHUP', 'SIGINT'))
+    wait_for_line(process, 'ready')
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (75, 'got SIGTERM\n')
+
+
+def test_names_with_blanks_and_patterns_reach_the_program(tmp_path, start):
+    process = start('printf "%s\\n" "$@"', 'a *[1]; $x', '--config.model.conv1.then=a b')
+    out, _ = process.communicate(timeout=60)
+    assert out.splitlines() == [
+        *('-m', 'alexnet_jax.main', '--config=digits', '--workdir=a *[1]; $x'),
+        '--config.model.conv1.then=a b',
+    ]
+    assert (tmp_path / 'a *[1]; $x' / 'log.txt').read_text() == out
+
+
+def test_the_log_is_complete_when_nobody_reads_the_output(tmp_path, start):
+    process = start('echo ready; sleep 0.3; for i in 1 2 3; do echo line $i; done', 'w')
+    wait_for_line(process, 'ready')
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    process.stdout = None
+    assert (tmp_path / 'w' / 'log.txt').read_text() == 'ready\nline 1\nline 2\nline 3\n'
+
+
+def test_no_folder_is_made_for_a_bucket(tmp_path, start):
+    process = start('exit 2', 'gs://bucket/run')
+    process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert not (tmp_path / 'gs:').exists()
+
+
+@pytest.mark.parametrize(
+    ('code', 'is_told', 'is_requeued'), [(75, False, True), (75, True, False), (2, False, False)]
+)
+def test_slurm_requeues_a_run_that_was_stopped_and_has_saved(
+    tmp_path, start, code, is_told, is_requeued
+):
+    """But not one that a user cancels, of which Slurm tells the script, too."""
+    tools = tmp_path / 'bin'
+    tools.mkdir()
+    (tools / 'srun').write_text('#!/bin/bash\necho srun "$@"\nshift\n"$@"\n')
+    (tools / 'scontrol').write_text('#!/bin/bash\necho scontrol "$@"\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    variables = {'PATH': f'{tools}:{os.environ["PATH"]}', 'SLURM_JOB_ID': '7'}
+    program = f'echo ready; sleep 0.3; exit {code}'
+    process = start(program, 'a b', '--config.seed=1', script='slurm.sbatch', **variables)
+    wait_for_line(process, 'ready')
+    if is_told:
+        process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert ('scontrol requeue 7' in out) == is_requeued

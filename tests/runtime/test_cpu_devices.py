@@ -1,0 +1,49 @@
+import jax
+import pytest
+
+import nets
+from alexnet_jax.model import towers
+from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.user_errors import UserError
+
+
+@pytest.mark.parametrize(
+    ('platforms', 'error', 'message'),
+    [
+        ('cuda', AssertionError(), 'JAX_PLATFORMS=cuda cannot be used: it is not installed; JAX_'),
+        (
+            'tpu',
+            RuntimeError(
+                "Unable to initialize backend 'tpu': no libtpu.so (set JAX_PLATFORMS='' to choose)"
+            ),
+            "JAX_PLATFORMS=tpu cannot be used: Unable to initialize backend 'tpu': no libtpu.so; ",
+        ),
+        (None, RuntimeError('no device.\nmore'), 'the devices of this machine: no device$'),
+    ],
+)
+def test_a_kind_of_device_that_is_not_there_is_a_mistake(monkeypatch, platforms, error, message):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, 'devices', devices)
+    before = jax.config.jax_platforms
+    jax.config.update('jax_platforms', platforms)
+    try:
+        with pytest.raises(UserError, match=message):
+            towers.choose_mesh(nets.small())
+    finally:
+        jax.config.update('jax_platforms', before)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('JAX_NUM_CPU_DEVICES', '0', 'JAX_NUM_CPU_DEVICES=0 must be a number from 1'),
+        ('JAX_NUM_CPU_DEVICES', '-3', 'JAX_NUM_CPU_DEVICES=-3 must be a number from 1'),
+        ('XLA_FLAGS', 'nonsense', 'XLA_FLAGS=nonsense is neither a list of --NAME=VALUE nor'),
+    ],
+)
+def test_variables_that_would_end_jax_are_mistakes(monkeypatch, name, value, message):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        cpu_devices.prepare_cpu_devices()
