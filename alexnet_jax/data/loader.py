@@ -227,6 +227,7 @@ def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
     if reading.workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads a flag of its own
+        child_processes.remove_shared_memory_silently()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(reading.workers, reading.prefetch),
             functools.partial(child_processes.start_reader, os.getpid()),

@@ -165,28 +165,37 @@ class _Shards:
         Raises:
           RuntimeError: it cannot be read.
         """
+        try:
+            return self._reader(shard).read([position])[0]
+        except RuntimeError as error:
+            self._close(shard)  # ArrayRecord repeats the error of a reader for ever
+            if system_errors.error_code(error) != errno.EMFILE:
+                raise
+        self._close_all()
+        return self._reader(shard).read([position])[0]
+
+    def _reader(self, shard: int) -> Any:
         with self._lock:
             reader = self._readers.get(shard)
             if reader is not None:
                 self._readers.move_to_end(shard)
-        if reader is None:
-            reader = self._open(self.paths[shard])
-            with self._lock:
-                self._readers[shard] = reader
-                while len(self._readers) > self._most:
-                    self._readers.popitem(last=False)
-        return reader.read([position])[0]
+                return reader
+        reader = _open_shard(self.paths[shard])  # an error comes with the first record
+        with self._lock:
+            self._readers[shard] = reader
+            while len(self._readers) > self._most:
+                self._readers.popitem(last=False)
+        return reader
 
-    def _open(self, path: str) -> Any:
-        try:
-            return _open_shard(path)
-        except RuntimeError as error:
-            if system_errors.error_code(error) != errno.EMFILE:
-                raise
-        with self._lock:  # the rest of the process has more files open than half of them
+    def _close(self, shard: int) -> None:
+        with self._lock:
+            self._readers.pop(shard, None)
+
+    def _close_all(self) -> None:
+        """Closes all, and keeps fewer open from now on: the process has many other files open."""
+        with self._lock:
             self._most = max(1, len(self._readers) // 2)
             self._readers.clear()
-        return _open_shard(path)
 
 
 def _open_shard(path: str) -> Any:

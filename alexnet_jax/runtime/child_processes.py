@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 # How many threads the libraries that a worker uses start for one operation. With as many workers
 # as cores, threads of theirs would only wait for each other: 2.9 instead of 108 images/s on two
@@ -48,6 +49,27 @@ def start_reader(parent: int, *_: int) -> None:
     os.environ['RAYON_NUM_THREADS'] = '1'
 
 
+def remove_shared_memory_silently() -> None:
+    """Starts the process in which Python removes the shared memory that killed workers leave.
+
+    Python would start it together with the first worker; started here, it does so without warnings,
+    which would follow the line that says why a worker was killed.
+    """
+    previous = os.environ.get('PYTHONWARNINGS')
+    os.environ['PYTHONWARNINGS'] = 'ignore'
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        _restore('PYTHONWARNINGS', previous)
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = value
+
+
 @contextlib.contextmanager
 def worker_environment() -> Iterator[None]:
     """Lets processes that are started in this block ignore Ctrl-C and compute in one thread each.
@@ -63,7 +85,4 @@ def worker_environment() -> Iterator[None]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in previous.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+            _restore(name, value)
