@@ -7,6 +7,7 @@ from absl.testing import flagsaver
 import nets
 from alexnet_jax.config import command_line, settings
 from alexnet_jax.config.ablations import ablate
+from alexnet_jax.config.durations import durations
 from alexnet_jax.config.loading import load_config
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime.user_errors import UserError
@@ -229,3 +230,22 @@ def test_a_parsed_config_can_be_ablated():
     config = resolve(ablate(command_line.raw(), ['lrn', 'dropout']))
     assert config.seed == 4
     assert config.model.fc6.dropout == 0
+
+
+@pytest.mark.parametrize('digits', ['\uff11\uff12', '\u0663', '\u00b2'])
+def test_digits_are_ascii(digits):
+    """Python takes those of other scripts, which look like others in a terminal."""
+    with pytest.raises(UserError, match='must be an integer at least 1 and at most 65,536'):
+        parsed(f'--config.optimizer.batch_size={digits}')
+    with pytest.raises(UserError, match='must be a number at least 0'):
+        parsed(f'--config.learning_rate.steps.epochs=1.0,{digits}')
+
+
+def test_never_is_a_number_of_epochs():
+    with pytest.raises(
+        UserError, match=r'must be a number .*\(1000000: only at the end of the run'
+    ):
+        parsed('--config.checkpoint.every_epochs=never')
+    config = parsed('--config.checkpoint.every_epochs=1000000', '--config.optimizer.epochs=24.0')
+    plan = durations(config, 1442)
+    assert plan.save_every > plan.steps
