@@ -233,19 +233,16 @@ def test_a_parsed_config_can_be_ablated():
 
 
 @pytest.mark.parametrize('digits', ['\uff11\uff12', '\u0663', '\u00b2'])
-def test_digits_are_ascii(digits):
+@pytest.mark.parametrize('setting', ['optimizer.batch_size=', 'learning_rate.steps.epochs=1.0,'])
+def test_digits_are_ascii(setting, digits):
     """Python takes those of other scripts, which look like others in a terminal."""
-    with pytest.raises(UserError, match='must be an integer at least 1 and at most 65,536'):
-        parsed(f'--config.optimizer.batch_size={digits}')
-    with pytest.raises(UserError, match='must be a number at least 0'):
-        parsed(f'--config.learning_rate.steps.epochs=1.0,{digits}')
+    with pytest.raises(UserError, match='must be an? (integer|number) at least'):
+        parsed(f'--config.{setting}{digits}')
 
 
 def test_never_is_a_number_of_epochs():
-    with pytest.raises(
-        UserError, match=r'must be a number .*\(1000000: only at the end of the run'
-    ):
+    never = r'must be a number .*\(1000000: only at the end of the run'
+    with pytest.raises(UserError, match=never):
         parsed('--config.checkpoint.every_epochs=never')
-    config = parsed('--config.checkpoint.every_epochs=1000000', '--config.optimizer.epochs=24.0')
-    plan = durations(config, 1442)
+    plan = durations(load_config('digits', {'checkpoint.every_epochs': 1e6}), 1442)
     assert plan.save_every > plan.steps
