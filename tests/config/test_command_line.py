@@ -7,6 +7,7 @@ from absl.testing import flagsaver
 import nets
 from alexnet_jax.config import command_line, settings
 from alexnet_jax.config.ablations import ablate
+from alexnet_jax.config.durations import durations
 from alexnet_jax.config.loading import load_config
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime.user_errors import UserError
@@ -229,3 +230,19 @@ def test_a_parsed_config_can_be_ablated():
     config = resolve(ablate(command_line.raw(), ['lrn', 'dropout']))
     assert config.seed == 4
     assert config.model.fc6.dropout == 0
+
+
+@pytest.mark.parametrize('digits', ['\uff11\uff12', '\u0663', '\u00b2'])
+@pytest.mark.parametrize('setting', ['optimizer.batch_size=', 'learning_rate.steps.epochs=1.0,'])
+def test_digits_are_ascii(setting, digits):
+    """Python takes those of other scripts, which look like others in a terminal."""
+    with pytest.raises(UserError, match='must be an? (integer|number) at least'):
+        parsed(f'--config.{setting}{digits}')
+
+
+def test_never_is_a_number_of_epochs():
+    never = r'must be a number .*\(1000000: only at the end of the run'
+    with pytest.raises(UserError, match=never):
+        parsed('--config.checkpoint.every_epochs=never')
+    plan = durations(load_config('digits', {'checkpoint.every_epochs': 1e6}), 1442)
+    assert plan.save_every > plan.steps

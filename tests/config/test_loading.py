@@ -99,6 +99,25 @@ def test_a_file_that_is_no_config_is_one_line(text, message, tmp_path):
     assert message in message_of(load_config, tmp_path / 'mine.py')
 
 
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('"one\\ntwo\\n\\nthe reason\\n"', 'ValueError: one two the reason'),
+        ('"x" * 999 + "\\nthe reason"', 'ValueError: the reason'),
+        ('""', 'ValueError: ValueError'),
+    ],
+)
+def test_the_reason_is_kept_of_an_exception_with_several_lines(text, message, tmp_path):
+    path = tmp_path / 'own.py'
+    path.write_text(f'def get_config():\n    raise ValueError({text})\n')
+    assert message_of(load_config, path) == f'{path}, line 2, cannot be executed: {message}'
+
+
+@pytest.mark.parametrize('name', ['', '~nobody-has-this-name/x.py', 'a' * 300, 'a\0b', 'gs://x.py'])
+def test_a_name_that_is_no_path_is_refused(name):
+    assert message_of(load_config, name).startswith('--config')
+
+
 def test_an_override_needs_its_section(tmp_path):
     (tmp_path / 'mine.py').write_text(
         'from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()'

@@ -85,6 +85,23 @@ def test_fewer_classes_than_five(tmp_path):
     assert 'answer 3' not in rows[0]
 
 
+def test_no_name_is_a_formula_in_a_spreadsheet(tmp_path):
+    """Text alone is changed: it gets an apostrophe, and numbers stay numbers."""
+    classes = ['=HYPERLINK("http://x")', '-a', '+1', '@sum', '\tx', 'cat']
+    truth = LabelledImages(classes, [f'={k}.jpg' for k in range(6)], np.arange(6, dtype=np.int32))
+    prediction_files.write(tmp_path, truth, np.eye(6, dtype=np.float32)[::-1], {})
+    safe = [f"'{classes[0]}", "'-a", '+1', "'@sum", "'\tx", 'cat']
+    assert [row['class'] for row in read(tmp_path / 'per_class.csv')] == safe
+    rows = read(tmp_path / 'predictions.csv')
+    assert [row['class'] for row in rows] == [row['answer 1'] for row in rows][::-1] == safe
+    assert rows[0]['name'] == "'=0.jpg"
+    for path in tmp_path.glob('*.csv'):
+        with path.open(newline='', encoding='utf-8') as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert [cell for cell in cells if cell.startswith(('=', '@', '-', '\t'))] == []
+    assert 'class \\ answer' in (tmp_path / 'confusion.csv').read_text()
+
+
 def test_arrays_and_all_files_are_written(tmp_path, truth, p):
     paths = prediction_files.write(tmp_path, truth, nets.log(p), {'tuned_on': np.arange(3)})
     assert sorted(paths) == sorted(tmp_path.iterdir())

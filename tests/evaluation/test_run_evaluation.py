@@ -8,7 +8,7 @@ import nets
 import runs
 import tars
 from alexnet_jax.evaluation import error_rates, run_evaluation
-from alexnet_jax.evaluation.trained_net import LabelledImages
+from alexnet_jax.evaluation.trained_net import LabelledImages, TrainedNet
 from alexnet_jax.runtime.user_errors import UserError
 
 
@@ -137,8 +137,8 @@ def test_mistakes_are_user_errors(tmp_path, data_dir, workdir):
         ([workdir], {'eval_split': 'tset'}, 'out', False, f"{workdir}: .* has no split 'tset'"),
         ([workdir], {'eval_split': 'test[:0]'}, 'out', False, r"has no split 'test\[:0\]'"),
         ([workdir], {'eval_split': 'test[:1]'}, 'out', True, 'has too few images: choose a'),
-        ([workdir], {}, 'file/out', False, 'cannot write to .*file/out: .*choose another --out'),
-        ([workdir], {}, 'file', False, 'cannot write to .*file: .*choose another --out'),
+        ([workdir], {}, 'file/out', False, 'file is a file, not a folder: choose another --out'),
+        ([workdir], {}, 'file', False, 'file is a file, not a folder: choose another --out'),
         (
             [workdir],
             {'data_dir': '/proc/x'},
@@ -149,6 +149,29 @@ def test_mistakes_are_user_errors(tmp_path, data_dir, workdir):
     ):
         with pytest.raises(UserError, match=message):
             run_evaluation.evaluate_runs(workdirs, changes, tmp_path / out, tune)
+
+
+def test_no_data_set_is_prepared_where_the_user_says_that_it_is(tmp_path, workdir):
+    """A wrong --data_dir is refused, by the evaluation and by what a report shows."""
+    (tmp_path / 'data').mkdir()
+    changes = {'data_dir': str(tmp_path / 'data')}
+    with pytest.raises(UserError, match=r'there is no data set digits in .*data: choose'):
+        run_evaluation.evaluate_runs([workdir], changes, tmp_path / 'out', tune=False)
+    config = few(changes['data_dir'])
+    with pytest.raises(UserError, match='there is no data set digits'):
+        TrainedNet(workdir, config=config)
+    assert list((tmp_path / 'data').iterdir()) == []
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(('classes', 'names'), [(5, ['top-1']), (6, ['top-1', 'top-5'])])
+def test_the_top_5_error_is_left_out_where_it_is_always_0(classes, names):
+    p = np.eye(classes, dtype=np.float32)
+    nets_ = [run_evaluation.NetOutputs('a', 7, 1, p, p)]
+    results = run_evaluation.compute_results(nets_, np.arange(classes))
+    header, row = run_evaluation.table(results, classes).splitlines()
+    assert re.findall(r'top-\d', header) == names
+    assert row.count('0.00% to') == len(names)
 
 
 def test_a_folder_of_images_may_have_moved(tmp_path):

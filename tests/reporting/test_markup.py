@@ -9,6 +9,13 @@ def test_text_and_attributes_are_escaped_and_markup_is_not():
     assert joined('<', None, inner) == '&lt;' + inner
 
 
+def test_control_characters_are_shown_and_not_obeyed():
+    """A page with them would be no XML; marks of direction could disguise a name."""
+    assert escaped('a\x1b[31m\u202eb\udce9') == r'a\x1b[31m\u202eb\udce9'
+    assert escaped('é\n\t\N{NO-BREAK SPACE}%') == 'é\n\t\N{NO-BREAK SPACE}%'
+    assert tag('p', title='\0') == r'<p title="\x00"></p>'
+
+
 def test_names_of_attributes():
     assert (
         tag('path', class_='a', stroke_width=2, d=None)

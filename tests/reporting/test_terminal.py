@@ -1,5 +1,6 @@
 """The tables for the terminal."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def test_the_summary_has_the_errors_in_percent():
     assert lines[3] == f'50 images/s in training, {parameter_count(CONFIG):,} parameters'
     assert lines[4].split() == ['workdir', 'runs/x']
     assert 'images/s' not in lines_of(CONFIG, 0.0)[3]
+
+
+def test_the_command_for_the_curves_can_be_pasted():
+    lines = terminal.summary(CONFIG, RESULTS, 50.0, Path("runs/it's mine")).splitlines()
+    command = lines[5].removeprefix('curves').strip()
+    assert shlex.split(command) == ['tensorboard', "--logdir=runs/it's mine"]
 
 
 @pytest.mark.parametrize(('classes', 'columns'), [(4, 1), (5, 1), (6, 2)])

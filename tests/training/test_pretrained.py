@@ -76,3 +76,26 @@ def test_the_initial_state_raises_the_mistake():
     config = width(pretrained__workdir='nowhere')
     with pytest.raises(UserError, match=r'pretrained\.workdir=nowhere has no checkpoint'):
         place_initial_state(config, nets.mesh_of(2))
+
+
+def test_another_run_is_checked_before_the_data_are_prepared(trained_run, tmp_path):
+    """A run that is resumed has its own checkpoint, and does not need the other one any more."""
+    new, other = tmp_path / 'new', str(trained_run)
+    for workdir, layers, message in (
+        (
+            str(tmp_path / 'nowhere'),
+            ('conv1',),
+            r'pretrained\.workdir=.*is not the workdir of a run',
+        ),
+        (other, ('conv1', 'conv6'), 'names conv6, and this net has no such layer'),
+    ):
+        config = width(pretrained__workdir=workdir, pretrained__layers=layers)
+        with pytest.raises(UserError, match=message):
+            pretrained.check_workdir(config, new)
+    six = width(pretrained__workdir=other, pretrained__layers=('conv6',), model__conv6__maps=8)
+    with pytest.raises(UserError, match=f'names conv6, and {other} has no such layer'):
+        pretrained.check_workdir(six, new)
+    pretrained.check_workdir(width(pretrained__workdir=other, pretrained__layers=('conv1',)), new)
+    pretrained.check_workdir(width(), new)
+    (new / 'checkpoints' / '5').mkdir(parents=True)
+    pretrained.check_workdir(config, new)
