@@ -45,10 +45,12 @@ class BadImage(Exception):
     """An image that cannot be decoded; the message says why in a few words."""
 
 
-def decode(data: bytes, least: int = 0, upright: bool = False) -> np.ndarray:
+def decode(
+    data: bytes, least: int = 0, upright: bool = False, background: str = 'white'
+) -> np.ndarray:
     """Decodes an image file.
 
-    Grey images, images with a palette and CMYK become RGB; transparency is dropped.
+    Grey images, images with a palette and CMYK become RGB; the background is put behind transparent pixels.
 
     Args:
       data: the bytes of the file.
@@ -57,6 +59,7 @@ def decode(data: bytes, least: int = 0, upright: bool = False) -> np.ndarray:
         frequency domain, which saves time.
       upright: whether to rotate the image as its EXIF orientation says. The 2012 code and its
         successors do not.
+      background: the colour behind transparent pixels, 'white' or 'black'.
 
     Returns:
       (rows, columns, 3) uint8.
@@ -76,7 +79,7 @@ def decode(data: bytes, least: int = 0, upright: bool = False) -> np.ndarray:
                 )
         except ValueError:
             pass  # Pillow may still decode it, and has clearer messages
-    return _decode_by_pillow(data, upright)
+    return _decode_by_pillow(data, upright, background)
 
 
 def decode_into(data: bytes, out_HWC: np.ndarray) -> bool:
@@ -117,7 +120,7 @@ def _turned(data: bytes) -> bool:
         return False
 
 
-def _decode_by_pillow(data: bytes, upright: bool) -> np.ndarray:
+def _decode_by_pillow(data: bytes, upright: bool, background: str) -> np.ndarray:
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if upright:
@@ -126,8 +129,10 @@ def _decode_by_pillow(data: bytes, upright: bool) -> np.ndarray:
             raise BadImage(f'has pixels of an unknown range (mode {picture.mode})')
         if picture.mode.startswith('I;16'):
             picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-        if 'transparency' in picture.info:
+        if 'transparency' in picture.info or picture.mode in ('RGBA', 'LA', 'PA'):
             picture = picture.convert('RGBA')
+            behind = Image.new('RGBA', picture.size, background)
+            picture = Image.alpha_composite(behind, picture)
         return np.asarray(picture.convert('RGB'))
     except BadImage:
         raise
@@ -166,7 +171,9 @@ def central_square(image_HWC: np.ndarray, size: int, filter: str) -> np.ndarray:
     return np.asarray(Image.fromarray(square).resize((size, size), FILTERS[filter]))
 
 
-def square(data: bytes, size: int, filter: str, upright: bool = False) -> np.ndarray:
+def square(
+    data: bytes, size: int, filter: str, upright: bool = False, background: str = 'white'
+) -> np.ndarray:
     """Decodes an image file to its central square; see `decode` and `central_square`.
 
     Returns:
@@ -176,7 +183,7 @@ def square(data: bytes, size: int, filter: str, upright: bool = False) -> np.nda
       BadImage: it cannot be decoded.
     """
     least = 0 if filter == 'nearest' else size + size // 2
-    return central_square(decode(data, least, upright), size, filter)
+    return central_square(decode(data, least, upright, background), size, filter)
 
 
 def encode(image_HWC: np.ndarray, quality: int) -> bytes:
