@@ -50,7 +50,8 @@ def decode(
 ) -> np.ndarray:
     """Decodes an image file.
 
-    Grey images, images with a palette and CMYK become RGB; the background is put behind transparent pixels.
+    Grey images, images with a palette and CMYK become RGB; the background is put behind
+    transparent pixels.
 
     Args:
       data: the bytes of the file.

@@ -247,9 +247,8 @@ def _read_batch(
 
 def unreadable_error(source: Source, index: int, reason: Exception | None) -> UserError:
     """Returns the error for an image that cannot be read."""
-    return UserError(
-        f'{source.where(index)} {reason}: prepare the data set again in another data_dir'
-    )
+    remedy = getattr(source, 'remedy', 'prepare the data set again')
+    return UserError(f'{source.where(index)} {reason}: {remedy}')
 
 
 def read_labelled(source: Source, index: int) -> Mapping[str, Any]:

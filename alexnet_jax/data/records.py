@@ -26,7 +26,10 @@ class Records:
       features: TFDS's description of a record.
       size: pixels across an image, if all are squares of one size; else 0.
       classes: names of the labels.
+      remedy: what the user can do about a damaged record, in the imperative.
     """
+
+    remedy = 'prepare the data set again'
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
         self.features = builder.info.features

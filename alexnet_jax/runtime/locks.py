@@ -26,8 +26,8 @@ def acquire(file: Path, alternative: str, wait: bool = False) -> IO[str]:
 
     Raises:
       Stopped: a signal asked this process to stop while it waited.
-      UserError: another process holds the lock and `wait` is false, the file cannot be written, or its file system has
-        no locks.
+      UserError: another process holds the lock and `wait` is false, the file cannot be written, or
+        its file system has no locks.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def acquire(file: Path, alternative: str, wait: bool = False) -> IO[str]:
 
 
 def _lock(lock: IO[str], file: Path, wait: bool) -> None:
-    """Locks an open file; raises BlockingIOError if another process holds it and `wait` is false."""
+    """Locks an open file; raises BlockingIOError where `wait` is false and it is locked."""
     announced = False
     while True:
         try:
