@@ -43,6 +43,9 @@ def acquire(file: Path, alternative: str, wait: bool = False) -> IO[str]:
         owner = lock.read().strip() or 'another process'
         lock.close()
         raise UserError(f'{owner} is using {file.parent}: wait for it, or {alternative}') from error
+    except signals.Stopped:
+        lock.close()
+        raise
     except OSError as error:
         lock.close()
         raise UserError(
