@@ -20,7 +20,7 @@ from alexnet_jax.data.preparation.catalogue import Catalogue, list_names, printa
 from alexnet_jax.data.preparation.prepared_sets import command_again, read_source
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.data.preparation.tfds_sets import INSTRUCTIONS as INSTRUCTIONS
-from alexnet_jax.data.preparation.tfds_sets import UnknownDataSet
+from alexnet_jax.data.preparation.tfds_sets import UnknownDataSet, check_class_names
 from alexnet_jax.data.preparation.tfds_sets import check_features as check_features
 from alexnet_jax.data.preparation.tfds_sets import data_dir as data_dir
 from alexnet_jax.data.preparation.tfds_sets import find_builder as find_builder
@@ -119,6 +119,7 @@ def open_splits(dataset: schema.Dataset, skip_bad: int = 0, create: bool = True)
     else:
         builder = _by_name(dataset, create)
     check_features(builder)
+    check_class_names(builder)
     _check_classes(builder.name, builder.info.features['label'].num_classes, dataset)
     train, evaluation = (open_split(builder, split) for split in names.values())
     fingerprints = tuple(_fingerprint(builder, split) for split in names.values())
@@ -151,6 +152,8 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
             f'it as train[:90%] or train[1000:] (its splits: {splits})'
         )
     try:
+        for part in parts:
+            Path(part.filename).stat()
         records = Records(builder, split)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UserError(

@@ -245,7 +245,7 @@ def _common_images(workdirs: Sequence[Path], configs: Sequence[Config]) -> Label
         if config.dataset in by_settings:
             continue
         try:
-            splits = sources.open_splits(config.dataset, config.loader.skip_bad)
+            splits = sources.open_splits(config.dataset, config.loader.skip_bad, create=False)
         except UserError as error:
             raise UserError(
                 f'{workdir}: {error}; if the images have moved: --data_dir, --folder'

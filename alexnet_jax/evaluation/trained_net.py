@@ -130,7 +130,7 @@ class TrainedNet:
         layer_table(self.config)  # raises a UserError for sizes that do not fit together
         self.mesh = mesh or _mesh_of_this_machine(self.config)
         self.step, self.params = _restore(folder, self.config, self.mesh)
-        splits = sources.open_splits(self.config.dataset, self.config.loader.skip_bad)
+        splits = sources.open_splits(self.config.dataset, self.config.loader.skip_bad, create=False)
         self.source = splits.eval
         unreadable = loader.UnreadableImages(splits.train, self.config.loader.skip_bad)
         self._mean_HWC = place_constants(self.config, self.mesh, splits, unreadable).mean_HWC

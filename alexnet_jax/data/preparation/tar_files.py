@@ -63,9 +63,10 @@ def list_members(
                     yield member.name, member.offset_data, member.size
                 # The library would keep an object for every member.
                 tar.members = []  # pyrefly: ignore[missing-attribute]
-        except tarfile.TarError as error:
+        except (tarfile.TarError, MemoryError, OverflowError, ValueError, RecursionError) as error:
+            reason = str(error) or 'a header of an impossible size'
             raise UserError(
-                f'{path} cannot be read at byte {start:,}: {error}; download it again'
+                f'{path} cannot be read at byte {start:,}: {reason}; download it again'
             ) from error
         # The library takes anything that is not a header for the end of the tar.
         file.seek(tar.offset)

@@ -6,6 +6,7 @@ have left is removed, and a damaged data set is replaced by a new one.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -325,3 +326,29 @@ def check_features(builder: tfds.core.DatasetBuilder) -> None:
         )
     if builder.info.file_format != FORMAT:
         raise wrong_format_error(Path(builder.data_dir), builder.info.file_format.value)
+
+
+def check_class_names(builder: tfds.core.DatasetBuilder) -> None:
+    """Checks that the names of the classes are those that were written.
+
+    TFDS numbers the classes where their file is missing, and takes fewer names for fewer classes.
+
+    Raises:
+      UserError: they are not.
+    """
+    folder, features = Path(builder.data_dir), builder.info.features or {}
+    source = prepared_sets.read_source(folder)
+    if 'label' not in features or not source:
+        return
+    label, names_file = features['label'], folder / 'label.labels.txt'
+    same = source.get('class_names', hash_names(label.names)) == hash_names(label.names)
+    if not same or not names_file.exists() or not names_file.read_text().strip():
+        raise UserError(
+            f'{names_file} is missing or damaged: prepare the data set again: '
+            f'{command_again(folder)}'
+        )
+
+
+def hash_names(names: list[str]) -> str:
+    """Returns a hash of the names of classes, in their order."""
+    return hashlib.blake2b('\n'.join(names).encode(), digest_size=16).hexdigest()

@@ -23,6 +23,7 @@ from alexnet_jax.data.preparation.prepared_sets import SOURCE as SOURCE
 from alexnet_jax.data.preparation.prepared_sets import command_of_images, read_source
 from alexnet_jax.data.preparation.shards import SUMMARIES, FileReader, Shard, Summary, divide
 from alexnet_jax.data.preparation.storage import VERSION, Storage
+from alexnet_jax.data.preparation.tfds_sets import hash_names
 from alexnet_jax.runtime import atomic_files, cpu_devices, locks
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
@@ -235,6 +236,7 @@ def _finish(
         'fingerprint': catalogue.fingerprint(),
         'storage': dataclasses.asdict(storage),
         'source': catalogue.source,
+        'class_names': hash_names(catalogue.classes),
     }
     with atomic_files.replace(unfinished / SOURCE) as partial:
         partial.write_text(json.dumps(source, indent=2) + '\n')
