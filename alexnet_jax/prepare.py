@@ -4,29 +4,47 @@
         Prepares ImageNet. DIR has ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, as
         downloaded from https://image-net.org; they are read in place. Every image is scaled once:
         its short side to 256 pixels, then cropped to the central 256 x 256. If it is stopped, the
-        same command resumes.
+        same command resumes; if another process prepares the same data set, it waits for it.
     python -m alexnet_jax.prepare --tars=DIR --size=original
         Keeps the image files as they are, as TFDS's imagenet2012 does, without TensorFlow.
     python -m alexnet_jax.prepare --check
         Checks prepared data sets: counts images and labels, reads every record, decodes a sample.
     python -m alexnet_jax.prepare --name=mnist
         Prepares any TFDS data set of images and labels in the format that training reads.
+    python -m alexnet_jax.prepare --folder=DIR --size=72
+        Prepares a folder of your own images, one folder per class, as training does on first use.
+    python -m alexnet_jax.prepare --again --name=mnist
+        Prepares a data set anew, for example a damaged one. The old one is replaced when the new
+        one is complete. --again may also stand beside --tars and --folder.
 
 DIR may also have the tars of ILSVRC-2010 and its unpacked devkit, or one tar per synset
 (n01440764.tar ...), as in ImageNet's Fall 2011 release.
+
+Exit codes: 0 success, 1 --check has found faults, 2 a mistake in the command or the data (one line
+says which), 75 stopped by a signal.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
+from alexnet_jax.config.schema import BACKGROUNDS
 from alexnet_jax.data.images import FILTERS
+from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.progress import ProgressBars
+from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
+if TYPE_CHECKING:  # the modules are imported in the functions that need them: --help is quick
+    from alexnet_jax.data.preparation.catalogue import Catalogue
+    from alexnet_jax.data.preparation.storage import Storage
+
 _TARS = flags.DEFINE_string('tars', '', 'Folder with the tars, as downloaded.')
+_FOLDER = flags.DEFINE_string('folder', '', 'Folder of your own images, one folder per class.')
 _DATA_DIR = flags.DEFINE_string(
     'data_dir',
     '',
@@ -48,6 +66,15 @@ _FILTER = flags.DEFINE_enum(
     list(FILTERS),
     "Filter that scales images; all but 'nearest' are anti-aliased.",
 )
+_BACKGROUND = flags.DEFINE_enum(
+    'background',
+    'white',
+    list(BACKGROUNDS),
+    'What is put behind the transparent pixels of your own images.',
+)
+_AGAIN = flags.DEFINE_bool(
+    'again', False, 'Prepare the data set even if it is there, and replace it when complete.'
+)
 _VERIFY = flags.DEFINE_bool('verify', False, "Compare the tars' MD5 sums with the published ones.")
 _PARTIAL = flags.DEFINE_bool('partial', False, 'Accept tars with fewer images than published.')
 _SKIP_BAD = flags.DEFINE_integer(
@@ -58,29 +85,65 @@ _CHECK = flags.DEFINE_bool('check', False, 'Check prepared data sets: all, or th
 _SAMPLE = flags.DEFINE_integer(
     'sample', 1000, 'With --check: number of images per split to decode; 0 for all.', 0
 )
-_NAME = flags.DEFINE_string('name', '', 'Data set for --check, or for TFDS to prepare.')
+_NAME = flags.DEFINE_string(
+    'name', '', 'Data set for --check, for TFDS to prepare, or for --again to replace.'
+)
+
+# Flags that only some ways of preparing have a use for.
+_OF_TARS = ('verify', 'partial')
+_OF_IMAGES = ('size', 'storage', 'quality', 'filter', 'background')
+_OF_WRITING = ('skip_bad', 'workers')
 
 
 def main(_: Sequence[str]) -> None:
     """Prepares or checks data sets, as the flags say."""
-    with report_user_errors():
-        from alexnet_jax.data import sources
+    with report_user_errors(), StopSignal():
+        _check_combination()
+        from alexnet_jax.data.preparation import tfds_sets
 
-        data_dir = sources.data_dir(_DATA_DIR.value)
+        data_dir = tfds_sets.data_dir(_DATA_DIR.value, '--data_dir')
         if _CHECK.value:
             from alexnet_jax.data import dataset_check
 
             sys.exit(dataset_check.examine(data_dir, _NAME.value, _SAMPLE.value))
-        if _TARS.value:
-            _prepare_from_tars(Path(_TARS.value).expanduser(), data_dir)
-        elif _NAME.value:
-            _prepare_with_tfds(_NAME.value)
+        if _NAME.value:
+            _prepare_by_name(_NAME.value, data_dir)
         else:
-            raise UserError('nothing to prepare: pass --tars=DIR or --name=NAME (see --help)')
+            _prepare_images(_storage(), data_dir, _TARS.value, _FOLDER.value)
 
 
-def _prepare_from_tars(tars: Path, data_dir: Path) -> None:
-    from alexnet_jax.data.preparation import imagenet, writing
+def _check_combination() -> None:
+    """Raises a UserError for flags that do not belong together, or that would have no effect."""
+    flag_values = {'tars': _TARS.value, 'folder': _FOLDER.value, 'name': _NAME.value}
+    chosen = [name for name, value in flag_values.items() if value]
+    if empty := [name for name in flag_values if not flag_values[name] and _is_given(name)]:
+        raise UserError(f'--{empty[0]}= is empty: give a value, or leave it out')
+    if _CHECK.value:
+        useless = (*_OF_TARS, *_OF_IMAGES, *_OF_WRITING, 'again', 'tars', 'folder')
+        context = '--check'
+    elif len(chosen) != 1:
+        problem = (
+            f'--{" and --".join(chosen)} exclude each other' if chosen else 'nothing to prepare'
+        )
+        raise UserError(f'{problem}: pass --tars=DIR or --name=NAME or --folder=DIR (see --help)')
+    else:
+        context = f'--{chosen[0]}'
+        of_name = (*_OF_TARS, *_OF_IMAGES)
+        useless = {'tars': ('background',), 'folder': _OF_TARS, 'name': of_name}[chosen[0]]
+        if chosen[0] == 'name' and not _AGAIN.value:
+            useless = (*useless, *_OF_WRITING)
+        elif chosen[0] == 'name':
+            useless = tuple(name for name in useless if name != 'partial')
+        useless = (*useless, 'sample')
+    if given := [name for name in useless if _is_given(name)]:
+        raise UserError(f'--{given[0]} has no effect with {context}: leave one of them out')
+
+
+def _is_given(name: str) -> bool:
+    return bool(flags.FLAGS[name].present)
+
+
+def _storage() -> 'Storage':
     from alexnet_jax.data.preparation.storage import Storage
 
     size = _pixels()
@@ -88,18 +151,33 @@ def _prepare_from_tars(tars: Path, data_dir: Path) -> None:
         raise UserError(
             '--storage=raw needs a --size in pixels, because all raw images have the same size'
         )
-    storage = Storage(size, _STORAGE.value == 'raw', _QUALITY.value, _FILTER.value)
+    if not size and _FOLDER.value:
+        raise UserError('--folder needs a --size in pixels: that of dataset.image_size')
+    return Storage(size, _STORAGE.value == 'raw', _QUALITY.value, _FILTER.value, _BACKGROUND.value)
+
+
+def _prepare_images(storage: 'Storage', data_dir: Path, tars: str, folder: str) -> None:
+    """Prepares the images of tars, or those of a folder."""
+    from alexnet_jax.data.preparation import class_folders, imagenet, writing
+    from alexnet_jax.data.preparation.catalogue import list_names
+
     with ProgressBars() as bars:
-        if _VERIFY.value:
-            for line in imagenet.verify_md5(tars, bars.show_bytes):
+        if tars:
+            path = check_path(tars, '--tars')
+            if _VERIFY.value:
+                for line in imagenet.verify_md5(path, bars.show_bytes):
+                    bars.print_line(line)
+            catalogue = imagenet.list_images(path, bars.show_listing)
+            if not _PARTIAL.value:
+                catalogue.check_complete()
+            for split, entries in catalogue.splits.items():
+                bars.print_line(
+                    f'{split}: {len(entries):,} images in {len(catalogue.classes):,} classes'
+                )
+        else:
+            catalogue = class_folders.list_images(check_path(folder, '--folder'))
+            for line in catalogue.notes:
                 bars.print_line(line)
-        catalogue = imagenet.list_images(tars, bars.show_listing)
-        if not _PARTIAL.value:
-            catalogue.check_complete()
-        for split, entries in catalogue.splits.items():
-            bars.print_line(
-                f'{split}: {len(entries):,} images in {len(catalogue.classes):,} classes'
-            )
         result = writing.write(
             catalogue,
             storage,
@@ -108,25 +186,37 @@ def _prepare_from_tars(tars: Path, data_dir: Path) -> None:
             _SKIP_BAD.value,
             bars.print_line,
             bars.show_preparing,
+            _AGAIN.value,
         )
-    for name in result.skipped:
-        print(f'left out: {name}')
+    if result.skipped:
+        print(f'left out {len(result.skipped)}: {list_names(result.skipped)}')
     counts = ', '.join(f'{n:,} {split}' for split, n in result.images.items())
     print(f'prepared in {result.folder}: {counts}')
-    name, classes = result.folder.parent.name, len(catalogue.classes)
-    print(f'train on it: {_training_command(name, classes, size)}')
+    command = _training_command(catalogue, result.folder.parent.name, storage)
+    print(f'train on it: {command}')
 
 
-def _training_command(name: str, classes: int, size: int) -> str:
+def _training_command(catalogue: 'Catalogue', name: str, storage: 'Storage') -> str:
     """Returns the command that trains on a data set."""
     settings = {'config': 'ilsvrc2012', 'config.dataset.name': name}
+    if 'folder' in catalogue.source and not storage.raw and storage.quality == 90:
+        del settings['config.dataset.name']
+        settings['config.dataset.folder'] = catalogue.source['folder']
+        settings['config.dataset.eval_split'] = 'validation'
+        for setting, value, default in (
+            ('resize', storage.filter, 'bicubic'),
+            ('background', storage.background, 'white'),
+        ):
+            if value != default:
+                settings[f'config.dataset.{setting}'] = value
     if _DATA_DIR.value:
         settings['config.dataset.data_dir'] = _DATA_DIR.value
-    if classes != 1000:
-        settings['config.dataset.classes'] = str(classes)
+    if len(catalogue.classes) != 1000:
+        settings['config.dataset.classes'] = str(len(catalogue.classes))
+    size = storage.size
     if size not in (0, 256):
         settings |= {'config.dataset.image_size': str(size), 'config.augmentation.crop': 'PIXELS'}
-    arguments = ' '.join(f'--{flag}={value}' for flag, value in settings.items())
+    arguments = ' '.join(f'--{flag}={shlex.quote(value)}' for flag, value in settings.items())
     return f'python -m alexnet_jax.main {arguments}'
 
 
@@ -134,17 +224,38 @@ def _pixels() -> int:
     """Returns the --size in pixels; 0 for the original size."""
     if _SIZE.value == 'original':
         return 0
-    if not _SIZE.value.isdigit() or not 8 <= int(_SIZE.value) <= 1024:
+    if not (_SIZE.value.isascii() and _SIZE.value.isdecimal()) or not 8 <= int(_SIZE.value) <= 1024:
         raise UserError(f"--size={_SIZE.value} must be 'original' or from 8 to 1024 pixels")
     return int(_SIZE.value)
 
 
-def _prepare_with_tfds(name: str) -> None:
-    from alexnet_jax.data import sources
+def _prepare_by_name(name: str, data_dir: Path) -> None:
+    """Prepares a data set with TFDS, or anew from where its images came from."""
+    import tensorflow_datasets as tfds
 
-    builder = sources.find_builder(name, _DATA_DIR.value)
-    if not builder.is_prepared():
-        sources.prepare(builder)
+    from alexnet_jax.data.preparation import prepared_sets, tfds_sets
+    from alexnet_jax.data.preparation.storage import Storage
+
+    prepared = prepared_sets.find_prepared(data_dir, name) if _AGAIN.value else None
+    if prepared:
+        source = prepared_sets.read_source(prepared)
+        origin = source.get('source') or {}
+        if not origin:
+            raise UserError(
+                f'{prepared} does not say from where it was prepared: run '
+                f'{prepared_sets.command_again(prepared)} with the DIR of the tars'
+            )
+        storage = Storage(**source['storage'])
+        _prepare_images(storage, data_dir, origin.get('tars', ''), origin.get('folder', ''))
+        return
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    if _AGAIN.value:
+        builder = tfds_sets.prepare_again(name, str(data_dir))
+    else:
+        builder = tfds_sets.find_builder(name, str(data_dir))
+        if not builder.is_prepared():
+            builder = tfds_sets.prepare(builder)
     for split, info in builder.info.splits.items():
         print(f'{split}: {info.num_examples:,} images')
     print(f'prepared in {builder.data_dir}')

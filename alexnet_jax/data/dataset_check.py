@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from google.protobuf.json_format import ParseError
+from array_record.python import array_record_module
 
 from alexnet_jax.data import images, pixel_statistics, sources
-from alexnet_jax.data.preparation import imagenet, writing
-from alexnet_jax.data.preparation.catalogue import NO_LABEL
+from alexnet_jax.data.preparation import imagenet, prepared_sets, tfds_sets, writing
+from alexnet_jax.data.preparation.catalogue import NO_LABEL, printable
 from alexnet_jax.data.records import Records
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.progress import ProgressBars
+from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 MAX_FAULTS_SHOWN = 5  # per split
@@ -60,43 +61,86 @@ def examine(data_dir: Path, name: str, sample: int) -> int:
       sample: number of images per split to decode; 0 for all.
 
     Returns:
-      The exit code: 0 if there are no faults, else 1.
+      The exit code: 0 if there are no faults, else 1. A data set that cannot be opened is a fault.
 
     Raises:
+      Stopped: a signal asked this process to stop.
       UserError: there is no such data set.
     """
-    info_files = _find_info_files(data_dir, name)
-    if not info_files:
+    folders = _find_folders(data_dir, name)
+    if not folders:
         raise UserError(
             f'{data_dir} has no prepared data set{f" {name}" if name else ""}: prepare one with '
             'python -m alexnet_jax.prepare --tars=DIR, or choose another folder with --data_dir'
         )
-    number_of_faults = 0
-    for file in info_files:
-        try:
-            builder = tfds.builder_from_directory(str(file.parent))
-            sources.check_features(builder)
-        except (UserError, ParseError, ValueError, OSError, KeyError) as error:
-            print(f'{file.parent}\n  {"FAULT" if name else "not checked"}: {first_line(error)}')
-            number_of_faults += bool(name)
-            continue
-        print(f'{builder.name} in {builder.data_dir}')
-        for folder in sorted(file.parent.parent.glob('.*.incomplete')):
-            print(f'  unfinished: {folder.name}; the command that prepares it resumes there')
-        for split in builder.info.splits:
-            number_of_faults += _examine_split(builder, split, sample)
+    number_of_faults = sum(_examine_folder(folder, bool(name), sample) for folder in folders)
     print(f'{number_of_faults or "no"} fault{"s" * (number_of_faults != 1)}')
     return 1 if number_of_faults else 0
 
 
-def _find_info_files(data_dir: Path, name: str) -> list[Path]:
-    """Returns the dataset_info.json of every complete data set of this name."""
+def _examine_folder(folder: Path, chosen: bool, sample: int) -> int:
+    """Checks a data set and prints what it has counted; returns the number of faults.
+
+    Args:
+      folder: the folder of the data set.
+      chosen: whether the user asked for this data set; if not, one that training has no use for is
+        not a fault.
+      sample: number of images per split to decode; 0 for all.
+    """
+    repair = f'    to prepare it again: {prepared_sets.command_again(folder)}'
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        splits = list(builder.info.splits)
+        if not splits:
+            raise UserError('it has no splits')
+        tfds_sets.check_class_names(builder)
+    except Exception as error:  # of many kinds, for damaged files
+        print(f'{printable(str(folder))}\n  FAULT: cannot be opened: {first_line(error)}\n{repair}')
+        return 1
+    try:
+        tfds_sets.check_features(builder)
+    except UserError as error:
+        kind = 'FAULT' if chosen else 'not checked'
+        print(f'{printable(str(folder))}\n  {kind}: {first_line(error)}')
+        return int(chosen)
+    print(f'{builder.name} in {printable(str(builder.data_dir))}')
+    for unfinished in sorted(folder.parent.glob('.*.incomplete')):
+        print(f'  unfinished: {unfinished.name}; the command that prepares it resumes there')
+    faults = 0
+    for split in splits:
+        try:
+            faults += _examine_split(builder, split, sample)
+        except UserError as error:
+            print(f'  {split}\n    FAULT: {first_line(error)}')
+            faults += 1
+    if faults:
+        print(repair)
+    return faults
+
+
+def _find_folders(data_dir: Path, name: str) -> list[Path]:
+    """Returns the folders of the data sets of this name, also of those that lack a file.
+
+    A folder that has its name is complete, so that what is missing in it is a fault. The folders of
+    data sets that are being written are hidden, or named incomplete.*.
+    """
     if name and not all(c.isalnum() or c in '_-' for c in name):
         raise UserError(
             f'--name={name} is not the name of a data set: pass its folder as --data_dir'
         )
-    files = data_dir.glob(f'{name or "*"}/**/dataset_info.json')
-    return sorted(file for file in files if '.incomplete' not in str(file))
+    if data_dir.is_dir() and (data_dir / 'dataset_info.json').exists():
+        raise UserError(f'{data_dir} is itself a data set: pass the folder two above as --data_dir')
+    names = ('dataset_info.json', 'features.json', writing.SOURCE, '*.array_record*')
+    folders = {
+        file.parent for pattern in names for file in data_dir.glob(f'{name or "*"}/**/{pattern}')
+    }
+    return sorted(
+        folder
+        for folder in folders
+        if not any(
+            part.startswith(('.', 'incomplete.')) for part in folder.relative_to(data_dir).parts
+        )
+    )
 
 
 def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -> int:
@@ -104,7 +148,7 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
     records = sources.open_split(builder, split)
     counts = _count(records, split, sample)
     published, expected = _expected_images(builder, split)
-    faults = [*counts.faults]
+    faults = [*_judge_lengths(builder, split), *counts.faults]
     sums = None
     file = pixel_statistics.statistics_file(Path(builder.data_dir), split, records.size)
     if file.exists():
@@ -160,6 +204,7 @@ def _count(records: Records, split: str, sample: int) -> Counts:
     ):
         for first in range(0, total, 1024):
             indices = range(first, min(first + 1024, total))
+            raise_if_stopped()
             for result in pool.map(read, indices):
                 if isinstance(result, str):
                     faults.append(result)
@@ -183,6 +228,22 @@ def _expected_images(
     except (OSError, ValueError, KeyError):  # not written by this program
         published = imagenet.IMAGES_2012 if builder.name == 'imagenet2012' else {}
         return published.get(split), published.get(split)
+
+
+def _judge_lengths(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[str]:
+    """Yields the shards whose number of records is not the one that the metadata state."""
+    for part in builder.info.splits[split].file_instructions:
+        file = Path(part.filename).name
+        try:
+            reader = array_record_module.ArrayRecordReader(str(part.filename))
+            number = reader.num_records()
+            reader.close()
+        except (RuntimeError, ValueError) as error:
+            yield f'{file} cannot be read: {first_line(error)[:120]}'
+            continue
+        if number != part.examples_in_shard:
+            expected = part.examples_in_shard
+            yield f'{file} has {number:,} records, and dataset_info.json says {expected:,}'
 
 
 def _judge_counts(

@@ -272,9 +272,10 @@ def _read_batch(
 
 def unreadable_error(source: Source, index: int, reason: Exception | None) -> UserError:
     """Returns the error for an image that cannot be read."""
+    remedy = getattr(source, 'remedy', _PREPARE_AGAIN)
     return UserError(
-        f'{source.where(index)} {reason}: {_PREPARE_AGAIN}; training can also leave out images '
-        'that cannot be read (--skip_bad=N)'
+        f'{source.where(index)} {reason}: {remedy}; training can also leave out images that cannot '
+        'be read (--skip_bad=N)'
     )
 
 

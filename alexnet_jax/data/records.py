@@ -32,10 +32,13 @@ class Records:
       size: pixels across an image, if all are squares of one size; else 0.
       may_be_transparent: whether images are stored in a format that knows transparency.
       classes: names of the labels.
+      remedy: what the user can do about a damaged record, in the imperative.
 
     Raises:
       UserError: the images are stored in a way that is not supported.
     """
+
+    remedy = 'prepare the data set again'
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
         self.features = builder.info.features

@@ -6,21 +6,28 @@ folder of the user's own images, and any other TFDS data set of images and label
 it is first used.
 """
 
-import os
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import tensorflow_datasets as tfds
-from google.protobuf.json_format import ParseError
 
 from alexnet_jax.config import schema
-from alexnet_jax.data import digits as digits  # registers its builder with TFDS
 from alexnet_jax.data.preparation import class_folders, writing
+from alexnet_jax.data.preparation.catalogue import Catalogue, list_names, printable
+from alexnet_jax.data.preparation.prepared_sets import command_again, read_source
 from alexnet_jax.data.preparation.storage import Storage
+from alexnet_jax.data.preparation.tfds_sets import INSTRUCTIONS as INSTRUCTIONS
+from alexnet_jax.data.preparation.tfds_sets import UnknownDataSet, check_class_names
+from alexnet_jax.data.preparation.tfds_sets import check_features as check_features
+from alexnet_jax.data.preparation.tfds_sets import data_dir as data_dir
+from alexnet_jax.data.preparation.tfds_sets import find_builder as find_builder
+from alexnet_jax.data.preparation.tfds_sets import prepare as prepare
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.synthetic import Synthetic
+from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
@@ -45,27 +52,6 @@ class Source(Protocol):
         ...
 
 
-# What to download and what to run, for data sets that no program may download by itself.
-_TARS = (
-    'download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org into '
-    'DIR, then run: python -m alexnet_jax.prepare --tars=DIR'
-)
-INSTRUCTIONS = {
-    'imagenet2012_256': _TARS,
-    'imagenet2012_256_raw': f'{_TARS} --storage=raw',
-    'imagenet2012': f'{_TARS} --size=original',
-    'imagenet2012_256_lanczos': f'{_TARS} --filter=lanczos',
-    'imagenet2010_256': (
-        'put ILSVRC2010_images_train.tar, _val.tar and _test.tar and the unpacked devkit into DIR, '
-        'then run: python -m alexnet_jax.prepare --tars=DIR'
-    ),
-    'synsets_fall2011_256': (
-        'put the tars of the synsets (n00004475.tar ...) into a folder named fall2011, then run: '
-        'python -m alexnet_jax.prepare --tars=fall2011'
-    ),
-}
-
-
 class Splits(NamedTuple):
     """The two splits of a data set that a run uses.
 
@@ -73,41 +59,71 @@ class Splits(NamedTuple):
       train: the training images.
       eval: the images of the evaluation.
       folder: the folder of the data set, where its pixel statistics are saved; '' if none.
+      skipped: names of the images that were left out when the data set was prepared.
+      fingerprints: a hash of the images of `train`, and one of those of `eval`.
     """
 
     train: Source
     eval: Source
     folder: str
+    skipped: tuple[str, ...] = ()
+    fingerprints: tuple[str, str] = ('', '')
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what tells these images from others, wherever they are.
+
+        Returns:
+          'folder': the folder of the data set, '' if none; 'train' and 'eval': the number of
+          'images' and a 'fingerprint', which is equal for a copy of the data set.
+        """
+        train, evaluation = self.fingerprints
+        return {
+            'folder': str(Path(self.folder).absolute()) if self.folder else '',
+            'train': {'images': len(self.train), 'fingerprint': train},
+            'eval': {'images': len(self.eval), 'fingerprint': evaluation},
+        }
 
 
-def data_dir(path: str) -> Path:
-    """Returns where TFDS keeps data sets: `path`, or $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return Path(path or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
-
-
-def open_splits(dataset: schema.Dataset, skip_bad: int = 0) -> Splits:
+def open_splits(dataset: schema.Dataset, skip_bad: int = 0, create: bool = True) -> Splits:
     """Opens the training and the evaluation split; prepares the data set if that is possible.
 
     Args:
       dataset: the section of the config.
       skip_bad: number of training images that may be left out when a folder of images is prepared.
+      create: whether a data_dir that the settings name may be created, and a data set of TFDS
+        prepared in it. Programs that use a run which exists do not: it would be the wrong place.
 
     Raises:
+      Stopped: a signal asked this process to stop while the data set was prepared.
       UserError: the data set is unknown or not prepared, it has no such split, or it does not
         consist of images and labels with the configured number of classes.
     """
     if dataset.name == 'synthetic':
-        train, evaluation = (
-            Synthetic(n, dataset.image_size, dataset.classes) for n in Synthetic.SIZES
+        if dataset.folder:
+            raise UserError(
+                "dataset.name='synthetic' has no use for dataset.folder: leave out one of them"
+            )
+        return _synthetic(dataset)
+    if not create and dataset.data_dir and not data_dir(dataset.data_dir).is_dir():
+        raise UserError(
+            f'dataset.data_dir={data_dir(dataset.data_dir)} is not a folder: choose the one that '
+            'has the data set, with --data_dir=DIR'
         )
-        return Splits(train, evaluation, folder='')
-    builder = _from_folder(dataset, skip_bad) if dataset.folder else _by_name(dataset)
+    names = {'train_split': dataset.train_split, 'eval_split': dataset.eval_split}
+    for setting, split in names.items():
+        if not split.strip():
+            raise UserError(f'dataset.{setting} is empty: set the name of a split, such as train')
+    skipped: tuple[str, ...] = ()
+    if dataset.folder:
+        builder, names, skipped = _from_folder(dataset, names, skip_bad)
+    else:
+        builder = _by_name(dataset, create)
     check_features(builder)
+    check_class_names(builder)
     _check_classes(builder.name, builder.info.features['label'].num_classes, dataset)
-    train, evaluation = (
-        open_split(builder, split) for split in (dataset.train_split, dataset.eval_split)
-    )
-    return Splits(train, evaluation, str(builder.data_dir))
+    train, evaluation = (open_split(builder, split) for split in names.values())
+    fingerprints = tuple(_fingerprint(builder, split) for split in names.values())
+    return Splits(train, evaluation, str(builder.data_dir), skipped, fingerprints)
 
 
 def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
@@ -118,31 +134,62 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
       split: in TFDS's notation: 'train', 'train[:10%]'.
 
     Raises:
-      UserError: the data set has no such split.
+      UserError: the data set has no such split, the split has no images, or its files cannot be
+        opened.
     """
+    splits = ', '.join(builder.info.splits)
     try:
-        return Records(builder, split)
-    except (ValueError, KeyError, OSError) as error:
+        parts = builder.info.splits[split].file_instructions
+    except (ValueError, KeyError, AssertionError, TypeError) as error:
+        reason = first_line(error).replace('Error parsing split', 'cannot read split')
         raise UserError(
-            f'{builder.name} in {builder.data_dir} has no split {split!r}: {first_line(error)} '
-            f'(its splits: {", ".join(builder.info.splits)})'
+            f'{builder.name} in {builder.data_dir} has no split {split!r}: {reason} '
+            f'(its splits: {splits})'
         ) from error
+    if not parts or any(part.take <= 0 for part in parts):
+        raise UserError(
+            f'the split {split!r} of {builder.name} selects no images, or fewer than none: write '
+            f'it as train[:90%] or train[1000:] (its splits: {splits})'
+        )
+    try:
+        for part in parts:
+            Path(part.filename).stat()
+        records = Records(builder, split)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise UserError(
+            f'the split {split!r} in {builder.data_dir} cannot be opened: {first_line(error)}; if '
+            f'it is damaged, prepare it again: {command_again(Path(builder.data_dir))}'
+        ) from error
+    records.remedy = f'prepare the data set again: {command_again(Path(builder.data_dir))}'
+    return records
 
 
-def _by_name(dataset: schema.Dataset) -> tfds.core.DatasetBuilder:
+def _synthetic(dataset: schema.Dataset) -> Splits:
+    train, evaluation = (Synthetic(n, dataset.image_size, dataset.classes) for n in Synthetic.SIZES)
+    fingerprints = tuple(
+        _hash(['synthetic', n, dataset.image_size, dataset.classes]) for n in Synthetic.SIZES
+    )
+    return Splits(train, evaluation, folder='', fingerprints=fingerprints)
+
+
+def _by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
     hint = ' (or set --config.dataset.data_dir to the folder that has it)'
     try:
         builder = find_builder(dataset.name, dataset.data_dir)
-    except UserError as error:
+    except UnknownDataSet as error:
         if dataset.name in INSTRUCTIONS:
             raise UserError(_missing(dataset) + hint) from error
         raise
     if not builder.is_prepared():
         if dataset.name in INSTRUCTIONS:
             raise UserError(_missing(dataset) + hint)
-        print(f'preparing {dataset.name} in {builder.data_dir}', flush=True)
+        if dataset.data_dir and not create:
+            raise UserError(
+                f'the data set {dataset.name} is not in {data_dir(dataset.data_dir)}: choose the '
+                'folder that has it, with --data_dir=DIR'
+            )
         tfds.disable_progress_bar()
-        prepare(builder)
+        builder = prepare(builder)
     return builder
 
 
@@ -151,17 +198,25 @@ def _missing(dataset: schema.Dataset) -> str:
     return f'the data set {dataset.name} is not in {folder}: {INSTRUCTIONS[dataset.name]}'
 
 
-def _from_folder(dataset: schema.Dataset, skip_bad: int) -> tfds.core.DatasetBuilder:
-    """Opens a user's own images, prepared on first use at the size used for training."""
-    catalogue = class_folders.list_images(Path(dataset.folder).expanduser())
+def _from_folder(
+    dataset: schema.Dataset, names: dict[str, str], skip_bad: int
+) -> tuple[tfds.core.DatasetBuilder, dict[str, str], tuple[str, ...]]:
+    """Opens a user's own images, prepared on first use at the size used for training.
+
+    Returns:
+      The data set, its splits for the settings in `names`, and the images that were left out.
+    """
+    folder = check_path(dataset.folder, '--config.dataset.folder')
+    catalogue = class_folders.list_images(folder)
     _check_classes(dataset.folder, len(catalogue.classes), dataset)
-    for split in (dataset.train_split, dataset.eval_split):
-        if split.partition('[')[0] not in catalogue.splits:
-            raise UserError(f'{dataset.folder} is split into train and validation, not {split}')
-    storage = Storage(size=dataset.image_size, filter=dataset.resize)
-    counts = ', '.join(f'{len(entries):,} {split}' for split, entries in catalogue.splits.items())
+    names = {
+        setting: _split_of_folder(catalogue, dataset.folder, setting, split)
+        for setting, split in names.items()
+    }
+    storage = Storage(size=dataset.image_size, filter=dataset.resize, background=dataset.background)
     with ProgressBars() as bars:
-        bars.print_line(f'{dataset.folder}: {counts}, {len(catalogue.classes)} classes')
+        for line in catalogue.notes:
+            bars.print_line(f'{printable(dataset.folder)}: {line}')
         result = writing.write(
             catalogue,
             storage,
@@ -171,74 +226,53 @@ def _from_folder(dataset: schema.Dataset, skip_bad: int) -> tfds.core.DatasetBui
             bars.print_line,
             bars.show_preparing,
         )
-    return tfds.builder_from_directory(str(result.folder))
-
-
-def find_builder(name: str, folder: str) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of this name, for ArrayRecord.
-
-    Args:
-      name: name of the data set.
-      folder: where TFDS keeps data sets; '' for its default.
-
-    Raises:
-      UserError: TFDS knows no such data set.
-    """
+        if result.skipped:
+            bars.print_line(
+                f'left out when prepared: {len(result.skipped)} images that cannot be decoded: '
+                f'{list_names(result.skipped)}'
+            )
     try:
-        return tfds.builder(name, data_dir=str(data_dir(folder)), file_format='array_record')
-    except (tfds.core.DatasetNotFoundError, ValueError, OSError, ParseError) as error:
+        builder = tfds.builder_from_directory(str(result.folder))
+    except Exception as error:  # of many kinds, for damaged files
         raise UserError(
-            f'{name!r} is not a TFDS data set, and none in {data_dir(folder)}: {first_line(error)}'
+            f'{result.folder} cannot be opened ({first_line(error)}): prepare it again: '
+            f'{command_again(result.folder)}'
         ) from error
+    return builder, names, tuple(result.skipped)
 
 
-def prepare(builder: tfds.core.DatasetBuilder) -> None:
-    """Prepares a data set with TFDS, which gives the folder its name when it is complete.
+def _split_of_folder(catalogue: Catalogue, folder: str, setting: str, split: str) -> str:
+    """Returns a split as the prepared data set names it, for what the settings call it."""
+    parts = []
+    for part in split.split('+'):
+        name, bracket, rest = part.strip().partition('[')
+        own = name if name in catalogue.splits else catalogue.other_names.get(name.lower(), '')
+        if not own:
+            splits = list(catalogue.splits)
+            other = splits[0 if setting == 'train_split' else 1]
+            raise UserError(
+                f'{printable(folder)} is split into {" and ".join(splits)}, not '
+                f'{printable(name)}: set --config.dataset.{setting}={other}'
+            )
+        parts.append(f'{own}{bracket}{rest}')
+    return '+'.join(parts)
 
-    Raises:
-      UserError: a package or a download is missing, or the data set cannot be written.
+
+def _fingerprint(builder: tfds.core.DatasetBuilder, split: str) -> str:
+    """Returns a hash of what is known of a split without reading its images.
+
+    It covers the length and the size in bytes of each shard, the part of it that is used, and what
+    the data set was prepared from, but neither paths nor names of files.
     """
-    try:
-        builder.download_and_prepare(file_format='array_record')
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f'TFDS needs {error.name} to prepare {builder.name}: pip install {error.name}'
-        ) from error
-    except AssertionError as error:  # how TFDS asks for files to be downloaded manually
-        raise UserError(f'{builder.name} cannot be prepared: {first_line(error)}') from error
-    except OSError as error:
-        raise UserError(
-            f'cannot prepare {builder.name} in {builder.data_dir}: {first_line(error)}; if that '
-            'is a problem of the disk, choose another folder (--config.dataset.data_dir=DIR, or '
-            '--data_dir=DIR of alexnet_jax.prepare)'
-        ) from error
+    shards = [
+        (part.skip, part.take, part.examples_in_shard, Path(part.filename).stat().st_size)
+        for part in builder.info.splits[split].file_instructions
+    ]
+    return _hash([shards, read_source(Path(builder.data_dir)).get('fingerprint', '')])
 
 
-def check_features(builder: tfds.core.DatasetBuilder) -> None:
-    """Checks that a prepared data set has images and labels, and allows random access.
-
-    Raises:
-      UserError: it does not.
-    """
-    features = builder.info.features or {}
-    complete = 'image' in features and 'label' in features
-    if not complete or not hasattr(features['label'], 'num_classes'):
-        raise UserError(
-            f'{builder.name} is not a data set of images with a label (its features: '
-            f'{", ".join(features)}): choose another one'
-        )
-    image = features['image']
-    raw = getattr(image, 'np_dtype', None) == np.uint8 and len(image.shape or ()) == 3
-    if not isinstance(image, tfds.features.Image) and not raw:
-        raise UserError(
-            f'the images of {builder.name} are stored as {image}, which is not supported: choose '
-            'another data set'
-        )
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise UserError(
-            f'{builder.data_dir} is in the format {builder.info.file_format.value}; only '
-            'array_record allows random access: prepare the data set again in another data_dir'
-        )
+def _hash(values: Any) -> str:
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 
 
 def _check_classes(name: str, classes: int, dataset: schema.Dataset) -> None:

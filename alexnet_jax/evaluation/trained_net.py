@@ -4,7 +4,6 @@ For programs that evaluate or show a run without resuming it.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,23 +87,12 @@ def _restore(
 
 
 def open_splits(config: schema.Config) -> sources.Splits:
-    """Opens the data set of a run that exists.
-
-    Nothing is prepared in a folder that the run or the user names and that lacks the data set: it
-    is the wrong folder.
+    """Opens the data set of a run that exists; does not prepare one in a folder that it names.
 
     Raises:
       UserError: the data set is not there, or cannot be used.
     """
-    dataset = config.dataset
-    if dataset.data_dir and not dataset.folder and dataset.name != 'synthetic':
-        folder, name = sources.data_dir(dataset.data_dir), re.split('[:/]', dataset.name)[0]
-        if not (folder / name).is_dir():
-            raise UserError(
-                f'there is no data set {name} in {folder}: choose the folder that has it '
-                '(--data_dir=DIR)'
-            )
-    return sources.open_splits(dataset, config.loader.skip_bad)
+    return sources.open_splits(config.dataset, config.loader.skip_bad, create=False)
 
 
 class LabelledImages(NamedTuple):

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import json
 import shutil
 
 import pytest
@@ -9,6 +10,7 @@ from alexnet_jax.data import dataset_check
 from alexnet_jax.data.preparation import imagenet, writing
 from alexnet_jax.data.preparation.catalogue import Catalogue, Entries
 from alexnet_jax.data.preparation.storage import Storage
+from alexnet_jax.runtime.signals import Stopped
 from alexnet_jax.runtime.user_errors import UserError
 
 
@@ -135,17 +137,68 @@ def test_an_unfinished_data_set_is_mentioned(catalogue, tmp_path, complete):
     assert 'unfinished: .5.1.1.incomplete' in out
 
 
-def test_other_data_sets_are_not_faults(catalogue, tmp_path, complete):
-    """A data set with a broken description does not keep the others from being examined."""
+@pytest.mark.parametrize('file', ['dataset_info.json', 'features.json', 'label.labels.txt'])
+@pytest.mark.parametrize('damage', ['torn', 'missing', 'empty'])
+def test_a_data_set_that_cannot_be_opened_is_a_fault(catalogue, tmp_path, complete, file, damage):
+    """The others are examined all the same, and the command that repairs it is told."""
     folder = prepare(tmp_path, catalogue)
-    (tmp_path / 'broken' / '1.0.0').mkdir(parents=True)
-    broken = tmp_path / 'broken' / '1.0.0' / 'dataset_info.json'
-    broken.write_text((folder / 'dataset_info.json').read_text()[:100])
+    broken = shutil.copytree(folder, tmp_path / 'broken' / '1.0.0') / file
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) // 2] if damage == 'torn' else b'')
+    if damage == 'missing':
+        broken.unlink()
+    code, out = examine(tmp_path)
+    assert code == 1, out
+    assert 'train: 1,000 images of 1,000 published' in out
+    assert 'FAULT: ' in out
+    assert f'--again --name=broken --data_dir={tmp_path}' in out or '--again --tars=DIR' in out
+    assert examine(tmp_path, 'imagenet2012_32')[0] == 0
+
+
+def test_data_sets_that_training_has_no_use_for_are_not_faults(catalogue, tmp_path, complete):
+    folder = prepare(tmp_path, catalogue)
+    other = shutil.copytree(folder, tmp_path / 'other' / '1.0.0')
+    info = json.loads((other / 'dataset_info.json').read_text())
+    info['fileFormat'] = 'tfrecord'
+    (other / 'dataset_info.json').write_text(json.dumps(info))
     code, out = examine(tmp_path)
     assert code == 0, out
-    assert 'broken/1.0.0\n  not checked: ' in out
-    assert 'train: 1,000 images of 1,000 published' in out
-    assert examine(tmp_path, 'broken')[0] == 1
+    assert 'not checked: ' in out
+    assert 'is in the format tfrecord' in out
+    assert examine(tmp_path, 'other')[0] == 1
+
+
+def test_a_missing_shard_is_a_fault(catalogue, tmp_path, complete):
+    folder = prepare(tmp_path, catalogue)
+    shard = next(folder.glob('*-validation.array_record*'))
+    shard.unlink()
+    code, out = examine(tmp_path)
+    assert code == 1, out
+    assert f'{shard.name}' in out
+    assert 'train: 1,000 images' in out
+
+
+def test_another_number_of_images_in_the_metadata_is_a_fault(catalogue, tmp_path, complete):
+    folder = prepare(tmp_path, catalogue)
+    info = folder / 'dataset_info.json'
+    content = json.loads(info.read_text())
+    split = next(split for split in content['splits'] if split['name'] == 'validation')
+    split['shardLengths'] = ['19']
+    info.write_text(json.dumps(content))
+    code, out = examine(tmp_path)
+    assert code == 1
+    assert 'has 20 records, and dataset_info.json says 19' in out
+
+
+def test_a_check_can_be_stopped(catalogue, tmp_path, monkeypatch):
+    prepare(tmp_path, catalogue)
+
+    def stop():
+        raise Stopped('SIGTERM')
+
+    monkeypatch.setattr(dataset_check, 'raise_if_stopped', stop)
+    with pytest.raises(Stopped):
+        examine(tmp_path)
 
 
 def test_damaged_statistics_are_a_fault(catalogue, tmp_path, complete):

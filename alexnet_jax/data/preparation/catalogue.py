@@ -79,6 +79,11 @@ class Catalogue:
       splits: the images of each split.
       upright: whether images are rotated as their EXIF orientation says.
       published: number of images of each complete split, where it is published.
+      source: the flag of alexnet_jax.prepare that selects these images, and its value; empty where
+        there is none.
+      movable: whether a data set that was prepared from the same images in another folder is used.
+      other_names: other names that a user may give to splits, and the splits.
+      notes: lines for the user about what was found where the images are.
       empty_classes: names of the classes without a training image.
     """
 
@@ -88,6 +93,10 @@ class Catalogue:
     splits: dict[str, Entries]
     upright: bool = False
     published: dict[str, int] = dataclasses.field(default_factory=dict)
+    source: dict[str, str] = dataclasses.field(default_factory=dict)
+    movable: bool = False
+    other_names: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
     empty_classes: list[str] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -155,3 +164,16 @@ def encode_name(name: str) -> bytes:
 def to_identifier(name: str) -> str:
     """Returns a folder's name as that of a data set: lower case, with _ for other characters."""
     return re.sub(r'\W+', '_', name.lower()).strip('_') or 'images'
+
+
+def printable(name: str) -> str:
+    """Escapes what a terminal would obey or could not show: control characters, lone bytes."""
+    if name.isprintable() and name == name.strip():
+        return name
+    return repr(name)
+
+
+def list_names(names: list[str], most: int = 10) -> str:
+    """Joins names for a message: the first ones, and how many more there are."""
+    shown = ', '.join(map(printable, names[:most]))
+    return shown if len(names) <= most else f'{shown} and {len(names) - most:,} more'

@@ -1,5 +1,13 @@
-"""Catalogues of a user's own images: one folder of images per class (§2)."""
+"""Catalogues of a user's own images: one folder of images per class (§2).
 
+Folders come as people have them: with or without folders for the splits, under the usual names.
+Where two readings of a folder are possible, it is refused; what was read is told in the notes of
+the catalogue.
+"""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_jax.data.preparation.catalogue import (
@@ -7,91 +15,277 @@ from alexnet_jax.data.preparation.catalogue import (
     Entries,
     hex_hash,
     is_held_out,
+    list_names,
+    printable,
     to_identifier,
+)
+from alexnet_jax.data.preparation.folder_tree import (
+    SUFFIXES,
+    ImageFile,
+    find_images,
+    list_entries,
+    list_folders,
 )
 from alexnet_jax.runtime.user_errors import UserError
 
-SUFFIXES = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
+SPLIT_NAMES = {  # in any case
+    'train': ('train', 'training'),
+    'validation': ('val', 'valid', 'validation', 'dev', 'eval'),
+    'test': ('test', 'testing'),
+}
+MAX_BYTES = 40  # of a folder's name in that of its data set: file names have at most 255 bytes
+
+# Part of the hash in a data set's name. The first form put black behind transparent pixels; what
+# was prepared with it is not used, as if it were on white.
+FORM = '2'
 
 
 def list_images(folder: Path, held_out: int = 10) -> Catalogue:
     """Lists the images of a folder that has one folder per class.
 
     Args:
-      folder: has the class folders; or has train/ and one of val/, validation/ and test/, which
-        have them and are then the two splits.
-      held_out: where `folder` has no such splits, one image in so many is for validation, chosen
-        by a hash of its name.
+      folder: has the class folders; or has a folder for each of the splits, which have them.
+      held_out: where there are no folders for splits, one image in so many is for validation,
+        chosen by a hash of its name.
 
     Raises:
-      UserError: there are fewer than two class folders, or one has no images, or a split has none.
+      UserError: the folder can be read in two ways; there are fewer than two classes, or one has no
+        images or a name that cannot be kept; a split has no images, or other classes.
     """
     if not folder.is_dir():
-        raise UserError(f'dataset.folder={folder} is not a folder')
-    roots = _split_roots(folder)
-    separate = 'validation' in roots
-    classes = _class_names(folder, roots)
-    splits = {split: Entries() for split in ('train', 'validation')}
+        raise UserError(f'dataset.folder={printable(str(folder))} is not a folder')
+    roots, notes = _split_roots(folder)
+    folders = {split: _class_folders(root) for split, root in roots.items()}
+    if 'test' in folders and 'validation' in folders and not folders['test']:
+        notes.append(f'{printable(roots["test"].name)} has no class folders and is left out')
+        del roots['test'], folders['test']
+    classes = _common_classes(roots, folders)
+    labels = {name: label for label, name in enumerate(classes)}
+    held_out = 0 if len(roots) > 1 else held_out
+    splits: dict[str, Entries] = {split: Entries() for split in ('train', 'validation', *roots)}
+    others: Counter[str] = Counter()
+    in_sub_folders: Counter[str] = Counter()
     for split, root in roots.items():
-        for label, name in enumerate(classes):
-            for file in _image_files(root / name):
-                key = file.relative_to(root).as_posix()
-                part = 'validation' if not separate and is_held_out(key, held_out) else split
-                splits[part].start_file(file)
-                splits[part].add(key, label, 0, file.stat().st_size)
+        others.update(_files_outside_classes(root))
+        for name, images in _images_by_class(split, folders[split], classes, others):
+            in_sub_folders[name] += sum(image.depth > 0 for image in images)
+            for image in images:
+                key = image.path.relative_to(root).as_posix()
+                part = 'validation' if held_out and is_held_out(key, held_out) else split
+                splits[part].start_file(image.path)
+                splits[part].add(key, labels[name], 0, image.size)
     for split, entries in splits.items():
         if not len(entries):
             raise UserError(f'{folder} has too few images for a {split} split: add images')
-    split_by = 'its own folders' if separate else f'one image in {held_out} for validation'
+    return _catalogue(
+        folder,
+        classes,
+        splits,
+        held_out,
+        roots,
+        [
+            *_describe_splits(classes, splits, roots, held_out),
+            *notes,
+            *_describe_files(in_sub_folders, others),
+        ],
+    )
+
+
+def _catalogue(
+    folder: Path,
+    classes: list[str],
+    splits: dict[str, Entries],
+    held_out: int,
+    roots: dict[str, Path],
+    notes: list[str],
+) -> Catalogue:
+    split_by = f'one image in {held_out} for validation' if held_out else 'its own folders'
+    name = to_identifier(folder.resolve().name).encode()[:MAX_BYTES].decode('utf-8', 'ignore')
+    other_names = {} if held_out else {root.name.lower(): split for split, root in roots.items()}
     return Catalogue(
-        name=f'folder_{to_identifier(folder.name)}_{hex_hash(str(folder.resolve()))}',
+        name=f'folder_{name}_{hex_hash(f"{FORM} {folder.resolve()}")}',
         description=f'The images of a folder, {len(classes)} classes; split by {split_by}.',
         classes=classes,
         splits=splits,
         upright=True,
+        source={'folder': str(folder.resolve())},
+        movable=True,
+        other_names=other_names,
+        notes=notes,
     )
 
 
-def _split_roots(folder: Path) -> dict[str, Path]:
-    """Returns, for each split, the folder of its class folders; 'train' if there are no splits."""
-    validation = [folder / name for name in ('val', 'validation', 'test')]
-    validation = [root for root in validation if root.is_dir()]
-    if validation and (folder / 'train').is_dir():
-        return {'train': folder / 'train', 'validation': validation[0]}
-    return {'train': folder}
+def _split_roots(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Returns the folder of the class folders of each split, and notes for the user.
+
+    It is 'train' alone, the folder itself, if there are no folders for splits.
+    """
+    roots: dict[str, Path] = {}
+    rest = []
+    for path in list_folders(folder):
+        split = next((s for s, names in SPLIT_NAMES.items() if path.name.lower() in names), None)
+        if split is None:
+            rest.append(path)
+        elif split in roots:
+            raise UserError(
+                f'{folder} has two folders of {split} images, {roots[split].name} and {path.name}: '
+                'move one of them away'
+            )
+        else:
+            roots[split] = path
+    if not roots:
+        return {'train': folder}, []
+    names = ', '.join(root.name for root in roots.values())
+    with_images = [path for path in rest if next(find_images(path, Counter()), None)]
+    if with_images:
+        raise UserError(
+            f'{folder} has folders with the names of splits ({names}) beside others '
+            f'({list_names([path.name for path in with_images])}): rename a class that is called '
+            'like a split, or move the folders away that are not splits'
+        )
+    if 'train' not in roots:
+        raise UserError(f'{folder} has {names} and no folder train: add the training images')
+    if len(roots) == 1:
+        raise UserError(
+            f'{folder} has {names} and no folder for validation: add one named val, or set '
+            f'--config.dataset.folder={roots["train"]}, of which one image in ten is held out'
+        )
+    if 'validation' not in roots:
+        roots = {'train': roots['train'], 'validation': roots['test']}
+    ignored = [path.name for path in rest]
+    return roots, [f'without images, ignored: {list_names(ignored)}'] if ignored else []
 
 
-def _class_names(folder: Path, roots: dict[str, Path]) -> list[str]:
-    """Returns the classes: the folders of the training split, sorted."""
-    classes = sorted(path.name for path in roots['train'].iterdir() if _is_class(path))
+def _class_folders(root: Path) -> dict[str, Path]:
+    """Returns the class folders by the names of the classes, sorted.
+
+    TFDS keeps the names of the classes as the lines of a file, without blanks at the ends. The same
+    letter may be one character or two (Unicode normalization), as a different system wrote it:
+    names are compared in the composed form.
+
+    Raises:
+      UserError: a name cannot be kept, or two names are the same text.
+    """
+    folders: dict[str, Path] = {}
+    for path in list_folders(root):
+        problem = _problem_of_name(path.name)
+        if problem:
+            raise UserError(
+                f'the class folder {path.name!r} in {printable(str(root))} {problem}: rename it'
+            )
+        name = unicodedata.normalize('NFC', path.name)
+        if name in folders:
+            raise UserError(
+                f'the class folders {path.name!a} and {folders[name].name!a} in '
+                f'{printable(str(root))} have the same name in Unicode: rename one of them'
+            )
+        folders[name] = path
+    return dict(sorted(folders.items()))
+
+
+def _problem_of_name(name: str) -> str:
+    """Returns why a class cannot have this name; '' if it can."""
+    categories = {unicodedata.category(character) for character in name}
+    if 'Cs' in categories:
+        return 'has a name that is not UTF-8'
+    if categories & {'Cc', 'Zl', 'Zp'}:
+        return 'has a line break or another control character in its name'
+    if name != name.strip():
+        return 'has a blank at an end of its name'
+    return ''
+
+
+def _common_classes(roots: dict[str, Path], folders: dict[str, dict[str, Path]]) -> list[str]:
+    """Returns the classes of the training split, which the other splits must have, too.
+
+    Raises:
+      UserError: there are fewer than two, or the splits differ; a test split may lack some.
+    """
+    classes = list(folders['train'])
     if len(classes) < 2:
         raise UserError(
             f'{roots["train"]} has {len(classes)} class folders: it needs two or more, each with '
             'the images of one class'
         )
-    names = {path.name for root in roots.values() for path in root.iterdir() if _is_class(path)}
-    if untrained := sorted(names - set(classes)):
-        raise UserError(
-            f'{folder} has classes without training images: {", ".join(untrained)}; add training '
-            'images, or move their validation images away'
-        )
+    for split, root in roots.items():
+        if untrained := [name for name in folders[split] if name not in folders['train']]:
+            raise UserError(
+                f'{root} has classes without training images: {list_names(untrained)}; add '
+                'training images, or move their images away'
+            )
+        missing = [name for name in classes if name not in folders[split]]
+        if missing and split == 'validation':
+            raise UserError(
+                f'{root} lacks classes that {roots["train"]} has: {list_names(missing)}; add '
+                'images of them, or move their training images away'
+            )
     return classes
 
 
-def _image_files(folder: Path) -> list[Path]:
-    files = sorted(filter(_is_image, folder.rglob('*')))
-    if not files:
+def _images_by_class(
+    split: str, folders: dict[str, Path], classes: list[str], others: Counter[str]
+) -> Iterator[tuple[str, list[ImageFile]]]:
+    """Yields each class and its images in a split.
+
+    Raises:
+      UserError: a class has no images, or has folders of images and no images of its own.
+    """
+    inner_folders: dict[str, set[str]] = defaultdict(set)  # of classes without images of their own
+    for name in classes:
+        images = list(find_images(folders[name], others)) if name in folders else []
+        if not images and split != 'test':
+            raise UserError(
+                f'{folders[name]} has no images ({", ".join(SUFFIXES)}): add images, or move the '
+                'folder away'
+            )
+        if images and all(image.depth for image in images):
+            parts = (image.path.relative_to(folders[name]).parts[0] for image in images)
+            inner_folders[name].update(parts)
+        yield name, images
+    every_class = len(inner_folders) == len(classes)  # such as n01443537/images/0.jpg
+    if inner_folders and not (every_class and len(set().union(*inner_folders.values())) == 1):
+        name, inner = next(iter(inner_folders.items()))
         raise UserError(
-            f'{folder} has no images ({", ".join(SUFFIXES)}): add images, or move the folder away'
+            f'{folders[name]} has no images of its own, only folders ({list_names(sorted(inner))}):'
+            ' choose the folder whose folders are the classes, or move the images up'
         )
-    return files
 
 
-def _is_class(folder: Path) -> bool:
-    return folder.is_dir() and not folder.name.startswith('.')
+def _files_outside_classes(root: Path) -> Counter[str]:
+    """Counts the files that lie beside class folders, by suffix."""
+    outside: Counter[str] = Counter()
+    for path in list_entries(root):
+        if path.is_file():
+            suffix = path.suffix.lower()
+            kind = 'images outside the class folders' if suffix in SUFFIXES else printable(suffix)
+            outside[kind or 'without a suffix'] += 1
+    return outside
 
 
-def _is_image(file: Path) -> bool:
-    """Judges by the name; hidden files (._cat.jpg) are not images."""
-    hidden = file.name.startswith('.')
-    return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
+def _describe_splits(
+    classes: list[str], splits: dict[str, Entries], roots: dict[str, Path], held_out: int
+) -> Iterator[str]:
+    """Yields the lines about the classes and the splits."""
+    yield f'{len(classes):,} classes: {list_names(classes)}'
+    counts = []
+    for split, entries in splits.items():
+        origin = f' (from {printable(roots[split].name)})' if not held_out else ''
+        if held_out and split == 'validation':
+            origin = f' (one image in {held_out}, chosen by its name)'
+        counts.append(f'{len(entries):,} {split}{origin}')
+    yield ', '.join(counts)
+
+
+def _describe_files(in_sub_folders: Counter[str], others: Counter[str]) -> Iterator[str]:
+    """Yields the lines about images in sub-folders, and about files that are not taken."""
+    nested = [(name, number) for name, number in in_sub_folders.items() if number]
+    if len(nested) > 3:
+        total = sum(number for _, number in nested)
+        yield f'{total:,} images of {len(nested):,} classes are in sub-folders'
+    else:
+        for name, number in nested:
+            yield f'{number:,} images of {printable(name)} are in sub-folders'
+    if others:
+        kinds = [f'{number:,} {kind}' for kind, number in others.most_common()]
+        shown = kinds if len(kinds) <= 10 else [*kinds[:9], f'{len(kinds) - 9} other kinds']
+        yield f'not taken: {", ".join(shown)}'

@@ -25,6 +25,7 @@ from alexnet_jax.data.preparation.catalogue import (
     to_identifier,
 )
 from alexnet_jax.data.preparation.tar_files import list_members
+from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 IMAGES_2012 = {'train': 1_281_167, 'validation': 50_000, 'test': 100_000}
@@ -53,8 +54,14 @@ def list_images(folder: Path, report: Report) -> Catalogue:
         'n*.tar': list_synset_tars,
     }
     for pattern, list_kind in kinds.items():
-        if any(folder.glob(pattern)):
+        tars = sorted(folder.glob(pattern))
+        if no_file := [tar for tar in tars if not tar.is_file()]:
+            raise UserError(
+                f'{no_file[0]} is not a file: put the tar there as it was downloaded, not unpacked'
+            )
+        if tars:
             catalogue = list_kind(folder, report)
+            catalogue.source = {'tars': str(folder.resolve())}
             for split, entries in catalogue.splits.items():
                 if not len(entries):
                     raise UserError(
@@ -157,10 +164,11 @@ def verify_md5(folder: Path, report: Report) -> list[str]:
       A line about each tar.
 
     Raises:
-      UserError: a sum differs.
+      Stopped: a signal asked this process to stop.
+      UserError: a sum differs, or there are no tars.
     """
     lines = []
-    for tar in sorted(folder.glob('*.tar')):
+    for tar in sorted(tar for tar in folder.glob('*.tar') if tar.is_file()):
         published = MD5_2012.get(tar.name)
         if published is None:
             lines.append(f'{tar.name}: no MD5 is published for it')
@@ -168,6 +176,7 @@ def verify_md5(folder: Path, report: Report) -> list[str]:
         digest, size, done = hashlib.md5(), tar.stat().st_size, 0
         with open(tar, 'rb') as file:
             while block := file.read(1 << 24):
+                raise_if_stopped()
                 digest.update(block)
                 done += len(block)
                 report(tar.name, done, size)
@@ -177,6 +186,8 @@ def verify_md5(folder: Path, report: Report) -> list[str]:
                 'download it again'
             )
         lines.append(f'{tar.name}: MD5 as published')
+    if not lines:
+        raise UserError(f'{folder} has no tars to verify: pass --tars=DIR with the folder of them')
     return lines
 
 

@@ -22,13 +22,20 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from alexnet_jax.data import pixel_statistics
 from alexnet_jax.data.images import BadImage
-from alexnet_jax.data.preparation.catalogue import Catalogue, Entries, encode_name, fingerprint
+from alexnet_jax.data.preparation.catalogue import (
+    Catalogue,
+    Entries,
+    encode_name,
+    fingerprint,
+    printable,
+)
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 MAX_SHARDS = 256  # per split: a reader keeps all of them open
 MIN_IMAGES = 500  # per shard
+MAX_BAD_SHOWN = 10  # bad images that are told at once
 SUMMARIES = '.records'  # folder of the summaries, while the data set is being written
 
 
@@ -174,6 +181,7 @@ def write_shard(shard: Shard, count_image: Callable[[], None]) -> None:
     if shard.count_pixels:
         sums = pixel_statistics.Sums.zeros(shard.storage.statistics_size)
     skipped = []
+    bad: list[str] = []
     with atomic_files.replace(shard.path) as partial:
         writer = RecordWriter(partial)
         with FileReader(shard.files) as reader:
@@ -185,25 +193,35 @@ def write_shard(shard: Shard, count_image: Callable[[], None]) -> None:
                         reader.read(*location), shard.upright
                     )
                 except BadImage as error:
-                    if not shard.skip_bad:
-                        file = shard.files[location[0]]
-                        raise _bad_image_error(shard, file, name, error) from error
                     skipped.append(name)
+                    if not shard.skip_bad:
+                        bad.append(_describe_bad_image(shard.files[location[0]], name, error))
+                    if len(bad) == MAX_BAD_SHOWN:
+                        break
                     continue
-                writer.write(stored, int(label), name)
-                if sums is not None:
-                    sums.add(pixels_HWC)
+                if not bad:  # after a bad one, the others are decoded only to tell all bad ones
+                    writer.write(stored, int(label), name)
+                    if sums is not None:
+                        sums.add(pixels_HWC)
                 count_image()
         writer.close()
+        if bad:
+            raise _bad_images_error(shard, bad)
     Summary(len(shard.names) - len(skipped), skipped, sums).save(shard)
 
 
-def _bad_image_error(shard: Shard, file: str, name: str, reason: BadImage) -> UserError:
+def _describe_bad_image(file: str, name: str, reason: BadImage) -> str:
     location = file if file.endswith(name) else f'{name} in {file}'
-    advice = 'repair or replace the image'
+    return f'{printable(location)}: {reason}'
+
+
+def _bad_images_error(shard: Shard, bad: list[str]) -> UserError:
+    advice = 'repair or replace the image' if len(bad) == 1 else 'repair or replace the images'
     if shard.split == 'train':
         advice += ', or allow N bad training images with --skip_bad=N'
-    return UserError(f'{location}: {reason}; {advice}')
+    number = f'{len(bad)} images cannot be decoded: ' if len(bad) > 1 else ''
+    more = 'there may be more; ' if len(bad) == MAX_BAD_SHOWN else ''
+    return UserError(f'{number}{"; ".join(bad)}; {more}{advice}')
 
 
 class RecordWriter:

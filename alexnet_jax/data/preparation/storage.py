@@ -15,19 +15,27 @@ STATISTICS_SIZE = 256  # pixels across an image for the statistics, where files 
 class Storage:
     """Size and format of stored images.
 
-    The text form of this object is part of each shard's fingerprint.
+    The text form of this object is part of each shard's fingerprint. It mentions the background
+    only where it is not the default: published ImageNet has no transparent pixels, and is not
+    prepared again because this setting exists.
 
     Attributes:
       size: pixels across the square that an image becomes; 0 keeps the files as they are.
       raw: whether uint8 pixels are stored instead of a JPEG.
       quality: JPEG quality, 1 to 100.
       filter: the filter that scales images, one of images.FILTERS.
+      background: the colour behind transparent pixels, 'white' or 'black'.
     """
 
     size: int = 256
     raw: bool = False
     quality: int = 90
     filter: str = 'bicubic'
+    background: str = dataclasses.field(default='white', repr=False)
+
+    def __str__(self) -> str:
+        background = '' if self.background == Storage.background else f' on {self.background}'
+        return f'{self!r}{background}'
 
     @property
     def statistics_size(self) -> int:
@@ -41,6 +49,7 @@ class Storage:
         parts = [source, str(self.size), 'raw' if self.raw else '']
         parts.append('' if self.raw or self.quality == Storage.quality else f'q{self.quality}')
         parts.append('' if self.filter == Storage.filter else self.filter)
+        parts.append('' if self.background == Storage.background else self.background)
         return '_'.join(part for part in parts if part)
 
     def features(self, classes: list[str]) -> tfds.features.FeaturesDict:
@@ -72,11 +81,13 @@ class Storage:
           BadImage: the image cannot be decoded.
         """
         if self.size:
-            square = images.square(data, self.size, self.filter, upright)
+            square = images.square(
+                data, self.size, self.filter, upright, background=self.background
+            )
             stored = square.tobytes() if self.raw else images.encode(square, self.quality)
             return stored, square
         # Decoded even if it is kept as it is: a damaged file is found now, not during training.
-        pixels = images.decode(data)
+        pixels = images.decode(data, background=self.background)
         square = images.central_square(pixels, STATISTICS_SIZE, self.filter)
         plain = images.is_plain_jpeg(data)
         return data if plain else images.encode(pixels, quality=100), square

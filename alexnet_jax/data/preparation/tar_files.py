@@ -1,10 +1,25 @@
 """Lists the members of tar files without unpacking them, tars within tars included (§2)."""
 
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from alexnet_jax.data.preparation.catalogue import printable
+from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose sizes are not negative, as later versions of Python demand (CVE-2025-8194).
+
+    A negative size leads back to an earlier header, and the tar would be listed for ever.
+    """
+
+    def _block(self, count: int) -> int:
+        if count < 0:
+            raise tarfile.InvalidHeaderError('negative size')  # pyrefly: ignore[missing-attribute]
+        return super()._block(count)  # pyrefly: ignore[missing-attribute]
 
 
 def list_members(
@@ -18,23 +33,40 @@ def list_members(
       end: the byte after its last one; None for the end of `path`.
 
     Raises:
-      UserError: this is not a tar, or it is truncated.
+      Stopped: a signal asked this process to stop.
+      UserError: this is not a tar, it cannot be read, it is truncated, or its headers make no
+        sense.
     """
-    end = path.stat().st_size if end is None else end
-    with open(path, 'rb') as file:
+    try:
+        file = open(path, 'rb')  # noqa: SIM115, closed below
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror}') from error
+    with file:
+        end = os.fstat(file.fileno()).st_size if end is None else end
         file.seek(start)
+        previous = start - 1
         try:
-            tar = tarfile.TarFile(fileobj=file)
+            tar = tarfile.TarFile(fileobj=file, tarinfo=_Header)
             for member in tar:
+                raise_if_stopped()
+                if member.size < 0 or member.offset_data <= previous:
+                    raise UserError(
+                        f'{path} has a header at byte {member.offset:,} that leads back: '
+                        'download it again'
+                    )
+                previous = member.offset_data
                 if member.offset_data + member.size > end:
-                    raise UserError(f'{path} is truncated in {member.name}: download it again')
+                    raise UserError(
+                        f'{path} is truncated in {printable(member.name)}: download it again'
+                    )
                 if member.isreg():
                     yield member.name, member.offset_data, member.size
                 # The library would keep an object for every member.
                 tar.members = []  # pyrefly: ignore[missing-attribute]
-        except tarfile.TarError as error:
+        except (tarfile.TarError, MemoryError, OverflowError, ValueError, RecursionError) as error:
+            reason = str(error) or 'a header of an impossible size'
             raise UserError(
-                f'{path} cannot be read at byte {start:,}: {error}; download it again'
+                f'{path} cannot be read at byte {start:,}: {reason}; download it again'
             ) from error
         # The library takes anything that is not a header for the end of the tar.
         file.seek(tar.offset)

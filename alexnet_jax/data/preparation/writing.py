@@ -2,7 +2,8 @@
 
 While it is being written the data set is the hidden folder `.VERSION.incomplete` beside its final
 location. A restart keeps the shards that are complete (shards.py). The folder gets its final name
-last, so that a data set that TFDS lists is always complete.
+last, so that a data set that TFDS lists is always complete. Of several processes that want the same
+data set one writes it, and the others wait and use it.
 """
 
 import dataclasses
@@ -16,15 +17,18 @@ import tensorflow_datasets as tfds
 
 from alexnet_jax.data import pixel_statistics
 from alexnet_jax.data.images import BadImage
-from alexnet_jax.data.preparation import workers
-from alexnet_jax.data.preparation.catalogue import Catalogue
+from alexnet_jax.data.preparation import prepared_sets, workers
+from alexnet_jax.data.preparation.catalogue import Catalogue, list_names
+from alexnet_jax.data.preparation.prepared_sets import SOURCE as SOURCE
+from alexnet_jax.data.preparation.prepared_sets import command_of_images, read_source
 from alexnet_jax.data.preparation.shards import SUMMARIES, FileReader, Shard, Summary, divide
 from alexnet_jax.data.preparation.storage import VERSION, Storage
+from alexnet_jax.data.preparation.tfds_sets import hash_names
 from alexnet_jax.runtime import atomic_files, cpu_devices, locks
+from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
 
 SPARE = 1 << 30  # bytes of disk to leave free
-SOURCE = 'prepared.json'  # in the data set's folder: what it was prepared from
 
 Announce = Callable[[str], None]  # receives a line for the user
 Report = Callable[[int, int], None]  # receives images done, images in total
@@ -58,8 +62,9 @@ def write(
     skip_bad: int,
     announce: Announce,
     report: Report,
+    again: bool = False,
 ) -> Result:
-    """Writes a data set, and resumes one that was stopped.
+    """Writes a data set, resumes one that was stopped, or returns the one that is there.
 
     Args:
       catalogue: the images.
@@ -69,17 +74,22 @@ def write(
       skip_bad: number of training images that may be left out because they cannot be decoded.
       announce: receives lines about what is about to happen.
       report: receives progress: at each image, or twice a second.
+      again: whether the data set is written even if it is there, and takes its place when it is
+        complete.
 
     Raises:
-      UserError: an image is bad, the disk is too small, another process is writing the same data
-        set, or the data set exists and was prepared from something else.
+      Stopped: a signal asked this process to stop; the same call resumes.
+      UserError: an image is bad, the disk is too small, or the data set exists and was prepared
+        from something else.
     """
     final = folder_of(data_dir, catalogue, storage)
-    unfinished = final.with_name(f'.{VERSION}.incomplete')
-    with locks.acquire(final.parent / '.lock', 'choose another data_dir'):
-        if final.exists():
-            announce(f'already prepared in {final}')
-            return _read_existing(final, catalogue)
+    if not again and (result := _find_prepared(final, catalogue, storage, announce)):
+        return result  # without a lock: a shared data set is often read-only
+    with locks.acquire(final.parent / '.lock', 'choose another data_dir', wait=True):
+        prepared_sets.restore(final)
+        if not again and (result := _find_prepared(final, catalogue, storage, announce)):
+            return result  # by the process that this one has waited for
+        unfinished = final.with_name(f'.{VERSION}.incomplete')
         shards = divide(catalogue, storage, unfinished, skip_bad > 0)
         _make_folder(unfinished, shards)
         missing = [shard for shard in shards if Summary.load(shard) is None]
@@ -88,36 +98,51 @@ def write(
         if done:
             announce(f'resuming after {done:,} of {total:,} images')
         _check_disk(missing, storage, data_dir, announce)
-        workers.write_shards(
-            missing,
-            processes or cpu_devices.processor_count(),
-            lambda images: report(done + images, total),
-        )
+
+        def count(images: int) -> None:
+            raise_if_stopped()
+            report(done + images, total)
+
+        workers.write_shards(missing, processes or cpu_devices.processor_count(), count)
         return _finish(unfinished, final, catalogue, storage, shards, skip_bad)
 
 
-def _read_existing(folder: Path, catalogue: Catalogue) -> Result:
-    """Returns what was prepared before from the same images.
+def _find_prepared(
+    final: Path, catalogue: Catalogue, storage: Storage, announce: Announce
+) -> Result | None:
+    """Returns what was prepared before from the same images; None if nothing was.
 
     Raises:
-      UserError: it was prepared from other images, or by another program.
+      UserError: what is there was prepared from other images, or by another program.
     """
-    shutil.rmtree(folder / SUMMARIES, ignore_errors=True)  # may be left after a kill
-    try:
-        source = json.loads((folder / SOURCE).read_text())
-        images, same = source['images'], source['fingerprint'] == catalogue.fingerprint()
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f'{folder} was not written by alexnet_jax.prepare: train on it as it is, or choose '
-            'another data_dir'
-        ) from error
-    if not same:
+    fingerprint = catalogue.fingerprint()
+    places = [final]
+    if catalogue.movable:
+        places += sorted(final.parents[1].glob(f'folder_*/{VERSION}'))
+    for folder in places:
+        source = read_source(folder)
+        same = source.get('fingerprint') == fingerprint
+        if catalogue.movable:
+            same = same and source['storage'] == dataclasses.asdict(storage)
+        if same:
+            shutil.rmtree(folder / SUMMARIES, ignore_errors=True)  # may be left after a kill
+            announce(f'already prepared in {folder}')
+            return Result(folder, source['images'], source['skipped'])
+    if not final.exists():
+        return None
+    again = command_of_images(catalogue.source, dataclasses.asdict(storage), final.parents[1])
+    if source := read_source(final):
         now = sum(map(len, catalogue.splits.values()))
         raise UserError(
-            f'{folder} was prepared from other images ({sum(images.values()):,} then, {now:,} '
-            'now): choose another data_dir, or move that folder away to prepare the present images'
+            f'{final} was prepared from other images ({sum(source["images"].values()):,} then, '
+            f'{now:,} now): choose another data_dir to keep both, or replace it: {again}'
         )
-    return Result(folder, images, source['skipped'])
+    if catalogue.movable or (final / SOURCE).exists():
+        raise UserError(f'{final / SOURCE} is damaged: prepare it again: {again}')
+    raise UserError(
+        f'{final} was not written by alexnet_jax.prepare: train on it as it is, or choose another '
+        'data_dir'
+    )
 
 
 def _make_folder(unfinished: Path, shards: list[Shard]) -> None:
@@ -142,12 +167,19 @@ def _check_disk(shards: list[Shard], storage: Storage, data_dir: Path, announce:
     summaries = storage.statistics_size**2 * 24 * len(shards)  # removed at the end
     need = int(record * sum(len(shard.names) for shard in shards)) + summaries
     free = shutil.disk_usage(data_dir).free
-    announce(f'about {need / 1e9:,.1f} GB to write in {data_dir}, {free / 1e9:,.1f} GB free')
+    announce(f'about {_format(need)} to write in {data_dir}, {_format(free)} free')
     if need + SPARE > free:
         raise UserError(
-            f'{data_dir} has {free / 1e9:,.1f} GB free and about {(need + SPARE) / 1e9:,.1f} GB '
-            'are needed: free some space, or choose another data_dir'
+            f'{data_dir} has {_format(free)} free and about {_format(need + SPARE)} are needed: '
+            'free some space, or choose another data_dir'
         )
+
+
+def _format(size: float) -> str:
+    """Returns a number of bytes in GB, or in MB or kB if there are few."""
+    unit = next((unit for unit in (1e9, 1e6) if size >= unit), 1e3)
+    name = {1e9: 'GB', 1e6: 'MB', 1e3: 'kB'}[unit]
+    return f'{size / unit:,.1f} {name}'
 
 
 def _sample_record_size(shards: list[Shard], samples: int = 32) -> float:
@@ -188,8 +220,8 @@ def _finish(
             sums.merge(summary.sums)
     if len(skipped) > skip_bad:
         raise UserError(
-            f'{len(skipped)} training images cannot be decoded, for example {skipped[0]}: '
-            f'pass --skip_bad={len(skipped)} to leave them out'
+            f'{len(skipped)} training images cannot be decoded ({list_names(skipped)}): '
+            f'repair or replace them, or leave them out with --skip_bad={len(skipped)}'
         )
     if sums.images:
         scaled_by = '' if storage.size else storage.filter
@@ -203,10 +235,12 @@ def _finish(
         'skipped': skipped,
         'fingerprint': catalogue.fingerprint(),
         'storage': dataclasses.asdict(storage),
+        'source': catalogue.source,
+        'class_names': hash_names(catalogue.classes),
     }
     with atomic_files.replace(unfinished / SOURCE) as partial:
         partial.write_text(json.dumps(source, indent=2) + '\n')
-    unfinished.rename(final)
+    prepared_sets.replace(final, unfinished)
     shutil.rmtree(final / SUMMARIES, ignore_errors=True)
     return Result(final, counts, skipped)
 

@@ -5,8 +5,9 @@ import pytest
 import scipy.io
 
 import tars
-from alexnet_jax.data.preparation import imagenet
+from alexnet_jax.data.preparation import imagenet, tar_files
 from alexnet_jax.data.preparation.catalogue import NO_LABEL
+from alexnet_jax.runtime.signals import Stopped
 from alexnet_jax.runtime.user_errors import UserError
 
 
@@ -182,3 +183,30 @@ def test_a_published_md5_is_confirmed(tmp_path, monkeypatch):
         'a.tar: MD5 as published',
         'b.tar: no MD5 is published for it',
     ]
+
+
+def test_a_folder_that_is_named_like_a_tar_is_refused(tmp_path):
+    (tmp_path / 'ILSVRC2012_img_train.tar').mkdir()
+    with pytest.raises(UserError, match=r'img_train\.tar is not a file: put the tar there'):
+        imagenet.list_images(tmp_path, ignore)
+
+
+def test_there_must_be_tars_to_verify(tmp_path):
+    with pytest.raises(UserError, match='has no tars to verify'):
+        imagenet.verify_md5(tmp_path, ignore)
+
+
+def test_a_stop_is_noticed_while_tars_are_read(official, monkeypatch):
+    def stop():
+        raise Stopped('SIGTERM')
+
+    monkeypatch.setattr(imagenet, 'raise_if_stopped', stop)
+    with pytest.raises(Stopped):
+        imagenet.verify_md5(official, ignore)
+    monkeypatch.setattr(tar_files, 'raise_if_stopped', stop)
+    with pytest.raises(Stopped):
+        imagenet.list_images(official, ignore)
+
+
+def test_the_origin_of_the_images_is_known(official):
+    assert imagenet.list_images(official, ignore).source == {'tars': str(official)}

@@ -1,3 +1,4 @@
+import concurrent.futures
 import dataclasses
 import itertools
 import json
@@ -17,9 +18,9 @@ from array_record.python import array_record_data_source
 import runs
 import tars
 from alexnet_jax.data import images, pixel_statistics
-from alexnet_jax.data.preparation import class_folders, imagenet, shards, writing
+from alexnet_jax.data.preparation import class_folders, imagenet, prepared_sets, shards, writing
 from alexnet_jax.data.preparation.storage import Storage
-from alexnet_jax.runtime import locks
+from alexnet_jax.runtime import locks, signals
 from alexnet_jax.runtime.user_errors import UserError
 
 SMALL = Storage(size=32)
@@ -248,12 +249,128 @@ def test_a_shard_with_a_damaged_summary_is_written_again(catalogue, reference, t
     assert records(folder) == records(reference)
 
 
-def test_a_second_process_is_refused(catalogue, tmp_path):
+def test_of_several_writers_of_a_data_set_one_writes_it_and_the_others_use_it(tmp_path):
+    """Threads stand for processes: each opens the lock's file on its own."""
+    catalogue = class_folders.list_images(tars.class_folders(tmp_path / 'pets', images=30))
+    lines = []
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        results = list(
+            pool.map(
+                lambda _: writing.write(catalogue, SMALL, tmp_path, 1, 0, lines.append, ignore),
+                range(3),
+            )
+        )
+    assert len({result.folder for result in results}) == 1
+    assert sum('to write in' in line for line in lines) == 1
+    assert sum('already prepared' in line for line in lines) == 2
+
+
+def test_a_stop_while_waiting_is_noticed(catalogue, tmp_path):
     with (
+        signals.StopSignal(),
         locks.acquire(tmp_path / 'imagenet2012_32' / '.lock', ''),
-        pytest.raises(UserError, match=f'process {os.getpid()} on .* is using'),
     ):
-        write(catalogue, SMALL, tmp_path)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(signals.Stopped):
+            write(catalogue, SMALL, tmp_path)
+
+
+def test_a_data_set_on_a_read_only_share_is_used_without_a_lock(tmp_path, monkeypatch):
+    catalogue = class_folders.list_images(tars.class_folders(tmp_path / 'pets'))
+    final = write(catalogue, SMALL, tmp_path).folder
+    (final.parent / '.lock').unlink()
+
+    def refuse(*_, **__):
+        raise UserError('cannot write')
+
+    monkeypatch.setattr(locks, 'acquire', refuse)
+    assert write(catalogue, SMALL, tmp_path).folder == final
+
+
+def test_a_data_set_is_replaced_only_by_a_complete_one(tmp_path, monkeypatch):
+    """While a new one is written, or if that fails, the old one is there."""
+    catalogue = class_folders.list_images(tars.class_folders(tmp_path / 'pets'))
+    final = write(catalogue, SMALL, tmp_path).folder
+    shard = next(final.glob('*train.array_record*'))
+    whole = records(final)
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.RecordWriter, 'close', lambda _: raise_(UserError('disk full')))
+        with pytest.raises(UserError, match='disk full'):
+            writing.write(catalogue, SMALL, tmp_path, 1, 0, ignore, ignore, again=True)
+    assert shard.stat().st_size == 1000
+    writing.write(catalogue, SMALL, tmp_path, 1, 0, ignore, ignore, again=True)
+    assert records(final) == whole
+    assert {file.name for file in final.parent.iterdir()} == {'.lock', '5.1.0'}
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize('renamed', [False, True])
+def test_a_kill_while_a_data_set_is_replaced_loses_neither(tmp_path, renamed):
+    """Killed after the old one was moved aside, or after the new one got its name."""
+    final, complete = tmp_path / 'set' / '1.0.0', tmp_path / 'set' / '.1.0.0.incomplete'
+    for folder in (final, complete):
+        folder.mkdir(parents=True)
+        (folder / folder.name).touch()
+    final.rename(final.with_name('.1.0.0.replaced'))
+    if renamed:
+        complete.rename(final)
+    prepared_sets.restore(final)
+    expected = '.1.0.0.incomplete' if renamed else '1.0.0'
+    assert [file.name for file in final.iterdir()] == [expected]
+    assert not final.with_name('.1.0.0.replaced').exists()
+
+
+def test_images_that_have_moved_are_not_prepared_again(tmp_path):
+    pets = tars.class_folders(tmp_path / 'a' / 'pets')
+    first = write(class_folders.list_images(pets), SMALL, tmp_path).folder
+    (tmp_path / 'b').mkdir()
+    pets.rename(tmp_path / 'b' / 'animals')
+    moved = class_folders.list_images(tmp_path / 'b' / 'animals')
+    assert write(moved, SMALL, tmp_path).folder == first
+    assert write(moved, Storage(size=24), tmp_path).folder != first
+    on_black = dataclasses.replace(SMALL, background='black')
+    assert write(moved, on_black, tmp_path).folder.name != first
+
+
+def test_what_is_behind_transparent_pixels_is_part_of_the_data_set(tmp_path):
+    pets = tars.class_folders(tmp_path / 'pets', images=12)
+    clear = np.zeros((40, 40, 4), np.uint8)
+    for kind in ('cat', 'dog'):
+        (pets / kind / 'clear.png').write_bytes(tars.encode(clear, 'PNG', mode='RGBA'))
+    catalogue = class_folders.list_images(pets)
+    for background, expected in (('white', 255), ('black', 0)):
+        storage = dataclasses.replace(SMALL, background=background)
+        folder = write(catalogue, storage, tmp_path).folder
+        builder = tfds.builder_from_directory(str(folder))
+        found = [
+            example['image'].mean()
+            for split in ('train', 'validation')
+            for example in builder.as_data_source(split)
+            if example['file_name'].endswith(b'clear.png')
+        ]
+        assert found == pytest.approx([expected, expected], abs=1)
+        assert folder.parent.name.endswith('_black') == (background == 'black')
+
+
+def test_a_stop_is_noticed_while_images_are_written(tmp_path, monkeypatch):
+    """What is complete remains, and the next call resumes there."""
+    catalogue = class_folders.list_images(tars.class_folders(tmp_path / 'pets', images=600))
+    calls = itertools.count()
+
+    def stop_in_the_second_shard():
+        if next(calls) == 700:
+            raise signals.Stopped('SIGTERM')
+
+    monkeypatch.setattr(writing, 'raise_if_stopped', stop_in_the_second_shard)
+    with pytest.raises(signals.Stopped):
+        write(catalogue, Storage(size=8), tmp_path)
+    lines = []
+    writing.write(catalogue, Storage(size=8), tmp_path, 1, 0, lines.append, ignore)
+    assert 'resuming after' in lines[0]
 
 
 def test_a_disk_that_is_too_small_is_refused_beforehand(catalogue, tmp_path, monkeypatch):
@@ -300,9 +417,31 @@ def damaged(tmp_path_factory):
 def test_a_bad_image_is_named_with_its_tar(damaged, tmp_path, workers):
     with pytest.raises(UserError) as error:
         write(damaged, SMALL, tmp_path, workers)
-    assert any(name in str(error.value) for name in BAD)
+    assert any(f'{name} in ' in str(error.value) for name in BAD)
     assert 'ILSVRC2012_img_train.tar: ' in str(error.value)
     assert '--skip_bad=N' in str(error.value)
+
+
+def test_several_bad_images_are_told_at_once(tmp_path):
+    pets = tars.class_folders(tmp_path / 'pets', images=30)
+    catalogue = class_folders.list_images(pets)
+    bad = [name for name in catalogue.splits['train'].names if name.startswith('cat')][:3]
+    for name in bad:
+        (pets / name).write_bytes(b'x')
+    with pytest.raises(UserError) as error:
+        write(class_folders.list_images(pets), SMALL, tmp_path)
+    assert str(error.value).startswith('3 images cannot be decoded: ')
+    assert all(f'{name}: is not an image' in str(error.value) for name in bad)
+    result = write(class_folders.list_images(pets), SMALL, tmp_path, skip_bad=3)
+    assert sorted(result.skipped) == sorted(bad)
+
+
+def test_a_bad_validation_image_is_not_to_be_skipped(tmp_path):
+    pets = tars.class_folders(tmp_path / 'pets', images=30)
+    name = class_folders.list_images(pets).splits['validation'].names[0]
+    (pets / name).write_bytes(b'x')
+    with pytest.raises(UserError, match=r'repair or replace the image$'):
+        write(class_folders.list_images(pets), SMALL, tmp_path, skip_bad=5)
 
 
 def test_as_many_bad_images_as_allowed_are_left_out(damaged, tmp_path):
@@ -330,11 +469,21 @@ def test_a_data_set_prepared_from_other_images_is_refused(tmp_path):
     final = write(class_folders.list_images(folder), SMALL, tmp_path).folder
     assert write(class_folders.list_images(folder), SMALL, tmp_path).folder == final
     (folder / 'cat' / '0.jpg').unlink()
-    with pytest.raises(UserError, match=r'prepared from other images \(40 then, 39 now\)'):
+    with pytest.raises(UserError, match=r'prepared from other images \(40 then, 39 now\)') as error:
         write(class_folders.list_images(folder), SMALL, tmp_path)
-    (final / writing.SOURCE).unlink()
-    with pytest.raises(UserError, match=r'was not written by alexnet_jax\.prepare'):
+    again = f'--again --folder={folder} --size=32 --data_dir={tmp_path}'
+    assert again in str(error.value)
+    (final / writing.SOURCE).write_text('{"images"')
+    with pytest.raises(UserError, match=r'prepared\.json is damaged: prepare it again:') as error:
         write(class_folders.list_images(folder), SMALL, tmp_path)
+    assert again in str(error.value)
+
+
+def test_a_data_set_of_another_program_is_left_alone(catalogue, tmp_path):
+    final = writing.folder_of(tmp_path, catalogue, SMALL)
+    final.mkdir(parents=True)
+    with pytest.raises(UserError, match=r'was not written by alexnet_jax\.prepare: train on it'):
+        write(catalogue, SMALL, tmp_path)
 
 
 def test_own_images_are_rotated_as_exif_says(tmp_path):

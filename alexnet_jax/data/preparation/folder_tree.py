@@ -1,0 +1,122 @@
+"""Lists the images below a folder: links are followed, and what programs leave there is ignored."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from alexnet_jax.data.preparation.catalogue import printable
+from alexnet_jax.runtime.signals import raise_if_stopped
+from alexnet_jax.runtime.user_errors import UserError
+
+SUFFIXES = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
+
+# Folders and files of file managers, network drives and archives, in lower case. They have
+# thumbnails and deleted images. Names that begin with a dot are ignored, too.
+IGNORED = (
+    '@eadir',
+    '__macosx',
+    '#recycle',
+    '$recycle.bin',
+    'system volume information',
+    'lost+found',
+    'thumbs.db',
+    'desktop.ini',
+)
+
+
+class ImageFile(NamedTuple):
+    """An image below a folder.
+
+    Attributes:
+      path: where it is.
+      size: its length in bytes.
+      depth: the number of folders between that folder and the image.
+    """
+
+    path: Path
+    size: int
+    depth: int
+
+
+def list_entries(folder: Path) -> list[Path]:
+    """Lists what is in a folder, sorted by name, without what programs leave there.
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f'cannot list {printable(str(folder))}: {error.strerror}') from error
+    return [folder / name for name in names if not _is_ignored(name)]
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """Lists the folders in a folder, and the links to folders, sorted by name."""
+    return [
+        path
+        for path in list_entries(folder)
+        if (status := _status(path)) is not None and stat.S_ISDIR(status.st_mode)
+    ]
+
+
+def find_images(folder: Path, others: Counter[str]) -> Iterator[ImageFile]:
+    """Yields the images in a folder and in its sub-folders, sorted by name.
+
+    A link to a folder counts as a folder. No folder is entered twice, so that links that lead back
+    come to an end.
+
+    Args:
+      folder: where to look.
+      others: receives the number of files that are not images, by suffix.
+
+    Raises:
+      UserError: a folder cannot be read.
+    """
+    visited = {_identity(folder)}
+    levels = [iter(list_entries(folder))]
+    while levels:
+        raise_if_stopped()
+        path = next(levels[-1], None)
+        if path is None:
+            levels.pop()
+            continue
+        status = _status(path)
+        if status is None:
+            others['broken links'] += 1
+        elif stat.S_ISDIR(status.st_mode):
+            identity = status.st_dev, status.st_ino
+            if identity not in visited:
+                visited.add(identity)
+                levels.append(iter(list_entries(path)))
+        elif stat.S_ISREG(status.st_mode) and path.suffix.lower() in SUFFIXES:
+            yield ImageFile(path, status.st_size, len(levels) - 1)
+        else:
+            others[printable(path.suffix.lower()) or 'without a suffix'] += 1
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith('.') or name.lower() in IGNORED
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Returns what two paths to the same folder have in common."""
+    status = _status(folder)
+    return (status.st_dev, status.st_ino) if status else (-1, -1)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Returns what the file system says about a path; None for a link that leads nowhere.
+
+    Raises:
+      UserError: the file system does not answer.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        if path.is_symlink():
+            return None
+        raise UserError(f'cannot read {printable(str(path))}: {error.strerror}') from error
