@@ -429,9 +429,18 @@ def test_state_and_position_agree(folder):
     file = folder / '6' / 'position' / 'metadata'
     file.write_text(file.read_text().replace('"step": 6', '"step": 5'))
     assert_is(restore(folder), 4)
-    (folder / '2').rename(folder / '9')  # a copy by hand
+    (folder / '2').rename(folder / '9')  # by hand
     assert_is(restore(folder), 4)
     assert (folder / '9.damaged').is_dir()
+
+
+def test_a_state_of_another_step_is_not_restored(folder):
+    as_before_digests(folder / '6')
+    shutil.rmtree(folder / '6' / 'state')
+    shutil.copytree(folder / '2' / 'state', folder / '6' / 'state')
+    with pytest.raises(UserError, match=r'damaged: its state is of step 2, its position of 6'):
+        restore(folder, step=6)
+    assert_is(restore(folder), 4)
 
 
 def test_later_formats_are_not_taken_for_damage(folder, monkeypatch):
