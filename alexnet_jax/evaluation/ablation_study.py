@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +19,9 @@ from scipy import stats  # comes with scikit-learn
 from alexnet_jax.config.ablations import ABLATIONS, ablate, changes, check_names
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.progress import time_left
+from alexnet_jax.runtime.signals import EXIT_INTERRUPTED, forward_to
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, UserError
 from alexnet_jax.training.workdir import Workdir
@@ -149,7 +150,7 @@ def train(study: Study, arguments: list[str]) -> Iterator[tuple[str, int]]:
         if number:
             seconds = (time.monotonic() - start) / number * (len(missing) - number)
             left = f', {time_left(seconds)} left'
-        print(f'[{number + 1}/{len(missing)}] {name}, seed {seed}{left}', flush=True)
+        show(f'[{number + 1}/{len(missing)}] {name}, seed {seed}{left}')
         _train_one(study, name, seed, arguments)
         yield name, seed
 
@@ -161,10 +162,12 @@ def _train_one(study: Study, name: str, seed: int, arguments: list[str]) -> None
     command += [f'--workdir={folder}'] + ([] if name == BASE else [f'--ablate={name}'])
     start = time.monotonic()
     with (folder / 'output.txt').open('a') as output:
-        code, errors = _run(command, output)
-    if code == EXIT_STOPPED:
-        print('stopped and saved: the same command resumes')
+        code, errors, signals = _run(command, output)
+    if code == EXIT_STOPPED or (signals and code < 0):  # below 0: it had nothing to save yet
+        show('stopped and saved: the same command resumes')
         sys.exit(EXIT_STOPPED)
+    if signals and code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
     if code:
         last = (errors.strip().splitlines() or [f'exit code {code}'])[-1]
         reason = last.removeprefix('alexnet_jax: ')
@@ -174,11 +177,11 @@ def _train_one(study: Study, name: str, seed: int, arguments: list[str]) -> None
         partial.write_text(json.dumps(result) + '\n')
 
 
-def _run(command: list[str], output: TextIO) -> tuple[int, str]:
+def _run(command: list[str], output: TextIO) -> tuple[int, str, list[str]]:
     """Runs a command, and forwards stop signals to it, so that it saves a checkpoint.
 
     Returns:
-      The exit code, and what the command wrote to stderr.
+      The exit code, what the command wrote to stderr, and the names of the forwarded signals.
     """
     process = subprocess.Popen(
         command,
@@ -188,14 +191,9 @@ def _run(command: list[str], output: TextIO) -> tuple[int, str]:
         errors='replace',
         start_new_session=True,
     )
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    handlers = {n: signal.signal(n, lambda n, _: process.send_signal(n)) for n in numbers}
-    try:
+    with forward_to(process) as signals:
         _, errors = process.communicate()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return process.returncode, errors
+    return process.returncode, errors, signals
 
 
 def final_errors(workdir: Workdir) -> Result:

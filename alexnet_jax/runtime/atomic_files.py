@@ -1,6 +1,7 @@
 """Files that are complete or absent, whenever the process or the machine stops."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -30,6 +31,8 @@ def replace(path: Path) -> Iterator[Path]:
     Raises:
       OSError: the file cannot be written; the error names `path` and not the temporary file.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(_temporary_name(path.name))
     try:
         yield partial

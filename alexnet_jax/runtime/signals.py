@@ -1,10 +1,12 @@
 """Signals that ask a process to stop."""
 
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import ClassVar
 
@@ -137,14 +139,44 @@ def raise_if_stopped() -> None:
         raise Stopped(active.signal)
 
 
+@contextlib.contextmanager
+def forward_to(process: subprocess.Popen) -> Iterator[list[str]]:
+    """Forwards the signals of StopSignal to a process, which saves and stops.
+
+    Signals that are ignored stay ignored. A line on stderr acknowledges the first of each kind.
+
+    Args:
+      process: a process in a session of its own, which a terminal's Ctrl-C does not reach.
+
+    Yields:
+      The names of the signals that have been forwarded so far.
+    """
+    names: list[str] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if name not in names:
+            _write_line(f'stopping ({name}) when the present run has saved')
+        names.append(name)
+        process.send_signal(number)
+
+    handlers = {n: signal.getsignal(n) for n in STOP_SIGNALS}
+    handlers = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}
+    for number in handlers:
+        signal.signal(number, forward)
+    try:
+        yield names
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _write_line(text: str) -> None:
     # Not print: a signal may interrupt one, and the reader of stderr may have gone.
     start = '\n' if os.isatty(2) else ''  # a progress line, or ^C, may stand on the terminal
-    try:
+    with contextlib.suppress(OSError):
         if sys.__stderr__ is not None:  # a stderr that was closed may be another file's number
             os.write(2, f'{start}{text}\n'.encode())
-    except OSError:
-        pass
 
 
 def _handle_as_before_in_child() -> None:

@@ -122,7 +122,7 @@ def describe_error(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return _describe_os_error(error)
     if isinstance(error, RuntimeError) and 'determine home directory' in text:
-        return 'the home directory is unknown: set HOME, or TFDS_DATA_DIR for data sets'
+        return 'the home directory is unknown: set HOME, or TFDS_DATA_DIR and paths without ~'
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return f'too many threads: {_TOO_MANY_PROCESSES}'
     variable = _JAX_VARIABLE.match(text) if isinstance(error, ValueError) else None

@@ -57,3 +57,8 @@ def test_a_folder_that_cannot_be_written_to_is_named():
     path = Path('/proc/file')
     with pytest.raises(OSError, match="'/proc/file'"):
         write(path, OSError())
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    with pytest.raises(IsADirectoryError, match=f"'{tmp_path}'"):
+        write(tmp_path, OSError())

@@ -10,7 +10,13 @@ import time
 import pytest
 
 import nets
-from alexnet_jax.runtime.signals import STOP_SIGNALS, Stopped, StopSignal, raise_if_stopped
+from alexnet_jax.runtime.signals import (
+    STOP_SIGNALS,
+    Stopped,
+    StopSignal,
+    forward_to,
+    raise_if_stopped,
+)
 
 NAMES = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1']
 
@@ -187,3 +193,29 @@ def test_a_forked_process_handles_signals_as_before_the_block():
     )
     out, err = process.communicate(timeout=30)
     assert (out, err) == ("-15 ''\n", '')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_signals_are_forwarded_to_a_process_and_acknowledged(capfd, name):
+    number = signal.Signals[name]
+    handler = signal.getsignal(number)
+    source = f'import signal; print("ready", flush=True); signal.sigwait([{int(number)}])'
+    block = f'import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}]); {source}'
+    process = subprocess.Popen([sys.executable, '-c', block], text=True, stdout=subprocess.PIPE)
+    with process, forward_to(process) as names:
+        assert process.stdout.readline() == 'ready\n'
+        signal.raise_signal(number)
+        assert process.wait(timeout=30) == 0
+        signal.raise_signal(number)  # it has ended: nothing happens
+    assert names == [name, name]
+    assert signal.getsignal(number) is handler
+    assert capfd.readouterr().err.count(f'stopping ({name}) when the present run has saved') == 1
+
+
+def test_signals_that_are_ignored_are_not_forwarded():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with subprocess.Popen(['sleep', '60']) as process:
+        with forward_to(process) as names:
+            signal.raise_signal(signal.SIGHUP)
+        process.kill()
+    assert names == []

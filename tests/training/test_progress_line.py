@@ -1,10 +1,17 @@
 """The progress line on terminals, in log files, and where nobody reads."""
 
+import fcntl
 import os
+import pty
+import struct
+import subprocess
 import sys
+import termios
 
 import pytest
 
+import nets
+import runs
 from alexnet_jax.config.durations import Durations
 from alexnet_jax.training import progress_line
 
@@ -78,3 +85,40 @@ def test_training_goes_on_when_nobody_reads(clock, monkeypatch):
         os.close(reader)
         train(line, clock)
         assert line.speed == pytest.approx(10)
+
+
+# Makes its stdin the terminal of this session, as a login does, and becomes the program.
+IN_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_in_a_terminal_that_is_closed_is_saved(tmp_path, data_dir):
+    """Until then, no line is as wide as the terminal, where it would begin a new one."""
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
+    command = runs.command(tmp_path / 'w', data_dir, optimizer__epochs=100.0)
+    variables = {name: value for name, value in os.environ.items() if name != 'COLUMNS'}
+    process = subprocess.Popen(
+        [sys.executable, '-ISc', IN_TERMINAL, *command],
+        cwd=nets.ROOT,
+        env=variables | {'XLA_FLAGS': '--xla_backend_optimization_level=0'},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    screen = ''
+    while '(test ' not in screen:
+        screen += os.read(main, 4096).decode()
+    os.close(main)
+    assert process.wait(timeout=120) == 75
+    assert runs.final(tmp_path / 'w')[0] > 0
+    states = [state.removeprefix('\x1b[K') for state in screen.replace('\n', '\r').split('\r')]
+    assert any('step 2/' in state for state in states)
+    assert max(map(len, states)) < 80
