@@ -32,10 +32,13 @@ class Records:
       size: pixels across an image, if all are squares of one size; else 0.
       may_be_transparent: whether images are stored in a format that knows transparency.
       classes: names of the labels.
+      remedy: what the user can do about a damaged record, in the imperative.
 
     Raises:
       UserError: the images are stored in a way that is not supported.
     """
+
+    remedy = 'prepare the data set again'
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str) -> None:
         self.features = builder.info.features
@@ -192,7 +195,7 @@ class _Shards:
             self._readers.pop(shard, None)
 
     def _close_all(self) -> None:
-        """Closes all, and keeps fewer open from now on: the process has many other files open."""
+        """Makes room for the other files of this process, also by keeping fewer open from now on."""
         with self._lock:
             self._most = max(1, len(self._readers) // 2)
             self._readers.clear()

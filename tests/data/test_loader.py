@@ -160,6 +160,21 @@ def test_more_unreadable_images_than_allowed_are_an_error():
         training(2)
 
 
+def test_the_advice_for_an_unreadable_image_fits_the_split():
+    """Training may leave images out, and an evaluation may not; a source may know a remedy."""
+    batches = loader.training_batches(Damaged(20), loader.Reading(4), 0, 20, 0)
+    with pytest.raises(UserError, match=': prepare the data set again, or .* --skip_bad=N'):
+        next(batches)
+
+    class Known(Damaged):
+        remedy = 'prepare it again: COMMAND'
+
+    with pytest.raises(UserError, match=r'number 3 is torn: prepare it again: COMMAND(?!,)'):
+        list(loader.evaluation_batches(Known(20), loader.Reading(4), 4))
+    with pytest.raises(UserError, match=r'skip_bad=1: allow more, or prepare it again: COMMAND$'):
+        loader.UnreadableImages(Known(20), 1).add(np.array([3, 4]))
+
+
 def test_evaluation_leaves_no_image_out():
     with pytest.raises(UserError, match='number 3 is torn'):
         list(loader.evaluation_batches(Damaged(20), loader.Reading(4), 4))

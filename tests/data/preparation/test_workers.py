@@ -6,10 +6,10 @@ import signal
 import pytest
 
 import tars
+from alexnet_jax.data import child_processes
 from alexnet_jax.data.preparation import shards, workers
 from alexnet_jax.data.preparation.class_folders import list_images
 from alexnet_jax.data.preparation.storage import Storage
-from alexnet_jax.runtime import child_processes
 from alexnet_jax.runtime.signals import Stopped, StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 
