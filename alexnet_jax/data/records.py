@@ -195,7 +195,7 @@ class _Shards:
             self._readers.pop(shard, None)
 
     def _close_all(self) -> None:
-        """Makes room for the other files of this process, also by keeping fewer open from now on."""
+        """Makes room for other files of this process, and keeps fewer open from now on."""
         with self._lock:
             self._most = max(1, len(self._readers) // 2)
             self._readers.clear()

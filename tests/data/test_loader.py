@@ -163,7 +163,7 @@ def test_more_unreadable_images_than_allowed_are_an_error():
 def test_the_advice_for_an_unreadable_image_fits_the_split():
     """Training may leave images out, and an evaluation may not; a source may know a remedy."""
     batches = loader.training_batches(Damaged(20), loader.Reading(4), 0, 20, 0)
-    with pytest.raises(UserError, match=': prepare the data set again, or .* --skip_bad=N'):
+    with pytest.raises(UserError, match=r': prepare the data set again, or .* --skip_bad=N'):
         next(batches)
 
     class Known(Damaged):
