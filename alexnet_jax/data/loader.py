@@ -19,9 +19,9 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.data import images, pixel_statistics, system_errors
+from alexnet_jax.data import child_processes, images, pixel_statistics, system_errors
 from alexnet_jax.data.sources import Source
-from alexnet_jax.runtime import child_processes, cpu_devices, signals
+from alexnet_jax.runtime import cpu_devices, signals
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -30,7 +30,6 @@ Batch = dict[str, np.ndarray]  # 'image': (B, size, size, 3) uint8; 'label': (B,
 _REPLACED = 'replaced'  # key in a batch: for each row the index of the unreadable image, or -1
 _ALL_ROWS = slice(None)
 _SECONDS_WITHOUT_PROGRESS = 2
-_PREPARE_AGAIN = 'prepare the data set again (python -m alexnet_jax.prepare --help: --again)'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,7 @@ class UnreadableImages:
             raise UserError(
                 f'{len(self._indices)} training images cannot be read, for example '
                 f'{self.names[0]}, and --skip_bad={self.allowed}: allow more, or '
-                f'{_PREPARE_AGAIN}'
+                f'{_remedy(self._source)}'
             )
 
 
@@ -131,8 +130,8 @@ def training_batches(
         process read: there are too many open files or too little memory, or the disk fails.
     """
     order = _BatchOrder(len(source), batch_size, seed if reshuffle else None)
-    tolerant = unreadable is not None and unreadable.allowed > 0
-    read = functools.partial(_read_batch, source, reading, rows, tolerant)
+    allowed = 0 if unreadable is None else unreadable.allowed
+    read = functools.partial(_read_batch, source, reading, rows, allowed)
     steps = grain.MapDataset.range(first_step, sys.maxsize)
     batches = steps.map(lambda step: read(order.indices(step)))
     for batch in _iterate(batches, reading):
@@ -160,16 +159,16 @@ def evaluation_batches(
     Raises:
       UserError: an image cannot be read; none are left out of an evaluation.
     """
-    for batch in _batches_in_order(source, reading, batch_size, rows, tolerant=False):
+    for batch in _batches_in_order(source, reading, batch_size, rows, allowed=None):
         del batch[_REPLACED]
         yield batch
 
 
 def _batches_in_order(
-    source: Source, reading: Reading, batch_size: int, rows: slice, tolerant: bool
+    source: Source, reading: Reading, batch_size: int, rows: slice, allowed: int | None
 ) -> Iterator[Batch]:
     order = _BatchOrder(len(source), batch_size, None)
-    read = functools.partial(_read_batch, source, reading, rows, tolerant)
+    read = functools.partial(_read_batch, source, reading, rows, allowed)
     steps = grain.MapDataset.range(-(-len(source) // batch_size))
     batches = steps.map(lambda step: read(order.indices(step)))
     for step, batch in enumerate(_iterate(batches, reading)):
@@ -248,16 +247,16 @@ def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
 
 
 def _read_batch(
-    source: Source, reading: Reading, rows: slice, tolerant: bool, indices: np.ndarray
+    source: Source, reading: Reading, rows: slice, allowed: int | None, indices: np.ndarray
 ) -> Batch:
-    """Reads the images of a batch, and replaces unreadable ones by the next if `tolerant`."""
+    """Reads a batch; unreadable images are replaced by the next if `allowed`, None in a test."""
     indices = indices[rows]
     pixels = np.empty((len(indices), reading.size, reading.size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
     replaced = np.full(len(indices), -1)
     for row, index in enumerate(indices):
         reason: Exception | None = None
-        for candidate in range(int(index), int(index) + (len(source) if tolerant else 1)):
+        for candidate in range(int(index), int(index) + (len(source) if allowed else 1)):
             number, out_HWC = candidate % len(source), pixels[row]
             try:
                 labels[row] = read_into(source, number, out_HWC, reading.resize, reading.background)
@@ -266,17 +265,20 @@ def _read_batch(
                 replaced[row] = index
                 reason = error
         else:
-            raise unreadable_error(source, int(index), reason)
+            raise unreadable_error(source, int(index), reason, training=allowed is not None)
     return {'image': pixels, 'label': labels, _REPLACED: replaced}
 
 
-def unreadable_error(source: Source, index: int, reason: Exception | None) -> UserError:
+def _remedy(source: Source) -> str:
+    return getattr(source, 'remedy', 'prepare the data set again')
+
+
+def unreadable_error(
+    source: Source, index: int, reason: Exception | None, training: bool = False
+) -> UserError:
     """Returns the error for an image that cannot be read."""
-    remedy = getattr(source, 'remedy', _PREPARE_AGAIN)
-    return UserError(
-        f'{source.where(index)} {reason}: {remedy}; training can also leave out images that cannot '
-        'be read (--skip_bad=N)'
-    )
+    or_leave_out = ', or leave out up to N such images: --skip_bad=N' if training else ''
+    return UserError(f'{source.where(index)} {reason}: {_remedy(source)}{or_leave_out}')
 
 
 def read_labelled(source: Source, index: int) -> Mapping[str, Any]:
@@ -361,12 +363,12 @@ def statistics_of(
     if reading.background != 'white' and getattr(source, 'may_be_transparent', False):
         variant.append(reading.background)
     file = pixel_statistics.statistics_file(Path(folder), split, reading.size, '_'.join(variant))
-    tolerant = unreadable is not None and unreadable.allowed > 0
+    allowed = 0 if unreadable is None else unreadable.allowed
     sums = None
     if folder:
-        sums = pixel_statistics.load_sums(file, len(source), reading.size, tolerant)
+        sums = pixel_statistics.load_sums(file, len(source), reading.size, allowed > 0)
     if sums is None:
-        sums = _count_pixels(source, reading, tolerant, unreadable)
+        sums = _count_pixels(source, reading, allowed, unreadable)
         if folder:
             try:
                 sums.save(file)
@@ -376,12 +378,12 @@ def statistics_of(
 
 
 def _count_pixels(
-    source: Source, reading: Reading, tolerant: bool, unreadable: UnreadableImages | None
+    source: Source, reading: Reading, allowed: int, unreadable: UnreadableImages | None
 ) -> pixel_statistics.Sums:
     sums = pixel_statistics.Sums.zeros(reading.size)
     start = time.monotonic()
     with ProgressBars() as bars:
-        for batch in _batches_in_order(source, reading, 64, _ALL_ROWS, tolerant):
+        for batch in _batches_in_order(source, reading, 64, _ALL_ROWS, allowed):
             signals.raise_if_stopped()
             if unreadable is not None:
                 unreadable.add(batch[_REPLACED])

@@ -6,6 +6,7 @@ number of processes that count them.
 
 import dataclasses
 import hashlib
+import io
 import zipfile
 from pathlib import Path
 
@@ -125,26 +126,27 @@ class Sums:
           UserError: the file cannot be read, is damaged, or has values that are no such sums.
         """
         try:
-            with path.open('rb') as opened:
-                with zipfile.ZipFile(opened) as archive:  # NumPy parses before it compares a CRC
-                    bad = archive.testzip()
-                if bad:
-                    raise ValueError(f'{bad} has another checksum')
-                opened.seek(0)
-                with np.load(opened, allow_pickle=False) as file:
-                    left_out = int(file['left_out']) if 'left_out' in file else 0
-                    sums = cls(int(file['images']), file['pixels_HWC'], file['products'], left_out)
+            data = path.read_bytes()
         except (OSError, MemoryError) as error:
-            if system_errors.error_code(error) is not None:
-                raise system_errors.user_error(f'cannot read {path}', error) from error
-            reason = first_line(error)
-        except Exception as error:  # damaged archives raise many kinds of errors
-            reason = first_line(error)
-        else:
+            raise system_errors.user_error(f'cannot read {path}', error) from error
+        try:
+            sums = cls._parse(data)
             reason = sums._fault()
             if not reason:
                 return sums
+        except Exception as error:  # damaged archives raise many kinds of errors
+            reason = first_line(error)
         raise UserError(f'{path} is damaged ({reason}): training replaces it')
+
+    @classmethod
+    def _parse(cls, data: bytes) -> 'Sums':
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:  # NumPy parses before it compares a CRC
+            bad = archive.testzip()
+        if bad:
+            raise ValueError(f'{bad} has another checksum')
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            left_out = int(file['left_out']) if 'left_out' in file else 0
+            return cls(int(file['images']), file['pixels_HWC'], file['products'], left_out)
 
     def _fault(self) -> str:
         """Returns what shows that these are no sums over images; '' for nothing."""

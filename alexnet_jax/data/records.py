@@ -195,7 +195,7 @@ class _Shards:
             self._readers.pop(shard, None)
 
     def _close_all(self) -> None:
-        """Closes all, and keeps fewer open from now on: the process has many other files open."""
+        """Makes room for other files of this process, and keeps fewer open from now on."""
         with self._lock:
             self._most = max(1, len(self._readers) // 2)
             self._readers.clear()

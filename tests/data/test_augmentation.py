@@ -195,3 +195,20 @@ def test_one_mean_colour_in_place_of_the_mean_image():
     constants = augmentation.constants(settings(mean='colour'), 64, sums)
     np.testing.assert_allclose(constants.mean_HWC[5, 7], sums.mean_image.mean((0, 1)), rtol=1e-5)
     assert np.ptp(constants.mean_HWC, axis=(0, 1)).max() == 0
+
+
+def test_draws_and_views_are_the_same_where_jax_computes_with_64_bits():
+    own, mean = settings('root'), np.zeros((SIZE, SIZE, 3), np.float32)
+    constants = augmentation.Constants(mean, np.eye(3, dtype=np.float32))
+
+    def draw_and_view():
+        draw = augmentation.draw_views(jax.random.key(0), 50, SIZE, own)
+        deviation = jnp.float32(0.1)
+        return draw, augmentation.random_views(coordinates(50), constants, draw, own, deviation)
+
+    expected = draw_and_view()
+    with jax.enable_x64(True):
+        results = draw_and_view()
+    for x, y in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)

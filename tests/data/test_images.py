@@ -128,6 +128,87 @@ def jpeg_bomb():
     return bytes(data)
 
 
+def drawing(mode):
+    """Returns a file: opaque red, half transparent black and transparent black, each 4 x 4."""
+    rgba = np.zeros((4, 12, 4), np.uint8)
+    rgba[:, :4] = (200, 0, 0, 255)
+    rgba[:, 4:8, 3] = 128
+    picture = Image.fromarray(rgba)
+    form = mode if mode in ('WEBP', 'TIFF') else 'PNG'
+    options = {'lossless': True, 'exact': True} if mode == 'WEBP' else {}
+    file = io.BytesIO()
+    (picture.convert('LA') if mode == 'LA' else picture).save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA', 'WEBP', 'TIFF'])
+@pytest.mark.parametrize(('background', 'half', 'none'), [('white', 127, 255), ('black', 0, 0)])
+def test_transparent_pixels_show_the_background(mode, background, half, none):
+    image = images.decode(drawing(mode), background=background)
+    red = (60, 60, 60) if mode == 'LA' else (200, 0, 0)
+    np.testing.assert_array_equal(image[0, [0, 5, 9]], [red, [half] * 3, [none] * 3])
+    squares = [
+        images.square(drawing(mode), 4, 'nearest', background=background),
+        images.decode(drawing(mode), upright=True, background=background)[:, 4:8],
+    ]
+    for square in squares:
+        np.testing.assert_array_equal(square, image[:, 4:8])
+
+
+@pytest.mark.parametrize('form', ['PNG', 'GIF'])
+def test_a_transparent_colour_of_a_palette_shows_the_background(form):
+    indices = np.zeros((4, 4), np.uint8)
+    indices[:2] = 1
+    picture = Image.fromarray(indices).convert('P')
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    file = io.BytesIO()
+    picture.save(file, form, transparency=0)
+    for background, level in (('white', 255), ('black', 0)):
+        image = images.decode(file.getvalue(), background=background)
+        np.testing.assert_array_equal(image[[0, 3], 0], [[40, 50, 60], [level] * 3])
+
+
+def test_a_transparent_grey_level_shows_the_background():
+    """Of 8 and of 16 bits."""
+    for kind, scale in ((np.uint8, 1), (np.uint16, 257)):
+        levels = np.array([[7 * scale, 100 * scale]], kind)
+        file = io.BytesIO()
+        Image.fromarray(levels).save(file, 'PNG', transparency=7 * scale)
+        image = images.decode(file.getvalue())
+        np.testing.assert_array_equal(image[0], [[255] * 3, [100] * 3])
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'P', '1', 'RGBA'])
+def test_the_background_changes_nothing_of_opaque_images(mode):
+    data = tars.encode(PICTURE, 'PNG', mode)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+    for background in ('white', 'black'):
+        np.testing.assert_array_equal(images.decode(data, background=background), expected)
+
+
+@pytest.mark.parametrize('form', ['PNG', 'WEBP', 'JPEG'])
+@pytest.mark.parametrize('exif', [b'garbage', b'Exif\0\0garbage', b'Exif\0\0MM\0*\0\0\0\x08\xff'])
+def test_broken_exif_is_ignored(form, exif):
+    data = tars.encode(PICTURE, form, exif=exif)
+    np.testing.assert_array_equal(images.decode(data, upright=True), images.decode(data))
+    assert images.square(data, 64, 'bicubic', upright=True).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize('error', [MemoryError(), OSError('out of memory error')])
+@pytest.mark.parametrize('upright', [False, True])
+def test_lack_of_memory_is_no_bad_image(monkeypatch, error, upright):
+    def fail(*_, **__):
+        raise error
+
+    files = [tars.encode(PICTURE, 'PNG'), tars.encode(PICTURE, mode='CMYK')]
+    for owner, name in ((Image.Image, 'convert'), (Image, 'open')):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            for data in files:
+                with pytest.raises(MemoryError):
+                    images.decode(data, upright=upright)
+
+
 def test_sixteen_bits_become_eight():
     ramp = np.linspace(0, 65535, 60 * 40).reshape(60, 40).astype(np.uint16)
     file = io.BytesIO()

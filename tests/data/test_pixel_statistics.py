@@ -62,3 +62,56 @@ def test_the_colours_of_2012_are_orthonormal():
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-4)
     variance = pixel_statistics.COLOURS_2012.eigenvalues.sum() / 3
     assert np.sqrt(variance) == pytest.approx(74.4, abs=0.1)
+
+
+@pytest.mark.parametrize('size', [3, 64, 256])
+def test_sums_are_exact_integers_of_any_size(size):
+    """Also where the pixels of an image are more than a block, and all are white."""
+    images = np.random.default_rng(size).integers(0, 256, (3, size, size, 3), np.uint8)
+    images[2] = 255
+    sums = pixel_statistics.Sums.zeros(size)
+    for image in images:
+        sums.add(image)
+    pixels = images.reshape(-1, 3).astype(np.int64)
+    np.testing.assert_array_equal(sums.products, np.einsum('ni,nj->ij', pixels, pixels))
+    np.testing.assert_array_equal(sums.pixels_HWC, images.sum(0, dtype=np.int64))
+
+
+def test_no_product_is_long_enough_for_the_threads_of_openblas():
+    """It computes up to 10,000 numbers in the calling thread (interface/dot.c, ddot)."""
+    sums = pixel_statistics.Sums.zeros(256)
+    assert {len(colour) for colour in sums._blocks} == {8}
+    assert max(len(block) for colour in sums._blocks for block in colour) <= 10_000
+
+
+def test_a_damaged_byte_is_never_used(tmp_path):
+    """Any byte of the file may be damaged: it is refused, or the sums are the same."""
+    file = tmp_path / 'sums.npz'
+    sums = pixel_statistics.Sums.zeros(4)
+    for image in IMAGES[:, :4, :4]:
+        sums.add(image)
+    sums.save(file)
+    whole, reasons = file.read_bytes(), []
+    for at in range(0, len(whole), 3):
+        data = bytearray(whole)
+        data[at] ^= 1 << at % 8
+        file.write_bytes(data)
+        try:
+            loaded = pixel_statistics.Sums.load(file)
+        except UserError as error:
+            reasons.append(str(error))
+            continue
+        assert (loaded.images, loaded.left_out) == (7, 0)
+        np.testing.assert_array_equal(loaded.pixels_HWC, sums.pixels_HWC)
+        np.testing.assert_array_equal(loaded.products, sums.products)
+    assert len(reasons) > len(whole) / 6
+    assert all('is damaged' in reason for reason in reasons)
+
+
+def test_parts_of_a_data_set_have_files_of_their_own(tmp_path):
+    splits = ['train', 'train[:50%]', 'train[-50:]', 'train[50%:]', 'train+test', 'train_test']
+    splits.append('+'.join(f'train[{i}%:{i + 1}%]' for i in range(60)))
+    files = [pixel_statistics.statistics_file(tmp_path, split, 16) for split in splits]
+    assert len(set(files)) == len(splits)
+    assert files[0].name == 'statistics_train_16.npz'
+    assert all(len(file.name) < 120 for file in files)

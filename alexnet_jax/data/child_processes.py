@@ -74,8 +74,8 @@ def _restore(name: str, value: str | None) -> None:
 def worker_environment() -> Iterator[None]:
     """Lets processes that are started in this block ignore Ctrl-C and compute in one thread each.
 
-    Ctrl-C reaches every process of a terminal; a worker ends when its parent says so. A Ctrl-C that
-    arrives within the block is handled after it.
+    Ctrl-C reaches every process of a terminal; a worker ends when its parent says so. The parent
+    still receives it.
     """
     previous = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, '1'))
