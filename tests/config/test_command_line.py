@@ -236,7 +236,7 @@ def test_a_parsed_config_can_be_ablated():
 @pytest.mark.parametrize('setting', ['optimizer.batch_size=', 'learning_rate.steps.epochs=1.0,'])
 def test_digits_are_ascii(setting, digits):
     """Python takes those of other scripts, which look like others in a terminal."""
-    with pytest.raises(UserError, match='must be an? (integer|number) at least'):
+    with pytest.raises(UserError, match=r'must be an? (integer|number) at least'):
         parsed(f'--config.{setting}{digits}')
 
 
