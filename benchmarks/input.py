@@ -77,7 +77,7 @@ from alexnet_jax.data.preparation import imagenet, writing
 from alexnet_jax.data.preparation.storage import VERSION, Storage
 from alexnet_jax.model import towers
 from alexnet_jax.runtime import cpu_devices
-from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.runtime.user_errors import UserError, parse_flags
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.state import place_constants, place_initial_state
 from alexnet_jax.training.step import make_train_step
@@ -393,4 +393,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -72,7 +72,7 @@ from alexnet_jax.config import schema
 from alexnet_jax.ops import response_normalization_pallas as kernels
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import align_columns
-from alexnet_jax.runtime.user_errors import first_line
+from alexnet_jax.runtime.user_errors import first_line, parse_flags
 
 WHATS = ('forward', 'forward + backward')
 
@@ -394,4 +394,4 @@ def kernels_to_check() -> Sequence[str]:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

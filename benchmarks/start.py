@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from measuring import circumstances, heading, write
 
 from alexnet_jax.runtime.text_table import align_columns
+from alexnet_jax.runtime.user_errors import parse_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 _CONFIG = flags.DEFINE_string('config', 'configs/digits.py', 'The config of the run.')
@@ -81,4 +82,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

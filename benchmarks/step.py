@@ -65,7 +65,7 @@ from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, dropout, towers
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import align_columns
-from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.runtime.user_errors import UserError, parse_flags
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state, state_shapes
 from alexnet_jax.training.step import ApplyTraining, StepFunction, make_train_step
@@ -364,4 +364,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

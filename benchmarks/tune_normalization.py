@@ -32,6 +32,7 @@ from alexnet_jax.config import schema
 from alexnet_jax.ops import response_normalization_pallas as kernels
 from alexnet_jax.ops.formula import PAPER
 from alexnet_jax.runtime.text_table import align_columns
+from alexnet_jax.runtime.user_errors import parse_flags
 
 # One measurement: programs started one after the other, and calls in each (few: there are many
 # programs to compile).
@@ -171,4 +172,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -47,9 +47,10 @@ def _block(setting: Setting, value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Returns a value as the command line takes it."""
+    """Returns a value as the command line takes it; in quotes where it is empty or odd."""
     if value is None:
         return '(missing)'
     if isinstance(value, (tuple, list)):
         value = ','.join(map(str, value))
-    return str(value) if value != '' else "''"
+    text = str(value)
+    return text if text and text.isprintable() else repr(text)

@@ -245,3 +245,18 @@ def test_the_least_time_is_that_of_operations_and_bytes():
     assert roofline.bound(config, 'step', 32, slow_memory) == 32 * per_image + per_step
     update = 5 * 4 * parameter_count(config)
     assert per_step - roofline.counted_bytes(config, 'gradient')[1] == update
+
+
+SLOW = ['input', 'normalization', 'step', 'tune_normalization']
+
+
+@pytest.mark.parametrize(
+    'name', ['start', *(pytest.param(x, marks=pytest.mark.slow) for x in SLOW)]
+)
+def test_help_succeeds_and_a_mistake_is_one_line(name):
+    code, out, err = start('-m', f'benchmarks.{name}', '--help')
+    assert (code, err) == (0, '')
+    assert '--' in out
+    code, _, err = start(f'benchmarks/{name}.py', '--no_such_flag=1')
+    assert code == 2
+    assert len(err.splitlines()) == 1

@@ -177,7 +177,12 @@ def check(line: CommandLine, place: Path, seconds: float = SECONDS) -> list[str]
         process.communicate()
         return [f'it has not ended in {seconds:.0f} s']
     texts = (text.decode(errors='replace') for text in (out, err))
-    return list(_faults(line, process.returncode, *texts))
+    return judge_end(line, process.returncode, *texts)
+
+
+def judge_end(line: CommandLine, code: int, out: str, err: str) -> list[str]:
+    """Returns what is wrong with how a command line has ended, [] if nothing is."""
+    return list(_faults(line, code, out, err))
 
 
 def _faults(line, code, out, err):

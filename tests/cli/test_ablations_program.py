@@ -139,3 +139,32 @@ def test_an_unknown_ablation_is_one_line(tmp_path):
     code, _, err = runs.run([*command, '--only=lrm'])
     assert (code, 'Traceback' in err) == (2, False)
     assert err.startswith("alexnet_jax: there is no ablation 'lrm'")
+
+
+@pytest.mark.parametrize('text', ['{"centre": 0.1', '[]', '{"centre": NaN, "views": 1}', '\0'])
+def test_a_torn_result_counts_as_none(tmp_path, text):
+    """The run is resumed, which ends at once, and writes its result again."""
+    ablations = study(tmp_path, only=['lrn'], seeds=1)
+    write(ablations, 'base', 0, 0.1, 0.1)
+    write(ablations, 'lrn', 0, 0.1, 0.1)
+    (ablations.folder('lrn', 0) / 'result.json').write_text(text)
+    assert ablations.result('lrn', 0) is None
+    assert ablations.errors('base') == [0.1]
+    assert ablations.errors('lrn') == []
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--workdir=/proc/x'], 'cannot write to /proc'),
+        (['--workdir=gs://bucket'], '--workdir=gs://bucket'),
+        (['--only='], '--only= is empty'),
+        (['--seeds=1001'], '1001 is not an integer in the range [1, 1000]'),
+    ],
+)
+def test_mistakes_are_one_line_before_any_work(tmp_path, arguments, message):
+    command = [sys.executable, '-m', 'alexnet_jax.ablations', f'--workdir={tmp_path}/new']
+    code, out, err = runs.run([*command, *arguments])
+    assert (code, out, len(err.splitlines())) == (2, '', 1)
+    assert message in err
+    assert not (tmp_path / 'new').exists()

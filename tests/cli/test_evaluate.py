@@ -100,12 +100,26 @@ def test_weights_are_evaluated_on_images_that_were_not_used_for_tuning(both):
     assert len(summary['tuned']['weights']) == 2
 
 
+def test_a_folder_may_have_a_comma_in_its_name(tmp_path):
+    """Commas separate folders, unless the whole is one."""
+    (tmp_path / 'a,b').mkdir()
+    code, _, err = evaluate(f'--workdir={tmp_path}/a,b')
+    assert (code, 'a,b is not the workdir of a run' in err) == (2, True)
+
+
 def test_mistakes_are_one_line(tmp_path):
     for arguments, message in (
         ([], 'no run is named: --workdir=DIR'),
         ([f'--workdir={tmp_path}'], f'{tmp_path} is not the workdir of a run'),
         (['--workdir=a', '--tune_weights'], '--tune_weights needs several nets'),
         (['--workdri=a'], 'Did you mean: workdir'),
+        (['--workdir=' + 'a' * 300], 'File name too long'),
+        (['--workdir=gs://bucket/run'], '--workdir=gs://bucket/run'),
+        ([f'--workdir={tmp_path}', '--data_dir=/no/such'], '--data_dir=/no/such is not a folder'),
+        ([f'--workdir={tmp_path}', '--data_dir='], '--data_dir'),
+        ([f'--workdir={tmp_path}', '--split='], '--split= is empty: name a split'),
+        ([f'--workdir={tmp_path}', '--checkpoint=last'], '--checkpoint=last must be newest, best'),
+        ([f'--workdir={tmp_path}', '--checkpoint=\u0663'], 'must be newest, best'),
     ):
         code, _, err = evaluate(*arguments)
         assert code == 2

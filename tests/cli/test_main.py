@@ -85,6 +85,10 @@ def test_dry_run(tmp_path):
         (['--config.optimizer.momentun=0.9'], 'did you mean optimizer.momentum?'),
         (['--wrokdir=x', '--skip_bad=1'], 'Did you mean: workdir'),
         (['--skip_bad=-1'], '-1 is not a non-negative integer'),
+        (['--workdir='], '--workdir'),
+        (['--workdir=gs://bucket/run'], '--workdir=gs://bucket/run'),
+        (['--workdir=~nobody-has-this-name/x'], '--workdir=~nobody-has-this-name/x'),
+        (['--config.dataset.data_dir=s3://bucket'], 'dataset.data_dir=s3://bucket'),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, data_dir, arguments, message):
@@ -171,6 +175,23 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, data_dir):
     assert code == 2
     assert re.search(r'the loss is (nan|inf) at step \d+: lower learning_rate.initial', err)
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'pretrained__workdir': '/no/such'}, r'pretrained\.workdir=/no/such: .*not the workdir'),
+        ({'mesh__data': 4096, 'optimizer__batch_size': 4096}, r'needs 8192 devices and there are'),
+        ({'dataset__image_size': 4096, 'optimizer__batch_size': 65_536}, 'out of memory: .*width'),
+    ],
+)
+def test_what_cannot_run_is_refused_by_a_dry_run(tmp_path, settings, message):
+    """So it is before any data are prepared."""
+    settings = {'evaluation__batch_size': 4096} | settings
+    code, _, err = runs.run(runs.command(tmp_path / 'w', '/no/such', '--dry_run', **settings))
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert re.search(message, err)
+    assert not (tmp_path / 'w').exists()
 
 
 def test_synthetic_images_are_called_so(tmp_path):

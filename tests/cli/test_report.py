@@ -116,8 +116,15 @@ def test_a_run_in_training_is_shown_by_its_newest_checkpoint(workdir, tmp_path):
             ['--workdir=.', '--ablations=pyproject.toml'],
             'pyproject.toml is not a table of ablations',
         ),
-        (['--workdir=.', '--images=0'], '0 is not a positive integer'),
+        (['--workdir=.', '--images=0'], '0 is not an integer in the range [1, 10000]'),
         (['--workdir=.', '--out=/no/such/page.html'], 'there is no folder /no/such'),
+        (['--workdir=.', '--out=tests'], '--out=tests is a folder: give the name of the page'),
+        (['--workdir=.', '--out=/proc/x'], 'cannot write to /proc'),
+        (['--workdir=.', '--out=/dev/null'], 'is not a file that can be replaced'),
+        (['--workdir=.', '--out='], '--out'),
+        (['--workdir=.', '--relu=x', '--tanh='], '--tanh'),
+        (['--workdir=.', '--images=1000000'], 'is not an integer in the range [1, 10000]'),
+        (['--workdir=' + 'a' * 300], 'File name too long'),
     ],
 )
 def test_mistakes_are_one_line(arguments, message):

@@ -246,3 +246,12 @@ def test_never_is_a_number_of_epochs():
         parsed('--config.checkpoint.every_epochs=never')
     plan = durations(load_config('digits', {'checkpoint.every_epochs': 1e6}), 1442)
     assert plan.save_every > plan.steps
+
+
+def test_the_page_of_settings_has_no_control_characters(capsys):
+    """The page shows values that are not checked yet."""
+    with pytest.raises(SystemExit):
+        parsed('--settings=augmentation.colour', '--config.augmentation.colour.noise=\x1b[31m\n')
+    out = capsys.readouterr().out
+    assert r"augmentation.colour.noise = '\x1b[31m\n'" in out
+    assert '\x1b' not in out

@@ -14,6 +14,7 @@ from alexnet_jax.data import loader
 from alexnet_jax.evaluation import error_rates, trained_net
 from alexnet_jax.evaluation.trained_net import TrainedNet
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.checkpoint import Position
 from alexnet_jax.training.validation import make_evaluate
 from alexnet_jax.training.workdir import Workdir
 
@@ -130,6 +131,35 @@ def test_a_trained_net_is_loaded_without_its_data_set_and_in_silence(
     assert net(np.zeros((1, 64, 64, 3))).shape == (1, 10)
     assert caplog.records == []
     assert capfd.readouterr() == ('', '')
+
+
+class FakeCheckpoints:
+    """Records which checkpoint is restored; its net has the step as the bias of fc8."""
+
+    best: int | None = 4
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def restore(self, shapes, step=None):
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        zeros.params['fc8']['bias'] = np.full(10, -1 if step is None else step, np.float32)
+        return zeros, Position(step=9 if step is None else step)
+
+
+def test_a_checkpoint_is_the_newest_the_best_or_one_by_its_step(workdir, monkeypatch):
+    monkeypatch.setattr(Workdir, 'open_checkpoints', lambda self, keep=None: FakeCheckpoints())
+    assert TrainedNet(workdir).step == 9
+    assert TrainedNet(workdir, checkpoint='best').step == 4
+    assert TrainedNet(workdir, checkpoint=3).step == 3
+    net = trained_net.load(workdir, checkpoint='best')
+    np.testing.assert_array_equal(net.params['fc8']['bias'], np.full(10, 4))
+    monkeypatch.setattr(FakeCheckpoints, 'best', None)
+    with pytest.raises(UserError, match='has no best checkpoint: use --checkpoint=newest'):
+        TrainedNet(workdir, checkpoint='best')
 
 
 def test_images_may_be_others_than_in_training(workdir, data_dir):
