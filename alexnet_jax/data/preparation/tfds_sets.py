@@ -94,7 +94,11 @@ def _opening_error(name: str, root: Path, error: Exception) -> UserError:
             f'{folder} cannot be opened ({_reason(error)}): if it is damaged, prepare it again: '
             f'{command_again(folder)}'
         )
-    return UnknownDataSet(f'{name!r} is not a TFDS data set, and none in {root}: {_reason(error)}')
+    if isinstance(error, tfds.core.DatasetNotFoundError) or 'Parsing builder name' in str(error):
+        return UnknownDataSet(
+            f'{name!r} is not a TFDS data set, and none in {root}: {_reason(error)}'
+        )
+    return UserError(f'{printable(name)} cannot be opened in {root}: {_reason(error)}')
 
 
 def wrong_format_error(folder: Path, file_format: str) -> UserError:

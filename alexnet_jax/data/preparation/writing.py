@@ -29,6 +29,7 @@ from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
 
 SPARE = 1 << 30  # bytes of disk to leave free
+FEW_IMAGES = 300  # are written before worker processes have started, which takes 3 s
 
 Announce = Callable[[str], None]  # receives a line for the user
 Report = Callable[[int, int], None]  # receives images done, images in total
@@ -70,7 +71,7 @@ def write(
       catalogue: the images.
       storage: how they are stored.
       data_dir: where TFDS keeps data sets.
-      processes: worker processes; 0 for one per core.
+      processes: worker processes; 0 for one per core, or for none if there are few images.
       skip_bad: number of training images that may be left out because they cannot be decoded.
       announce: receives lines about what is about to happen.
       report: receives progress: at each image, or twice a second.
@@ -103,7 +104,9 @@ def write(
             raise_if_stopped()
             report(done + images, total)
 
-        workers.write_shards(missing, processes or cpu_devices.processor_count(), count)
+        few = total - done <= FEW_IMAGES
+        processes = processes or (1 if few else cpu_devices.processor_count())
+        workers.write_shards(missing, processes, count)
         return _finish(unfinished, final, catalogue, storage, shards, skip_bad)
 
 
