@@ -32,7 +32,7 @@ from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
 from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, UserError, list_items, report_user_errors
@@ -130,7 +130,9 @@ def _train(
     from alexnet_jax.training.loop import Loop
 
     origin = _describe_source(workdir, source)
-    workdir.check(config, extend=extend, source=origin)  # before data are prepared
+    # Before data are prepared, which may take hours.
+    check_writable(workdir.path, '--workdir')
+    workdir.check(config, extend=extend, source=origin)
     splits = sources.open_splits(config.dataset, config.loader.skip_bad)
     plan = durations(config, len(splits.train))
     with workdir.claim(config, mesh, splits.identity(), extend=extend, source=origin) as folder:
@@ -162,8 +164,8 @@ def _describe_source(
     path, step = source
     if path.resolve() == workdir.path.resolve():
         raise UserError(f'--from={path} is the --workdir itself: leave out --from to resume it')
-    if step is None and not workdir.exists():
-        step = Workdir(path).newest_step()
+    if not workdir.exists():
+        step = Workdir(path).checkpoint_step(step)
     return {'workdir': str(path), 'step': step}
 
 

@@ -83,7 +83,7 @@ def main():
     arguments = parser.parse_args()
     workdir = Workdir(arguments.workdir)
     shapes = state_shapes(workdir.read_config(), nets.mesh_of(1))
-    step = str(workdir.newest_step())
+    step = str(workdir.checkpoint_step())
     counts = collections.Counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

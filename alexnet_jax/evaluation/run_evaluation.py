@@ -248,7 +248,7 @@ def _read_config(workdir: Path, changes: Mapping[str, Any]) -> Config:
 def _check_runs(workdirs: Sequence[Path], configs: Sequence[Config]) -> None:
     """Checks, before any image is read, that the runs are distinct and have the same images."""
     for place, (workdir, config) in enumerate(zip(workdirs, configs, strict=True)):
-        Workdir(workdir).newest_step()  # raises a UserError where there is no checkpoint
+        Workdir(workdir).checkpoint_step()  # raises a UserError where there is no checkpoint
         for other in workdirs[:place]:
             if workdir.resolve() == other.resolve():
                 raise UserError(f'{other} and {workdir} are the same run: name it once')

@@ -30,7 +30,7 @@ def check_workdir(config: Config, workdir: Path) -> None:
     run = Workdir(Path(settings.workdir).expanduser())
     try:
         other = run.read_config()
-        run.newest_step()
+        run.checkpoint_step()
     except UserError as error:
         raise UserError(f'pretrained.workdir={settings.workdir}: {error}') from error
     for net, layers in (

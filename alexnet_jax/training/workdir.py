@@ -177,17 +177,24 @@ class Workdir:
 
         return Checkpoints(self._checkpoints_folder, keep)
 
-    def newest_step(self) -> int:
-        """Returns the number of training steps done in the newest checkpoint.
+    def checkpoint_step(self, step: int | None = None) -> int:
+        """Returns the number of training steps done in a checkpoint.
+
+        Args:
+          step: the step of the checkpoint; None for the newest.
 
         Raises:
-          UserError: there is none.
+          UserError: there is no such checkpoint.
         """
         with self.open_checkpoints() as checkpoints:
-            step = checkpoints.newest
-        if step is None:
+            steps = checkpoints.steps
+        if not steps:
             raise UserError(f'{self.path} has no checkpoint yet: train it first, or wait')
-        return step
+        if step is not None and step not in steps:
+            raise UserError(
+                f'{self.path} has no checkpoint of step {step}: it has {", ".join(map(str, steps))}'
+            )
+        return steps[-1] if step is None else step
 
     def _record_start(
         self,

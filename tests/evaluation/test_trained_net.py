@@ -101,7 +101,7 @@ def test_the_newest_checkpoint_is_placed_on_the_devices_of_this_machine(tmp_path
     runs.untrained(tmp_path, config, step=5)
     runs.untrained(tmp_path, config, step=7)
     other = TrainedNet(tmp_path)
-    assert other.step == 7 == Workdir(tmp_path).newest_step()
+    assert other.step == 7 == Workdir(tmp_path).checkpoint_step()
     assert other.mesh.shape['tower'] == 2
     one = TrainedNet(tmp_path, nets.mesh_of(1))
     assert one.mesh.shape['tower'] == 1

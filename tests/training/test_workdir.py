@@ -74,7 +74,7 @@ def test_a_file_is_not_a_workdir(tmp_path):
 
 def test_without_checkpoints_there_is_no_step(tmp_path):
     with pytest.raises(UserError, match='has no checkpoint yet'):
-        Workdir(tmp_path / 'nowhere').newest_step()
+        Workdir(tmp_path / 'nowhere').checkpoint_step()
     assert not (tmp_path / 'nowhere').exists()  # reading creates nothing
 
 

@@ -81,6 +81,11 @@ class Checkpoints:
                 raise
 
     @property
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, in order."""
+        return sorted(self._steps())
+
+    @property
     def newest(self) -> int | None:
         """The step of the newest checkpoint; None where there is no checkpoint."""
         return max(self._steps(), default=None)

@@ -28,6 +28,7 @@ from tensorboardX.proto.event_pb2 import (
 from tensorboardX.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-module-attribute]
 from tensorboardX.record_writer import masked_crc32c
 
+from alexnet_jax.runtime import atomic_files
 from alexnet_jax.training.run_files.append_only import AppendOnlyFile
 from alexnet_jax.training.run_files.notices import tell
 
@@ -145,7 +146,7 @@ class EventFile:
             raise
         self._file = AppendOnlyFile(path)
         with contextlib.suppress(OSError):
-            _sync_folder(self._folder)
+            atomic_files.sync_folder(self._folder)
             # A TensorBoard that is running goes on to the new file only from one that exists.
             for old in self._old[-1:]:
                 os.truncate(old, 0)
@@ -197,12 +198,3 @@ def _frame(event: Any) -> bytes:
 
 def _checksum(data: bytes) -> bytes:
     return struct.pack('<I', masked_crc32c(data))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Waits until the names of the files in a folder are on the disk."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
