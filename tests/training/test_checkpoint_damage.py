@@ -366,7 +366,7 @@ def test_whatever_orbax_raises_is_one_short_line(one_folder, monkeypatch, error,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('damage', [remove, spoil_manifest, cut])
+@pytest.mark.parametrize('damage', [remove, spoil_manifest])
 @pytest.mark.parametrize('digests', [True, False])
 def test_nothing_follows_the_line_when_the_process_ends(one_folder, damage, digests):
     """Reads of arrays that were under way printed a traceback each, "Event loop is closed"."""

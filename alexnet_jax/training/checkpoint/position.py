@@ -62,7 +62,7 @@ class Position:
                 raise ValueError(f'{name} of the position is {value!r}')
         numbers = {'progress.best': self.progress.best, **_named_sums(self.sums)}
         for name, value in numbers.items():
-            if type(value) not in (int, float):
+            if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f'{name} of the position is {value!r}')
         if max(self.evaluated, self.steps) > self.step:
             raise ValueError(

@@ -34,6 +34,7 @@ def read_state(folder: Path, step: int, shapes: Any) -> tuple[Any, Position]:
     digests = reading.read_digests(step_folder)
     stored = digests.arrays if digests else _by_name(reading.stored_tree(step_folder))
     _check_shapes(step_folder, stored, _by_name(target))
+    # Whole arrays on the host, whatever their sharding: a digest is that of a whole array.
     arrays, position = _read(step_folder, target, digests)
     try:
         placed = jax.tree.map(lambda x, shape: jax.device_put(x, shape.sharding), arrays, target)
