@@ -141,7 +141,7 @@ def raise_if_stopped() -> None:
 
 @contextlib.contextmanager
 def forward_to(process: subprocess.Popen) -> Iterator[list[str]]:
-    """Forwards the signals of StopSignal to a process, which saves and stops.
+    """Tells a process of the signals of StopSignal, so that it saves and stops.
 
     Signals that are ignored stay ignored. A line on stderr acknowledges the first of each kind.
 
