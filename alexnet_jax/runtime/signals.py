@@ -82,7 +82,7 @@ class StopSignal:
             self._outer.signal = self.signal or self._outer.signal
         self._restore_handlers()
         os.close(self._writer)  # ends the thread
-        self._thread.join()
+        self._thread.join(timeout=1.0)  # it may be printing where nobody reads
 
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
