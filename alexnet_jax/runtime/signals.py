@@ -82,7 +82,7 @@ class StopSignal:
             self._outer.signal = self.signal or self._outer.signal
         self._restore_handlers()
         os.close(self._writer)  # ends the thread
-        self._thread.join()
+        self._thread.join(timeout=1.0)  # it may be printing where nobody reads
 
     def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
@@ -141,7 +141,7 @@ def raise_if_stopped() -> None:
 
 @contextlib.contextmanager
 def forward_to(process: subprocess.Popen) -> Iterator[list[str]]:
-    """Forwards the signals of StopSignal to a process, which saves and stops.
+    """Tells a process of the signals of StopSignal, so that it saves and stops.
 
     Signals that are ignored stay ignored. A line on stderr acknowledges the first of each kind.
 
