@@ -83,6 +83,6 @@ def worker_environment() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in previous.items():
             _restore(name, value)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # may raise KeyboardInterrupt

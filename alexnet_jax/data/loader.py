@@ -236,12 +236,10 @@ def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
         yield from iterator
     except (RuntimeError, OSError, MemoryError) as error:
         signals.raise_if_stopped()  # which may have ended the workers, too
-        if system_errors.error_code(error) is not None:
-            raise system_errors.user_error('cannot read batches', error) from error
-        ended = system_errors.worker_exit_code(error)
-        if ended is None:
+        line = system_errors.batch_error(error)
+        if line is None:
             raise
-        raise system_errors.worker_error(ended) from error
+        raise line from error
     finally:
         getattr(iterator, 'close', lambda: None)()
 

@@ -77,20 +77,27 @@ def _advice_on_open_files() -> str:
     return f'this process may open {soft} files; ask your administrator for a higher limit'
 
 
-def worker_exit_code(error: BaseException) -> int | None:
-    """Returns the exit code in Grain's error for a worker that ended; None for other errors."""
+def batch_error(error: BaseException) -> UserError | None:
+    """Returns the line for trouble of the system while batches are read; None for other errors.
+
+    Args:
+      error: an error from Grain, which may be the end of one of its worker processes.
+    """
     ended = re.search(r'process was terminated unexpectedly with exit code (-?\d+)', str(error))
-    return None if ended is None else int(ended.group(1))
+    if ended is not None:
+        return _worker_error(int(ended.group(1)))
+    code = error_code(error)
+    if code is None:
+        return None
+    # Reading writes nothing but shared memory, where Python's names begin with psm.
+    if code == errno.ENOSPC or str(getattr(error, 'filename', '')).startswith('/psm_'):
+        return _shared_memory_error(os.strerror(code))
+    return user_error('cannot read batches', error)
 
 
-def worker_error(exit_code: int) -> UserError:
-    """Returns the line for a process that reads images and has ended; see Process.exitcode."""
+def _worker_error(exit_code: int) -> UserError:
     if exit_code == -signal.SIGBUS:
-        return UserError(
-            f'{_describe_shared_memory()}, through which processes hand over their batches, is '
-            'full: make it larger (docker run --shm-size=4g; mount -o remount,size=4G /dev/shm), '
-            'or use fewer processes: --config.loader.workers, 0 for none'
-        )
+        return _shared_memory_error('it is full')
     if exit_code == -signal.SIGKILL:
         return UserError(
             'a process that reads images was killed, probably because the machine is out of '
@@ -103,12 +110,20 @@ def worker_error(exit_code: int) -> UserError:
     )
 
 
+def _shared_memory_error(reason: str) -> UserError:
+    return UserError(
+        f'processes cannot hand over batches through {_describe_shared_memory()} ({reason}): make '
+        'it larger (docker run --shm-size=4g; mount -o remount,size=4G /dev/shm), or use fewer '
+        'processes: --config.loader.workers, 0 for none'
+    )
+
+
 def _describe_shared_memory() -> str:
     try:
         size = shutil.disk_usage('/dev/shm')
     except OSError:
         return 'shared memory'
-    return f'/dev/shm ({size.total / 1e6:,.0f} MB, {size.free / 1e6:,.0f} MB free now)'
+    return f'/dev/shm, {size.total / 1e6:,.0f} MB with {size.free / 1e6:,.0f} MB free now'
 
 
 def allow_open_files(number: int) -> int:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import tars
-from alexnet_jax.data import dataset_check
+from alexnet_jax.data import dataset_check, records
 from alexnet_jax.data.preparation import imagenet, writing
 from alexnet_jax.data.preparation.catalogue import Catalogue, Entries
 from alexnet_jax.data.preparation.storage import Storage
@@ -77,6 +77,17 @@ def test_a_flipped_bit_is_detected_without_decoding(catalogue, tmp_path, complet
     code, out = examine(tmp_path, sample=1)
     assert code == 1
     assert f'of {shard.name} is damaged' in out
+
+
+def test_trouble_of_the_system_is_no_fault_of_the_data(catalogue, tmp_path, complete, monkeypatch):
+    prepare(tmp_path, catalogue)
+
+    def fail(_):
+        raise RuntimeError('open() failed: Too many open files; opening x')
+
+    monkeypatch.setattr(records, '_open_shard', fail)
+    with pytest.raises(UserError, match=r'cannot read .*train.* \(Too many open files\)'):
+        examine(tmp_path)
 
 
 def test_a_truncated_shard_is_detected(catalogue, tmp_path, complete):

@@ -416,7 +416,7 @@ class Ending(Numbers):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('number', 'message'),
-    [(signal.SIGKILL, 'was killed.*out of memory'), (signal.SIGBUS, '/dev/shm.*is full')],
+    [(signal.SIGKILL, 'was killed.*out of memory'), (signal.SIGBUS, '/dev/shm.*it is full')],
 )
 def test_a_worker_that_the_system_ends_is_explained_in_one_line(number, message):
     batches = loader.training_batches(Ending(number), loader.Reading(4, workers=1), 0, 4, 0)

@@ -79,9 +79,22 @@ def test_a_worker_that_ended_is_explained_by_its_exit_code():
         (-signal.SIGTERM, 'signal 15'),
         (1, 'exit code 1'),
     ):
-        found = system_errors.worker_exit_code(RuntimeError(grain.format(int(code))))
-        assert found == code
-        line = str(system_errors.worker_error(found))
+        line = str(system_errors.batch_error(RuntimeError(grain.format(int(code)))))
         assert text in line
         assert '--config.loader.workers' in line
-    assert system_errors.worker_exit_code(RuntimeError('another one')) is None
+    assert system_errors.batch_error(RuntimeError('a mistake in the program')) is None
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        OSError(errno.ENOSPC, ''),
+        OSError(errno.ENOENT, '', '/psm_1a'),
+        OSError(errno.EACCES, '', '/psm_1a'),
+    ],
+)
+def test_shared_memory_that_cannot_be_used_is_named(error):
+    line = str(system_errors.batch_error(error))
+    assert os.strerror(error.errno) in line
+    assert '--shm-size' in line
+    assert '--config.loader.workers' in line
