@@ -18,6 +18,7 @@ from alexnet_jax.evaluation.trained_net import (
     LabelledImages,
     TrainedNet,
     open_splits,
+    read_config,
     read_labels,
 )
 from alexnet_jax.runtime import atomic_files, compilation_cache, cpu_devices
@@ -236,7 +237,7 @@ def _summary(
 
 def _read_config(workdir: Path, changes: Mapping[str, Any]) -> Config:
     """Reads the settings of a run, and applies the changes of its data set."""
-    config = Workdir(workdir).read_config()
+    config = read_config(workdir)
     if 'folder' in changes and not config.dataset.folder:
         raise UserError(
             f'{workdir} is a run on {config.dataset.name}, not on a folder of images: '

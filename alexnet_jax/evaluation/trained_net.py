@@ -86,6 +86,29 @@ def _restore(
     return position.step, state.params
 
 
+def read_config(workdir: Path) -> schema.Config:
+    """Reads the settings of a run, and where its data set is.
+
+    If the settings do not name a `data_dir`, the data set was in the usual place of that time. If
+    it is not in that of today but where the run recorded it, that place becomes the `data_dir`.
+
+    Raises:
+      UserError: the folder holds no run, or a run of another version.
+    """
+    folder = Workdir(workdir)
+    config = folder.read_config()
+    recorded = Path((folder.read_record().get('data') or {}).get('folder') or '/')
+    if config.dataset.data_dir or len(recorded.parts) < 3 or not recorded.is_dir():
+        return config
+    name = re.split('[:/]', config.dataset.name)[0]
+    place = next((x.parent for x in recorded.parents if x.name == name), recorded.parents[1])
+    if (sources.data_dir('') / recorded.relative_to(place)).is_dir():
+        return config
+    return dataclasses.replace(
+        config, dataset=dataclasses.replace(config.dataset, data_dir=str(place))
+    )
+
+
 def open_splits(config: schema.Config) -> sources.Splits:
     """Opens the data set of a run that exists; does not prepare one in a folder that it names.
 
@@ -159,7 +182,7 @@ class TrainedNet:
         checkpoint: Checkpoint = NEWEST,
     ) -> None:
         folder = Workdir(workdir)
-        self.workdir, self.config = workdir, config or folder.read_config()
+        self.workdir, self.config = workdir, config or read_config(workdir)
         layer_table(self.config)  # raises a UserError for sizes that do not fit together
         self.mesh = mesh or _mesh_of_this_machine(self.config)
         self.step, self.params = _restore(folder, self.config, self.mesh, checkpoint)

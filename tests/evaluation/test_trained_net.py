@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -160,6 +161,23 @@ def test_a_checkpoint_is_the_newest_the_best_or_one_by_its_step(workdir, monkeyp
     monkeypatch.setattr(FakeCheckpoints, 'best', None)
     with pytest.raises(UserError, match='has no best checkpoint: use --checkpoint=newest'):
         TrainedNet(workdir, checkpoint='best')
+
+
+def test_the_data_set_is_where_the_run_recorded_it(workdir, data_dir, tmp_path, monkeypatch):
+    """A run without a data_dir, after TFDS_DATA_DIR has changed, does not prepare it once more."""
+    shutil.copytree(workdir, tmp_path / 'run')
+    record = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    record['config']['dataset']['data_dir'] = ''
+    folder = next(Path(data_dir).glob('digits/*'))
+    images = {'images': 1, 'fingerprint': ''}
+    record['data'] = {'folder': str(folder), 'train': images, 'eval': images}
+    (tmp_path / 'run' / 'config.json').write_text(json.dumps(record))
+    monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'other'))
+    assert trained_net.read_config(tmp_path / 'run').dataset.data_dir == data_dir
+    assert len(TrainedNet(tmp_path / 'run').source) == 21
+    assert not (tmp_path / 'other').exists()
+    monkeypatch.setenv('TFDS_DATA_DIR', data_dir)
+    assert trained_net.read_config(tmp_path / 'run').dataset.data_dir == ''
 
 
 def test_images_may_be_others_than_in_training(workdir, data_dir):
