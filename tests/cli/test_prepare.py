@@ -8,6 +8,8 @@ import pytest
 
 import runs
 import tars
+from alexnet_jax.data.preparation import class_folders, writing
+from alexnet_jax.data.preparation.storage import Storage
 
 
 def prepare(*arguments):
@@ -105,6 +107,17 @@ def test_a_damaged_data_set_is_found_and_prepared_again(tmp_path):
         assert code == 0, err
         code, out, _ = prepare('--check', f'--data_dir={data_dir}')
         assert code == 0, out
+
+
+def test_images_that_have_moved_are_asked_for(tmp_path):
+    pets = tars.class_folders(tmp_path / 'pets', images=15)
+    catalogue = class_folders.list_images(pets)
+    final = writing.write(catalogue, Storage(32), tmp_path, 1, 0, print, lambda *_: None).folder
+    pets.rename(tmp_path / 'moved')
+    code, _, err = prepare('--again', f'--name={final.parent.name}', f'--data_dir={tmp_path}')
+    assert code == 2
+    assert f'{pets}, from which {final.parent.name} was prepared, is gone' in err
+    assert f'--again --folder=DIR --size=32 --data_dir={tmp_path} with the DIR' in err
 
 
 @pytest.mark.slow
