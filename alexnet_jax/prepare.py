@@ -245,6 +245,13 @@ def _prepare_by_name(name: str, data_dir: Path) -> None:
                 f'{prepared} does not say from where it was prepared: run '
                 f'{prepared_sets.command_again(prepared)} with the DIR of the tars'
             )
+        kind, place = next(iter(origin.items()))
+        if not Path(place).is_dir():
+            command = prepared_sets.command_of_images({kind: 'DIR'}, source['storage'], data_dir)
+            raise UserError(
+                f'{place}, from which {name} was prepared, is gone: run {command} with the DIR of '
+                'the images'
+            )
         storage = Storage(**source['storage'])
         _prepare_images(storage, data_dir, origin.get('tars', ''), origin.get('folder', ''))
         return

@@ -90,8 +90,8 @@ def open_splits(dataset: schema.Dataset, skip_bad: int = 0, create: bool = True)
     Args:
       dataset: the section of the config.
       skip_bad: number of training images that may be left out when a folder of images is prepared.
-      create: whether a data_dir that the settings name may be created, and a data set of TFDS
-        prepared in it. Programs that use a run which exists do not: it would be the wrong place.
+      create: whether a data set of TFDS may be prepared in a data_dir that the settings name.
+        Programs that use a run which exists do not: it would be the wrong place.
 
     Raises:
       Stopped: a signal asked this process to stop while the data set was prepared.
@@ -104,11 +104,6 @@ def open_splits(dataset: schema.Dataset, skip_bad: int = 0, create: bool = True)
                 "dataset.name='synthetic' has no use for dataset.folder: leave out one of them"
             )
         return _synthetic(dataset)
-    if not create and dataset.data_dir and not data_dir(dataset.data_dir).is_dir():
-        raise UserError(
-            f'dataset.data_dir={data_dir(dataset.data_dir)} is not a folder: choose the one that '
-            'has the data set, with --data_dir=DIR'
-        )
     names = {'train_split': dataset.train_split, 'eval_split': dataset.eval_split}
     for setting, split in names.items():
         if not split.strip():
@@ -122,8 +117,8 @@ def open_splits(dataset: schema.Dataset, skip_bad: int = 0, create: bool = True)
     check_class_names(builder)
     _check_classes(builder.name, builder.info.features['label'].num_classes, dataset)
     train, evaluation = (open_split(builder, split) for split in names.values())
-    fingerprints = tuple(_fingerprint(builder, split) for split in names.values())
-    return Splits(train, evaluation, str(builder.data_dir), skipped, fingerprints)
+    first, second = (_fingerprint(builder, split) for split in names.values())
+    return Splits(train, evaluation, str(builder.data_dir), skipped, (first, second))
 
 
 def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
@@ -166,13 +161,18 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
 
 def _synthetic(dataset: schema.Dataset) -> Splits:
     train, evaluation = (Synthetic(n, dataset.image_size, dataset.classes) for n in Synthetic.SIZES)
-    fingerprints = tuple(
+    first, second = (
         _hash(['synthetic', n, dataset.image_size, dataset.classes]) for n in Synthetic.SIZES
     )
-    return Splits(train, evaluation, folder='', fingerprints=fingerprints)
+    return Splits(train, evaluation, folder='', fingerprints=(first, second))
 
 
 def _by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
+    if not create and dataset.data_dir and not data_dir(dataset.data_dir).is_dir():
+        raise UserError(
+            f'dataset.data_dir={data_dir(dataset.data_dir)} is not a folder: choose the one that '
+            'has the data set, with --data_dir=DIR'
+        )
     hint = ' (or set --config.dataset.data_dir to the folder that has it)'
     try:
         builder = find_builder(dataset.name, dataset.data_dir)

@@ -246,7 +246,7 @@ def test_training_on_ones_own_images(tmp_path):
         )
     )
     assert code == 0, err
-    assert 'GB to write' in out
+    assert ' to write in ' in out
     last = runs.metrics(tmp_path / 'run')[-1]
     assert last['eval/top1_error'] < 0.2
 

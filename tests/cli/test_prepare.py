@@ -1,9 +1,15 @@
+import re
+import shlex
+import signal
 import sys
+import time
 
 import pytest
 
 import runs
 import tars
+from alexnet_jax.data.preparation import class_folders, writing
+from alexnet_jax.data.preparation.storage import Storage
 
 
 def prepare(*arguments):
@@ -20,7 +26,8 @@ def test_a_data_set_prepared_from_tars_passes_the_check(official, tmp_path):
     code, out, err = prepare(f'--tars={official}', data_dir, '--size=64', '--partial')
     assert code == 0, err
     assert 'train: 1,006 images in 1,000 classes' in out
-    assert 'GB to write' in out
+    assert ' to write in ' in out
+    assert 'about 0.0' not in out
     assert 'images/s' in err
     assert 'imagenet2012_64/5.1.0: 1,006 train, 20 validation' in out
     assert '--config=ilsvrc2012 --config.dataset.name=imagenet2012_64' in out
@@ -50,7 +57,17 @@ def test_a_tfds_data_set_is_prepared_once(tmp_path):
         (['--name=no_such_set'], "'no_such_set' is not a TFDS data set"),
         (['--nam=digits'], 'Did you mean: name'),
         (['--tars=/no/such/folder'], '/no/such/folder is not a folder'),
-        (['--name=digits', '--data_dir=/proc/x'], 'cannot prepare digits in /proc/x'),
+        (['--name=digits', '--data_dir=/proc/x'], 'cannot write to /proc/x/digits'),
+        (['--name=imagenet2012'], 'cannot be prepared by its name: download ILSVRC2012_img_train'),
+        (['--name=digits', '--tars=TARS'], '--tars and --name exclude each other'),
+        (['--name=digits', '--size=64'], '--size has no effect with --name'),
+        (['--check', '--again'], '--again has no effect with --check'),
+        (['--name='], '--name= is empty'),
+        (['--verify', '--name=digits'], '--verify has no effect with --name'),
+        (['--tars=TARS', '--size=²'], "--size=² must be 'original' or from 8 to"),
+        (['--tars=TARS', '--workers=nonsense'], '--workers=nonsense'),
+        (['--folder=/no/such/folder'], '/no/such/folder is not a folder'),
+        (['--name=digits', '--data_dir=gs://bucket'], '--data_dir=gs://bucket'),
         (['--tars=TARS', '--data_dir=/proc/x', '--partial'], 'cannot write to /proc/x'),
         (['--tars=TARS'], '1,006 images instead of the published 1,281,167'),
         (['--tars=TARS', '--verify'], '1d675b47d978889d74fa0da5fadfb00e is published'),
@@ -68,6 +85,58 @@ def test_mistakes_are_reported_in_one_line(official, tmp_path, arguments, messag
     assert message in err
     assert 'Traceback' not in err
     assert err.strip().splitlines()[-1].startswith('alexnet_jax: ')
+
+
+@pytest.mark.slow
+def test_a_damaged_data_set_is_found_and_prepared_again(tmp_path):
+    """The check tells a command, which repairs it: for TFDS's own data set, and for a folder."""
+    pets = tars.class_folders(tmp_path / 'pets', images=20)
+    for arguments in (['--name=digits'], [f'--folder={pets}', '--size=32']):
+        data_dir = tmp_path / arguments[0][2]
+        code, out, err = prepare(*arguments, f'--data_dir={data_dir}')
+        assert code == 0, err
+        shard = next(data_dir.glob('*/*/*-train.array_record*'))
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2 - 20_000] ^= 1
+        content[7000] ^= 1
+        shard.write_bytes(content)
+        code, out, _ = prepare('--check', f'--data_dir={data_dir}')
+        assert code == 1
+        command = re.search(r'to prepare it again: python -m alexnet_jax\.prepare (.*)', out)
+        code, _, err = prepare(*shlex.split(command[1]))
+        assert code == 0, err
+        code, out, _ = prepare('--check', f'--data_dir={data_dir}')
+        assert code == 0, out
+
+
+def test_images_that_have_moved_are_asked_for(tmp_path):
+    pets = tars.class_folders(tmp_path / 'pets', images=15)
+    catalogue = class_folders.list_images(pets)
+    final = writing.write(catalogue, Storage(32), tmp_path, 1, 0, print, lambda *_: None).folder
+    pets.rename(tmp_path / 'moved')
+    code, _, err = prepare('--again', f'--name={final.parent.name}', f'--data_dir={tmp_path}')
+    assert code == 2
+    assert f'{pets}, from which {final.parent.name} was prepared, is gone' in err
+    assert f'--again --folder=DIR --size=32 --data_dir={tmp_path} with the DIR' in err
+
+
+@pytest.mark.slow
+def test_a_stop_ends_with_75_and_the_same_command_resumes(tmp_path):
+    pets = tars.class_folders(tmp_path / 'pets', images=600)
+    command = [
+        *(sys.executable, '-m', 'alexnet_jax.prepare', f'--folder={pets}', '--size=72'),
+        *(f'--data_dir={tmp_path}', '--workers=1'),
+    ]
+    process = runs.start(command)
+    while process.poll() is None and not list(tmp_path.glob('*/.*incomplete/.records/*.npz')):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert 'stopped by SIGTERM: the same command resumes' in err
+    code, out, err = runs.run(command)
+    assert code == 0, err
+    assert 'resuming after' in out
 
 
 @pytest.mark.slow

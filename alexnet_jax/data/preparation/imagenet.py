@@ -167,6 +167,8 @@ def verify_md5(folder: Path, report: Report) -> list[str]:
       Stopped: a signal asked this process to stop.
       UserError: a sum differs, or there are no tars.
     """
+    if not folder.is_dir():
+        raise UserError(f'{folder} is not a folder')
     lines = []
     for tar in sorted(tar for tar in folder.glob('*.tar') if tar.is_file()):
         published = MD5_2012.get(tar.name)

@@ -180,6 +180,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
       Stopped: a signal asked this process to stop.
       UserError: a package or a download is missing, or the data set cannot be written.
     """
+    _refuse_tars(builder.name)
     final = Path(builder.data_dir)
     with _lock(final):
         if builder.is_prepared():  # by the process that this one has waited for
@@ -204,13 +205,15 @@ def prepare_again(name: str, folder: str) -> tfds.core.DatasetBuilder:
       Stopped: a signal asked this process to stop; the old data set is still there.
       UserError: as for `prepare`; the old data set is still there.
     """
+    _refuse_tars(name)
     root = data_dir(folder)
     staging = root / _STAGING / re.sub(r'\W+', '_', name.lower())
     try:  # reads nothing of the data set that may be damaged
         builder = tfds.builder(name, data_dir=str(staging), file_format=FORMAT.value)
     except Exception as error:
-        advice = how_to_prepare(name) if name in INSTRUCTIONS else f' ({_reason(error)})'
-        raise UserError(f'{printable(name)} cannot be prepared by its name{advice}') from error
+        raise UserError(
+            f'{printable(name)} cannot be prepared by its name ({_reason(error)})'
+        ) from error
     final = root / Path(builder.data_dir).relative_to(staging)
     with _lock(final):
         shutil.rmtree(staging, ignore_errors=True)
@@ -222,6 +225,12 @@ def prepare_again(name: str, folder: str) -> tfds.core.DatasetBuilder:
             with contextlib.suppress(OSError):  # another data set may be prepared there
                 staging.parent.rmdir()
     return tfds.builder_from_directory(str(final))
+
+
+def _refuse_tars(name: str) -> None:
+    """Refuses a data set whose tars the user has to download."""
+    if name in INSTRUCTIONS:
+        raise UserError(f'{name} cannot be prepared by its name: {INSTRUCTIONS[name]}')
 
 
 @contextlib.contextmanager
@@ -255,7 +264,8 @@ def _download_and_prepare(
     except (signals.Stopped, UserError):
         raise
     except AssertionError as error:  # how TFDS asks for files to be downloaded manually
-        raise UserError(f'{name} cannot be prepared: {first_line(error)}') from error
+        reason = ' '.join(str(error).split())[:500]
+        raise UserError(f'{name} cannot be prepared: {reason}') from error
     except Exception as error:  # of a download, a disk, a damaged archive
         raise UserError(
             f'cannot prepare {name} in {final}: {_reason(error)}; if that is a problem of the '

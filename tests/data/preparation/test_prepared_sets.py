@@ -1,0 +1,62 @@
+import json
+import shlex
+
+import pytest
+
+from alexnet_jax.data.preparation import prepared_sets
+
+
+def prepared(folder, **source):
+    """Writes a data set's description; returns its folder."""
+    folder.mkdir(parents=True)
+    complete = {'images': {}, 'fingerprint': '', 'skipped': [], 'storage': {'size': 64}}
+    if source:
+        (folder / prepared_sets.SOURCE).write_text(json.dumps(complete | source))
+    return folder
+
+
+def arguments(command):
+    """Returns the arguments of a command as a shell passes them on."""
+    program, *rest = command.split(' --', 1)
+    assert program == 'python -m alexnet_jax.prepare'
+    return shlex.split('--' + rest[0])
+
+
+def test_the_command_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    root = tmp_path / "a b; $HOME 'x'"
+    folder = prepared(root / 'digits' / '1.0.0')
+    assert arguments(prepared_sets.command_again(folder)) == [
+        *('--again', '--name=digits', f'--data_dir={root}')
+    ]
+
+
+def test_the_command_names_the_config_of_a_data_set(tmp_path):
+    folder = prepared(tmp_path / 'cifar10_1' / 'v4' / '1.0.0')
+    (folder / 'dataset_info.json').write_text(json.dumps({'configName': 'v4'}))
+    assert arguments(prepared_sets.command_again(folder)) == [
+        *('--again', '--name=cifar10_1/v4', f'--data_dir={tmp_path}')
+    ]
+
+
+def test_images_whose_origin_is_not_recorded_are_selected_by_the_user(tmp_path):
+    storage = {'size': 0, 'raw': False, 'quality': 90, 'filter': 'lanczos'}
+    folder = prepared(tmp_path / 'imagenet2012' / '5.1.0', storage=storage)
+    assert arguments(prepared_sets.command_again(folder)) == [
+        *('--again', '--tars=DIR', '--size=original', '--filter=lanczos'),
+        f'--data_dir={tmp_path}',
+    ]
+    folder = prepared(tmp_path / 'set' / '5.1.0', source={'folder': '/a'})
+    assert arguments(prepared_sets.command_again(folder))[1] == '--name=set'
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', 'null', '{"images": {}}', '\\xff'])
+def test_a_description_that_cannot_be_used_is_none(tmp_path, text):
+    (tmp_path / prepared_sets.SOURCE).write_bytes(text.encode())
+    assert prepared_sets.read_source(tmp_path) == {}
+
+
+def test_a_data_set_is_found_by_its_name_only(tmp_path):
+    folder = prepared(tmp_path / 'set' / '5.1.0', source={})
+    assert prepared_sets.find_prepared(tmp_path, 'set') == folder
+    for name in ('', 'other', '../set', '*', 'set/5.1.0'):
+        assert prepared_sets.find_prepared(tmp_path, name) is None
