@@ -4,6 +4,7 @@ For programs that evaluate or show a run without resuming it.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
