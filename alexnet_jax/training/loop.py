@@ -166,8 +166,8 @@ class Loop:
             return self._position.evaluated == self._plan.steps
         finally:
             self._line.close()
+            self._writer.close()  # first, because a failed save is raised by the next line
             self._checkpoints.close()
-            self._writer.close()
 
     def _fetch(self, batches: Iterator[Any]) -> tuple[Any, Exception | None]:
         """Returns the next batch or the error that it raised.

@@ -72,6 +72,12 @@ def test_a_file_is_not_a_workdir(tmp_path):
         pass
 
 
+@pytest.mark.parametrize('name', ['x' * 300, 'a\0b'])
+def test_a_name_that_no_folder_can_have_is_one_line(tmp_path, name):
+    with pytest.raises(UserError, match=r'config\.json cannot be read: (File name too|embedded)'):
+        Workdir(tmp_path / name).read_config()
+
+
 def test_without_checkpoints_there_is_no_step(tmp_path):
     with pytest.raises(UserError, match='has no checkpoint yet'):
         Workdir(tmp_path / 'nowhere').checkpoint_step()
