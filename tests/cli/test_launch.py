@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -194,8 +195,10 @@ def test_a_signal_between_two_attempts_stops_the_script(tmp_path, start):
 @pytest.mark.parametrize('name', ['TERM', 'INT'])
 def test_a_signal_at_any_moment_stops_the_script(tmp_path, start, name):
     """Whatever bash is doing then, the program is started once more at most."""
-    for delay in (0.01, 0.02, 0.025, 0.03, 0.035, 0.04, 0.06):
+    for delay in (0, 0.002, 0.004, 0.008, 0.012, 0.016, 0.032):
         process = start('exec sleep 60', 'w')
+        while Path(f'/proc/{process.pid}/comm').read_text() != 'bash\n':
+            time.sleep(0.001)
         time.sleep(delay)
         process.send_signal(signal.Signals[f'SIG{name}'])
         process.communicate(timeout=30)
