@@ -51,12 +51,30 @@ def check_path(text: str, flag: str) -> Path:
         whole = path.absolute()
     except OSError as error:
         raise UserError(f'{shown} cannot be used: {error.strerror}') from error
-    if flag.lstrip('-').rpartition('.')[2] in _WITHOUT_PATTERNS and _PATTERN.search(str(whole)):
-        raise UserError(
-            f'{_show(str(whole))} has one of the characters [ ] * ?, which libraries take for '
-            f'patterns: choose another {flag}'
-        )
+    if flag.lstrip('-').rpartition('.')[2] in _WITHOUT_PATTERNS:
+        refuse_pattern(whole, flag)
     return path
+
+
+def refuse_pattern(folder: Path, flag: str) -> None:
+    """Refuses a folder that a library would take for a pattern.
+
+    Orbax and TFDS look for files with `glob` on whole paths. In a folder named `exp[1]` they find
+    nothing, so that Orbax loses what it has just written, and in `exp*` they also find the files of
+    `exp2`.
+
+    Args:
+      folder: the folder; it need not exist.
+      flag: the flag or setting that gives it, for the message.
+
+    Raises:
+      UserError: the absolute path has one of the characters [ ] * ?.
+    """
+    if _PATTERN.search(str(folder.absolute())):
+        raise UserError(
+            f'{_show(str(folder.absolute()))} has one of the characters [ ] * ?, which libraries '
+            f'take for patterns: choose another {flag}'
+        )
 
 
 def check_writable(folder: Path, flag: str) -> None:

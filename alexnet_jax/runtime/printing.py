@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TextIO
 
+_TOLD: set[str] = set()  # the lines of `tell_once`
+
 # A pipe without a reader, and a terminal that has gone: nothing can be printed there any more.
 _GONE = (errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF)
 
@@ -29,6 +31,19 @@ def drop_unprintable() -> None:
     """Removes from stdout and stderr what they hold and cannot print."""
     for stream in (sys.stdout, sys.stderr):
         _write(stream, '')
+
+
+def tell(line: str) -> None:
+    """Prints a line about trouble that does not stop the program to stderr, if that is possible."""
+    start = '\n' if is_terminal(sys.stdout) else ''  # the cursor may be in the progress line
+    complain(f'{start}alexnet_jax: {line}')
+
+
+def tell_once(line: str) -> None:
+    """Prints a line as `tell` does, unless this process has printed the same line before."""
+    if line not in _TOLD:
+        _TOLD.add(line)
+        tell(line)
 
 
 def printable(text: str) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from alexnet_jax.runtime.printing import tell
 from alexnet_jax.training.filter_pictures import filter_picture
 from alexnet_jax.training.run_files.event_file import EventFile
 from alexnet_jax.training.run_files.metrics_file import MetricsFile
-from alexnet_jax.training.run_files.notices import tell
 from alexnet_jax.training.workdir import Workdir
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

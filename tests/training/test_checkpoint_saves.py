@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.glob_patterns import refuse_glob_pattern
+from alexnet_jax.runtime.paths import refuse_pattern
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import checkpoint
 from alexnet_jax.training.checkpoint import Checkpoints, Position
@@ -78,16 +78,16 @@ def test_a_position_that_cannot_be_read_back_is_noticed(tmp_path):
 
 def test_a_folder_that_orbax_takes_for_a_pattern_is_refused(tmp_path):
     for name in ('exp[1]', 'exp*', 'what?', 'a]'):
-        with pytest.raises(UserError, match=r'has a .* in it.*: choose another --workdir'):
+        with pytest.raises(UserError, match=r'one of the characters.*: choose another --workdir'):
             Checkpoints(tmp_path / name / 'checkpoints', keep=2)
         with pytest.raises(UserError, match=r'choose another dataset\.data_dir'):
-            refuse_glob_pattern(tmp_path / name, 'dataset.data_dir')
+            refuse_pattern(tmp_path / name, 'dataset.data_dir')
     assert not list(tmp_path.iterdir())  # before any work
 
 
 def test_a_library_that_takes_the_path_for_a_pattern_is_noticed(tmp_path, monkeypatch):
     """Every checkpoint of such a run was lost, and the run ended without an error."""
-    monkeypatch.setattr(checkpoint.checkpoints, 'refuse_glob_pattern', lambda *_: None)
+    monkeypatch.setattr(checkpoint.checkpoints, 'refuse_pattern', lambda *_: None)
     message = r'checkpoint 2 in .* cannot be read back as it was saved: '
     with pytest.raises(UserError, match=message):
         save(tmp_path / 'exp[1]', 2)

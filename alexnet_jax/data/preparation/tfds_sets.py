@@ -27,6 +27,7 @@ from alexnet_jax.data.preparation.catalogue import printable
 from alexnet_jax.data.preparation.prepared_sets import command_again
 from alexnet_jax.runtime import locks, signals
 from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 FORMAT = tfds.core.FileFormat.ARRAY_RECORD  # the only one that allows random access
@@ -252,7 +253,7 @@ def _download_and_prepare(
 ) -> None:
     """Prepares a data set; `final` is where it will be, for the user."""
     name = builder.name
-    print(f'preparing {name} in {final}', flush=True)
+    show(f'preparing {name} in {final}')
     try:
         # TFDS prints several lines; everything that goes wrong comes as an exception.
         with _interruptible(), contextlib.redirect_stdout(io.StringIO()):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.glob_patterns import refuse_glob_pattern
+from alexnet_jax.runtime.paths import refuse_pattern
+from alexnet_jax.runtime.printing import tell
 from alexnet_jax.runtime.user_errors import UserError, first_line
 from alexnet_jax.training.checkpoint import folders, reading, restoring
 from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion, of_json
@@ -64,7 +64,7 @@ class Checkpoints:
         self._unverified: _Unverified | None = None
         self._errors: dict[int, float | None] = {}  # of each step that was looked at
         if keep is not None:
-            refuse_glob_pattern(folder, '--workdir')
+            refuse_pattern(folder, '--workdir')
         with self._explain_errors('open', ''):
             if keep is not None:
                 self._remove_leftovers()
@@ -330,7 +330,7 @@ class Checkpoints:
             self._errors.pop(step, None)
             self._reload()
             text += f', and {step} is now named {renamed.name}'
-        print(f'alexnet_jax: {text}', file=sys.stderr, flush=True)
+        tell(text)
 
     def _remove_leftovers(self) -> None:
         """Removes what a process was deleting when it was killed."""

@@ -1,12 +1,12 @@
 """The contents of one checkpoint, verified: its state and position, or its parameters alone."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from alexnet_jax.runtime.printing import tell
 from alexnet_jax.runtime.user_errors import UserError, first_line
 from alexnet_jax.training.checkpoint import reading
 from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion, names_of
@@ -99,11 +99,9 @@ def _read(step_folder: Path, target: Any, digests: Digests | None) -> tuple[Any,
     if not np.array_equal(arrays['step'], position.step) or str(position.step) != step_folder.name:
         raise Damage(f'its state is of step {arrays["step"]}, its position of {position.step}')
     if not digests:
-        print(
-            f'alexnet_jax: checkpoint {step_folder.name} is of an earlier version without digests: '
-            'it was not verified',
-            file=sys.stderr,
-            flush=True,
+        tell(
+            f'checkpoint {step_folder.name} is of an earlier version without digests: it was not '
+            'verified'
         )
     return arrays, position
 

@@ -15,8 +15,8 @@ from alexnet_jax.config import loading, schema
 from alexnet_jax.config.model_schema import CONVOLUTIONS, HIDDEN, LAYERS
 from alexnet_jax.config.settings import catalogue, sections
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.printing import tell_once
 from alexnet_jax.runtime.user_errors import UserError, first_line
-from alexnet_jax.training.run_files.notices import tell_once
 
 FORMAT = 2  # absent in the files of the first format
 
@@ -44,10 +44,12 @@ ADDED = {
     'learning_rate.conv1.divide_by': 10.0,
     'learning_rate.conv1.freeze_at': -1.0,
     'learning_rate.conv1.lower_at': -1.0,
+    'learning_rate.fixed.bias_levels': 0,
     'loader.skip_bad': 0,
     'loader.workers': 0,
     'model.batch_normalization.epsilon': 0.001,
     'model.batch_normalization.memory': 0.9,
+    'model.bottleneck.units': 0,
     'model.conv6.bias': 1.0,
     'model.conv6.kernel': 3,
     'model.conv6.maps': 0,

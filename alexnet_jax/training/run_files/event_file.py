@@ -29,8 +29,8 @@ from tensorboardX.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-mo
 from tensorboardX.record_writer import masked_crc32c
 
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.printing import tell
 from alexnet_jax.training.run_files.append_only import AppendOnlyFile
-from alexnet_jax.training.run_files.notices import tell
 
 PREFIX = 'events.out.tfevents.'
 # TensorBoard reads every file with 'tfevents' in its name, so an incomplete file has another name.

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.printing import tell, tell_once
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files.append_only import AppendOnlyFile
-from alexnet_jax.training.run_files.notices import tell, tell_once
 
 Line = dict[str, float]
 

@@ -6,15 +6,16 @@ import pytest
 import nets
 from alexnet_jax.config import schema
 from alexnet_jax.config.settings import catalogue
+from alexnet_jax.runtime import printing
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.run_files import config_file, notices
+from alexnet_jax.training.run_files import config_file
 from alexnet_jax.training.workdir import Workdir, describe_start
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """The config.json of a run with the settings of `nets.small`."""
-    monkeypatch.setattr(notices, '_TOLD', set())
+    monkeypatch.setattr(printing, '_TOLD', set())
     file = tmp_path / 'config.json'
     start = describe_start(nets.mesh_of(2))
     config_file.write(file, {'config': config_file.plain(nets.small()), 'starts': [start]})
@@ -236,6 +237,11 @@ def test_which_settings_have_an_effect():
     settings = schema.flatten(config_file.plain(nets.small(learning_rate__schedule='steps')))
     unused = {name for name in settings if not config_file.has_effect(name, settings)}
     assert {'learning_rate.plateau.drops', 'model.conv6.std', 'dataset.background'} <= unused
-    sections = ('learning_rate.plateau.', 'learning_rate.fixed.', 'model.conv6.')
+    sections = (
+        'learning_rate.plateau.',
+        'learning_rate.fixed.',
+        'model.conv6.',
+        'model.bottleneck.',
+    )
     assert all(name.startswith(sections) for name in unused - {'dataset.background'})
     assert not unused & {'model.conv6.maps', 'learning_rate.schedule', 'learning_rate.steps.epochs'}

@@ -112,7 +112,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    'moment', ['unlink', 'append', 'rename', '_sync_folder', 'truncate', 'second unlink']
+    'moment', ['unlink', 'append', 'rename', 'sync_folder', 'truncate', 'second unlink']
 )
 def test_a_kill_while_the_curves_are_written_anew_loses_nothing(tmp_path, monkeypatch, moment):
     write(tmp_path, [], LINES, pictures=[0, 4, 8])
@@ -127,7 +127,7 @@ def test_a_kill_while_the_curves_are_written_anew_loses_nothing(tmp_path, monkey
 
     target = {
         'append': (event_file.AppendOnlyFile, 'append'),
-        '_sync_folder': (event_file, '_sync_folder'),
+        'sync_folder': (event_file.atomic_files, 'sync_folder'),
         'truncate': (event_file.os, 'truncate'),
     }.get(moment, (type(tmp_path), moment.split()[-1]))
     with monkeypatch.context() as patch:

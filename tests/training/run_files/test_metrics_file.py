@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from alexnet_jax.runtime import printing
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.run_files import metrics_file, notices
+from alexnet_jax.training.run_files import metrics_file
 from alexnet_jax.training.run_files.metrics_file import MetricsFile
 
 WHOLE = [{'step': s, 'train/loss': s / 10} for s in range(1, 6)]
@@ -28,7 +29,7 @@ DAMAGED = [
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    monkeypatch.setattr(notices, '_TOLD', set())
+    monkeypatch.setattr(printing, '_TOLD', set())
     return tmp_path / 'metrics.jsonl'
 
 
