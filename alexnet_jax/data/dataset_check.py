@@ -157,6 +157,8 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
     if file.exists():
         try:
             sums = pixel_statistics.Sums.load(file)
+        except SystemTrouble:
+            raise
         except UserError as error:
             faults.append(str(error))
     if sums is not None and sums.images != counts.images:

@@ -22,6 +22,7 @@ from alexnet_jax.config.schema import Config
 from alexnet_jax.data import child_processes, images, pixel_statistics, system_errors
 from alexnet_jax.data.sources import Source
 from alexnet_jax.runtime import cpu_devices, signals
+from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -371,7 +372,7 @@ def statistics_of(
             try:
                 sums.save(file)
             except UserError as error:  # a shared data set is often read-only
-                print(f'{error}: the statistics will be computed again the next time', flush=True)
+                show(f'{error}: the statistics will be computed again the next time')
     return sums
 
 
