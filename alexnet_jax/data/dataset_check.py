@@ -20,6 +20,7 @@ from alexnet_jax.data import images, pixel_statistics, sources
 from alexnet_jax.data.preparation import imagenet, prepared_sets, tfds_sets, writing
 from alexnet_jax.data.preparation.catalogue import NO_LABEL, printable
 from alexnet_jax.data.records import Records
+from alexnet_jax.data.system_errors import SystemTrouble
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.signals import raise_if_stopped
@@ -110,6 +111,8 @@ def _examine_folder(folder: Path, chosen: bool, sample: int) -> int:
     for split in splits:
         try:
             faults += _examine_split(builder, split, sample)
+        except SystemTrouble:
+            raise
         except UserError as error:
             print(f'  {split}\n    FAULT: {first_line(error)}')
             faults += 1
@@ -154,6 +157,8 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
     if file.exists():
         try:
             sums = pixel_statistics.Sums.load(file)
+        except SystemTrouble:
+            raise
         except UserError as error:
             faults.append(str(error))
     if sums is not None and sums.images != counts.images:

@@ -14,6 +14,7 @@ import numpy as np
 
 from alexnet_jax.data import system_errors
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 # Pixels per product: OpenBLAS computes a product of up to 10,000 numbers in the calling thread, and
@@ -207,7 +208,7 @@ def load_sums(file: Path, images: int, size: int, tolerant: bool) -> Sums | None
             return None
         sums = Sums.load(file)
     except (OSError, UserError) as error:
-        print(f'{error}; the mean image is computed again', flush=True)
+        show(f'{error}; the mean image is computed again')
         return None
     if len(sums.pixels_HWC) != size:
         reason = f'images of {len(sums.pixels_HWC)} pixels, not of {size}'
@@ -217,5 +218,5 @@ def load_sums(file: Path, images: int, size: int, tolerant: bool) -> Sums | None
         reason = f'only {sums.images:,} images; {sums.left_out:,} were left out'
     else:
         return sums
-    print(f'{file} is of {reason}; the mean image is computed again', flush=True)
+    show(f'{file} is of {reason}; the mean image is computed again')
     return None

@@ -38,6 +38,10 @@ _ADVICE = {
 }
 
 
+class SystemTrouble(UserError):
+    """Trouble of the system while data are read; it says nothing about the data."""
+
+
 def error_code(error: BaseException) -> int | None:
     """Returns the system's code for an error, such as errno.EMFILE.
 
@@ -55,7 +59,7 @@ def error_code(error: BaseException) -> int | None:
     return None if call is None else _CODES.get(call.group(1).strip(), 0)
 
 
-def user_error(subject: str, error: BaseException) -> UserError:
+def user_error(subject: str, error: BaseException) -> SystemTrouble:
     """Returns the line for trouble of the system: what failed, why, and what to do.
 
     Args:
@@ -66,7 +70,9 @@ def user_error(subject: str, error: BaseException) -> UserError:
     advice = _ADVICE.get(code, _FAILING_DISK)
     if code == errno.EMFILE:
         advice = _advice_on_open_files()
-    return UserError(f'{subject} ({os.strerror(code) if code else first_line(error)}): {advice}')
+    return SystemTrouble(
+        f'{subject} ({os.strerror(code) if code else first_line(error)}): {advice}'
+    )
 
 
 def _advice_on_open_files() -> str:

@@ -327,10 +327,15 @@ def test_the_count_of_the_mean_image_stops_at_a_signal(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_long_count_shows_its_progress(tmp_path, monkeypatch, capsys):
+def test_a_long_count_shows_its_progress(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(loader.ProgressBars, 'show_images', lambda _, *values: shown.append(values))
+    monkeypatch.setattr(loader, '_SECONDS_WITHOUT_PROGRESS', 1000)
+    statistics(Numbers(100), tmp_path)
+    assert shown == []
     monkeypatch.setattr(loader, '_SECONDS_WITHOUT_PROGRESS', 0)
-    statistics(Numbers(500), tmp_path)
-    assert 'mean image' in capsys.readouterr().err
+    statistics(Numbers(200), tmp_path)
+    assert shown == [('mean image', images, 200) for images in (64, 128, 192, 200)]
 
 
 def test_no_statistics_of_no_images(tmp_path):
