@@ -48,13 +48,15 @@ class Study:
       left_out: the ablations that the config does not allow, with the reason.
 
     Raises:
-      UserError: an ablation of `only` is unknown, or the config lacks the part that it removes.
+      UserError: a setting is wrong, an ablation of `only` is unknown, or the config lacks the part
+        that it removes.
     """
 
     def __init__(self, raw: ConfigDict, seeds: int, only: Sequence[str], folder: Path) -> None:
         self.raw, self.seeds, self._folder = raw, range(seeds), folder
         self.names, self.left_out = [BASE], {}
         check_names(only)
+        self.config(BASE, 0)  # its mistakes would be taken for parts that the config lacks
         for name in only or ABLATIONS:
             try:
                 self.config(name, 0)

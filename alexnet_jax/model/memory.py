@@ -100,11 +100,18 @@ def _group_limit() -> float:
         return math.inf
 
 
-def device_bytes(mesh: jax.sharding.Mesh) -> int | None:
-    """Returns the bytes that a device of the mesh has for JAX; None for CPUs, or if unknown."""
+def device_bytes(mesh: jax.sharding.Mesh) -> float | None:
+    """Returns the bytes that a device of the mesh has for JAX; infinity where it is unknown.
+
+    For CPUs it returns None: they have the memory of the host.
+    """
     device = mesh.devices.flat[0]
-    statistics = None if device.platform == 'cpu' else device.memory_stats()
-    return (statistics or {}).get('bytes_limit')
+    if device.platform == 'cpu':
+        return None
+    try:
+        return (device.memory_stats() or {}).get('bytes_limit', math.inf)
+    except (jax.errors.JaxRuntimeError, NotImplementedError):  # some allocators do not tell
+        return math.inf
 
 
 def _compare(

@@ -173,8 +173,12 @@ def check(line: CommandLine, place: Path, seconds: float = SECONDS) -> list[str]
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.communicate()
+        process.terminate()  # programs that start others pass it on
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.communicate()
         return [f'it has not ended in {seconds:.0f} s']
     texts = (text.decode(errors='replace') for text in (out, err))
     return judge_end(line, process.returncode, *texts)

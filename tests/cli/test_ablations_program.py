@@ -159,6 +159,8 @@ def test_a_torn_result_counts_as_none(tmp_path, text):
         (['--workdir=/proc/x'], 'cannot write to /proc'),
         (['--workdir=gs://bucket'], '--workdir=gs://bucket'),
         (['--only='], '--only= is empty'),
+        (['--config.seed=-1'], 'seed=-1 must be at least 0'),
+        (['--config.model.conv1.maps=0'], 'model.conv1.maps=0 must be at least 1'),
         (['--seeds=1001'], '1001 is not an integer in the range [1, 1000]'),
     ],
 )

@@ -3,7 +3,10 @@
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
 import nets
@@ -99,3 +102,30 @@ def test_memory_that_is_unknown_refuses_nothing(monkeypatch):
     monkeypatch.setattr(memory.os, 'sysconf_names', {})
     assert memory.host_bytes() == math.inf
     memory.check(nets.full(model__width=64.0), nets.mesh_of(2))
+
+
+class FakeDevice:
+    platform = 'gpu'
+
+    def __init__(self, statistics):
+        self._statistics = statistics
+
+    def memory_stats(self):
+        if isinstance(self._statistics, Exception):
+            raise self._statistics
+        return self._statistics
+
+
+@pytest.mark.parametrize(
+    ('statistics', 'limit'),
+    [
+        ({'bytes_limit': 5}, 5),
+        ({}, math.inf),
+        (None, math.inf),
+        (jax.errors.JaxRuntimeError('UNIMPLEMENTED'), math.inf),
+    ],
+)
+def test_an_accelerator_has_memory_of_its_own_even_where_it_is_unknown(statistics, limit):
+    mesh = SimpleNamespace(devices=np.array([[FakeDevice(statistics)]]))
+    assert memory.device_bytes(mesh) == limit
+    assert memory.device_bytes(nets.mesh_of(1)) is None
