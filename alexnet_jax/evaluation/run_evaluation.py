@@ -101,7 +101,7 @@ def evaluate_runs(
     results = compute_results(nets, images.labels)
     if configs[0].dataset.name == 'synthetic':
         print(synthetic.NOTICE)
-    print(f'\n{table(results, configs[0].dataset.classes)}')
+    print('\n'.join(['', table(results, configs[0].dataset.classes), *nan_notes(results)]))
     summary, arrays = _summary(configs[0], nets, results), {}
     if tune:
         summary['tuned'], arrays = _tune(nets, images.labels)
@@ -166,6 +166,15 @@ def table(results: Sequence[Result], classes: int) -> str:
         cells = [x for error in shown for x in _percent(error, images)]
         rows.append((f'{net}, {views}', '' if step is None else str(step), *cells))
     return align_columns(rows)
+
+
+def nan_notes(results: Sequence[Result]) -> list[str]:
+    """Returns a line for each net and set of views with outputs that are NaN."""
+    return [
+        f'{net}, {views}: outputs for some images are not numbers (NaN), which count as wrong'
+        for net, _, views, errors in results
+        if math.isnan(errors.loss)
+    ]
 
 
 def _percent(error: float, images: int) -> tuple[str, str]:

@@ -40,6 +40,23 @@ def test_the_table_has_each_net_and_their_mean():
     assert len(run_evaluation.compute_results([one], labels)) == 2
 
 
+def test_outputs_that_are_nan_are_told_below_the_table():
+    labels = np.int32([0, 1])
+    right, broken = net('a', [0.8, 0.2], [0.3, 0.7]), net('b', [0.8, 0.2], [np.nan, np.nan])
+    assert run_evaluation.nan_notes(run_evaluation.compute_results([right], labels)) == []
+    results = run_evaluation.compute_results([right, broken], labels)
+    notes = run_evaluation.nan_notes(results)
+    assert [note.partition(':')[0] for note in notes] == [
+        'b, centre crop',
+        'b, mean of 5 views',
+        'mean of 2 nets, centre crop',
+        'mean of 2 nets, all views',
+    ]
+    assert [x.errors.top1 for x in results[2:]] == [0.5, 1, 0.5, 1]
+    plain = json.dumps(run_evaluation._plain(results), allow_nan=False)
+    assert 'null' in plain
+
+
 def test_what_differs_between_two_sets_of_images_is_named():
     one = LabelledImages(['cat', 'dog'], ['1.jpg', '2.jpg'], np.int32([0, 1]))
     assert run_evaluation.difference(one, one) == ''
