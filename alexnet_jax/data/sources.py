@@ -268,7 +268,8 @@ def _fingerprint(builder: tfds.core.DatasetBuilder, split: str) -> str:
         (part.skip, part.take, part.examples_in_shard, Path(part.filename).stat().st_size)
         for part in builder.info.splits[split].file_instructions
     ]
-    return _hash([shards, read_source(Path(builder.data_dir)).get('fingerprint', '')])
+    source = read_source(Path(builder.data_dir))
+    return _hash([shards, source.get('fingerprint', ''), source.get('content', '')])
 
 
 def _hash(values: Any) -> str:

@@ -89,8 +89,10 @@ def test_tensorflow_is_never_imported(splits):
     ],
 )
 def test_missing_data_are_reported_in_one_line(data_dir, overrides, message):
+    dataset = nets.small(dataset__data_dir=data_dir).dataset
+    changes = {name.removeprefix('dataset__'): value for name, value in overrides.items()}
     with pytest.raises(UserError) as error:
-        sources.open_splits(nets.small(dataset__data_dir=data_dir, **overrides).dataset)
+        sources.open_splits(dataclasses.replace(dataset, **changes))
     assert message in str(error.value)
     assert '\n' not in str(error.value)
 

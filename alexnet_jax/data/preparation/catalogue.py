@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
+
+FORMATS_OF_EQUAL_SIZES = ('.bmp', '.tif', '.tiff')  # the size says nothing about the picture
 
 NO_LABEL = -1  # label of the ILSVRC-2012 test images: their labels are not published
 
@@ -111,6 +114,32 @@ class Catalogue:
             digest.update(f'{split} {len(entries)} {len(self.classes)} '.encode())
             sizes = entries.locations[:, 2]
             digest.update(fingerprint(entries.names, entries.labels, sizes).encode())
+        return digest.hexdigest()
+
+    def content_fingerprint(self, most: int = 64) -> str:
+        """Returns a hash of the contents of images that are files of their own.
+
+        Names and sizes tell compressed images apart, so that `most` of these are enough. Images in
+        FORMATS_OF_EQUAL_SIZES are all read.
+
+        Raises:
+          UserError: an image cannot be read.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for _, entries in sorted(self.splits.items()):
+            remaining = most
+            files = entries.locations[:, 0]
+            for index in entries.storage_order():
+                path = entries.files[files[index]]
+                compressed = not path.lower().endswith(FORMATS_OF_EQUAL_SIZES)
+                if compressed and not remaining:
+                    continue
+                remaining -= compressed
+                raise_if_stopped()
+                try:
+                    digest.update(hashlib.blake2b(Path(path).read_bytes()).digest())
+                except OSError as error:
+                    raise UserError(f'cannot read {printable(path)}: {error.strerror}') from error
         return digest.hexdigest()
 
     def check_complete(self) -> None:

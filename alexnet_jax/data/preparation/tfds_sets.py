@@ -310,11 +310,13 @@ def _interruptible() -> Iterator[None]:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield
+        try:
+            yield
+        finally:
+            done.set()  # the handler raises nothing from here on
     except _Interruption:
         raise stopped[0] from None
     finally:
-        done.set()
         watcher.join()
         signal.signal(number, previous)
 

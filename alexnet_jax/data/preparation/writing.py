@@ -127,6 +127,8 @@ def _find_prepared(
         same = source.get('fingerprint') == fingerprint
         if catalogue.movable:
             same = same and source['storage'] == dataclasses.asdict(storage)
+        if same and folder != final:
+            same = source.get('content') == catalogue.content_fingerprint()
         if same:
             shutil.rmtree(folder / SUMMARIES, ignore_errors=True)  # may be left after a kill
             announce(f'already prepared in {folder}')
@@ -240,6 +242,7 @@ def _finish(
         'storage': dataclasses.asdict(storage),
         'source': catalogue.source,
         'class_names': hash_names(catalogue.classes),
+        'content': catalogue.content_fingerprint() if catalogue.movable else '',
     }
     with atomic_files.replace(unfinished / SOURCE) as partial:
         partial.write_text(json.dumps(source, indent=2) + '\n')

@@ -336,6 +336,24 @@ def test_images_that_have_moved_are_not_prepared_again(tmp_path):
     assert write(moved, on_black, tmp_path).folder.name != first
 
 
+@pytest.mark.parametrize('copied', [True, False])
+def test_other_pictures_of_the_same_names_and_sizes_are_other_images(tmp_path, copied):
+    """Uncompressed images of one size have files of one size."""
+    rng = np.random.default_rng(0)
+    names = [f'{kind}/{i}.bmp' for kind in ('cat', 'dog') for i in range(80)]
+    for folder in ('a', 'b'):
+        for name in names:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_bytes(tars.encode(tars.picture(rng, 20, 20), 'BMP'))
+    if copied:
+        shutil.rmtree(tmp_path / 'b')
+        shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    one, other = (class_folders.list_images(tmp_path / folder) for folder in 'ab')
+    assert one.fingerprint() == other.fingerprint()
+    first, second = (write(catalogue, SMALL, tmp_path).folder for catalogue in (one, other))
+    assert (first == second) == copied
+
+
 def test_what_is_behind_transparent_pixels_is_part_of_the_data_set(tmp_path):
     pets = tars.class_folders(tmp_path / 'pets', images=12)
     clear = np.zeros((40, 40, 4), np.uint8)
