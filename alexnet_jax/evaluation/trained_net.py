@@ -74,13 +74,12 @@ def _restore(
     memory.check(config, mesh, is_training=False)
     with workdir.open_checkpoints() as checkpoints:
         shapes = state_shapes(config, mesh)
-        if checkpoint == NEWEST:
-            restored = checkpoints.restore(shapes)
-        else:
-            step = checkpoints.best if checkpoint == BEST else checkpoint
+        step = checkpoint if isinstance(checkpoint, int) else None
+        if checkpoint == BEST:
+            step = checkpoints.best
             if step is None:
                 raise UserError(f'{workdir.path} has no best checkpoint: use --checkpoint=newest')
-            restored = checkpoints.restore(shapes, step=step)
+        restored = checkpoints.restore(shapes, step)
     if restored is None:
         raise UserError(f'{workdir.path} has no checkpoint yet: train it first, or wait')
     state, position = restored
