@@ -18,10 +18,11 @@ from array_record.python import array_record_module
 
 from alexnet_jax.data import images, pixel_statistics, sources
 from alexnet_jax.data.preparation import imagenet, prepared_sets, tfds_sets, writing
-from alexnet_jax.data.preparation.catalogue import NO_LABEL, printable
+from alexnet_jax.data.preparation.catalogue import NO_LABEL
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.system_errors import SystemTrouble
 from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError, first_line

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from alexnet_jax.config import schema
 from alexnet_jax.data.preparation import class_folders, writing
-from alexnet_jax.data.preparation.catalogue import Catalogue, list_names, printable
+from alexnet_jax.data.preparation.catalogue import Catalogue, list_names
 from alexnet_jax.data.preparation.prepared_sets import command_again, read_source
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.data.preparation.tfds_sets import INSTRUCTIONS as INSTRUCTIONS
@@ -28,6 +28,7 @@ from alexnet_jax.data.preparation.tfds_sets import prepare as prepare
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.synthetic import Synthetic
 from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
 

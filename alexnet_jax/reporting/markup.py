@@ -3,7 +3,7 @@
 import html
 from typing import Any
 
-from alexnet_jax.runtime.text_table import printable
+from alexnet_jax.runtime.printing import printable
 
 VOID = ('img', 'link', 'meta')  # HTML elements without an end tag
 
@@ -17,7 +17,11 @@ def escaped(content: object) -> Html:
 
     Control characters are shown as escapes, such as \x1b.
     """
-    return content if isinstance(content, Html) else Html(html.escape(printable(str(content))))
+    return (
+        content
+        if isinstance(content, Html)
+        else Html(html.escape(printable(str(content), keep='\n\t')))
+    )
 
 
 def tag(name: str, /, *children: object, **attributes: Any) -> Html:

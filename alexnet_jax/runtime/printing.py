@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import sys
+import unicodedata
 from typing import TextIO
 
 _TOLD: set[str] = set()  # the lines of `tell_once`
@@ -46,18 +47,29 @@ def tell_once(line: str) -> None:
         tell(line)
 
 
-def printable(text: str) -> str:
-    r"""Escapes what a terminal would interpret or cannot show.
+def printable(text: str, keep: str = '') -> str:
+    r"""Escapes what a terminal or a browser would interpret or cannot show.
 
     These are control characters and escape sequences, line breaks, marks that change the direction
     of writing, and bytes of a file's name that are not UTF-8.
 
+    Args:
+      text: the text, such as the name of a file.
+      keep: characters that are not escaped.
+
     Returns:
-      One line, such as 'a\nb' with a backslash and an n for a name with a line break.
+      One line, such as 'a\nb' with a backslash and an n for a name with a line break. A text that
+      begins or ends with a blank is in quotes.
     """
-    return ''.join(
-        c if c.isprintable() else c.encode('unicode_escape').decode('ascii') for c in text
+    escaped = ''.join(
+        c if c.isprintable() or c in keep or unicodedata.category(c) == 'Zs' else _escape(c)
+        for c in text
     )
+    return escaped if keep or text == text.strip(' ') else repr(escaped)
+
+
+def _escape(character: str) -> str:
+    return character.encode('unicode_escape').decode('ascii')
 
 
 def is_terminal(stream: TextIO | None) -> bool:

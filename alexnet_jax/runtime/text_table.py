@@ -39,19 +39,3 @@ def _is_like_a_formula(text: str) -> bool:
     except ValueError:
         return True
     return False
-
-
-def printable(text: str) -> str:
-    r"""Escapes control characters, lone bytes and marks that change the direction of text.
-
-    A terminal or a browser would obey them, or could not show them: ESC becomes \x1b. Line breaks
-    and tabs are kept.
-    """
-    if text.isprintable():
-        return text
-    return ''.join(x if x.isprintable() or x in '\n\t' else _escape(x) for x in text)
-
-
-def _escape(character: str) -> str:
-    # Blanks of other widths are not "printable" for Python.
-    return character if character.isspace() and ord(character) >= 0xA0 else ascii(character)[1:-1]

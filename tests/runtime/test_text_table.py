@@ -2,7 +2,7 @@
 
 import pytest
 
-from alexnet_jax.runtime.text_table import align_columns, printable, spreadsheet_cell
+from alexnet_jax.runtime.text_table import align_columns, spreadsheet_cell
 
 
 def test_columns_are_aligned():
@@ -25,9 +25,3 @@ def test_columns_are_aligned():
 )
 def test_a_spreadsheet_executes_no_cell(cell, expected):
     assert spreadsheet_cell(cell) == expected
-
-
-def test_what_a_terminal_would_obey_is_escaped():
-    assert printable('a\x1b[2J\x7f\x85') == r'a\x1b[2J\x7f\x85'
-    assert printable('\u202edog') == r'\u202edog'
-    assert printable('é 日本\n') == 'é 日本\n'

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -193,13 +194,6 @@ def encode_name(name: str) -> bytes:
 def to_identifier(name: str) -> str:
     """Returns a folder's name as that of a data set: lower case, with _ for other characters."""
     return re.sub(r'\W+', '_', name.lower()).strip('_') or 'images'
-
-
-def printable(name: str) -> str:
-    """Escapes what a terminal would obey or could not show: control characters, lone bytes."""
-    if name.isprintable() and name == name.strip():
-        return name
-    return repr(name)
 
 
 def list_names(names: list[str], most: int = 10) -> str:

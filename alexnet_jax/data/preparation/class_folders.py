@@ -16,7 +16,6 @@ from alexnet_jax.data.preparation.catalogue import (
     hex_hash,
     is_held_out,
     list_names,
-    printable,
     to_identifier,
 )
 from alexnet_jax.data.preparation.folder_tree import (
@@ -26,6 +25,7 @@ from alexnet_jax.data.preparation.folder_tree import (
     list_entries,
     list_folders,
 )
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError
 
 SPLIT_NAMES = {  # in any case

@@ -27,10 +27,10 @@ from alexnet_jax.data.preparation.catalogue import (
     Entries,
     encode_name,
     fingerprint,
-    printable,
 )
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 MAX_SHARDS = 256  # per split: a reader keeps all of them open

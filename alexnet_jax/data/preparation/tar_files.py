@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexnet_jax.data.preparation.catalogue import printable
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
 

@@ -23,11 +23,10 @@ import tensorflow_datasets as tfds
 
 from alexnet_jax.data import digits as digits  # registers its builder with TFDS
 from alexnet_jax.data.preparation import prepared_sets
-from alexnet_jax.data.preparation.catalogue import printable
 from alexnet_jax.data.preparation.prepared_sets import command_again
 from alexnet_jax.runtime import locks, signals
 from alexnet_jax.runtime.paths import check_path
-from alexnet_jax.runtime.printing import show
+from alexnet_jax.runtime.printing import printable, show
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 FORMAT = tfds.core.FileFormat.ARRAY_RECORD  # the only one that allows random access
