@@ -59,7 +59,7 @@ def test_a_closed_or_missing_stream_is_no_terminal(tmp_path):
 
 
 def test_what_a_terminal_would_obey_is_escaped():
-    assert printable('a\x1b[2J\x7f\x85') == r'a\x1b[2J\x7f\x85'
-    assert printable('\u202edog') == r'\u202edog'
-    assert printable('é 日本\n', keep='\n') == 'é 日本\n'
-    assert printable('cat ') == "'cat '"
+    assert printing.printable('a\x1b[2J\x7f\x85') == r'a\x1b[2J\x7f\x85'
+    assert printing.printable('\u202edog') == r'\u202edog'
+    assert printing.printable('é 日本\n', keep='\n') == 'é 日本\n'
+    assert printing.printable('cat ') == "'cat '"
