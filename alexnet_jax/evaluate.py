@@ -63,9 +63,8 @@ def main(_: Sequence[str]) -> None:
     with report_user_errors():
         workdirs, changes, checkpoint = _workdirs(), _changes(), _checkpoint()
         out = check_path(_OUT.value, '--out') if _OUT.value is not None else None
-        from alexnet_jax.evaluation import (
-            run_evaluation,
-        )  # imports JAX; mistakes in the flags are reported first
+        # This imports JAX, which takes a while: mistakes in the flags are reported before.
+        from alexnet_jax.evaluation import run_evaluation
 
         out = out or run_evaluation.default_folder(workdirs)
         run_evaluation.evaluate_runs(workdirs, changes, out, _TUNE_WEIGHTS.value, checkpoint)

@@ -1,4 +1,4 @@
-"""Worker processes: they end with their parent, and each computes in one thread."""
+"""Prepares worker processes: they end with their parent, and each computes in one thread."""
 
 import contextlib
 import os
@@ -52,8 +52,8 @@ def start_reader(parent: int, *_: int) -> None:
 def remove_shared_memory_silently() -> None:
     """Starts the process in which Python removes the shared memory that killed workers leave.
 
-    Python would start it together with the first worker; started here, it does so without warnings,
-    which would follow the line that says why a worker was killed.
+    Python would start it with the first worker, and it would print warnings after the line that
+    says why a worker was killed. Started here, it prints none.
     """
     previous = os.environ.get('PYTHONWARNINGS')
     os.environ['PYTHONWARNINGS'] = 'ignore'

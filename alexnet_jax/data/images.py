@@ -21,24 +21,14 @@ FILTERS = {
     'lanczos': Image.Resampling.LANCZOS,
     'nearest': Image.Resampling.NEAREST,
 }
-_BY_KORNIA = (
-    'bicubic',
-    'lanczos',
-    'nearest',
-)  # computed by kornia: same result, about twice as fast
+_BY_KORNIA = ('bicubic', 'lanczos', 'nearest')  # with the same result, about twice as fast
 
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF')
-MAX_PIXELS = (
-    Image.MAX_IMAGE_PIXELS or 0
-)  # Pillow's limit, 89 million; a larger image is treated as an attack
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # 89 million; Pillow takes a larger image for an attack
 warnings.filterwarnings('error', category=Image.DecompressionBombWarning)
 warnings.filterwarnings('ignore', category=UserWarning, module='PIL')  # broken metadata
 
-_PLAIN = (
-    'YCbCr',
-    'Gray',
-    'RGB',
-)  # colour spaces that libjpeg-turbo converts to RGB itself, unlike CMYK
+_PLAIN = ('YCbCr', 'Gray', 'RGB')  # libjpeg-turbo converts these to RGB itself, unlike CMYK
 _EXIF_ORIENTATION = 0x0112
 
 

@@ -248,7 +248,7 @@ def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
 def _read_batch(
     source: Source, reading: Reading, rows: slice, allowed: int | None, indices: np.ndarray
 ) -> Batch:
-    """Reads a batch; unreadable images are replaced by the next if `allowed`, None in a test."""
+    """Reads a batch; if `allowed`, unreadable images are replaced. It is None in evaluations."""
     indices = indices[rows]
     pixels = np.empty((len(indices), reading.size, reading.size, 3), np.uint8)
     labels = np.empty(len(indices), np.int32)
@@ -341,9 +341,9 @@ def statistics_of(
 ) -> pixel_statistics.Sums:
     """Returns the sums over a split's images, from the file beside the data or computed now.
 
-    A file that is damaged, or of other images, is replaced after one line that says so; that may
-    change the mean of a prepared data set a little, whose statistics were counted before the images
-    were encoded. If the sums cannot be saved, they are used nevertheless.
+    A file that is damaged, or of other images, is replaced, and one line says so. This may change
+    the mean of a prepared data set a little: its statistics were counted before the images were
+    encoded. If the sums cannot be saved, they are used nevertheless.
 
     Args:
       source: the images.

@@ -195,7 +195,7 @@ class _Shards:
             self._readers.pop(shard, None)
 
     def _close_all(self) -> None:
-        """Makes room for other files of this process, and keeps fewer open from now on."""
+        """Removes all readers, which closes their files, and keeps fewer open from now on."""
         with self._lock:
             self._most = max(1, len(self._readers) // 2)
             self._readers.clear()
@@ -226,9 +226,7 @@ def locate_features(record: bytes, names: tuple[bytes, ...]) -> dict[bytes, tupl
     """
     locations = {}
     for _, _, start, end in _fields(record, 0, len(record)):  # the one field of an Example
-        for _, _, entry, entry_end in _fields(
-            record, start, end
-        ):  # an entry of the map of features
+        for _, _, entry, entry_end in _fields(record, start, end):  # of the map of features
             name, value = b'', (0, 0)
             for number, _, at, stop in _fields(record, entry, entry_end):
                 if number == 1:

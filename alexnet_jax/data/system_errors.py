@@ -1,7 +1,7 @@
-"""Trouble of the system while data are read, as opposed to damaged data (§2).
+"""Errors of the system while data are read, as opposed to damaged data (§2).
 
-Too many open files, a failing disk or lack of memory say nothing about the data: no image is
-replaced for them, and no data set has to be prepared again.
+Too many open files, a failing disk or a lack of memory say nothing about the data: no image is
+replaced because of them, and no data set has to be prepared again.
 """
 
 import errno
@@ -20,8 +20,8 @@ _SYSTEM_CALL = re.compile(r'\b[a-z_0-9]+\(\) failed: ([^;]+)')
 _CODES = {os.strerror(code): code for code in errno.errorcode}
 
 _FAILING_DISK = (
-    'the disk or its network connection fails, and the data may be whole; the same command resumes '
-    'when it works again'
+    'the disk or its network connection fails, and the data may be intact; the same command '
+    'resumes when it works again'
 )
 _ADVICE = {
     errno.ENFILE: 'all programs together have too many open files; end some of them',
@@ -39,15 +39,15 @@ _ADVICE = {
 
 
 class SystemTrouble(UserError):
-    """Trouble of the system while data are read; it says nothing about the data."""
+    """An error of the system while data are read; it says nothing about the data."""
 
 
 def error_code(error: BaseException) -> int | None:
     """Returns the system's code for an error, such as errno.EMFILE.
 
     Returns:
-      The code; 0 for trouble of the system without a known code; None for an error that is not of
-      the system, as those of damaged data are.
+      The code; 0 for an error of the system without a known code; None for other errors, such as
+      those of damaged data.
     """
     if isinstance(error, MemoryError):
         return errno.ENOMEM
@@ -60,7 +60,7 @@ def error_code(error: BaseException) -> int | None:
 
 
 def user_error(subject: str, error: BaseException) -> SystemTrouble:
-    """Returns the line for trouble of the system: what failed, why, and what to do.
+    """Returns a UserError for an error of the system: what failed, why, and what to do.
 
     Args:
       subject: what was done, such as 'cannot read FILE'.
@@ -84,7 +84,7 @@ def _advice_on_open_files() -> str:
 
 
 def batch_error(error: BaseException) -> UserError | None:
-    """Returns the line for trouble of the system while batches are read; None for other errors.
+    """Returns a UserError for an error of the system while batches are read; None for others.
 
     Args:
       error: an error from Grain, which may be the end of one of its worker processes.

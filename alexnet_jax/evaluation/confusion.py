@@ -21,8 +21,8 @@ NO_ANSWER = 'not a number'  # the column of images whose outputs are NaN
 def answers(scores_NK: np.ndarray) -> np.ndarray:
     """Returns the label with the highest score of each image; -1, no label, where one is NaN.
 
-    The first of several that are equal is the answer, so that the errors by answer can differ from
-    those of `credit` where there are ties.
+    Of equal scores the first is the answer, so where there are ties, errors counted by answers can
+    differ from those of `credit`.
 
     Args:
       scores_NK: (N, K), probabilities or their logarithms.

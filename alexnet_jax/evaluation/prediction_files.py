@@ -67,10 +67,8 @@ def per_class(
     """Yields the header and the rows of per_class.csv: errors are fractions, '' without images."""
     yield ['class', 'images', 'top-1 error', 'top-5 error', 'most frequent mistake', 'how often']
     errors_N = error_rates.top_errors(log_p_NK, images.labels).values()
-    wrong_KK, answers = (
-        confusion.mistakes(counts_KK),
-        confusion.answer_names(counts_KK, images.classes),
-    )
+    wrong_KK = confusion.mistakes(counts_KK)
+    answers = confusion.answer_names(counts_KK, images.classes)
     for k, name in enumerate(images.classes):
         own = images.labels == k
         errors = [f'{e[own].mean(dtype=np.float64):.6g}' if own.any() else '' for e in errors_N]

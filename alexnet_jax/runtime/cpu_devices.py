@@ -1,4 +1,4 @@
-"""The devices of JAX: CPU devices in place of two GPUs, and what is wrong where there are none.
+"""JAX's devices: CPU devices in place of two GPUs, and a clear error where there are none.
 
 JAX is imported inside the function that needs it, because the processes that write data sets and
 decode images import this module for `processor_count` alone.
@@ -68,7 +68,7 @@ def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
             flags = f'{flags} --{name}={seconds}'
     os.environ['XLA_FLAGS'] = flags.strip()
     if 'JAX_NUM_CPU_DEVICES' not in os.environ and 'host_platform_device_count' not in flags:
-        # JAX that has started, as in a notebook, keeps the devices that it has.
+        # Where JAX has started already, as in a notebook, it keeps the devices that it has.
         with contextlib.suppress(RuntimeError):
             number = max(2, (tower or 2) * (data or 1))
             jax.config.update('jax_num_cpu_devices', min(number, MOST_DEVICES))

@@ -22,8 +22,7 @@ SECONDS_BETWEEN_LINES = 60.0
 class CannotLockError(UserError):
     """No process can lock this file: it cannot be written, or its file system has no locks.
 
-    Whoever only wants to read what is complete beside the file, as on a read-only share, can do
-    without the lock.
+    A process that only reads complete files beside it, as on a read-only disk, needs no lock.
     """
 
 
@@ -111,7 +110,7 @@ def _try_to_lock(lock: IO[str], file: Path, alternative: str) -> bool:
 
 
 def _is_still_at(lock: IO[str], file: Path) -> bool:
-    """Returns whether a locked file has kept its place: its folder may have been replaced."""
+    """Returns whether a locked file is still at its path: its folder may have been replaced."""
     try:
         return os.path.samestat(os.fstat(lock.fileno()), os.stat(file, follow_symlinks=False))
     except OSError:

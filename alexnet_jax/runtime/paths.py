@@ -1,4 +1,4 @@
-"""Paths that the user gives: refused in one line before any work, where they cannot be used."""
+"""Checks of the paths that a user gives, before any work: one line says why a path is refused."""
 
 import os
 import re
@@ -6,11 +6,11 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError
 
 _PATTERN = re.compile(r'[][*?]')
-# Flags and settings, by the last part of their names, whose folders Orbax or TFDS read; both take
-# these characters for patterns, and then do not find what they have written.
+# Flags and settings, by the last part of their names, whose folders Orbax or TFDS reads.
 _WITHOUT_PATTERNS = ('workdir', 'from', 'data_dir')
 _NOT_IN_NAMES = ('Cc', 'Cs', 'Zl', 'Zp')  # control characters, bytes that are not UTF-8, line ends
 
@@ -45,14 +45,13 @@ def check_path(text: str, flag: str) -> Path:
         home = text.partition('/')[0]
         raise UserError(f'{shown}: there is no home folder for {home}: give a full path') from error
     try:
-        whole = path.absolute()
-        os.lstat(whole)
+        os.lstat(path.absolute())
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        whole = path.absolute()
+        pass
     except OSError as error:
         raise UserError(f'{shown} cannot be used: {error.strerror}') from error
     if flag.lstrip('-').rpartition('.')[2] in _WITHOUT_PATTERNS:
-        refuse_pattern(whole, flag)
+        refuse_pattern(path, flag)
     return path
 
 
@@ -72,8 +71,8 @@ def refuse_pattern(folder: Path, flag: str) -> None:
     """
     if _PATTERN.search(str(folder.absolute())):
         raise UserError(
-            f'{_show(str(folder.absolute()))} has one of the characters [ ] * ?, which libraries '
-            f'take for patterns: choose another {flag}'
+            f'{printable(str(folder.absolute()))} has one of the characters [ ] * ?, which '
+            f'libraries take for patterns: choose another {flag}'
         )
 
 
@@ -103,6 +102,4 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 def _show(text: str) -> str:
-    """Returns a text for messages: in quotes and escaped where it is odd, and not too long."""
-    short = text if len(text) <= 80 else f'{text[:60]}...'
-    return short if short.isprintable() and short == short.strip() else ascii(short)
+    return printable(text if len(text) <= 80 else f'{text[:60]}...')

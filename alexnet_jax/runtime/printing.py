@@ -1,4 +1,4 @@
-"""Printing that never ends a job, where a reader has gone or the disk of a log file is full."""
+"""Printing that never ends a job, even if nobody reads the output or the disk is full."""
 
 import contextlib
 import errno
@@ -7,18 +7,17 @@ import sys
 import unicodedata
 from typing import TextIO
 
-_TOLD: set[str] = set()  # the lines of `tell_once`
+_WARNINGS: set[str] = set()  # the lines of `warn_once`
 
-# A pipe without a reader, and a terminal that has gone: nothing can be printed there any more.
+# A pipe without a reader, and a terminal that was closed: nothing can be printed there any more.
 _GONE = (errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF)
 
 
 def show(text: str = '', end: str = '\n') -> None:
     """Prints to stdout at once, as `print(flush=True)` does, and drops what cannot be printed.
 
-    Training and other long jobs print by this function, so that they continue to their end where
-    the reader of a pipe has ended (as `head` does), the terminal has been closed, or the disk of a
-    log file is full.
+    Long jobs print with this function, so that they continue when the reader of a pipe has ended
+    (as `head` does), the terminal has been closed, or the disk of a log file is full.
     """
     _write(sys.stdout, f'{text}{end}')
 
@@ -34,17 +33,17 @@ def drop_unprintable() -> None:
         _write(stream, '')
 
 
-def tell(line: str) -> None:
-    """Prints a line about trouble that does not stop the program to stderr, if that is possible."""
+def warn(line: str) -> None:
+    """Prints a line to stderr about a problem that does not stop the program."""
     start = '\n' if is_terminal(sys.stdout) else ''  # the cursor may be in the progress line
     complain(f'{start}alexnet_jax: {line}')
 
 
-def tell_once(line: str) -> None:
-    """Prints a line as `tell` does, unless this process has printed the same line before."""
-    if line not in _TOLD:
-        _TOLD.add(line)
-        tell(line)
+def warn_once(line: str) -> None:
+    """Prints a line as `warn` does, unless this process has printed the same line before."""
+    if line not in _WARNINGS:
+        _WARNINGS.add(line)
+        warn(line)
 
 
 def printable(text: str, keep: str = '') -> str:

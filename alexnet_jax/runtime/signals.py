@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import ClassVar
 
-# Of a user or a scheduler; of Ctrl-C; of a terminal that is closed; of Slurm's --signal, often.
+# From a user or a scheduler; Ctrl-C; a terminal that is closed; often Slurm's --signal.
 STOP_SIGNALS = tuple(
     getattr(signal, name)
     for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1')
@@ -29,7 +29,7 @@ class StopSignal:
     """Records signals inside a `with` block, so that the program can save and stop.
 
     The signals are SIGTERM, Ctrl-C (SIGINT), SIGHUP and SIGUSR1. Those that were ignored when the
-    block is entered stay ignored, as nohup wants it, and a shell for its jobs in the background.
+    block is entered stay ignored, as nohup and a shell's background jobs require.
     A line on stderr acknowledges a signal at once: a thread prints it, because the main thread may
     be compiling, and handles signals in Python only after that.
 
@@ -141,7 +141,7 @@ def raise_if_stopped() -> None:
 
 @contextlib.contextmanager
 def forward_to(process: subprocess.Popen) -> Iterator[list[str]]:
-    """Tells a process of the signals of StopSignal, so that it saves and stops.
+    """Forwards the signals of StopSignal to a process, so that it saves and stops.
 
     Signals that are ignored stay ignored. A line on stderr acknowledges the first of each kind.
 

@@ -16,12 +16,12 @@ from alexnet_jax.runtime import printing
 from alexnet_jax.runtime.signals import EXIT_INTERRUPTED, Stopped
 
 EXIT_BROKEN_PIPE = 141  # as a shell reports a program that SIGPIPE ended
-EXIT_STOPPED = 75  # exit code of a run that was told to stop, was saved, and can be resumed
+EXIT_STOPPED = 75  # exit code of a run that a signal stopped, was saved, and can be resumed
 
 _NO_SPACE = 'make room there, and run the same command again'
 _NOT_ALLOWED = 'choose another folder, or change its permissions'
 _OTHER_PATH = 'choose another path'
-_BROKEN = 'the disk or the network failed: run the same command again when it works'
+_FAILED = 'the disk or the network failed: run the same command again when it works'
 _TOO_MANY_FILES = 'raise that limit (ulimit -n), or close other programs'
 _TOO_MANY_PROCESSES = 'raise the limit of processes (ulimit -u), or close other programs'
 
@@ -38,13 +38,13 @@ _REMEDIES = {
     errno.ENOTDIR: _OTHER_PATH,
     errno.EISDIR: _OTHER_PATH,
     errno.ELOOP: _OTHER_PATH,
-    errno.EIO: _BROKEN,
-    errno.ESTALE: _BROKEN,
-    errno.ENXIO: _BROKEN,
-    errno.ENODEV: _BROKEN,
-    errno.ETIMEDOUT: _BROKEN,
-    errno.EHOSTDOWN: _BROKEN,
-    errno.ENOTCONN: _BROKEN,
+    errno.EIO: _FAILED,
+    errno.ESTALE: _FAILED,
+    errno.ENXIO: _FAILED,
+    errno.ENODEV: _FAILED,
+    errno.ETIMEDOUT: _FAILED,
+    errno.EHOSTDOWN: _FAILED,
+    errno.ENOTCONN: _FAILED,
     errno.EMFILE: _TOO_MANY_FILES,
     errno.ENFILE: _TOO_MANY_FILES,
     errno.EAGAIN: _TOO_MANY_PROCESSES,
@@ -69,10 +69,10 @@ def first_line(error: BaseException) -> str:
 def report_user_errors() -> Iterator[None]:
     """Prints a mistake as one line instead of a traceback, and ends the process.
 
-    The exit code is 2 for a UserError and for trouble of the environment (see `describe_error`), 75
-    where a signal stopped a job that can be resumed, 130 for Ctrl-C, and 141 without a line where
-    the reader of the output has ended, as `head` does. Other errors are faults of the program and
-    keep their traceback.
+    The exit code is 2 for a UserError and for errors of the system (see `describe_error`), 75 where
+    a signal stopped a job that can be resumed, 130 for Ctrl-C, and 141 without a line where the
+    reader of the output has ended, as `head` does. Other errors are faults of the program and keep
+    their traceback.
     """
     try:
         yield
@@ -102,9 +102,9 @@ def report_user_errors() -> Iterator[None]:
 
 
 def describe_error(error: BaseException) -> str | None:
-    """Describes a mistake of the user or trouble of the environment: what is wrong, what to do.
+    """Describes a mistake of the user or an error of the system: what is wrong, and what to do.
 
-    This includes a full disk, files that cannot be opened, too little memory of the machine or of a
+    These include a full disk, files that cannot be opened, too little memory of the machine or of a
     device, an unknown home directory, and variables of the environment that JAX cannot read.
 
     Returns:

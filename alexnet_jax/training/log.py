@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from alexnet_jax.runtime.printing import tell
+from alexnet_jax.runtime.printing import warn
 from alexnet_jax.training.filter_pictures import filter_picture
 from alexnet_jax.training.run_files.event_file import EventFile
 from alexnet_jax.training.run_files.metrics_file import MetricsFile
@@ -27,8 +27,8 @@ class Writer:
     When a run is resumed, what was logged after its checkpoint is discarded, and the curves are
     written anew from the metrics, so that no point is missing or double.
 
-    A disk that cannot be written does not stop the training: this is told in one line, and what
-    could not be written is written later.
+    If the disk cannot be written to, one line says so and training continues; what is missing is
+    written later.
 
     Args:
       workdir: the folder of the run; it exists.
@@ -45,7 +45,7 @@ class Writer:
         self._metrics = workdir.resume_metrics(step, evaluated)
         last_picture = evaluated if step else -1
         self._curves = EventFile(workdir.path, self._metrics.lines, last_picture)
-        self._next_try: dict[MetricsFile | EventFile, float] = {}  # of the files in trouble
+        self._next_try: dict[MetricsFile | EventFile, float] = {}  # of files with errors
         self._write()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -67,36 +67,36 @@ class Writer:
         self._write(to_disk=True)
 
     def close(self) -> None:
-        """Writes what is still in memory; what cannot be written is lost, and is told."""
+        """Writes what is still in memory; what cannot be written is lost, and a line says so."""
         self._write(to_disk=True)
         if self._metrics.pending:
-            tell(f'{self._metrics.path} lacks the last {self._metrics.pending} lines of the log')
+            warn(f'{self._metrics.path} lacks the last {self._metrics.pending} lines of the log')
 
     def _write(self, to_disk: bool = False) -> None:
-        """Writes what is in memory; a file in trouble is tried every few seconds.
+        """Writes what is in memory; after an error, a file is tried again every few seconds.
 
         Args:
           to_disk: whether to try in any case, and to wait until the metrics are on the disk.
         """
-        was_well = not self._next_try
+        warns = not self._next_try  # one line for both files
         if to_disk or self._is_due(self._metrics):
-            self._attempt(self._metrics, lambda: self._metrics.flush(to_disk), was_well)
+            self._attempt(self._metrics, lambda: self._metrics.flush(to_disk), warns)
         if to_disk or self._is_due(self._curves):
-            self._attempt(self._curves, self._curves.flush, was_well and not self._next_try)
+            self._attempt(self._curves, self._curves.flush, warns and not self._next_try)
 
     def _is_due(self, file: MetricsFile | EventFile) -> bool:
         return time.monotonic() >= self._next_try.get(file, -math.inf)
 
     def _attempt(
-        self, file: MetricsFile | EventFile, write: Callable[[], None], tells: bool
+        self, file: MetricsFile | EventFile, write: Callable[[], None], warns: bool
     ) -> None:
         try:
             write()
         except OSError as error:
             self._next_try[file] = time.monotonic() + self.SECONDS_BETWEEN_TRIES
-            if tells:
+            if warns:
                 when = 'when there is room' if error.errno in _NO_ROOM else 'once that is possible'
-                tell(
+                warn(
                     f'cannot write {file.path}: {error.strerror}; training continues, and the log '
                     f'is completed {when}'
                 )

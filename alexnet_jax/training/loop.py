@@ -74,10 +74,8 @@ class Loop:
         self.unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
         self._reading = loader.Reading.from_config(config)
         self._constants = place_constants(config, mesh, splits, self.unreadable)
-        self._train_step, self._evaluation = (
-            make_train_step(config, mesh),
-            make_evaluate(config, mesh),
-        )
+        self._train_step = make_train_step(config, mesh)
+        self._evaluation = make_evaluate(config, mesh)
         with contextlib.ExitStack() as stack:
             self._checkpoints = stack.enter_context(
                 workdir.open_checkpoints(config.checkpoint.keep)

@@ -20,12 +20,12 @@ def make_evaluate(config: Config, mesh: jax.sharding.Mesh) -> EvaluationFunction
     """Compiles the evaluation of a test set.
 
     Returns:
-      `evaluate(params, mean_image, batches, number_of_views, images)`. With one view it evaluates
+      `evaluate(params, mean_image, batches, number_of_views, expected)`. With one view it evaluates
       the centre crop; otherwise it also averages the softmax over the first `number_of_views` test
       views. It returns fractions and means by name: 'loss' (nats), 'top1_error' and 'top5_error' of
       the centre crop; the two errors with the prefix 'views/' if there are several views; and
       'images'. Where the outputs for an image are NaN, 'loss' is NaN and the image counts as wrong.
-      It raises an AssertionError unless it counts each of `images` images once.
+      It raises an AssertionError unless the batches have `expected` images.
     """
     views = test_views(config)
     log_probabilities = make_log_probabilities(config, mesh)

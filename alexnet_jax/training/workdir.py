@@ -126,7 +126,7 @@ class Workdir:
         try:
             return resolve(raw)
         except UserError as error:
-            raise config_file.damaged(self._config_file, str(error)) from error
+            raise config_file.damage_error(self._config_file, str(error)) from error
 
     def difference(self, config: schema.Config) -> str:
         """Names the recorded settings that differ from these and change what is trained or tested.
@@ -143,8 +143,8 @@ class Workdir:
     def read_metrics(self) -> list[dict[str, float]]:
         """Reads `metrics.jsonl`: for each line, the step and named finite numbers.
 
-        Damaged lines are left out, and told once. So is an incomplete last line, silently: a run is
-        still writing it, or was killed while writing it.
+        Damaged lines are left out, with one warning. An incomplete last line is left out silently:
+        a run is still writing it, or was killed while writing it.
 
         Returns:
           The lines in the order in which they were written; [] where nothing has been logged.
@@ -345,7 +345,7 @@ def _describe(changes: Mapping[str, list[Any]]) -> str:
 def _data_difference(split: str, recorded: Any, current: Any) -> str:
     """Says how the images of a split differ from those that are recorded; '' if they do not.
 
-    What one of the two does not say is not compared.
+    Only what both record is compared.
     """
     if not isinstance(recorded, Mapping) or not isinstance(current, Mapping):
         return ''

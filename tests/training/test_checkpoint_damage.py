@@ -209,7 +209,7 @@ def test_a_run_does_not_start_from_nothing_where_all_are_damaged(folder, keep):
         empty(step_folder)
     before = contents(folder)
     for _ in range(2):
-        with pytest.raises(UserError, match=r'no checkpoint in .* is whole: 6 \(params') as error:
+        with pytest.raises(UserError, match=r'no checkpoint in .* is intact: 6 \(params') as error:
             restore(folder, keep)
         assert len(str(error.value)) - len(str(folder)) < 300
     assert contents(folder) == before
@@ -217,7 +217,7 @@ def test_a_run_does_not_start_from_nothing_where_all_are_damaged(folder, keep):
 
 def test_a_run_does_not_start_from_nothing_where_the_last_one_was_set_aside(one_folder):
     (one_folder / '6').rename(one_folder / '6.damaged')
-    with pytest.raises(UserError, match=r'is whole: 6\.damaged; choose another --workdir'):
+    with pytest.raises(UserError, match=r'is intact: 6\.damaged; choose another --workdir'):
         restore(one_folder)
 
 
@@ -360,7 +360,9 @@ def test_whatever_orbax_raises_is_one_short_line(one_folder, monkeypatch, error,
     with pytest.raises(UserError) as raised:
         restore(one_folder)
     text = str(raised.value)
-    assert text.startswith(f'no checkpoint in {one_folder} is whole: 6 (its arrays cannot be read)')
+    assert text.startswith(
+        f'no checkpoint in {one_folder} is intact: 6 (its arrays cannot be read)'
+    )
     assert len(text) < 300
     assert '\n' not in text
 

@@ -1,8 +1,7 @@
 """Catalogues of a user's own images: one folder of images per class (§2).
 
-Folders come as people have them: with or without folders for the splits, under the usual names.
-Where two readings of a folder are possible, it is refused; what was read is told in the notes of
-the catalogue.
+There may be folders for the splits, under the usual names. A folder that can be read in two ways is
+refused; the notes of the catalogue say what was read.
 """
 
 import unicodedata

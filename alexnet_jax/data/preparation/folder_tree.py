@@ -66,8 +66,7 @@ def list_folders(folder: Path) -> list[Path]:
 def find_images(folder: Path, others: Counter[str]) -> Iterator[ImageFile]:
     """Yields the images in a folder and in its sub-folders, sorted by name.
 
-    A link to a folder counts as a folder. No folder is entered twice, so that links that lead back
-    come to an end.
+    A link to a folder counts as a folder. No folder is entered twice, so links may form a cycle.
 
     Args:
       folder: where to look.

@@ -1,8 +1,8 @@
 """Prepared data sets on the disk (§2): what each was made from, and how a new one takes its place.
 
 A data set is replaced only by a complete one. The old folder is moved aside, the new one gets its
-name, and the old one is removed; after a kill between two of these steps the next preparation puts
-things right.
+name, and the old one is removed; after a kill between two of these steps, the next preparation
+calls `restore`.
 """
 
 import json
@@ -44,7 +44,7 @@ def replace(final: Path, complete: Path) -> None:
 
 
 def restore(final: Path) -> None:
-    """Moves a data set back that a killed `replace` had moved aside, or removes it if replaced."""
+    """Moves a data set back that a killed `replace` left aside, or removes it if replaced."""
     aside = _aside(final)
     if aside.exists() and not final.exists():
         aside.rename(final)

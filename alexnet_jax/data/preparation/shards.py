@@ -35,7 +35,7 @@ from alexnet_jax.runtime.user_errors import UserError, first_line
 
 MAX_SHARDS = 256  # per split: a reader keeps all of them open
 MIN_IMAGES = 500  # per shard
-MAX_BAD_SHOWN = 10  # bad images that are told at once
+MAX_BAD_SHOWN = 10  # bad images that one message names
 SUMMARIES = '.records'  # folder of the summaries, while the data set is being written
 
 
@@ -199,7 +199,7 @@ def write_shard(shard: Shard, count_image: Callable[[], None]) -> None:
                     if len(bad) == MAX_BAD_SHOWN:
                         break
                     continue
-                if not bad:  # after a bad one, the others are decoded only to tell all bad ones
+                if not bad:  # after a bad one, the others are decoded only to name all bad ones
                     writer.write(stored, int(label), name)
                     if sums is not None:
                         sums.add(pixels_HWC)

@@ -1,8 +1,8 @@
 """Data sets as TFDS finds and prepares them (§2), for any number of processes at once.
 
-TFDS prepares a data set in a folder incomplete.*, which gets the name of the data set when it is
-complete. Here one process does so and the others wait and use the result; what killed preparations
-have left is removed, and a damaged data set is replaced by a new one.
+TFDS prepares a data set in a folder incomplete.*, which gets its final name when it is complete.
+Here one process does so, and the others wait and use the result; what killed preparations have left
+is removed, and a damaged data set can be replaced.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ def find_builder(name: str, folder: str) -> tfds.core.DatasetBuilder:
 
 
 def _opening_error(name: str, root: Path, error: Exception) -> UserError:
-    """Returns the message about a data set that TFDS does not open: not there, or there, but."""
+    """Returns the error for a data set that TFDS cannot open, because it is missing or damaged."""
     folder = _newest_version(root, name)
     if folder is not None:
         info = _read_info(folder)
@@ -161,7 +161,7 @@ def _read_info(folder: Path) -> dict[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the line of a library's error that says most: that of the disk, if it is to blame."""
+    """Returns the reason of the system behind a library's error, or the error's first line."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
@@ -282,8 +282,8 @@ class _Interruption(BaseException):
 def _interruptible() -> Iterator[None]:
     """Raises Stopped in a block of a library's code soon after a signal asks to stop.
 
-    The library does not ask whether it should stop. A thread does, and sends the main thread a
-    signal whose handler raises an exception there, also while it waits for a download.
+    The library does not check for signals. A thread does, and sends the main thread a signal whose
+    handler raises an exception there, also while it waits for a download.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

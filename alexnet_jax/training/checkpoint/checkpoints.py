@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import refuse_pattern
-from alexnet_jax.runtime.printing import tell
+from alexnet_jax.runtime.printing import warn
 from alexnet_jax.runtime.user_errors import UserError, first_line
 from alexnet_jax.training.checkpoint import folders, reading, restoring
 from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion, of_json
@@ -23,7 +23,7 @@ from alexnet_jax.training.checkpoint.reading import Vanished
 _Restored = TypeVar('_Restored')
 
 _DAMAGED, _DELETED = '.damaged', '.deleted'  # added to the names of folders that no longer count
-_LONGEST_REASON = 120  # letters of a library's error that are shown
+_LONGEST_REASON = 120  # characters of a library's error that are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int | None) -> None:
         self._folder, self._keep = folder.absolute(), keep  # Orbax reads no relative path
         self._unverified: _Unverified | None = None
-        self._errors: dict[int, float | None] = {}  # of each step that was looked at
+        self._errors: dict[int, float | None] = {}  # of each step whose digests were read
         if keep is not None:
             refuse_pattern(folder, '--workdir')
         with self._explain_errors('open', ''):
@@ -145,8 +145,8 @@ class Checkpoints:
           The state on the devices, and the position; None where there has been no checkpoint.
 
         Raises:
-          UserError: the checkpoint is of another net or version, cannot be read, or is damaged as
-            are all before it.
+          UserError: the checkpoint is of another net or version, cannot be read, or is damaged, and
+            so are all before it.
         """
         return self._restore(lambda step: restoring.read_state(self._folder, step, shapes), step)
 
@@ -162,7 +162,7 @@ class Checkpoints:
           A nested dict of NumPy arrays; None where there has been no checkpoint.
 
         Raises:
-          UserError: the checkpoint cannot be read, or is damaged as are all before it.
+          UserError: the checkpoint cannot be read, or is damaged, and so are all before it.
         """
         return self._restore(lambda step: restoring.read_params(self._folder, step), step)
 
@@ -182,7 +182,7 @@ class Checkpoints:
             reason = 'it is gone' if isinstance(error, Vanished) else error
             raise UserError(
                 f'checkpoint {saved.step} in {self._folder} cannot be read back as it was saved: '
-                f'{reason}; the same command resumes from the newest one that is whole'
+                f'{reason}; the same command resumes from the newest intact one'
             ) from error
         self._delete_surplus(saved.step)
 
@@ -199,12 +199,12 @@ class Checkpoints:
             try:
                 digests = reading.read_digests(self._folder / str(step))
             except (Damage, OtherVersion, Vanished, UserError):
-                return None  # whoever restores it says so
+                return None  # `restore` reports it
             self._errors[step] = digests.error if digests else None
         return self._errors[step]
 
     def _restore(self, read: Callable[[int], _Restored], step: int | None) -> _Restored | None:
-        """Reads a checkpoint: the given one, or the newest that is whole."""
+        """Reads a checkpoint: the given one, or the newest intact one."""
         if step is not None:
             return self._restore_step(read, step)
         damaged: dict[int, Damage] = {}
@@ -213,7 +213,7 @@ class Checkpoints:
             try:
                 restored = read(step)
             except Vanished:
-                self._reload()  # the run that trains has removed it: look for the newest again
+                self._reload()  # the run that trains has removed it
             except OtherVersion as error:
                 raise self._other_version(step, error) from error
             except Damage as error:
@@ -226,7 +226,7 @@ class Checkpoints:
         reasons = [f'{step} ({damage})' for step, damage in damaged.items()]
         if reasons := reasons or [path.name for path in folders.named(self._folder, _DAMAGED)]:
             raise UserError(
-                f'no checkpoint in {self._folder} is whole: {", ".join(reasons[:2])}; choose '
+                f'no checkpoint in {self._folder} is intact: {", ".join(reasons[:2])}; choose '
                 'another --workdir to train from the beginning'
             )
         return None
@@ -257,7 +257,7 @@ class Checkpoints:
         if step in self._steps():
             if self._replace_position(step, target, digests, values):
                 return
-            self._delete(step)  # it is of another course of this run, or damaged
+            self._delete(step)  # it holds another state, or is damaged
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()),
             position=ocp.args.JsonSave(values),
@@ -271,7 +271,7 @@ class Checkpoints:
     def _replace_position(
         self, step: int, target: Any, digests: Digests, values: dict[str, Any]
     ) -> bool:
-        """Replaces the position and the error of a checkpoint that holds the same arrays, whole.
+        """Replaces the position and the error of an intact checkpoint that holds the same arrays.
 
         A kill between any two writes leaves a position that the digests allow.
 
@@ -316,7 +316,7 @@ class Checkpoints:
                 self._delete(step)
 
     def _delete(self, step: int) -> None:
-        # Renamed first: a checkpoint that is partly deleted never has the name of a whole one.
+        # Renamed first: a checkpoint that is partly deleted never has the name of an intact one.
         with self._explain_errors('delete', ''):
             shutil.rmtree(folders.set_aside(self._folder / str(step), _DELETED))
         self._errors.pop(step, None)
@@ -330,7 +330,7 @@ class Checkpoints:
             self._errors.pop(step, None)
             self._reload()
             text += f', and {step} is now named {renamed.name}'
-        tell(text)
+        warn(text)
 
     def _remove_leftovers(self) -> None:
         """Removes what a process was deleting when it was killed."""

@@ -24,7 +24,7 @@ class Damage(Exception):
 
 
 class OtherVersion(Exception):
-    """A checkpoint is whole, and was written by a version with another format."""
+    """A checkpoint is intact, and was written by a version with another format."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Digests:
           OtherVersion: they have another format.
         """
         if not isinstance(values, dict):
-            raise Damage('its digests are no JSON object')
+            raise Damage('its digests are not a JSON object')
         values = dict(values)
         if values.pop('sha256', None) != of_json(values):
             raise Damage('its digests differ from what was saved')

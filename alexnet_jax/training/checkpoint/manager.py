@@ -25,7 +25,7 @@ def open_manager(folder: Path, keep: int | None) -> ocp.CheckpointManager:
     }
     with no_warnings():
         if keep is None:
-            # It also leaves temporary folders alone: another process may be writing a checkpoint.
+            # This also keeps temporary folders: another process may be writing a checkpoint.
             options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
         else:
             _silence_closed_loops()

@@ -1,7 +1,7 @@
-"""The files of one checkpoint: arrays read by Orbax, JSON, and what an error in reading them means.
+"""Reads the files of one checkpoint, arrays by Orbax and JSON, and finds out what an error means.
 
-A file that cannot be read is damage only if the system can read it: too many open files, a stale
-handle or no memory say nothing about the checkpoint.
+An error is damage only if the system can read the bytes of every file: too many open files, a stale
+handle or a lack of memory say nothing about the checkpoint.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ def read_json(step_folder: Path, item: str) -> Any:
     """Reads an item of a checkpoint that is JSON.
 
     Raises:
-      Damage: the file is missing or is no JSON.
+      Damage: the file is missing or is not JSON.
       Vanished: the folder of the checkpoint is gone.
       UserError: the system cannot read it.
     """
@@ -145,8 +145,8 @@ def explain(step_folder: Path, error: BaseException, damage: str) -> Exception:
       damage: what to say if the checkpoint is damaged, in a few words.
 
     Returns:
-      The exception to raise: a UserError for trouble of the system, with the checkpoint left as it
-      is; Vanished; or Damage.
+      The exception to raise: a UserError for an error of the system, with the checkpoint left as
+      it is; Vanished; or Damage.
     """
     trouble = trouble_of_system(error)
     try:
@@ -166,7 +166,7 @@ def explain(step_folder: Path, error: BaseException, damage: str) -> Exception:
 
 
 def trouble_of_system(error: BaseException, ignored: Collection[int] = _ABSENT) -> str:
-    """Returns what the system lacks, in a few words; '' if the error does not say so.
+    """Returns the error of the system behind an error, in a few words; '' if there is none.
 
     Args:
       error: what was raised, by whatever library.

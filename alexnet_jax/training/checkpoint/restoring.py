@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax.runtime.printing import tell
+from alexnet_jax.runtime.printing import warn
 from alexnet_jax.runtime.user_errors import UserError, first_line
 from alexnet_jax.training.checkpoint import reading
 from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion, names_of
@@ -26,7 +26,7 @@ def read_state(folder: Path, step: int, shapes: Any) -> tuple[Any, Position]:
 
     Raises:
       Damage: the checkpoint does not hold what was saved.
-      OtherVersion: it is whole, and its format is another one.
+      OtherVersion: it is intact, and has another format.
       Vanished: it has been removed.
       UserError: it is of another net, or the system cannot read it.
     """
@@ -34,7 +34,7 @@ def read_state(folder: Path, step: int, shapes: Any) -> tuple[Any, Position]:
     digests = reading.read_digests(step_folder)
     stored = digests.arrays if digests else _by_name(reading.stored_tree(step_folder))
     _check_shapes(step_folder, stored, _by_name(target))
-    # Whole arrays on the host, whatever their sharding: a digest is that of a whole array.
+    # Global arrays on the host, whatever their sharding: a digest is that of a global array.
     arrays, position = _read(step_folder, target, digests)
     try:
         placed = jax.tree.map(lambda x, shape: jax.device_put(x, shape.sharding), arrays, target)
@@ -99,7 +99,7 @@ def _read(step_folder: Path, target: Any, digests: Digests | None) -> tuple[Any,
     if not np.array_equal(arrays['step'], position.step) or str(position.step) != step_folder.name:
         raise Damage(f'its state is of step {arrays["step"]}, its position of {position.step}')
     if not digests:
-        tell(
+        warn(
             f'checkpoint {step_folder.name} is of an earlier version without digests: it was not '
             'verified'
         )
@@ -109,7 +109,7 @@ def _read(step_folder: Path, target: Any, digests: Digests | None) -> tuple[Any,
 def _check_shapes(step_folder: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises a UserError where the net that was saved has other arrays than the one expected.
 
-    Such a checkpoint is whole, and is left as it is.
+    Such a checkpoint is not damaged, and is left as it is.
     """
     for name in sorted(stored.keys() | expected.keys()):
         stored_form, expected_form = _form(stored.get(name)), _form(expected.get(name))

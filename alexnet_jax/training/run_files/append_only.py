@@ -5,9 +5,9 @@ from pathlib import Path
 
 
 class AppendOnlyFile:
-    """Appends whole blocks to a file, and removes a block that was written in part.
+    """Appends blocks to a file, and removes a block that was written in part.
 
-    It opens the file for each block, so that it survives a network disk that was gone for a while.
+    It opens the file for each block, so that it works again once a network disk does.
 
     Attributes:
       path: the file; it is created by the first block.
@@ -15,7 +15,7 @@ class AppendOnlyFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._size: int | None = None  # up to the end of the last whole block
+        self._size: int | None = None  # up to the end of the last complete block
 
     def append(self, block: bytes, to_disk: bool = False) -> None:
         """Writes a block at the end of the file.

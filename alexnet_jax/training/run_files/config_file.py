@@ -1,7 +1,7 @@
 """Reads and writes `config.json`: the settings of a run, its data, its starts and its changes.
 
-A file of an earlier version is read as what it meant then: settings that have been added since take
-the values that do what the earlier version did.
+A file of an earlier version keeps its meaning: settings that have been added since take the values
+that do what the earlier version did.
 """
 
 import datetime
@@ -15,7 +15,7 @@ from alexnet_jax.config import loading, schema
 from alexnet_jax.config.model_schema import CONVOLUTIONS, HIDDEN, LAYERS
 from alexnet_jax.config.settings import catalogue, sections
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.printing import tell_once
+from alexnet_jax.runtime.printing import warn_once
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 FORMAT = 2  # absent in the files of the first format
@@ -92,7 +92,7 @@ def read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f'{file} cannot be read: {error.strerror}') from error
     except (ValueError, RecursionError) as error:
-        raise damaged(file, first_line(error)) from error
+        raise damage_error(file, first_line(error)) from error
     written = record.get('format', 1) if isinstance(record, dict) else 1
     if type(written) is int and written > FORMAT:
         raise UserError(
@@ -101,11 +101,11 @@ def read(file: Path) -> dict[str, Any]:
         )
     problem = _problem(record)
     if problem:
-        raise damaged(file, problem)
+        raise damage_error(file, problem)
     return record | {'config': _upgrade(file, record['config'])}
 
 
-def damaged(file: Path, reason: str) -> UserError:
+def damage_error(file: Path, reason: str) -> UserError:
     """Returns the error for a file that does not say what the settings of its run are."""
     return UserError(
         f'{file} cannot be read, because it is damaged ({reason}): move it elsewhere; then the '
@@ -226,7 +226,7 @@ def _upgrade(file: Path, raw: dict[str, Any]) -> dict[str, Any]:
     if assumed:
         more = f' and {len(assumed) - 3} more' if len(assumed) > 3 else ''
         shown = ', '.join(f'{name}={flat[name]!r}' for name in assumed[:3])
-        tell_once(f'{file} lacks settings, which are taken from ilsvrc2012: {shown}{more}')
+        warn_once(f'{file} lacks settings, which are taken from ilsvrc2012: {shown}{more}')
     nested: dict[str, Any] = {}
     for name in catalogue():
         *path, last = name.split('.')

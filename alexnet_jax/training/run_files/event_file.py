@@ -1,11 +1,11 @@
 """TensorBoard's event file of a run, written in the main thread.
 
-tensorboardX's writer has a thread, which one OSError ends; then its queue fills, and the training
-waits for ever. Its records and summaries are used without that thread.
+tensorboardX's writer has a thread that the first OSError ends; then its queue fills, and training
+waits for ever. So only its records and summaries are used.
 
 The scalars are those of metrics.jsonl. When a run is resumed, one new file is written from them, so
 that no point is missing or double, whenever the run was killed. Pictures are in event files alone,
-and are carried over.
+and are copied from the old ones.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from tensorboardX.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-mo
 from tensorboardX.record_writer import masked_crc32c
 
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.printing import tell
+from alexnet_jax.runtime.printing import warn
 from alexnet_jax.training.run_files.append_only import AppendOnlyFile
 
 PREFIX = 'events.out.tfevents.'
@@ -127,7 +127,7 @@ class EventFile:
                         elif value.HasField('simple_value'):
                             times[event.step, value.tag] = event.wall_time
             except OSError as error:
-                tell(f'cannot read {path}: {error.strerror}; its pictures are not carried over')
+                warn(f'cannot read {path}: {error.strerror}; its pictures are not carried over')
             else:
                 self._old.append(path)
         return pictures, times
@@ -147,7 +147,7 @@ class EventFile:
         self._file = AppendOnlyFile(path)
         with contextlib.suppress(OSError):
             atomic_files.sync_folder(self._folder)
-            # A TensorBoard that is running goes on to the new file only from one that exists.
+            # A running TensorBoard moves on to the new file only if its present one still exists.
             for old in self._old[-1:]:
                 os.truncate(old, 0)
             for old in self._old[:-1]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.printing import tell, tell_once
+from alexnet_jax.runtime.printing import warn, warn_once
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files.append_only import AppendOnlyFile
 
@@ -23,14 +23,14 @@ class Contents(NamedTuple):
     """What a metrics.jsonl holds.
 
     Attributes:
-      lines: the step and the finite numbers of each line that is whole, in the order of the file.
+      lines: the step and the finite numbers of each intact line, in the order of the file.
       damaged: the numbers, from 1, of the lines that are damaged.
-      is_torn: whether the last line is incomplete, as after a kill, or while a run writes it.
+      is_incomplete: whether the last line is incomplete, as after a kill, or while a run writes it.
     """
 
     lines: list[Line]
     damaged: list[int]
-    is_torn: bool
+    is_incomplete: bool
 
 
 def read(file: Path) -> Contents:
@@ -60,14 +60,14 @@ def read(file: Path) -> Contents:
 
 
 def read_lines(file: Path) -> list[Line]:
-    """Reads the lines of a metrics.jsonl that are whole, and tells once which are damaged.
+    """Reads the intact lines of a metrics.jsonl; the first time, a line says which are damaged.
 
     Raises:
       UserError: the file cannot be read.
     """
     contents = read(file)
     if contents.damaged:
-        tell_once(f'{file}: {_name_lines(contents.damaged)} damaged and left out')
+        warn_once(f'{file}: {_name_lines(contents.damaged)} damaged and left out')
     return contents.lines
 
 
@@ -94,7 +94,7 @@ class MetricsFile:
         self.lines = [x for x in contents.lines if x['step'] <= _last_step(x, step, evaluated)]
         if contents.damaged:
             _keep_damaged(file, contents.damaged)
-        if contents.damaged or contents.is_torn or len(self.lines) < len(contents.lines):
+        if contents.damaged or contents.is_incomplete or len(self.lines) < len(contents.lines):
             with _explain_write_errors(file), atomic_files.replace(file) as partial:
                 partial.write_bytes(b''.join(map(_encode, self.lines)))
         elif contents.lines and not file.read_bytes().endswith(b'\n'):
@@ -165,7 +165,7 @@ def _last_step(line: Line, step: int, evaluated: int) -> int:
 
 
 def _keep_damaged(file: Path, numbers: list[int]) -> None:
-    """Copies a damaged file before it is written anew, and tells where it is."""
+    """Copies a damaged file before it is written anew, and prints where the copy is."""
     copy = file.with_name(f'{file.name}.damaged')
     count = 1
     while copy.exists():
@@ -173,7 +173,7 @@ def _keep_damaged(file: Path, numbers: list[int]) -> None:
         copy = file.with_name(f'{file.name}.damaged-{count}')
     with _explain_write_errors(copy), atomic_files.replace(copy) as partial:
         shutil.copyfile(file, partial)
-    tell(f'{file}: {_name_lines(numbers)} damaged and left out; the file as it was is {copy}')
+    warn(f'{file}: {_name_lines(numbers)} damaged and left out; the file was copied to {copy}')
 
 
 def _name_lines(numbers: list[int]) -> str:

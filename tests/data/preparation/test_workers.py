@@ -76,7 +76,7 @@ def test_a_signal_stops_the_work_and_keeps_complete_shards(make_shards):
     ('error', 'message'),
     [
         (MemoryError(), 'Cannot allocate memory.*--workers'),
-        (OSError(errno.EIO, 'Input/output error'), 'Input/output error.*the data may be whole'),
+        (OSError(errno.EIO, 'Input/output error'), 'Input/output error.*the data may be intact'),
     ],
 )
 def test_trouble_of_the_system_is_one_line(make_shards, monkeypatch, error, message):

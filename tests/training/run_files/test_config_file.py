@@ -15,7 +15,7 @@ from alexnet_jax.training.workdir import Workdir, describe_start
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """The config.json of a run with the settings of `nets.small`."""
-    monkeypatch.setattr(printing, '_TOLD', set())
+    monkeypatch.setattr(printing, '_WARNINGS', set())
     file = tmp_path / 'config.json'
     start = describe_start(nets.mesh_of(2))
     config_file.write(file, {'config': config_file.plain(nets.small()), 'starts': [start]})

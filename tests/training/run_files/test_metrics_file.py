@@ -29,7 +29,7 @@ DAMAGED = [
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    monkeypatch.setattr(printing, '_TOLD', set())
+    monkeypatch.setattr(printing, '_WARNINGS', set())
     return tmp_path / 'metrics.jsonl'
 
 
@@ -71,7 +71,7 @@ def test_a_resumed_run_keeps_the_damaged_file_beside_the_mended_one(file, capsys
         assert file.read_bytes().splitlines() == encoded(*WHOLE[:2], WHOLE[3])
         (line,) = capsys.readouterr().err.splitlines()
         assert line.endswith(
-            f'line 3 is damaged and left out; the file as it was is {file}'
+            f'line 3 is damaged and left out; the file was copied to {file}'
             + (name.removeprefix('metrics.jsonl'))
         )
 
