@@ -35,6 +35,7 @@ from absl import app, flags
 from alexnet_jax.config.schema import BACKGROUNDS
 from alexnet_jax.data.images import FILTERS
 from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.printing import list_names
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
@@ -159,7 +160,6 @@ def _storage() -> 'Storage':
 def _prepare_images(storage: 'Storage', data_dir: Path, tars: str, folder: str) -> None:
     """Prepares the images of tars, or those of a folder."""
     from alexnet_jax.data.preparation import class_folders, imagenet, writing
-    from alexnet_jax.data.preparation.catalogue import list_names
 
     with ProgressBars() as bars:
         if tars:

@@ -7,7 +7,6 @@ decoded.
 
 import concurrent.futures
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +88,7 @@ def _examine_folder(folder: Path, chosen: bool, sample: int) -> int:
         not a fault.
       sample: number of images per split to decode; 0 for all.
     """
-    repair = f'    to prepare it again: {prepared_sets.command_again(folder)}'
+    repair = f'    {prepared_sets.remedy(folder)}'
     try:
         builder = tfds.builder_from_directory(str(folder))
         splits = list(builder.info.splits)
@@ -228,12 +227,10 @@ def _expected_images(
     builder: tfds.core.DatasetBuilder, split: str
 ) -> tuple[int | None, int | None]:
     """Returns the number of images that is published, and the number that was prepared."""
-    try:
-        source = json.loads((Path(builder.data_dir) / writing.SOURCE).read_text())
-        return source['published'].get(split), source['images'][split]
-    except (OSError, ValueError, KeyError):  # not written by this program
-        published = imagenet.IMAGES_2012 if builder.name == 'imagenet2012' else {}
-        return published.get(split), published.get(split)
+    if source := prepared_sets.read_source(Path(builder.data_dir)):
+        return source.get('published', {}).get(split), source['images'].get(split)
+    published = imagenet.IMAGES_2012 if builder.name == 'imagenet2012' else {}
+    return published.get(split), published.get(split)
 
 
 def _judge_lengths(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[str]:

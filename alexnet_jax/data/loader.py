@@ -372,7 +372,7 @@ def statistics_of(
             try:
                 sums.save(file)
             except UserError as error:  # a shared data set is often read-only
-                show(f'{error}: the statistics will be computed again the next time')
+                show(f'{error}; the mean image will be computed again the next time')
     return sums
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from alexnet_jax.data import system_errors
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.printing import show
-from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, first_line
 
 # Pixels per product: OpenBLAS computes a product of up to 10,000 numbers in the calling thread, and
 # divides a longer one among threads on every core, which is 40 times slower where others use them.
@@ -107,17 +107,14 @@ class Sums:
         Raises:
           UserError: the file cannot be written.
         """
-        try:
-            with atomic_files.replace(path) as partial:
-                np.savez(
-                    partial,
-                    images=self.images,
-                    pixels_HWC=self.pixels_HWC,
-                    products=self.products,
-                    left_out=self.left_out,
-                )
-        except OSError as error:
-            raise UserError(f'cannot write {path} ({error.strerror or error})') from error
+        with explain_os_errors(f'write {path}'), atomic_files.replace(path) as partial:
+            np.savez(
+                partial,
+                images=self.images,
+                pixels_HWC=self.pixels_HWC,
+                products=self.products,
+                left_out=self.left_out,
+            )
 
     @classmethod
     def load(cls, path: Path) -> 'Sums':

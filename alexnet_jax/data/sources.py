@@ -16,8 +16,8 @@ import tensorflow_datasets as tfds
 
 from alexnet_jax.config import schema
 from alexnet_jax.data.preparation import class_folders, writing
-from alexnet_jax.data.preparation.catalogue import Catalogue, list_names
-from alexnet_jax.data.preparation.prepared_sets import command_again, read_source
+from alexnet_jax.data.preparation.catalogue import Catalogue
+from alexnet_jax.data.preparation.prepared_sets import read_source, remedy
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.data.preparation.tfds_sets import INSTRUCTIONS as INSTRUCTIONS
 from alexnet_jax.data.preparation.tfds_sets import UnknownDataSet, check_class_names
@@ -28,7 +28,7 @@ from alexnet_jax.data.preparation.tfds_sets import prepare as prepare
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.synthetic import Synthetic
 from alexnet_jax.runtime.paths import check_path
-from alexnet_jax.runtime.printing import printable
+from alexnet_jax.runtime.printing import list_names, printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
@@ -154,9 +154,9 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise UserError(
             f'the split {split!r} in {builder.data_dir} cannot be opened: {first_line(error)}; if '
-            f'it is damaged, prepare it again: {command_again(Path(builder.data_dir))}'
+            f'it is damaged, {remedy(Path(builder.data_dir))}'
         ) from error
-    records.remedy = f'prepare the data set again: {command_again(Path(builder.data_dir))}'
+    records.remedy = remedy(Path(builder.data_dir))
     return records
 
 
@@ -236,8 +236,7 @@ def _from_folder(
         builder = tfds.builder_from_directory(str(result.folder))
     except Exception as error:  # of many kinds, for damaged files
         raise UserError(
-            f'{result.folder} cannot be opened ({first_line(error)}): prepare it again: '
-            f'{command_again(result.folder)}'
+            f'{result.folder} cannot be opened ({first_line(error)}): {remedy(result.folder)}'
         ) from error
     return builder, names, tuple(result.skipped)
 

@@ -73,12 +73,15 @@ def parameter_info(net: nnx.Module) -> dict[str, Any]:
     return infos
 
 
+def leaves_by_name(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by dotted names, such as 'params.conv1.bias_TO', in order."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator='.'): x for path, x in leaves}
+
+
 def shapes_by_name(params: Any) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of a tree of arrays, or of their metadata, by dotted names."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator='.'): tuple(x.shape) for path, x in leaves
-    }
+    return {name: tuple(x.shape) for name, x in leaves_by_name(params).items()}
 
 
 # The source of initial weights. They are drawn on the host, which needs no compilation (with JAX's

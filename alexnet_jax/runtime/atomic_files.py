@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -45,6 +46,13 @@ def replace(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it would hide what went wrong before
             partial.unlink(missing_ok=True)
+
+
+def unused_path(path: Path) -> Path:
+    """Returns a path with nothing at it: this one, or the first with 2, 3, ... after it."""
+    numbers = itertools.chain([''], itertools.count(2))
+    paths = (path.with_name(f'{path.name}{number}') for number in numbers)
+    return next(path for path in paths if not os.path.lexists(path))
 
 
 def sync(path: Path) -> None:

@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 import unicodedata
+from collections.abc import Sequence
 from typing import TextIO
 
 _WARNINGS: set[str] = set()  # the lines of `warn_once`
@@ -69,6 +70,12 @@ def printable(text: str, keep: str = '') -> str:
 
 def _escape(character: str) -> str:
     return character.encode('unicode_escape').decode('ascii')
+
+
+def list_names(names: Sequence[str], most: int = 10) -> str:
+    """Joins names for a message: the first ones, and how many more there are."""
+    shown = ', '.join(map(printable, names[:most]))
+    return shown if len(names) <= most else f'{shown} and {len(names) - most:,} more'
 
 
 def is_terminal(stream: TextIO | None) -> bool:

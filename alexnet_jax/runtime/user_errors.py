@@ -50,7 +50,7 @@ _REMEDIES = {
     errno.EAGAIN: _TOO_MANY_PROCESSES,
     errno.ENOMEM: 'close other programs, or use a machine with more memory',
 }
-_OUT_OF_MEMORY = re.compile('RESOURCE_EXHAUSTED|out of memory|ALLOC_FAILED', re.IGNORECASE)
+OUT_OF_MEMORY = re.compile('RESOURCE_EXHAUSTED|out of memory|ALLOC_FAILED', re.IGNORECASE)
 _JAX_VARIABLE = re.compile(
     r'invalid (?:truth )?value (.*) for (?:JAX flag|environment) \'?(\w+)', re.IGNORECASE
 )
@@ -63,6 +63,26 @@ class UserError(Exception):
 def first_line(error: BaseException) -> str:
     """Returns the first line of a library's error, or the error's class where it has no text."""
     return str(error).strip().partition('\n')[0] or type(error).__name__
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, and the errors that it was raised from or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def explain_os_errors(action: str) -> Iterator[None]:
+    """Raises an OSError of the block as a UserError: 'cannot ', the action, and the reason.
+
+    Args:
+      action: what the block does, such as 'read FILE'.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f'cannot {action}: {error.strerror or error}') from error
 
 
 @contextmanager
@@ -154,7 +174,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     """Returns whether JAX has too little memory, without importing JAX."""
     jax_errors = ('JaxRuntimeError', 'XlaRuntimeError')
     is_of_jax = any(base.__name__ in jax_errors for base in type(error).__mro__)
-    return is_of_jax and _OUT_OF_MEMORY.search(str(error)) is not None
+    return is_of_jax and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _has_gone(stream: TextIO | None) -> bool:

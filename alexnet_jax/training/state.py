@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import augmentation, loader, sources
 from alexnet_jax.model import alexnet, towers
+from alexnet_jax.model.parameters import leaves_by_name
 from alexnet_jax.training import pretrained
 from alexnet_jax.training.optimizer import paper_momentum
 
@@ -84,12 +85,8 @@ def find_nonfinite(state: State) -> list[str]:
     Returns:
       Dotted names, such as 'params.conv1.kernel_THWIO'; [] if all values are finite.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(_are_finite(state._asdict())))
-    return [
-        jax.tree_util.keystr(path, simple=True, separator='.')
-        for path, is_finite in leaves
-        if not is_finite
-    ]
+    are_finite = leaves_by_name(jax.device_get(_are_finite(state._asdict())))
+    return [name for name, is_finite in are_finite.items() if not is_finite]
 
 
 @jax.jit

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime import locks
+from alexnet_jax.runtime.printing import list_names
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files import config_file, metrics_file
 
@@ -238,7 +239,7 @@ class Workdir:
             return False
         except (OSError, ValueError) as error:
             reason = getattr(error, 'strerror', error)
-            raise UserError(f'{self._config_file} cannot be read: {reason}') from error
+            raise UserError(f'cannot read {self._config_file}: {reason}') from error
         return True
 
     def _newest(self) -> int | None:
@@ -336,10 +337,7 @@ def _changes_a_result(name: str) -> bool:
 
 
 def _describe(changes: Mapping[str, list[Any]]) -> str:
-    names = list(changes)
-    shown = [f'{name}={changes[name][0]} (now {changes[name][1]})' for name in names[:3]]
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-    return ', '.join(shown) + more
+    return list_names([f'{name}={old} (now {new})' for name, (old, new) in changes.items()], 3)
 
 
 def _data_difference(split: str, recorded: Any, current: Any) -> str:

@@ -168,7 +168,7 @@ def test_a_shard_is_read_again_after_the_disk_works_again(builder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(records, '_open_shard', lambda _: Failing())
-        with pytest.raises(UserError, match='the data may be whole'):
+        with pytest.raises(UserError, match='the data may be intact'):
             source[7]
     assert source[7]['name'] == '0_7'
 

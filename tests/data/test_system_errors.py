@@ -30,7 +30,7 @@ def test_trouble_of_the_system_is_told_from_damage(error, code):
     ('error', 'advice'),
     [
         (MemoryError(), '--config.loader.workers'),
-        (OSError(errno.EIO, ''), 'the data may be whole'),
+        (OSError(errno.EIO, ''), 'the data may be intact'),
         (OSError(errno.ESTALE, ''), 'the same command resumes'),
         (OSError(errno.EACCES, ''), 'ask the owner'),
         (RuntimeError('pread() failed: something new'), 'something new'),

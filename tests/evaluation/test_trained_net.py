@@ -206,7 +206,7 @@ def test_a_folder_without_a_trained_net_is_one_line(tmp_path, workdir):
         TrainedNet(tmp_path)
     for text in ('{"config": ', '[]', '{"config": 3}', '{"starts": []}'):
         (tmp_path / 'config.json').write_text(text)
-        with pytest.raises(UserError, match=r'config\.json cannot be read'):
+        with pytest.raises(UserError, match=r'config\.json is damaged'):
             TrainedNet(tmp_path)
     raw = json.loads((workdir / 'config.json').read_text())
     raw['config']['model']['squeeze_and_excitation'] = True

@@ -63,7 +63,7 @@ def test_a_folder_without_a_run_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match=r'has no metrics.jsonl with a training error'):
         comparisons.figure1(relu, tmp_path)
     (relu / 'config.json').write_text('{"conf')
-    with pytest.raises(UserError, match=r'config.json cannot be read'):
+    with pytest.raises(UserError, match=r'config.json is damaged'):
         comparisons.figure1(relu, relu)
 
 

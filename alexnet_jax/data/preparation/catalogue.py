@@ -15,7 +15,7 @@ import numpy as np
 
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import raise_if_stopped
-from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 
 FORMATS_OF_EQUAL_SIZES = ('.bmp', '.tif', '.tiff')  # the size says nothing about the picture
 
@@ -137,10 +137,8 @@ class Catalogue:
                     continue
                 remaining -= compressed
                 raise_if_stopped()
-                try:
+                with explain_os_errors(f'read {printable(path)}'):
                     digest.update(hashlib.blake2b(Path(path).read_bytes()).digest())
-                except OSError as error:
-                    raise UserError(f'cannot read {printable(path)}: {error.strerror}') from error
         return digest.hexdigest()
 
     def check_complete(self) -> None:
@@ -194,9 +192,3 @@ def encode_name(name: str) -> bytes:
 def to_identifier(name: str) -> str:
     """Returns a folder's name as that of a data set: lower case, with _ for other characters."""
     return re.sub(r'\W+', '_', name.lower()).strip('_') or 'images'
-
-
-def list_names(names: list[str], most: int = 10) -> str:
-    """Joins names for a message: the first ones, and how many more there are."""
-    shown = ', '.join(map(printable, names[:most]))
-    return shown if len(names) <= most else f'{shown} and {len(names) - most:,} more'

@@ -14,7 +14,6 @@ from alexnet_jax.data.preparation.catalogue import (
     Entries,
     hex_hash,
     is_held_out,
-    list_names,
     to_identifier,
 )
 from alexnet_jax.data.preparation.folder_tree import (
@@ -24,7 +23,7 @@ from alexnet_jax.data.preparation.folder_tree import (
     list_entries,
     list_folders,
 )
-from alexnet_jax.runtime.printing import printable
+from alexnet_jax.runtime.printing import list_names, printable
 from alexnet_jax.runtime.user_errors import UserError
 
 SPLIT_NAMES = {  # in any case

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import raise_if_stopped
-from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 
 SUFFIXES = ('.jpeg', '.jpg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 
@@ -47,10 +47,8 @@ def list_entries(folder: Path) -> list[Path]:
     Raises:
       UserError: the folder cannot be read.
     """
-    try:
+    with explain_os_errors(f'list {printable(str(folder))}'):
         names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise UserError(f'cannot list {printable(str(folder))}: {error.strerror}') from error
     return [folder / name for name in names if not _is_ignored(name)]
 
 

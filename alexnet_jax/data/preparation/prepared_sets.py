@@ -30,6 +30,15 @@ def read_source(folder: Path) -> dict[str, Any]:
     return source if complete else {}
 
 
+def read_info(folder: Path) -> dict[str, Any]:
+    """Returns what TFDS says about a data set; empty if that cannot be read."""
+    try:
+        info = json.loads((folder / 'dataset_info.json').read_text())
+    except (OSError, ValueError):
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
 def replace(final: Path, complete: Path) -> None:
     """Moves a complete data set to its final place, and removes the one that was there.
 
@@ -61,6 +70,11 @@ def find_prepared(data_dir: Path, name: str) -> Path | None:
         return None
     folders = [folder for folder in data_dir.glob(f'{name}/*') if read_source(folder)]
     return max(folders, default=None)
+
+
+def remedy(folder: Path) -> str:
+    """Returns the advice about a damaged data set, in the imperative, for messages."""
+    return f'prepare the data set again: {command_again(folder)}'
 
 
 def command_again(folder: Path) -> str:
@@ -100,8 +114,4 @@ def command_of_images(source: dict[str, str], storage: dict[str, Any], data_dir:
 
 def _has_config(folder: Path) -> bool:
     """Checks whether a data set is one of several configs of TFDS, each with a folder."""
-    try:
-        info = json.loads((folder / 'dataset_info.json').read_text())
-        return bool(info.get('configName')) and folder.parent.name == info['configName']
-    except (OSError, ValueError, AttributeError):
-        return False
+    return folder.parent.name == read_info(folder).get('configName')

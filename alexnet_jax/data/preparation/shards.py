@@ -31,7 +31,7 @@ from alexnet_jax.data.preparation.catalogue import (
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.printing import printable
-from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, first_line
 
 MAX_SHARDS = 256  # per split: a reader keeps all of them open
 MIN_IMAGES = 500  # per shard
@@ -144,11 +144,12 @@ class Summary:
         values: dict[str, Any] = {'images': self.images, 'skipped': np.array(self.skipped, 'U')}
         if self.sums:
             values |= {'pixels_HWC': self.sums.pixels_HWC, 'products': self.sums.products}
-        try:
-            with atomic_files.replace(shard.summary_file) as partial, partial.open('wb') as file:
-                np.savez(file, fingerprint=shard.fingerprint(), **values)
-        except OSError as error:
-            raise UserError(f'cannot write {shard.summary_file}: {error}') from error
+        with (
+            explain_os_errors(f'write {shard.summary_file}'),
+            atomic_files.replace(shard.summary_file) as partial,
+            partial.open('wb') as file,
+        ):
+            np.savez(file, fingerprint=shard.fingerprint(), **values)
 
     @classmethod
     def load(cls, shard: Shard) -> 'Summary | None':
@@ -280,12 +281,10 @@ class FileReader:
         if index != self._index:
             self.__exit__()
             self._file, self._index = -1, index
-        try:
+        with explain_os_errors(f'read {self._paths[index]}'):
             if self._file < 0:
                 self._file = os.open(self._paths[index], os.O_RDONLY)
             data = os.pread(self._file, size, offset)
-        except OSError as error:
-            raise UserError(f'cannot read {self._paths[index]}: {error.strerror}') from error
         if len(data) != size:
             raise UserError(
                 f'{self._paths[index]} became shorter while it was read: run the same command '

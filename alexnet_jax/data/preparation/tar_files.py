@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import raise_if_stopped
-from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 
 
 class _Header(tarfile.TarInfo):
@@ -37,10 +37,8 @@ def list_members(
       UserError: this is not a tar, it cannot be read, it is truncated, or its headers make no
         sense.
     """
-    try:
+    with explain_os_errors(f'read {path}'):
         file = open(path, 'rb')  # noqa: SIM115, closed below
-    except OSError as error:
-        raise UserError(f'{path} cannot be read: {error.strerror}') from error
     with file:
         end = os.fstat(file.fileno()).st_size if end is None else end
         file.seek(start)
@@ -66,7 +64,7 @@ def list_members(
         except (tarfile.TarError, MemoryError, OverflowError, ValueError, RecursionError) as error:
             reason = str(error) or 'a header of an impossible size'
             raise UserError(
-                f'{path} cannot be read at byte {start:,}: {reason}; download it again'
+                f'cannot read {path} at byte {start:,}: {reason}; download it again'
             ) from error
         # The library takes anything that is not a header for the end of the tar.
         file.seek(tar.offset)

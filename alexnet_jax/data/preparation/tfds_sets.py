@@ -8,7 +8,6 @@ is removed, and a damaged data set can be replaced.
 import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
@@ -16,22 +15,25 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from alexnet_jax.data import digits as digits  # registers its builder with TFDS
 from alexnet_jax.data.preparation import prepared_sets
-from alexnet_jax.data.preparation.prepared_sets import command_again
+from alexnet_jax.data.preparation.prepared_sets import remedy
 from alexnet_jax.runtime import locks, signals
-from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.paths import check_path, refuse_pattern
 from alexnet_jax.runtime.printing import printable, show
-from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.runtime.user_errors import UserError, causes, first_line
 
 FORMAT = tfds.core.FileFormat.ARRAY_RECORD  # the only one that allows random access
-_PATTERN = '*?['  # characters for which TFDS takes a path for a pattern
+
 _STAGING = '.again'  # folder beside the data sets, where they are prepared anew
+_OTHER_FOLDER = (
+    'choose another folder (--config.dataset.data_dir=DIR, or --data_dir=DIR of '
+    'alexnet_jax.prepare)'
+)
 
 
 class UnknownDataSet(UserError):
@@ -51,11 +53,7 @@ def data_dir(path: str, flag: str = '--config.dataset.data_dir') -> Path:
     if not path:
         flag, path = '$TFDS_DATA_DIR', os.environ.get('TFDS_DATA_DIR', '')
     folder = check_path(path or '~/tensorflow_datasets', flag)
-    if any(character in str(folder.absolute()) for character in _PATTERN):
-        raise UserError(
-            f'{flag}={folder} has one of the characters {" ".join(_PATTERN)} in its whole path, '
-            'which TFDS takes for a pattern: choose another folder'
-        )
+    refuse_pattern(folder, flag)
     if folder.exists() and not folder.is_dir():
         raise UserError(f'{flag}={folder} is not a folder: choose another one')
     return folder
@@ -84,15 +82,14 @@ def _opening_error(name: str, root: Path, error: Exception) -> UserError:
     """Returns the error for a data set that TFDS cannot open, because it is missing or damaged."""
     folder = _newest_version(root, name)
     if folder is not None:
-        info = _read_info(folder)
+        info = prepared_sets.read_info(folder)
         file_format = info.get('fileFormat', 'tfrecord')
         if info and file_format != FORMAT.value:
             return wrong_format_error(folder, file_format)
         if ':' in name:  # a version
             return UserError(f'{printable(name)} cannot be opened in {root}: {_reason(error)}')
         return UserError(
-            f'{folder} cannot be opened ({_reason(error)}): if it is damaged, prepare it again: '
-            f'{command_again(folder)}'
+            f'{folder} cannot be opened ({_reason(error)}): if it is damaged, {remedy(folder)}'
         )
     if isinstance(error, tfds.core.DatasetNotFoundError) or 'Parsing builder name' in str(error):
         return UnknownDataSet(
@@ -152,21 +149,11 @@ def _newest_version(root: Path, name: str) -> Path | None:
     return max(versions, key=lambda path: tfds.core.Version(path.name), default=None)
 
 
-def _read_info(folder: Path) -> dict[str, Any]:
-    try:
-        info = json.loads((folder / 'dataset_info.json').read_text())
-    except (OSError, ValueError):
-        return {}
-    return info if isinstance(info, dict) else {}
-
-
 def _reason(error: BaseException) -> str:
     """Returns the reason of the system behind a library's error, or the error's first line."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
-        cause = cause.__cause__ or cause.__context__
     return re.sub(r'^Failed to construct dataset .*?}": ', '', first_line(error))[:200]
 
 
@@ -186,7 +173,7 @@ def prepare(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
         if builder.is_prepared():  # by the process that this one has waited for
             return tfds.builder_from_directory(str(final))
         if final.exists():
-            raise UserError(f'{final} is damaged: prepare it again: {command_again(final)}')
+            raise UserError(f'{final} is damaged: {remedy(final)}')
         _download_and_prepare(builder, final)
     return builder
 
@@ -236,11 +223,7 @@ def _refuse_tars(name: str) -> None:
 @contextlib.contextmanager
 def _lock(final: Path) -> Iterator[None]:
     """Locks the folder of a data set's versions, and removes what killed preparations have left."""
-    alternative = (
-        'choose another folder (--config.dataset.data_dir=DIR, or --data_dir=DIR of '
-        'alexnet_jax.prepare)'
-    )
-    with locks.acquire(final.parent / '.lock', alternative, wait=True):
+    with locks.acquire(final.parent / '.lock', _OTHER_FOLDER, wait=True):
         prepared_sets.restore(final)
         for leftover in final.parent.glob(f'incomplete.*_{final.name}'):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -269,8 +252,7 @@ def _download_and_prepare(
     except Exception as error:  # of a download, a disk, a damaged archive
         raise UserError(
             f'cannot prepare {name} in {final}: {_reason(error)}; if that is a problem of the '
-            'disk, choose another folder (--config.dataset.data_dir=DIR, or --data_dir=DIR of '
-            'alexnet_jax.prepare)'
+            f'disk, {_OTHER_FOLDER}'
         ) from error
 
 
@@ -359,10 +341,7 @@ def check_class_names(builder: tfds.core.DatasetBuilder) -> None:
     label, names_file = features['label'], folder / 'label.labels.txt'
     same = source.get('class_names', hash_names(label.names)) == hash_names(label.names)
     if not same or not names_file.exists() or not names_file.read_text().strip():
-        raise UserError(
-            f'{names_file} is missing or damaged: prepare the data set again: '
-            f'{command_again(folder)}'
-        )
+        raise UserError(f'{names_file} is missing or damaged: {remedy(folder)}')
 
 
 def hash_names(names: list[str]) -> str:

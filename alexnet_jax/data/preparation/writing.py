@@ -18,13 +18,14 @@ import tensorflow_datasets as tfds
 from alexnet_jax.data import pixel_statistics
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.data.preparation import prepared_sets, workers
-from alexnet_jax.data.preparation.catalogue import Catalogue, list_names
+from alexnet_jax.data.preparation.catalogue import Catalogue
 from alexnet_jax.data.preparation.prepared_sets import SOURCE as SOURCE
 from alexnet_jax.data.preparation.prepared_sets import command_of_images, read_source
 from alexnet_jax.data.preparation.shards import SUMMARIES, FileReader, Shard, Summary, divide
 from alexnet_jax.data.preparation.storage import VERSION, Storage
 from alexnet_jax.data.preparation.tfds_sets import hash_names
 from alexnet_jax.runtime import atomic_files, cpu_devices, locks
+from alexnet_jax.runtime.printing import list_names
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -143,7 +144,7 @@ def _find_prepared(
             f'{now:,} now): choose another data_dir to keep both, or replace it: {again}'
         )
     if catalogue.movable or (final / SOURCE).exists():
-        raise UserError(f'{final / SOURCE} is damaged: prepare it again: {again}')
+        raise UserError(f'{final / SOURCE} is damaged: prepare the data set again: {again}')
     raise UserError(
         f'{final} was not written by alexnet_jax.prepare: train on it as it is, or choose another '
         'data_dir'

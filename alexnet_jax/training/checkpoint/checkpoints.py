@@ -224,7 +224,9 @@ class Checkpoints:
                 return restored
         # Nothing is renamed where nothing can be used: the cause may lie elsewhere.
         reasons = [f'{step} ({damage})' for step, damage in damaged.items()]
-        if reasons := reasons or [path.name for path in folders.named(self._folder, _DAMAGED)]:
+        if reasons := reasons or [
+            path.name for path in folders.find_renamed(self._folder, _DAMAGED)
+        ]:
             raise UserError(
                 f'no checkpoint in {self._folder} is intact: {", ".join(reasons[:2])}; choose '
                 'another --workdir to train from the beginning'
@@ -334,7 +336,7 @@ class Checkpoints:
 
     def _remove_leftovers(self) -> None:
         """Removes what a process was deleting when it was killed."""
-        for folder in folders.named(self._folder, _DELETED):
+        for folder in folders.find_renamed(self._folder, _DELETED):
             shutil.rmtree(folder)
 
     def _reload(self) -> None:

@@ -10,11 +10,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from typing import Any
 
 import jax
 import numpy as np
+
+from alexnet_jax.model.parameters import leaves_by_name
+from alexnet_jax.runtime.cpu_devices import processor_count
 
 FORMAT = 1
 
@@ -46,20 +48,11 @@ class ArrayDigest:
         return cls(array.shape, array.dtype.name, hashlib.sha256(data.data).hexdigest())
 
 
-def names_of(tree: Any) -> list[str]:
-    """Returns the dotted names of the leaves of a tree, in order: 'params.conv1.bias_TO'."""
-    return [
-        jax.tree_util.keystr(path, simple=True, separator='.')
-        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-    ]
-
-
 def of_arrays(tree: Any) -> dict[str, ArrayDigest]:
     """Computes the digests of all arrays of a tree, by name, on several threads."""
-    workers = min(4, os.cpu_count() or 1)
-    with concurrent.futures.ThreadPoolExecutor(workers) as executor:
-        digests = list(executor.map(ArrayDigest.of, jax.tree.leaves(tree)))
-    return dict(zip(names_of(tree), digests, strict=True))
+    arrays = leaves_by_name(tree)
+    with concurrent.futures.ThreadPoolExecutor(min(4, processor_count())) as executor:
+        return dict(zip(arrays, executor.map(ArrayDigest.of, arrays.values()), strict=True))
 
 
 def of_json(values: Any) -> str:

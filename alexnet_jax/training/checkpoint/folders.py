@@ -1,6 +1,5 @@
 """The folders of checkpoints: synced, or renamed so that they no longer count as checkpoints."""
 
-import itertools
 import os
 from pathlib import Path
 
@@ -17,12 +16,11 @@ def set_aside(step_folder: Path, suffix: str) -> Path:
     Returns:
       The new path.
     """
-    suffixes = itertools.chain([suffix], (f'{suffix}{i}' for i in itertools.count(2)))
-    paths = (step_folder.with_name(step_folder.name + each) for each in suffixes)
-    return step_folder.rename(next(path for path in paths if not path.exists()))
+    path = step_folder.with_name(step_folder.name + suffix)
+    return step_folder.rename(atomic_files.unused_path(path))
 
 
-def named(folder: Path, suffix: str) -> list[Path]:
+def find_renamed(folder: Path, suffix: str) -> list[Path]:
     """Returns the folders to which `set_aside` has given this suffix."""
     if not folder.is_dir():
         return []

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.checkpoint.digests import Damage, Digests, names_of
+from alexnet_jax.model.parameters import leaves_by_name
+from alexnet_jax.runtime.user_errors import OUT_OF_MEMORY, UserError, causes
+from alexnet_jax.training.checkpoint.digests import Damage, Digests
 
 # The items of a checkpoint, each a folder; those of JSON hold one file.
 STATE, POSITION, DIGESTS = 'state', 'position', 'digests'
@@ -76,7 +77,7 @@ def read_arrays(step_folder: Path, target: Any) -> Any:
         raise explain(step_folder, error, 'its arrays cannot be read') from error
     if missing:
         raise explain(step_folder, ValueError(), 'arrays are missing')
-    for name, array in zip(names_of(tree), jax.tree.leaves(tree), strict=True):
+    for name, array in leaves_by_name(tree).items():
         if not isinstance(array, np.ndarray):
             raise explain(step_folder, ValueError(), f'{name} is missing')
         if array.dtype == object:
@@ -172,7 +173,7 @@ def trouble_of_system(error: BaseException, ignored: Collection[int] = _ABSENT) 
       error: what was raised, by whatever library.
       ignored: the numbers of the system's errors that do not count.
     """
-    for link in _chain(error):
+    for link in causes(error):
         if isinstance(link, MemoryError):
             return 'out of memory'
         if isinstance(link, OSError) and link.errno and link.errno not in ignored:
@@ -182,7 +183,7 @@ def trouble_of_system(error: BaseException, ignored: Collection[int] = _ABSENT) 
         if number is not None:
             if (code := int(number[1] or number[2])) not in ignored:
                 return os.strerror(code)
-        elif re.search('RESOURCE_EXHAUSTED|out of memory', str(link), re.IGNORECASE):
+        elif OUT_OF_MEMORY.search(str(link)):
             return 'out of memory'
     return ''
 
@@ -190,13 +191,6 @@ def trouble_of_system(error: BaseException, ignored: Collection[int] = _ABSENT) 
 def _describe(error: OSError) -> str:
     where = f' ({error.filename})' if error.filename else ''
     return f'{error.strerror or type(error).__name__}{where}'
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error and what it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _read_files(folder: Path) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from alexnet_jax.model.parameters import leaves_by_name
 from alexnet_jax.runtime.printing import warn
 from alexnet_jax.runtime.user_errors import UserError, first_line
 from alexnet_jax.training.checkpoint import reading
-from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion, names_of
+from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion
 from alexnet_jax.training.checkpoint.position import Position
 
 
@@ -32,8 +33,8 @@ def read_state(folder: Path, step: int, shapes: Any) -> tuple[Any, Position]:
     """
     step_folder, target = folder / str(step), shapes._asdict()
     digests = reading.read_digests(step_folder)
-    stored = digests.arrays if digests else _by_name(reading.stored_tree(step_folder))
-    _check_shapes(step_folder, stored, _by_name(target))
+    stored = digests.arrays if digests else leaves_by_name(reading.stored_tree(step_folder))
+    _check_shapes(step_folder, stored, leaves_by_name(target))
     # Global arrays on the host, whatever their sharding: a digest is that of a global array.
     arrays, position = _read(step_folder, target, digests)
     try:
@@ -125,10 +126,6 @@ def _form(array: Any) -> str:
     if array is None:
         return 'missing'
     return f'{np.dtype(array.dtype)} of the shape {tuple(array.shape)}'
-
-
-def _by_name(tree: Any) -> dict[str, Any]:
-    return dict(zip(names_of(tree), jax.tree.leaves(tree), strict=True))
 
 
 def _nested(arrays: dict[str, Any]) -> dict[str, Any]:

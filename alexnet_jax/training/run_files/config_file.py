@@ -15,8 +15,8 @@ from alexnet_jax.config import loading, schema
 from alexnet_jax.config.model_schema import CONVOLUTIONS, HIDDEN, LAYERS
 from alexnet_jax.config.settings import catalogue, sections
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.printing import warn_once
-from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.runtime.printing import list_names, warn_once
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, first_line
 
 FORMAT = 2  # absent in the files of the first format
 
@@ -90,7 +90,7 @@ def read(file: Path) -> dict[str, Any]:
             raise UserError(f'{file} is not a file: move it elsewhere')
         record = json.loads(file.read_text(encoding='utf-8'))
     except OSError as error:
-        raise UserError(f'{file} cannot be read: {error.strerror}') from error
+        raise UserError(f'cannot read {file}: {error.strerror}') from error
     except (ValueError, RecursionError) as error:
         raise damage_error(file, first_line(error)) from error
     written = record.get('format', 1) if isinstance(record, dict) else 1
@@ -108,8 +108,8 @@ def read(file: Path) -> dict[str, Any]:
 def damage_error(file: Path, reason: str) -> UserError:
     """Returns the error for a file that does not say what the settings of its run are."""
     return UserError(
-        f'{file} cannot be read, because it is damaged ({reason}): move it elsewhere; then the '
-        'command that started the run resumes it, and writes the file again'
+        f'{file} is damaged ({reason}): move it elsewhere; then the command that started the run '
+        'resumes it, and writes the file again'
     )
 
 
@@ -120,11 +120,8 @@ def write(file: Path, record: dict[str, Any]) -> None:
       UserError: it cannot be written.
     """
     content = {'format': FORMAT} | record | {'format': FORMAT}  # the first line of the file
-    try:
-        with atomic_files.replace(file) as partial:
-            partial.write_text(json.dumps(content, indent=2) + '\n')
-    except OSError as error:
-        raise UserError(f'cannot write {file}: {error.strerror}') from error
+    with explain_os_errors(f'write {file}'), atomic_files.replace(file) as partial:
+        partial.write_text(json.dumps(content, indent=2) + '\n')
 
 
 def plain(config: schema.Config) -> dict[str, Any]:
@@ -218,15 +215,14 @@ def _upgrade(file: Path, raw: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise UserError(
             f'{file} has settings that this version of alexnet_jax does not have: '
-            f'{", ".join(unknown[:3])}: use the version that wrote it'
+            f'{list_names(unknown, 3)}: use the version that wrote it'
         )
     missing = [name for name in catalogue() if name not in flat]
     flat |= {name: ADDED[name] if name in ADDED else _recipe()[name] for name in missing}
     assumed = [x for x in missing if x not in ADDED and has_effect(x, flat)]
     if assumed:
-        more = f' and {len(assumed) - 3} more' if len(assumed) > 3 else ''
-        shown = ', '.join(f'{name}={flat[name]!r}' for name in assumed[:3])
-        warn_once(f'{file} lacks settings, which are taken from ilsvrc2012: {shown}{more}')
+        shown = list_names([f'{name}={flat[name]!r}' for name in assumed], 3)
+        warn_once(f'{file} lacks settings, which are taken from ilsvrc2012: {shown}')
     nested: dict[str, Any] = {}
     for name in catalogue():
         *path, last = name.split('.')

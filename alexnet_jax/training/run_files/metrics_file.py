@@ -3,17 +3,16 @@
 A number that is not finite is null in the file, because JSON has no NaN; readers leave it out.
 """
 
-import contextlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.printing import warn, warn_once
-from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.runtime.printing import list_names, warn, warn_once
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 from alexnet_jax.training.run_files.append_only import AppendOnlyFile
 
 Line = dict[str, float]
@@ -46,7 +45,7 @@ def read(file: Path) -> Contents:
     except FileNotFoundError:
         return Contents([], [], False)
     except OSError as error:
-        raise UserError(f'{file} cannot be read: {error.strerror}') from error
+        raise UserError(f'cannot read {file}: {error.strerror}') from error
     lines, damaged = [], []
     for number, row in enumerate(rows, 1):
         line = _parse(row)
@@ -95,10 +94,10 @@ class MetricsFile:
         if contents.damaged:
             _keep_damaged(file, contents.damaged)
         if contents.damaged or contents.is_incomplete or len(self.lines) < len(contents.lines):
-            with _explain_write_errors(file), atomic_files.replace(file) as partial:
+            with explain_os_errors(f'write {file}'), atomic_files.replace(file) as partial:
                 partial.write_bytes(b''.join(map(_encode, self.lines)))
         elif contents.lines and not file.read_bytes().endswith(b'\n'):
-            with _explain_write_errors(file):
+            with explain_os_errors(f'write {file}'):
                 AppendOnlyFile(file).append(b'\n')
         self._file = AppendOnlyFile(file)
         self._pending: list[bytes] = []
@@ -166,27 +165,12 @@ def _last_step(line: Line, step: int, evaluated: int) -> int:
 
 def _keep_damaged(file: Path, numbers: list[int]) -> None:
     """Copies a damaged file before it is written anew, and prints where the copy is."""
-    copy = file.with_name(f'{file.name}.damaged')
-    count = 1
-    while copy.exists():
-        count += 1
-        copy = file.with_name(f'{file.name}.damaged-{count}')
-    with _explain_write_errors(copy), atomic_files.replace(copy) as partial:
+    copy = atomic_files.unused_path(file.with_name(f'{file.name}.damaged'))
+    with explain_os_errors(f'write {copy}'), atomic_files.replace(copy) as partial:
         shutil.copyfile(file, partial)
     warn(f'{file}: {_name_lines(numbers)} damaged and left out; the file was copied to {copy}')
 
 
 def _name_lines(numbers: list[int]) -> str:
-    shown = ', '.join(map(str, numbers[:5]))
-    if len(numbers) == 1:
-        return f'line {shown} is'
-    more = f' and {len(numbers) - 5} more' if len(numbers) > 5 else ''
-    return f'lines {shown}{more} are'
-
-
-@contextlib.contextmanager
-def _explain_write_errors(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f'cannot write {file}: {error.strerror}') from error
+    names = list_names(list(map(str, numbers)), 5)
+    return f'line {names} is' if len(numbers) == 1 else f'lines {names} are'

@@ -75,9 +75,7 @@ def test_a_truncated_tar_is_named(official, tmp_path, fraction):
     for tar in official.glob('*.tar'):
         data = tar.read_bytes()
         (tmp_path / tar.name).write_bytes(data[: int(fraction * len(data))])
-    with pytest.raises(
-        UserError, match=r'ILSVRC2012_img_(train|val)\.tar (is truncated|cannot be read)'
-    ):
+    with pytest.raises(UserError, match=r'ILSVRC2012_img_(train|val)\.tar (is truncated|at byte)'):
         imagenet.list_images(tmp_path, ignore)
 
 

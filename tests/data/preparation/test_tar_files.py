@@ -28,13 +28,15 @@ def test_a_size_that_leads_back_or_beyond_the_end_is_refused(tmp_path, size, kin
     header[156:157] = kind
     data = data[:second] + with_size(bytes(header), size) + data[second + 512 :]
     (tmp_path / 'a.tar').write_bytes(data)
-    with pytest.raises(UserError, match=r'a\.tar (is truncated|has a header|cannot be read)'):
+    with pytest.raises(
+        UserError, match=r'(a\.tar (is truncated|has a header)|cannot read .*a\.tar)'
+    ):
         list(tar_files.list_members(tmp_path / 'a.tar'))
 
 
 def test_a_tar_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / 'a.tar').mkdir()
-    with pytest.raises(UserError, match=r'a\.tar cannot be read: Is a directory'):
+    with pytest.raises(UserError, match=r'cannot read .*a\.tar: Is a directory'):
         list(tar_files.list_members(tmp_path / 'a.tar'))
 
 

@@ -492,7 +492,9 @@ def test_a_data_set_prepared_from_other_images_is_refused(tmp_path):
     again = f'--again --folder={folder} --size=32 --data_dir={tmp_path}'
     assert again in str(error.value)
     (final / writing.SOURCE).write_text('{"images"')
-    with pytest.raises(UserError, match=r'prepared\.json is damaged: prepare it again:') as error:
+    with pytest.raises(
+        UserError, match=r'prepared\.json is damaged: prepare the data set again:'
+    ) as error:
         write(class_folders.list_images(folder), SMALL, tmp_path)
     assert again in str(error.value)
 

@@ -63,7 +63,7 @@ def test_an_incomplete_last_line_is_left_out_silently(file, capsys, row):
 
 
 def test_a_resumed_run_keeps_the_damaged_file_beside_the_mended_one(file, capsys):
-    for name in ('metrics.jsonl.damaged', 'metrics.jsonl.damaged-2'):
+    for name in ('metrics.jsonl.damaged', 'metrics.jsonl.damaged2'):
         write(file, *encoded(*WHOLE[:2]), b'\xff', *encoded(*WHOLE[3:]))
         before = file.read_bytes()
         assert MetricsFile(file, 4, 4).lines == [*WHOLE[:2], WHOLE[3]]
