@@ -33,7 +33,7 @@ from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, first_line
 
-MAX_SHARDS = 256  # per split: a reader keeps all of them open
+MAX_SHARDS = 256  # per split: where the limit allows, a reader keeps all of them open
 MIN_IMAGES = 500  # per shard
 MAX_BAD_SHOWN = 10  # bad images that one message names
 SUMMARIES = '.records'  # folder of the summaries, while the data set is being written
