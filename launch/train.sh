@@ -8,7 +8,7 @@
 # the same command resumes it. The code is 75, too, if a signal arrives while Python starts or
 # between two attempts, when there is nothing to save. A second Ctrl-C ends the run at once, and so
 # does a first one while Python starts (130). Not tried again are mistakes (2), a missing Python
-# (126, 127), and a run that was told to stop. Environment variables: TRIES, attempts in all (5);
+# (126, 127), and a run that a signal stopped. Environment variables: TRIES, attempts in all (5);
 # PAUSE, seconds between them (30); PYTHON, the interpreter (python).
 set -uo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 CONFIG WORKDIR [FLAGS]" >&2; exit 2; }
@@ -19,13 +19,13 @@ case $tries in
 '' | *[!0-9]*) echo "$0: TRIES=$tries must be a number" >&2; exit 2 ;;
 esac
 
-stop='' interrupted='' child='' told='' code=0
+stop='' interrupted='' child='' sent='' code=0
 forward() {
   stop=$1 interrupted=1
-  [ -z "$child" ] || tell "$1"
+  [ -z "$child" ] || send "$1"
 }
-tell() {
-  told=1
+send() {
+  sent=1
   kill -s "$1" "$child" 2>/dev/null
   # A signal that arrives before bash has replaced its new process by the command may be lost.
   if [ $((SECONDS - started)) -le 1 ]; then
@@ -43,9 +43,9 @@ run() {
   set -m # without job control, bash lets commands in the background ignore Ctrl-C
   "$@" </dev/null 3>&- &
   set +m
-  interrupted='' told='' started=$SECONDS child=$!
-  if [ -n "$stop" ] && [ -z "$told" ]; then # it arrived before `child` was set
-    tell "$stop"
+  interrupted='' sent='' started=$SECONDS child=$!
+  if [ -n "$stop" ] && [ -z "$sent" ]; then # it arrived before `child` was set
+    send "$stop"
   fi
   wait "$child"
   code=$?

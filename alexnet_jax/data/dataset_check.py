@@ -227,10 +227,12 @@ def _expected_images(
     builder: tfds.core.DatasetBuilder, split: str
 ) -> tuple[int | None, int | None]:
     """Returns the number of images that is published, and the number that was prepared."""
-    if source := prepared_sets.read_source(Path(builder.data_dir)):
-        return source.get('published', {}).get(split), source['images'].get(split)
-    published = imagenet.IMAGES_2012 if builder.name == 'imagenet2012' else {}
-    return published.get(split), published.get(split)
+    source = prepared_sets.read_source(Path(builder.data_dir))
+    try:
+        return source['published'].get(split), source['images'][split]
+    except KeyError:  # not written by this program
+        published = imagenet.IMAGES_2012 if builder.name == 'imagenet2012' else {}
+        return published.get(split), published.get(split)
 
 
 def _judge_lengths(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[str]:

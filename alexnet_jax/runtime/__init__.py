@@ -1,1 +1,1 @@
-"""Tools of every program beside the paper: user errors, atomic files, locks, progress bars."""
+"""What every program needs beside the paper: errors, signals, paths, printing, files, locks."""

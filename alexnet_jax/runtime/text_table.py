@@ -1,4 +1,4 @@
-"""Text tables for the terminal, and text from outside within them and in other files."""
+"""Text tables for the terminal, and cells of CSV files that no spreadsheet executes."""
 
 from collections.abc import Sequence
 from typing import Any

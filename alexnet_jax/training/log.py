@@ -36,7 +36,7 @@ class Writer:
       evaluated: the step of the newest evaluation in the checkpoint.
 
     Raises:
-      UserError: the metrics of the run cannot be read, or not be written at the start.
+      UserError: the metrics of the run cannot be read, or cannot be written at the start.
     """
 
     SECONDS_BETWEEN_TRIES = 5.0

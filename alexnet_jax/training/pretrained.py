@@ -1,5 +1,6 @@
 """Initial parameters from another run (§6: pre-training on all of ImageNet)."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,7 @@ def check_workdir(config: Config, workdir: Path) -> None:
         run.checkpoint_step()
     except UserError as error:
         raise UserError(f'pretrained.workdir={settings.workdir}: {error}') from error
-    for net, layers in (
-        ('this net', config.model.layers()),
-        (settings.workdir, other.model.layers()),
-    ):
-        for name in settings.layers:
-            if name not in layers:
-                raise UserError(f'pretrained.layers names {name}, and {net} has no such layer')
+    _check_names(settings, config.model.layers(), other.model.layers())
 
 
 def load_layers(params: dict[str, Any], settings: Pretrained) -> dict[str, Any]:
@@ -62,13 +57,19 @@ def load_layers(params: dict[str, Any], settings: Pretrained) -> dict[str, Any]:
         source = checkpoints.restore_params()
     if source is None:
         raise UserError(f'pretrained.workdir={settings.workdir} has no checkpoint')
+    _check_names(settings, params, source)
     return params | {name: _layer(name, params, source, settings) for name in settings.layers}
 
 
+def _check_names(settings: Pretrained, layers: Collection[str], others: Collection[str]) -> None:
+    """Raises a UserError if this net or the other one lacks a layer of `pretrained.layers`."""
+    for net, names in (('this net', layers), (settings.workdir, others)):
+        for name in settings.layers:
+            if name not in names:
+                raise UserError(f'pretrained.layers names {name}, and {net} has no such layer')
+
+
 def _layer(name: str, params: Any, source: Any, settings: Pretrained) -> dict[str, np.ndarray]:
-    for net, layers in (('this net', params), (settings.workdir, source)):
-        if name not in layers:
-            raise UserError(f'pretrained.layers names {name}, and {net} has no such layer')
     shapes, source_shapes = (shapes_by_name(layers[name]) for layers in (params, source))
     if shapes != source_shapes:
         raise UserError(

@@ -30,15 +30,6 @@ def read_source(folder: Path) -> dict[str, Any]:
     return source if complete else {}
 
 
-def read_info(folder: Path) -> dict[str, Any]:
-    """Returns what TFDS says about a data set; empty if that cannot be read."""
-    try:
-        info = json.loads((folder / 'dataset_info.json').read_text())
-    except (OSError, ValueError):
-        return {}
-    return info if isinstance(info, dict) else {}
-
-
 def replace(final: Path, complete: Path) -> None:
     """Moves a complete data set to its final place, and removes the one that was there.
 
@@ -110,6 +101,15 @@ def command_of_images(source: dict[str, str], storage: dict[str, Any], data_dir:
     values['data_dir'] = str(data_dir)
     flags = ' '.join(f'--{flag}={shlex.quote(value)}' for flag, value in values.items())
     return f'{PROGRAM} --again {flags}'
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Returns what TFDS says about a data set; empty if that cannot be read."""
+    try:
+        info = json.loads((folder / 'dataset_info.json').read_text())
+    except (OSError, ValueError):
+        return {}
+    return info if isinstance(info, dict) else {}
 
 
 def _has_config(folder: Path) -> bool:
