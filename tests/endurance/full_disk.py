@@ -1,6 +1,6 @@
 """Fills the disk of runs at many moments, makes room again, and compares the results.
 
-    PYTHONPATH=tests python -m endurance.full_disk --folder=DIR
+    PYTHONPATH=tests:. python -m endurance.full_disk --folder=DIR
 
 DIR must lie on a file system that can be filled: a small one of its own, such as a tmpfs of 64 MB
 (`mount -t tmpfs -o size=64m tmpfs DIR`, as root). Prints a line for each moment, and exits with 1
