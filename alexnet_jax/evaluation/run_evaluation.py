@@ -280,9 +280,9 @@ def _common_images(workdirs: Sequence[Path], configs: Sequence[Config]) -> Label
         try:
             splits = open_splits(config)
         except UserError as error:
-            raise UserError(
-                f'{workdir}: {error}; if the images have moved: --data_dir, --folder'
-            ) from error
+            place = '--folder=DIR' if config.dataset.folder else '--data_dir=DIR'
+            hint = '' if place in str(error) else f'; if the images have moved: {place}'
+            raise UserError(f'{workdir}: {error}{hint}') from error
         by_settings[config.dataset] = images = read_labels(splits.eval)
         first = by_settings[configs[0].dataset]
         if what := difference(first, images):

@@ -102,4 +102,4 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 def _show(text: str) -> str:
-    return printable(text if len(text) <= 80 else f'{text[:60]}...')
+    return printable(text if len(text) <= 200 else f'{text[:60]}...')

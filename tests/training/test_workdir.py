@@ -74,7 +74,8 @@ def test_a_file_is_not_a_workdir(tmp_path):
 
 @pytest.mark.parametrize('name', ['x' * 300, 'a\0b'])
 def test_a_name_that_no_folder_can_have_is_one_line(tmp_path, name):
-    with pytest.raises(UserError, match=r'cannot read .*config\.json: (File name too|embedded)'):
+    message = r'cannot read .*json: (File name too|.*embedded null)'
+    with pytest.raises(UserError, match=message):
         Workdir(tmp_path / name).read_config()
 
 
