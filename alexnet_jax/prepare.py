@@ -242,7 +242,7 @@ def _prepare_by_name(name: str, data_dir: Path) -> None:
         origin = source.get('source') or {}
         if not origin:
             raise UserError(
-                f'{prepared} does not say from where it was prepared: run '
+                f'{prepared} does not record what it was prepared from: run '
                 f'{prepared_sets.command_again(prepared)} with the DIR of the tars'
             )
         kind, place = next(iter(origin.items()))

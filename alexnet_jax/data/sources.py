@@ -144,8 +144,8 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
         ) from error
     if not parts or any(part.take <= 0 for part in parts):
         raise UserError(
-            f'the split {split!r} of {builder.name} selects no images, or fewer than none: write '
-            f'it as train[:90%] or train[1000:] (its splits: {splits})'
+            f'the split {split!r} of {builder.name} selects no images: write it as '
+            f'train[:90%] or train[1000:] (its splits: {splits})'
         )
     try:
         for part in parts:

@@ -54,13 +54,13 @@ def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
       data: the setting `mesh.data`, the devices that a batch is spread over; 0 means 1.
 
     Raises:
-      UserError: JAX_NUM_CPU_DEVICES is not a number from 1, or XLA_FLAGS has no flags.
+      UserError: JAX_NUM_CPU_DEVICES is not a number of at least 1, or XLA_FLAGS has no flags.
     """
     import jax
 
     flags, number = os.environ.get('XLA_FLAGS', ''), os.environ.get('JAX_NUM_CPU_DEVICES', '1')
     if not (number.isdecimal() and int(number) > 0):
-        raise UserError(f'JAX_NUM_CPU_DEVICES={number} must be a number from 1: change or unset it')
+        raise UserError(f'JAX_NUM_CPU_DEVICES={number} must be at least 1: change or unset it')
     if flags.strip() and not flags.lstrip().startswith('-') and not Path(flags).is_file():
         raise UserError(f'XLA_FLAGS={flags} is neither a list of --NAME=VALUE nor a file of flags')
     for name, seconds in COLLECTIVE_TIMEOUTS.items():

@@ -23,7 +23,7 @@ def check_path(text: str, flag: str) -> Path:
       flag: its name, as in '--workdir' or 'dataset.data_dir', for messages.
 
     Raises:
-      UserError: the path is empty, is an address of cloud storage, ends with a blank, is too long,
+      UserError: the path is empty, is an address of cloud storage, ends with a space, is too long,
         has characters that file names do not have here, or begins with the home folder of someone
         who has none.
     """
@@ -38,7 +38,7 @@ def check_path(text: str, flag: str) -> Path:
     if '://' in text:
         raise UserError(f'{shown} is an address: only paths of the file system can be used')
     if text != text.rstrip():
-        raise UserError(f'{shown} ends with a blank: leave it out')
+        raise UserError(f'{shown} ends with a space: leave it out')
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:

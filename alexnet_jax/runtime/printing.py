@@ -59,7 +59,7 @@ def printable(text: str, keep: str = '') -> str:
 
     Returns:
       One line, such as 'a\nb' with a backslash and an n for a name with a line break. A text that
-      begins or ends with a blank is in quotes.
+      begins or ends with a space is in quotes.
     """
     escaped = ''.join(
         c if c.isprintable() or c in keep or unicodedata.category(c) == 'Zs' else _escape(c)

@@ -38,8 +38,8 @@ def test_a_kind_of_device_that_is_not_there_is_a_mistake(monkeypatch, platforms,
 @pytest.mark.parametrize(
     ('name', 'value', 'message'),
     [
-        ('JAX_NUM_CPU_DEVICES', '0', 'JAX_NUM_CPU_DEVICES=0 must be a number from 1'),
-        ('JAX_NUM_CPU_DEVICES', '-3', 'JAX_NUM_CPU_DEVICES=-3 must be a number from 1'),
+        ('JAX_NUM_CPU_DEVICES', '0', 'JAX_NUM_CPU_DEVICES=0 must be at least 1'),
+        ('JAX_NUM_CPU_DEVICES', '-3', 'JAX_NUM_CPU_DEVICES=-3 must be at least 1'),
         ('XLA_FLAGS', 'nonsense', 'XLA_FLAGS=nonsense is neither a list of --NAME=VALUE nor'),
     ],
 )

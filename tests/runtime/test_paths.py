@@ -29,7 +29,7 @@ def refusal(text, flag='--workdir'):
         ('a\x1b[31m', 'has a control character'),
         ('a\u2028b', 'a line break'),
         ('a\udcffb', 'bytes that are not UTF-8'),
-        ('runs/a ', 'ends with a blank'),
+        ('runs/a ', 'ends with a space'),
         ('x' * 300, 'cannot be used: File name too long'),
         ('x/' * 3000, 'cannot be used: File name too long'),
         ('~nobody_of_this_name/run', 'no home folder for ~nobody_of_this_name'),

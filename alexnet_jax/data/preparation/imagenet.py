@@ -26,7 +26,7 @@ from alexnet_jax.data.preparation.catalogue import (
 )
 from alexnet_jax.data.preparation.tar_files import list_members
 from alexnet_jax.runtime.signals import raise_if_stopped
-from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.runtime.user_errors import UserError
 
 IMAGES_2012 = {'train': 1_281_167, 'validation': 50_000, 'test': 100_000}
 IMAGES_2010 = {'train': 1_261_406, 'validation': 50_000, 'test': 150_000}
@@ -225,7 +225,7 @@ def _list_tar_of_tars(tar: Path, classes: list[str], report: Report) -> Entries:
             for name, offset, size in list_members(tar, start, start + length):
                 entries.add(name, labels[synset], offset, size)
         except UserError as error:
-            raise UserError(f'{inner} in {first_line(error)}') from error
+            raise UserError(f'{inner}: {error}') from error
         report(tar.name, done, len(classes))
     return entries
 

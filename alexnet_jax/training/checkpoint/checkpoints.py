@@ -213,7 +213,7 @@ class Checkpoints:
             try:
                 restored = read(step)
             except Vanished:
-                self._reload()  # the run that trains has removed it
+                self._reload()  # the run that is training has removed it
             except OtherVersion as error:
                 raise self._other_version(step, error) from error
             except Damage as error:
@@ -242,7 +242,7 @@ class Checkpoints:
         try:
             return read(step)
         except Vanished as error:
-            raise UserError(f'{where} was removed by the run that trains') from error
+            raise UserError(f'{where} was removed by the run that is training') from error
         except OtherVersion as error:
             raise self._other_version(step, error) from error
         except Damage as error:

@@ -31,7 +31,7 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 class Vanished(Exception):
-    """The folder of a checkpoint is gone: the run that trains has removed it."""
+    """The folder of a checkpoint is gone: the run that is training has removed it."""
 
 
 def read_json(step_folder: Path, item: str) -> Any:

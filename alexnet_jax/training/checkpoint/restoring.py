@@ -85,7 +85,7 @@ def _read(step_folder: Path, target: Any, digests: Digests | None) -> tuple[Any,
     """Reads arrays and the position, and verifies them; `target` includes the step."""
     values = reading.read_json(step_folder, reading.POSITION)
     if digests and not digests.allow_position(values):
-        # The run that trains may have replaced the position between the two reads.
+        # The run that is training may have replaced the position between the two reads.
         digests = reading.read_digests(step_folder)
     if digests and not digests.allow_position(values):
         raise Damage('its position differs from what was saved')

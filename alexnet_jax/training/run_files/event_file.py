@@ -45,7 +45,7 @@ class EventFile:
     Args:
       folder: the folder of the run. Nothing is written to it before `flush`.
       lines: the lines of metrics.jsonl up to the checkpoint: the points of the curves.
-      last_picture: the step of the newest picture that is carried over; -1 for none.
+      last_picture: the step of the newest picture that is copied from old files; -1 for none.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class EventFile:
                         elif value.HasField('simple_value'):
                             times[event.step, value.tag] = event.wall_time
             except OSError as error:
-                warn(f'cannot read {path}: {error.strerror}; its pictures are not carried over')
+                warn(f'cannot read {path}: {error.strerror}; its pictures are not copied')
             else:
                 self._old.append(path)
         return pictures, times
