@@ -1,6 +1,5 @@
 """The confusion matrix: how often each class is mistaken for another, as a table and a picture."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from alexnet_jax.evaluation import error_rates
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.text_table import spreadsheet_cell
+from alexnet_jax.runtime.text_table import write_csv
 
 MAX_CSV_CLASSES = 100  # with more classes, the matrix is written as .npz
 MAX_LABELLED_CLASSES = 40  # with more classes, the picture has no names and numbers
@@ -69,20 +68,16 @@ def mistakes(counts_KA: np.ndarray) -> np.ndarray:
 def write(folder: Path, counts_KA: np.ndarray, classes: Sequence[str]) -> list[Path]:
     """Writes confusion.csv (.npz if classes are many) and confusion.png; returns the paths."""
     names = answer_names(counts_KA, classes)
-    table = folder / ('confusion.csv' if len(classes) <= MAX_CSV_CLASSES else 'confusion.npz')
-    with atomic_files.replace(table) as partial:
-        if len(classes) > MAX_CSV_CLASSES:
+    if len(classes) <= MAX_CSV_CLASSES:
+        table = folder / 'confusion.csv'
+        rows = ([name, *row] for name, row in zip(classes, counts_KA.tolist(), strict=True))
+        write_csv(table, [['class \\ answer', *names], *rows])
+    else:
+        table = folder / 'confusion.npz'
+        with atomic_files.replace(table) as partial:
             np.savez_compressed(
                 partial, counts=counts_KA, classes=np.array(classes), answers=np.array(names)
             )
-        else:
-            with partial.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file:
-                names = [spreadsheet_cell(name) for name in names]
-                cells = [spreadsheet_cell(name) for name in classes]
-                rows = zip(cells, counts_KA.tolist(), strict=True)
-                csv.writer(file).writerows(
-                    [['class \\ answer', *names], *([name, *row] for name, row in rows)]
-                )
     image = folder / 'confusion.png'
     with atomic_files.replace(image) as partial:
         picture(counts_KA, classes).save(partial, format='png')

@@ -3,8 +3,7 @@
 Names that a spreadsheet would take for formulas have an apostrophe before them in the CSV files.
 """
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from alexnet_jax.evaluation import confusion, error_rates
 from alexnet_jax.evaluation.trained_net import LabelledImages
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.text_table import spreadsheet_cell
+from alexnet_jax.runtime.text_table import write_csv
 
 ANSWERS = 5  # written for each image
 
@@ -40,8 +39,8 @@ def write(
             **extra,
         }
         np.savez_compressed(file, **arrays)
-    _write_csv(folder / 'predictions.csv', _predictions(images, log_p_NK))
-    _write_csv(folder / 'per_class.csv', per_class(images, log_p_NK, counts_KK))
+    write_csv(folder / 'predictions.csv', _predictions(images, log_p_NK))
+    write_csv(folder / 'per_class.csv', per_class(images, log_p_NK, counts_KK))
     paths = [folder / name for name in ('predictions.csv', 'probabilities.npz', 'per_class.csv')]
     return paths + confusion.write(folder, counts_KK, images.classes)
 
@@ -75,12 +74,3 @@ def per_class(
         frequency = int(wrong_KK[k].max())
         mistake = answers[int(wrong_KK[k].argmax())] if frequency else ''
         yield [name, int(own.sum()), *errors, mistake, frequency or '']
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    with (
-        atomic_files.replace(path) as partial,
-        # File names may contain bytes that are not UTF-8.
-        partial.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file,
-    ):
-        csv.writer(file).writerows(map(spreadsheet_cell, row) for row in rows)

@@ -1,7 +1,11 @@
 """Text tables for the terminal, and cells of CSV files that no spreadsheet executes."""
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+from alexnet_jax.runtime import atomic_files
 
 _FORMULA = ('=', '+', '-', '@', '\t', '\r', '\n')  # how a formula begins, in some spreadsheet
 
@@ -19,6 +23,16 @@ def align_columns(rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV file in which text cannot be taken for a formula; see `spreadsheet_cell`."""
+    with (
+        atomic_files.replace(path) as partial,
+        # File names may contain bytes that are not UTF-8.
+        partial.open('w', newline='', encoding='utf-8', errors='surrogateescape') as file,
+    ):
+        csv.writer(file).writerows(map(spreadsheet_cell, row) for row in rows)
 
 
 def spreadsheet_cell(cell: Any) -> Any:
