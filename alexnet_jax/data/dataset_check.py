@@ -7,7 +7,6 @@ decoded.
 
 import concurrent.futures
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +95,8 @@ def _examine_folder(folder: Path, chosen: bool, sample: int) -> int:
         if not splits:
             raise UserError('it has no splits')
         tfds_sets.check_class_names(builder)
+        if prepared_sets.lacks_source(folder):
+            raise UserError(f'{writing.SOURCE} is missing or damaged')
     except Exception as error:  # of many kinds, for damaged files
         print(f'{printable(str(folder))}\n  FAULT: cannot be opened: {first_line(error)}\n{repair}')
         return 1
@@ -228,10 +229,10 @@ def _expected_images(
     builder: tfds.core.DatasetBuilder, split: str
 ) -> tuple[int | None, int | None]:
     """Returns the number of images that is published, and the number that was prepared."""
+    source = prepared_sets.read_source(Path(builder.data_dir))
     try:
-        source = json.loads((Path(builder.data_dir) / writing.SOURCE).read_text())
         return source['published'].get(split), source['images'][split]
-    except (OSError, ValueError, KeyError):  # not written by this program
+    except KeyError:  # not written by this program
         published = imagenet.IMAGES_2012 if builder.name == 'imagenet2012' else {}
         return published.get(split), published.get(split)
 
