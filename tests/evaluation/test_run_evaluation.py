@@ -7,9 +7,11 @@ import pytest
 import nets
 import runs
 import tars
+from alexnet_jax.data import sources
 from alexnet_jax.evaluation import error_rates, run_evaluation
 from alexnet_jax.evaluation.trained_net import LabelledImages, TrainedNet
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.workdir import Workdir
 
 
 def net(name, *rows):
@@ -152,7 +154,7 @@ def test_mistakes_are_user_errors(tmp_path, data_dir, workdir):
         ([tmp_path / 'nowhere'], {}, 'out', False, 'nowhere is not the workdir of a run'),
         ([workdir], {'folder': '/pets'}, 'out', False, 'is a run on digits, not on a folder'),
         ([workdir], {'eval_split': 'tset'}, 'out', False, f"{workdir}: .* has no split 'tset'"),
-        ([workdir], {'eval_split': 'test[:0]'}, 'out', False, r"has no split 'test\[:0\]'"),
+        ([workdir], {'eval_split': 'test[:0]'}, 'out', False, r"'test\[:0\]' .*selects no images"),
         ([workdir], {'eval_split': 'test[:1]'}, 'out', True, 'has too few images: choose a'),
         ([workdir], {}, 'file/out', False, 'file is a file, not a folder: choose another --out'),
         ([workdir], {}, 'file', False, 'file is a file, not a folder: choose another --out'),
@@ -172,10 +174,10 @@ def test_no_data_set_is_prepared_where_the_user_says_that_it_is(tmp_path, workdi
     """A wrong --data_dir is refused, by the evaluation and by what a report shows."""
     (tmp_path / 'data').mkdir()
     changes = {'data_dir': str(tmp_path / 'data')}
-    with pytest.raises(UserError, match=r'there is no data set digits in .*data: choose'):
+    with pytest.raises(UserError, match=r'the data set digits is not in .*data: choose'):
         run_evaluation.evaluate_runs([workdir], changes, tmp_path / 'out', tune=False)
     config = few(changes['data_dir'])
-    with pytest.raises(UserError, match='there is no data set digits'):
+    with pytest.raises(UserError, match='the data set digits is not in'):
         TrainedNet(workdir, config=config)
     assert list((tmp_path / 'data').iterdir()) == []
     assert not (tmp_path / 'out').exists()
@@ -191,7 +193,7 @@ def test_the_top_5_error_is_left_out_where_it_is_always_0(classes, names):
     assert row.count('0.00% to') == len(names)
 
 
-def test_a_folder_of_images_may_have_moved(tmp_path):
+def test_a_folder_of_images_may_have_moved(tmp_path, capsys):
     """--folder names the new place for all nets; without it, the message names the old one."""
     pets = tars.class_folders(tmp_path / 'pets', images=20)
     own = {'dataset__folder': str(pets), 'dataset__classes': 2, 'dataset__name': 'none'}
@@ -204,3 +206,42 @@ def test_a_folder_of_images_may_have_moved(tmp_path):
         [workdir], {'folder': str(tmp_path / 'moved')}, tmp_path / 'out', tune=False
     )
     assert '.jpg' in (tmp_path / 'out' / 'predictions.csv').read_text()
+    assert 'are not those' not in capsys.readouterr().err
+
+
+def test_images_that_the_net_was_not_trained_on_are_told(tmp_path, capsys):
+    """Their mean image is not that of the training, and classes of other names fit as well."""
+    for name, images in (('pets', 20), ('others', 21)):
+        tars.class_folders(tmp_path / name, images=images)
+    own = {'dataset__classes': 2, 'dataset__eval_split': 'validation'}
+    own |= {'dataset__folder': str(tmp_path / 'pets')}
+    workdir = runs.untrained(tmp_path / 'w', few(str(tmp_path / 'data'), **own))
+    with Workdir(workdir).claim(
+        config := Workdir(workdir).read_config(),
+        nets.mesh_of(1),
+        sources.open_splits(config.dataset).identity(),
+    ):
+        pass
+    for name in ('pets', 'others'):
+        capsys.readouterr()
+        changes = {'folder': str(tmp_path / name)}
+        run_evaluation.evaluate_runs([workdir], changes, tmp_path / 'out', tune=False)
+        told = f'the images are not those that {workdir} was trained on' in capsys.readouterr().err
+        assert told == (name == 'others')
+
+
+@pytest.mark.parametrize(
+    ('classes', 'changes', 'message'),
+    [
+        (2, {'eval_split': 'tst'}, 'not tst: choose one of these with --split'),
+        (3, {}, 'has 2 classes, not 3: choose the images that the run was trained on'),
+    ],
+)
+def test_advice_does_not_name_settings_to_a_program_that_has_none(
+    tmp_path, classes, changes, message
+):
+    tars.class_folders(tmp_path / 'pets', images=20)
+    own = {'dataset__classes': classes, 'dataset__folder': str(tmp_path / 'pets')}
+    workdir = runs.untrained(tmp_path / 'w', few(str(tmp_path / 'data'), **own))
+    with pytest.raises(UserError, match=message):
+        run_evaluation.evaluate_runs([workdir], changes, tmp_path / 'out', tune=False)
