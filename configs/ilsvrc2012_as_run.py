@@ -122,7 +122,7 @@ def get_config() -> ConfigDict:
     )
     c.mesh = ConfigDict(dict(tower=0, data=0))  # 0: chosen automatically
     c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=128, average_views=True))
-    c.checkpoint = ConfigDict(dict(every_epochs=0.25, every_minutes=30.0, keep=3))
+    c.checkpoint = ConfigDict(dict(every_epochs=1.0, every_minutes=15.0, keep=3))
     c.log = ConfigDict(dict(every_steps=100))
     c.loader = ConfigDict(dict(threads=0, workers=0, prefetch=8, skip_bad=0))
     return c

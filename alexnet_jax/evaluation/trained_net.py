@@ -119,7 +119,9 @@ def open_splits(config: schema.Config) -> sources.Splits:
     try:
         return sources.open_splits(config.dataset, config.loader.skip_bad, create=False)
     except UserError as error:
-        raise UserError(f'{error}; if the images have moved: --data_dir, --folder') from error
+        place = '--folder=DIR' if config.dataset.folder else '--data_dir=DIR'
+        hint = '' if place in str(error) else f'; if the images have moved: {place}'
+        raise UserError(f'{error}{hint}') from error
 
 
 class LabelledImages(NamedTuple):

@@ -104,5 +104,5 @@ def check_writable(folder: Path, flag: str) -> None:
 
 def _show(text: str) -> str:
     """Returns a text for messages: in quotes and escaped where it is odd, and not too long."""
-    short = text if len(text) <= 80 else f'{text[:60]}...'
+    short = text if len(text) <= 200 else f'{text[:60]}...'
     return short if short.isprintable() and short == short.strip() else ascii(short)

@@ -156,10 +156,10 @@ def learning_rate(
     """
     match rate.schedule:
         case 'plateau':
-            return rate.initial / rate.plateau.divide_by**progress.drops
+            return _divide(rate.initial, rate.plateau.divide_by, progress.drops)
         case 'steps':
             passed = sum(epoch >= at for at in rate.steps.epochs)
-            return rate.initial / rate.steps.divide_by**passed
+            return _divide(rate.initial, rate.steps.divide_by, passed)
         case 'fixed':
             fixed = rate.fixed
             return _fixed(rate.initial, epoch / epochs, fixed.levels, fixed.divide_by)
@@ -170,4 +170,14 @@ def learning_rate(
 def _fixed(initial: float, progress: float, levels: int, divide_by: float) -> float:
     """Returns the learning rate of lr.cu:132 when this fraction of the epochs has passed."""
     level = min(math.floor(progress * levels), levels - 1)
-    return initial / divide_by ** (level / max(1, levels - 1))
+    return _divide(initial, divide_by, level / max(1, levels - 1))
+
+
+def _divide(rate: float, divisor: float, times: float) -> float:
+    """Divides a learning rate so many times; 0 where the divisor exceeds the range of floats."""
+    try:
+        return rate / divisor**times
+    except OverflowError:
+        return 0.0
+    except ZeroDivisionError:  # many divisions by less than 1
+        return math.inf

@@ -99,7 +99,7 @@ def test_step_times_pytorch(tmp_path, variant):
 
 def test_step_refuses_a_form_that_there_is_not():
     code, _, err = start('benchmarks/step.py', '--forms=sideways')
-    assert code == 1
+    assert code == 2
     assert 'choose from unrolled, vmapped, grouped' in err
 
 

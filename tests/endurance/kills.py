@@ -1,6 +1,6 @@
 """Kills runs at random moments, lets them finish, and compares them with an undisturbed run.
 
-    PYTHONPATH=tests python -m endurance.kills --count=20 --folder=DIR
+    PYTHONPATH=tests:. python -m endurance.kills --count=20 --folder=DIR
 
 Every second kill falls into the writing of a checkpoint. Prints a line for each kill, and exits
 with 1 if a run ended with other parameters, another velocity, other metrics or other curves.

@@ -154,7 +154,13 @@ def test_mistakes_are_user_errors(tmp_path, data_dir, workdir):
         ([tmp_path / 'nowhere'], {}, 'out', False, 'nowhere is not the workdir of a run'),
         ([workdir], {'folder': '/pets'}, 'out', False, 'is a run on digits, not on a folder'),
         ([workdir], {'eval_split': 'tset'}, 'out', False, f"{workdir}: .* has no split 'tset'"),
-        ([workdir], {'eval_split': 'test[:0]'}, 'out', False, r"'test\[:0\]' .*selects no images"),
+        (
+            [workdir],
+            {'eval_split': 'test[:0]'},
+            'out',
+            False,
+            r"the split 'test\[:0\]' of digits selects no",
+        ),
         ([workdir], {'eval_split': 'test[:1]'}, 'out', True, 'has too few images: choose a'),
         ([workdir], {}, 'file/out', False, 'file is a file, not a folder: choose another --out'),
         ([workdir], {}, 'file', False, 'file is a file, not a folder: choose another --out'),
@@ -163,7 +169,7 @@ def test_mistakes_are_user_errors(tmp_path, data_dir, workdir):
             {'data_dir': '/proc/x'},
             'out',
             False,
-            'if the images have moved: --data_dir, --folder',
+            'is not a folder: .* with --data_dir=DIR$',
         ),
     ):
         with pytest.raises(UserError, match=message):
@@ -174,7 +180,9 @@ def test_no_data_set_is_prepared_where_the_user_says_that_it_is(tmp_path, workdi
     """A wrong --data_dir is refused, by the evaluation and by what a report shows."""
     (tmp_path / 'data').mkdir()
     changes = {'data_dir': str(tmp_path / 'data')}
-    with pytest.raises(UserError, match=r'the data set digits is not in .*data: choose'):
+    with pytest.raises(
+        UserError, match=r'the data set digits is not in .*data: choose .*--data_dir=DIR$'
+    ):
         run_evaluation.evaluate_runs([workdir], changes, tmp_path / 'out', tune=False)
     config = few(changes['data_dir'])
     with pytest.raises(UserError, match='the data set digits is not in'):

@@ -136,7 +136,7 @@ def program(body, **streams):
         '    print("ready", flush=True)\n' + ''.join(f'    {line}\n' for line in body.splitlines())
     )
     process = subprocess.Popen(
-        [sys.executable, '-c', source],
+        [sys.executable, '-W', 'ignore::DeprecationWarning', '-c', source],
         cwd=nets.ROOT,
         text=True,
         stdout=subprocess.PIPE,

@@ -167,7 +167,7 @@ def run_in_python(source, *redirections, **variables):
     )
 
 
-LONG = 'for i in range(9999): {}(i)'
+LONG = 'for i in range(99999): {}(i)'
 
 
 @pytest.mark.parametrize(

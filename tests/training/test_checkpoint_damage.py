@@ -16,12 +16,12 @@ import threading
 import numpy as np
 import pytest
 
-import flips
 import nets
 import small_states
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.checkpoint import Checkpoints, Position, reading
 from alexnet_jax.training.optimizer import Progress
+from endurance import flips
 from small_states import (
     SHAPES,
     as_before_digests,

@@ -185,3 +185,12 @@ def test_without_levels_of_their_own_the_biases_do_as_before(falls):
 def test_rates_as_printed_are_equal():
     printed = rates(nets.full(), 50.0, Progress(drops=2))
     assert list(printed) == pytest.approx([1e-4] * 4)
+
+
+def test_divisors_beyond_the_range_of_floats():
+    """The learning rate becomes 0, or so large that the loss is not finite, which is noticed."""
+    epochs = tuple(map(float, range(10)))
+    steps = {'learning_rate__steps__epochs': epochs, 'learning_rate__schedule': 'steps'}
+    for divide_by, expected in ((1e38, 0.0), (1e-37, np.inf)):
+        config = nets.small(**steps, learning_rate__steps__divide_by=divide_by)
+        assert learning_rate(config.learning_rate, 20.0, 90.0, Progress()) == expected

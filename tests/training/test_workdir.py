@@ -74,7 +74,7 @@ def test_a_file_is_not_a_workdir(tmp_path):
 
 @pytest.mark.parametrize('name', ['x' * 300, 'a\0b'])
 def test_a_name_that_no_folder_can_have_is_one_line(tmp_path, name):
-    with pytest.raises(UserError, match=r'config\.json cannot be read: (File name too|embedded)'):
+    with pytest.raises(UserError, match=r'json cannot be read: (File name too|.*embedded null)'):
         Workdir(tmp_path / name).read_config()
 
 

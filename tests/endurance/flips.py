@@ -1,6 +1,6 @@
 """Bytes of a checkpoint flipped one at a time: each is noticed, or changes nothing.
 
-    PYTHONPATH=. python tests/flips.py WORKDIR --count=1000
+    PYTHONPATH=tests:. python -m endurance.flips WORKDIR --count=1000
 
 copies the newest checkpoint of a run, flips bytes of the copy, restores it after each flip, and
 counts what happens. Half of the bytes are drawn from all bytes, and half from files drawn first, so

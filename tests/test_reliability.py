@@ -1,0 +1,33 @@
+"""The tests that docs/reliability.md names exist."""
+
+import ast
+import re
+
+import nets
+
+TEXT = (nets.ROOT / 'docs' / 'reliability.md').read_text()
+
+
+def named_tests():
+    """Yields file and name of each test in the document; `::name` alone is of the file before."""
+    file = ''
+    for reference in re.findall(r'`((?:tests/[\w/]+\.py)?::\w+)(?:\[[^`]*\])?`', TEXT):
+        path, _, name = reference.partition('::')
+        file = path or file
+        yield file, name
+
+
+def test_each_row_names_a_test():
+    rows = [line for line in TEXT.splitlines() if line.startswith('| ') and '| test |' not in line]
+    assert len(rows) > 100
+    assert [row for row in rows if not re.search(r'::test_\w+[^|]*\|$', row)] == []
+
+
+def test_the_tests_exist():
+    missing = []
+    for file, name in named_tests():
+        path = nets.ROOT / file
+        tree = ast.parse(path.read_text()) if path.is_file() else ast.parse('')
+        if not any(isinstance(x, ast.FunctionDef) and x.name == name for x in ast.walk(tree)):
+            missing.append(f'{file}::{name}')
+    assert missing == []
