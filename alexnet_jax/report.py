@@ -33,6 +33,14 @@ _RELU = flags.DEFINE_string('relu', None, 'The workdir of a run with ReLUs, for 
 _TANH = flags.DEFINE_string(
     'tanh', None, 'The workdir of a run with tanh, else with the same settings, for Figure 1.'
 )
+_DATA_DIR = flags.DEFINE_string(
+    'data_dir', None, 'Folder of the TFDS data sets, if they have moved since the training.'
+)
+_FOLDER = flags.DEFINE_string(
+    'folder',
+    None,
+    'Folder of images that the run was trained on, if it has moved since the training.',
+)
 _ABLATIONS = flags.DEFINE_string(
     'ablations',
     None,
@@ -47,12 +55,25 @@ def main(_: Sequence[str]) -> None:
             raise UserError('name the folder of the run: --workdir=DIR')
         workdir = check_path(_WORKDIR.value, '--workdir')
         out = workdir / 'report.html' if _OUT.value is None else check_path(_OUT.value, '--out')
+        changes = _changes()
         if workdir.is_dir():
             _check_writable(out)
-        text = _page_of(workdir, _comparisons(workdir))
+        text = _page_of(workdir, changes, _comparisons(workdir))
         with atomic_files.replace(out) as partial:
             partial.write_text(text, encoding='utf-8')
         print(out)
+
+
+def _changes() -> dict[str, str]:
+    """Returns the new places of the run's images, by the names of the settings `dataset`."""
+    changes = {}
+    for name, value in (('data_dir', _DATA_DIR.value), ('folder', _FOLDER.value)):
+        if value is None:
+            continue
+        if not check_path(value, f'--{name}').is_dir():
+            raise UserError(f'--{name}={value} is not a folder: give the place of the images')
+        changes[name] = value
+    return changes
 
 
 def _check_writable(out: Path) -> None:
@@ -84,15 +105,16 @@ def _comparisons(workdir: Path) -> list[Section]:
     return parts
 
 
-def _page_of(workdir: Path, compared: list[Section]) -> str:
+def _page_of(workdir: Path, changes: dict[str, str], compared: list[Section]) -> str:
     """Returns the page, made from the newest checkpoint of the run."""
     # These import JAX, which takes a while: mistakes are reported before.
+    from alexnet_jax.evaluation.run_evaluation import read_changed_config
     from alexnet_jax.evaluation.trained_net import TrainedNet
     from alexnet_jax.reporting import overview, sections
     from alexnet_jax.runtime import compilation_cache
 
     compilation_cache.enable()
-    trained = TrainedNet(workdir)
+    trained = TrainedNet(workdir, config=read_changed_config(workdir, changes))
     config, classes, log = trained.config, trained.source.classes, history.read(workdir)
     labels_N = trained.labels()
     centre_NK, mean_NK = trained.log_probabilities()

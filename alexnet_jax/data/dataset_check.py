@@ -95,6 +95,8 @@ def _examine_folder(folder: Path, chosen: bool, sample: int) -> int:
         if not splits:
             raise UserError('it has no splits')
         tfds_sets.check_class_names(builder)
+        if prepared_sets.lacks_source(folder):
+            raise UserError(f'{writing.SOURCE} is missing or damaged')
     except Exception as error:  # of many kinds, for damaged files
         print(f'{printable(str(folder))}\n  FAULT: cannot be opened: {first_line(error)}\n{repair}')
         return 1

@@ -111,12 +111,12 @@ def open_splits(dataset: schema.Dataset, skip_bad: int = 0, create: bool = True)
             raise UserError(f'dataset.{setting} is empty: set the name of a split, such as train')
     skipped: tuple[str, ...] = ()
     if dataset.folder:
-        builder, names, skipped = _from_folder(dataset, names, skip_bad)
+        builder, names, skipped = _from_folder(dataset, names, skip_bad, create)
     else:
         builder = _by_name(dataset, create)
     check_features(builder)
     check_class_names(builder)
-    _check_classes(builder.name, builder.info.features['label'].num_classes, dataset)
+    _check_classes(builder.name, builder.info.features['label'].num_classes, dataset, create)
     train, evaluation = (open_split(builder, split) for split in names.values())
     first, second = (_fingerprint(builder, split) for split in names.values())
     return Splits(train, evaluation, str(builder.data_dir), skipped, (first, second))
@@ -174,7 +174,8 @@ def _by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
             f'dataset.data_dir={data_dir(dataset.data_dir)} is not a folder: choose the one that '
             'has the data set, with --data_dir=DIR'
         )
-    hint = ' (or set --config.dataset.data_dir to the folder that has it)'
+    flag = '--config.dataset.data_dir' if create else '--data_dir'
+    hint = f' (or set {flag} to the folder that has it)'
     try:
         builder = find_builder(dataset.name, dataset.data_dir)
     except UnknownDataSet as error:
@@ -200,7 +201,7 @@ def _missing(dataset: schema.Dataset) -> str:
 
 
 def _from_folder(
-    dataset: schema.Dataset, names: dict[str, str], skip_bad: int
+    dataset: schema.Dataset, names: dict[str, str], skip_bad: int, create: bool
 ) -> tuple[tfds.core.DatasetBuilder, dict[str, str], tuple[str, ...]]:
     """Opens a user's own images, prepared on first use at the size used for training.
 
@@ -209,9 +210,9 @@ def _from_folder(
     """
     folder = check_path(dataset.folder, '--config.dataset.folder')
     catalogue = class_folders.list_images(folder)
-    _check_classes(dataset.folder, len(catalogue.classes), dataset)
+    _check_classes(dataset.folder, len(catalogue.classes), dataset, create)
     names = {
-        setting: _split_of_folder(catalogue, dataset.folder, setting, split)
+        setting: _split_of_folder(catalogue, dataset.folder, setting, split, create)
         for setting, split in names.items()
     }
     storage = Storage(size=dataset.image_size, filter=dataset.resize, background=dataset.background)
@@ -241,7 +242,9 @@ def _from_folder(
     return builder, names, tuple(result.skipped)
 
 
-def _split_of_folder(catalogue: Catalogue, folder: str, setting: str, split: str) -> str:
+def _split_of_folder(
+    catalogue: Catalogue, folder: str, setting: str, split: str, create: bool
+) -> str:
     """Returns a split as the prepared data set names it, for what the settings call it."""
     parts = []
     for part in split.split('+'):
@@ -250,9 +253,12 @@ def _split_of_folder(catalogue: Catalogue, folder: str, setting: str, split: str
         if not own:
             splits = list(catalogue.splits)
             other = splits[0 if setting == 'train_split' else 1]
+            advice = f'set --config.dataset.{setting}={other}'
+            if not create:  # by a program that has no settings
+                advice = 'choose one of these with --split'
             raise UserError(
                 f'{printable(folder)} is split into {" and ".join(splits)}, not '
-                f'{printable(name)}: set --config.dataset.{setting}={other}'
+                f'{printable(name)}: {advice}'
             )
         parts.append(f'{own}{bracket}{rest}')
     return '+'.join(parts)
@@ -276,9 +282,9 @@ def _hash(values: Any) -> str:
     return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 
 
-def _check_classes(name: str, classes: int, dataset: schema.Dataset) -> None:
+def _check_classes(name: str, classes: int, dataset: schema.Dataset, create: bool) -> None:
     if classes != dataset.classes:
-        raise UserError(
-            f'{name} has {classes} classes, not {dataset.classes}: '
-            f'set --config.dataset.classes={classes}'
-        )
+        advice = f'set --config.dataset.classes={classes}'
+        if not create:  # the net has as many outputs as it has
+            advice = 'choose the images that the run was trained on'
+        raise UserError(f'{printable(name)} has {classes} classes, not {dataset.classes}: {advice}')

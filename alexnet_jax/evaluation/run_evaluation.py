@@ -88,7 +88,7 @@ def evaluate_runs(
       UserError: a folder has no trained net, two nets have different test images, an image cannot
         be read, or `out` cannot be written.
     """
-    configs = [_read_config(workdir, changes) for workdir in workdirs]
+    configs = [read_changed_config(workdir, changes) for workdir in workdirs]
     cpu_devices.prepare_cpu_devices()  # before JAX starts, which opening checkpoints causes
     compilation_cache.enable()
     _check_runs(workdirs, configs)
@@ -244,8 +244,12 @@ def _summary(
     }
 
 
-def _read_config(workdir: Path, changes: Mapping[str, Any]) -> Config:
-    """Reads the settings of a run, and applies the changes of its data set."""
+def read_changed_config(workdir: Path, changes: Mapping[str, Any]) -> Config:
+    """Reads the settings of a run, and applies changes of its settings `dataset`.
+
+    Raises:
+      UserError: the folder holds no run, or not one on a folder of images, which has moved.
+    """
     config = read_config(workdir)
     if 'folder' in changes and not config.dataset.folder:
         raise UserError(
@@ -280,9 +284,7 @@ def _common_images(workdirs: Sequence[Path], configs: Sequence[Config]) -> Label
         try:
             splits = open_splits(config)
         except UserError as error:
-            place = '--folder=DIR' if config.dataset.folder else '--data_dir=DIR'
-            hint = '' if place in str(error) else f'; if the images have moved: {place}'
-            raise UserError(f'{workdir}: {error}{hint}') from error
+            raise UserError(f'{workdir}: {error}') from error
         by_settings[config.dataset] = images = read_labels(splits.eval)
         first = by_settings[configs[0].dataset]
         if what := difference(first, images):

@@ -19,6 +19,7 @@ from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.model.net import Net
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.printing import complain, printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.state import place_constants, state_shapes
@@ -115,7 +116,12 @@ def open_splits(config: schema.Config) -> sources.Splits:
     Raises:
       UserError: the data set is not there, or cannot be used.
     """
-    return sources.open_splits(config.dataset, config.loader.skip_bad, create=False)
+    try:
+        return sources.open_splits(config.dataset, config.loader.skip_bad, create=False)
+    except UserError as error:
+        place = '--folder=DIR' if config.dataset.folder else '--data_dir=DIR'
+        hint = '' if place in str(error) else f'; if the images have moved: {place}'
+        raise UserError(f'{error}{hint}') from error
 
 
 class LabelledImages(NamedTuple):
@@ -187,6 +193,12 @@ class TrainedNet:
         self.mesh = mesh or _mesh_of_this_machine(self.config)
         self.step, self.params = _restore(folder, self.config, self.mesh, checkpoint)
         splits = open_splits(self.config)
+        if difference := folder.data_difference('train', splits.identity()):
+            complain(
+                f'the images are not those that {printable(str(workdir))} was trained on '
+                f'({difference}): the mean image is not that of the training, and the numbers of '
+                'the classes may be others'
+            )
         self.source = splits.eval
         unreadable = loader.UnreadableImages(splits.train, self.config.loader.skip_bad)
         self._mean_HWC = place_constants(self.config, self.mesh, splits, unreadable).mean_HWC

@@ -141,6 +141,19 @@ class Workdir:
         recorded = self.read_record()['config']
         return _describe(_changes(recorded, config, _changes_a_result))
 
+    def data_difference(self, split: str, data: Mapping[str, Any]) -> str:
+        """Says how the images of a split differ from those that are recorded.
+
+        Args:
+          split: 'train' or 'eval'.
+          data: as from `data.sources.Splits.identity`.
+
+        Returns:
+          A few words; '' if the images are the same, or none are recorded.
+        """
+        recorded = self.read_record().get('data') or {}
+        return _data_difference(split, recorded.get(split), data.get(split))
+
     def read_metrics(self) -> list[dict[str, float]]:
         """Reads `metrics.jsonl`: for each line, the step and named finite numbers.
 
@@ -208,7 +221,7 @@ class Workdir:
         record: dict[str, Any] = {'starts': []}
         if self._has_record():
             record, changes = self._check(config, extend, source)
-            self._check_data(record.get('data'), data, config)
+            self._check_data(record, data, config)
             if changes:
                 change = {'time': _now(), 'step': self._newest(), 'settings': changes}
                 record['changes'] = [*record.get('changes', []), change]
@@ -288,19 +301,19 @@ class Workdir:
         return f', or {flag} with another --workdir to start from its state'
 
     def _check_data(
-        self,
-        recorded: Mapping[str, Any] | None,
-        data: Mapping[str, Any] | None,
-        config: schema.Config,
+        self, record: Mapping[str, Any], data: Mapping[str, Any] | None, config: schema.Config
     ) -> None:
         """Raises a UserError if the run was trained on other images."""
+        recorded = record.get('data')
         if recorded is None or data is None:
             return
         differences = [_data_difference(x, recorded.get(x), data.get(x)) for x in ('train', 'eval')]
         if not any(differences):
             return
-        setting = 'dataset.folder' if config.dataset.folder else 'dataset.data_dir'
-        place = f' (they were in {recorded["folder"]})' if recorded.get('folder') else ''
+        setting, folder = 'dataset.data_dir', recorded.get('folder')
+        if config.dataset.folder:  # the place of the images, not of the prepared data set
+            setting, folder = 'dataset.folder', record['config']['dataset']['folder']
+        place = f' (they were in {folder})' if folder else ''
         raise UserError(
             f'the images are not those that {self.path} was trained on: '
             f'{"; ".join(filter(None, differences))}: set --config.{setting} to the place of the '

@@ -7,7 +7,7 @@ import pytest
 
 import tars
 from alexnet_jax.data import dataset_check, records
-from alexnet_jax.data.preparation import imagenet, writing
+from alexnet_jax.data.preparation import class_folders, imagenet, writing
 from alexnet_jax.data.preparation.catalogue import Catalogue, Entries
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime.signals import Stopped
@@ -164,6 +164,19 @@ def test_a_data_set_that_cannot_be_opened_is_a_fault(catalogue, tmp_path, comple
     assert 'FAULT: ' in out
     assert f'--again --name=broken --data_dir={tmp_path}' in out or '--again --tars=DIR' in out
     assert examine(tmp_path, 'imagenet2012_32')[0] == 0
+
+
+@pytest.mark.parametrize('text', ['', 'null', '[]', '{"images": ', None])
+def test_a_lost_record_of_the_source_is_a_fault(tmp_path, text):
+    """Training refuses such a data set, so that the check must not praise it."""
+    pets = class_folders.list_images(tars.class_folders(tmp_path / 'pets', images=12))
+    folder = prepare(tmp_path / 'sets', pets)
+    file = folder / writing.SOURCE
+    file.unlink() if text is None else file.write_text(text)
+    code, out = examine(tmp_path / 'sets')
+    assert code == 1
+    assert 'prepared.json is missing or damaged' in out
+    assert f'--again --folder=DIR --size=32 --data_dir={tmp_path / "sets"}' in out
 
 
 def test_data_sets_that_training_has_no_use_for_are_not_faults(catalogue, tmp_path, complete):

@@ -7,9 +7,11 @@ import pytest
 import nets
 import runs
 import tars
+from alexnet_jax.data import sources
 from alexnet_jax.evaluation import error_rates, run_evaluation
 from alexnet_jax.evaluation.trained_net import LabelledImages, TrainedNet
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.workdir import Workdir
 
 
 def net(name, *rows):
@@ -199,7 +201,7 @@ def test_the_top_5_error_is_left_out_where_it_is_always_0(classes, names):
     assert row.count('0.00% to') == len(names)
 
 
-def test_a_folder_of_images_may_have_moved(tmp_path):
+def test_a_folder_of_images_may_have_moved(tmp_path, capsys):
     """--folder names the new place for all nets; without it, the message names the old one."""
     pets = tars.class_folders(tmp_path / 'pets', images=20)
     own = {'dataset__folder': str(pets), 'dataset__classes': 2, 'dataset__name': 'none'}
@@ -212,3 +214,42 @@ def test_a_folder_of_images_may_have_moved(tmp_path):
         [workdir], {'folder': str(tmp_path / 'moved')}, tmp_path / 'out', tune=False
     )
     assert '.jpg' in (tmp_path / 'out' / 'predictions.csv').read_text()
+    assert 'are not those' not in capsys.readouterr().err
+
+
+def test_images_that_the_net_was_not_trained_on_are_told(tmp_path, capsys):
+    """Their mean image is not that of the training, and classes of other names fit as well."""
+    for name, images in (('pets', 20), ('others', 21)):
+        tars.class_folders(tmp_path / name, images=images)
+    own = {'dataset__classes': 2, 'dataset__eval_split': 'validation'}
+    own |= {'dataset__folder': str(tmp_path / 'pets')}
+    workdir = runs.untrained(tmp_path / 'w', few(str(tmp_path / 'data'), **own))
+    with Workdir(workdir).claim(
+        config := Workdir(workdir).read_config(),
+        nets.mesh_of(1),
+        sources.open_splits(config.dataset).identity(),
+    ):
+        pass
+    for name in ('pets', 'others'):
+        capsys.readouterr()
+        changes = {'folder': str(tmp_path / name)}
+        run_evaluation.evaluate_runs([workdir], changes, tmp_path / 'out', tune=False)
+        told = f'the images are not those that {workdir} was trained on' in capsys.readouterr().err
+        assert told == (name == 'others')
+
+
+@pytest.mark.parametrize(
+    ('classes', 'changes', 'message'),
+    [
+        (2, {'eval_split': 'tst'}, 'not tst: choose one of these with --split'),
+        (3, {}, 'has 2 classes, not 3: choose the images that the run was trained on'),
+    ],
+)
+def test_advice_does_not_name_settings_to_a_program_that_has_none(
+    tmp_path, classes, changes, message
+):
+    tars.class_folders(tmp_path / 'pets', images=20)
+    own = {'dataset__classes': classes, 'dataset__folder': str(tmp_path / 'pets')}
+    workdir = runs.untrained(tmp_path / 'w', few(str(tmp_path / 'data'), **own))
+    with pytest.raises(UserError, match=message):
+        run_evaluation.evaluate_runs([workdir], changes, tmp_path / 'out', tune=False)

@@ -77,6 +77,14 @@ def test_other_data_are_refused_and_named(tmp_path, data, message):
     assert message in refusal(tmp_path, data=data, extend=True)
 
 
+def test_the_place_of_the_original_images_is_not_that_of_the_prepared_ones(tmp_path):
+    claim(tmp_path, DATA, dataset__folder='/pets')
+    line = refusal(tmp_path, data=other('train', images=5), dataset__folder='/others')
+    assert line.endswith(
+        'set --config.dataset.folder to the place of the original images (they were in /pets)'
+    )
+
+
 def test_with_a_checkpoint_a_new_run_may_start_from_it_on_other_data(trained):
     claim(trained, DATA)
     line = refusal(trained, data=other('train', images=5))

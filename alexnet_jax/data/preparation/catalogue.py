@@ -7,6 +7,7 @@ begins. imagenet.py makes catalogues of ImageNet's tars, class_folders.py of a u
 import array
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,10 @@ class Catalogue:
                     digest.update(hashlib.blake2b(Path(path).read_bytes()).digest())
         return digest.hexdigest()
 
+    def may_differ_since(self, time: float) -> bool:
+        """Checks whether pictures may have changed since a time without a change of their sizes."""
+        return any(may_differ_since(entries.files, time) for entries in self.splits.values())
+
     def check_complete(self) -> None:
         """Compares the number of images with the published number.
 
@@ -168,6 +173,28 @@ def fingerprint(names: list[str], labels: np.ndarray, sizes: np.ndarray) -> str:
     digest.update(b'\0'.join(map(encode_name, names)))
     digest.update(labels.astype('<i4').tobytes() + sizes.astype('<i8').tobytes())
     return digest.hexdigest()
+
+
+def may_differ_since(files: list[str], time: float) -> bool:
+    """Checks for files in FORMATS_OF_EQUAL_SIZES that were written or moved since a time.
+
+    Args:
+      files: paths of files.
+      time: in seconds, as of `os.stat_result.st_mtime`.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+    for path in files:
+        if path.lower().endswith(FORMATS_OF_EQUAL_SIZES):
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                raise UserError(f'cannot read {printable(path)}: {error.strerror}') from error
+            # A copy may keep the time of its original, but not that of the change of the file.
+            if max(status.st_mtime, status.st_ctime) > time:
+                return True
+    return False
 
 
 def is_held_out(name: str, one_in: int) -> bool:

@@ -20,6 +20,7 @@ from alexnet_jax.data.preparation.folder_tree import (
     SUFFIXES,
     ImageFile,
     find_images,
+    identity,
     list_entries,
     list_folders,
 )
@@ -44,11 +45,12 @@ def list_images(folder: Path, held_out: int = 10) -> Catalogue:
     Args:
       folder: has the class folders; or has a folder for each of the splits, which have them.
       held_out: where there are no folders for splits, one image in so many is for validation,
-        chosen by a hash of its name.
+        chosen by a hash of its name; but never all images of a class.
 
     Raises:
       UserError: the folder can be read in two ways; there are fewer than two classes, or one has no
-        images or a name that cannot be kept; a split has no images, or other classes.
+        images or a name that cannot be kept; a split has no images, or other classes; links make
+        one folder part of two classes, or of the training images and others.
     """
     if not folder.is_dir():
         raise UserError(f'dataset.folder={printable(str(folder))} is not a folder')
@@ -63,13 +65,18 @@ def list_images(folder: Path, held_out: int = 10) -> Catalogue:
     splits: dict[str, Entries] = {split: Entries() for split in ('train', 'validation', *roots)}
     others: Counter[str] = Counter()
     in_sub_folders: Counter[str] = Counter()
+    places: _Places = {}
     for split, root in roots.items():
         others.update(_files_outside_classes(root))
         for name, images in _images_by_class(split, folders[split], classes, others):
             in_sub_folders[name] += sum(image.depth > 0 for image in images)
-            for image in images:
-                key = image.path.relative_to(root).as_posix()
-                part = 'validation' if held_out and is_held_out(key, held_out) else split
+            _check_folders(images, split, name, places)
+            keys = [image.path.relative_to(root).as_posix() for image in images]
+            chosen = {key for key in keys if held_out and is_held_out(key, held_out)}
+            if len(chosen) == len(keys):
+                chosen = set()  # a class cannot be learned from no image
+            for key, image in zip(keys, images, strict=True):
+                part = 'validation' if key in chosen else split
                 splits[part].start_file(image.path)
                 splits[part].add(key, labels[name], 0, image.size)
     for split, entries in splits.items():
@@ -247,6 +254,31 @@ def _images_by_class(
             f'{folders[name]} has no images of its own, only folders ({list_names(sorted(inner))}):'
             ' choose the folder whose folders are the classes, or move the images up'
         )
+
+
+# The split, the class and the path by which each folder with images was reached.
+_Places = dict[tuple[int, int], tuple[str, str, Path]]
+
+
+def _check_folders(images: list[ImageFile], split: str, name: str, places: _Places) -> None:
+    """Refuses images of a class that are in another class, or in another split, through a link.
+
+    Args:
+      images: the images of the class.
+      split: their split.
+      name: the name of the class.
+      places: what is known of the folders of other classes; those of this class are added.
+
+    Raises:
+      UserError: a folder belongs to two classes, or to the training images and to others.
+    """
+    for folder in dict.fromkeys(image.path.parent for image in images):
+        other_split, other_name, other = places.setdefault(identity(folder), (split, name, folder))
+        if other_name != name or (other_split == 'train') != (split == 'train'):
+            raise UserError(
+                f'{printable(str(other))} and {printable(str(folder))} are the same folder, so '
+                'that its images would be in two classes or splits: remove a link'
+            )
 
 
 def _files_outside_classes(root: Path) -> Counter[str]:

@@ -73,7 +73,7 @@ def find_images(folder: Path, others: Counter[str]) -> Iterator[ImageFile]:
     Raises:
       UserError: a folder cannot be read.
     """
-    visited = {_identity(folder)}
+    visited = {identity(folder)}
     levels = [iter(list_entries(folder))]
     while levels:
         raise_if_stopped()
@@ -85,9 +85,9 @@ def find_images(folder: Path, others: Counter[str]) -> Iterator[ImageFile]:
         if status is None:
             others['broken links'] += 1
         elif stat.S_ISDIR(status.st_mode):
-            identity = status.st_dev, status.st_ino
-            if identity not in visited:
-                visited.add(identity)
+            number = status.st_dev, status.st_ino
+            if number not in visited:
+                visited.add(number)
                 levels.append(iter(list_entries(path)))
         elif stat.S_ISREG(status.st_mode) and path.suffix.lower() in SUFFIXES:
             yield ImageFile(path, status.st_size, len(levels) - 1)
@@ -99,7 +99,7 @@ def _is_ignored(name: str) -> bool:
     return name.startswith('.') or name.lower() in IGNORED
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def identity(folder: Path) -> tuple[int, int]:
     """Returns what two paths to the same folder have in common."""
     status = _status(folder)
     return (status.st_dev, status.st_ino) if status else (-1, -1)

@@ -6,6 +6,7 @@ calls `restore`.
 """
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import Any
 
 SOURCE = 'prepared.json'  # in the data set's folder: what it was prepared from
 PROGRAM = 'python -m alexnet_jax.prepare'
+# The name of a data set of a folder of images: see Storage.name.
+_OF_FOLDER = re.compile(
+    r'folder_.*_[0-9a-f]{8}_(?P<size>\d+)(?P<raw>_raw)?(_q(?P<quality>\d+))?'
+    r'(_(?P<filter>[a-z]+?))??(_(?P<background>black))?'
+)
 
 
 def read_source(folder: Path) -> dict[str, Any]:
@@ -28,6 +34,12 @@ def read_source(folder: Path) -> dict[str, Any]:
     required = ('images', 'fingerprint', 'skipped', 'storage')
     complete = isinstance(source, dict) and all(key in source for key in required)
     return source if complete else {}
+
+
+def lacks_source(folder: Path) -> bool:
+    """Checks whether a data set was written by writing.py and the record of its source is lost."""
+    written_here = (folder / SOURCE).exists() or _OF_FOLDER.fullmatch(folder.parent.name)
+    return bool(written_here) and not read_source(folder)
 
 
 def replace(final: Path, complete: Path) -> None:
@@ -78,6 +90,9 @@ def command_again(folder: Path) -> str:
     source = read_source(folder)
     if source and not source.get('source'):  # prepared before sources were recorded
         return command_of_images({'tars': 'DIR'}, source['storage'], root)
+    if lacks_source(folder) and (match := _OF_FOLDER.fullmatch(name)):
+        storage = {key: value for key, value in match.groupdict().items() if value}
+        return command_of_images({'folder': 'DIR'}, storage, root)
     if not source and _has_config(folder):
         name, root = f'{root.name}/{name}', root.parent
     return f'{PROGRAM} --again --name={shlex.quote(name)} --data_dir={shlex.quote(str(root))}'

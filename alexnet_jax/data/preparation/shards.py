@@ -27,6 +27,7 @@ from alexnet_jax.data.preparation.catalogue import (
     Entries,
     encode_name,
     fingerprint,
+    may_differ_since,
 )
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime import atomic_files
@@ -159,7 +160,10 @@ class Summary:
                 shard.summary_file.open('rb') as opened,
                 np.load(opened, allow_pickle=False) as file,
             ):
+                complete = os.fstat(opened.fileno()).st_mtime
                 if file['fingerprint'] != shard.fingerprint():
+                    return None
+                if may_differ_since(shard.files, complete):
                     return None
                 images, skipped = int(file['images']), [str(name) for name in file['skipped']]
                 counted = (file['pixels_HWC'], file['products']) if 'products' in file else None

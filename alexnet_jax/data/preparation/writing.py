@@ -85,6 +85,7 @@ def write(
         from something else.
     """
     final = folder_of(data_dir, catalogue, storage)
+    _refuse_folder_of_images(data_dir, catalogue)
     if not again and (result := _find_prepared(final, catalogue, storage, announce)):
         return result  # without a lock: a shared data set is often read-only
     with locks.acquire(final.parent / '.lock', 'choose another data_dir', wait=True):
@@ -128,8 +129,12 @@ def _find_prepared(
         same = source.get('fingerprint') == fingerprint
         if catalogue.movable:
             same = same and source['storage'] == dataclasses.asdict(storage)
-        if same and folder != final:
-            same = source.get('content') == catalogue.content_fingerprint()
+        if same and catalogue.movable and 'content' in source:
+            written = (folder / SOURCE).stat().st_mtime
+            if folder != final or catalogue.may_differ_since(written):
+                same = source['content'] == catalogue.content_fingerprint()
+        elif folder != final:
+            same = False
         if same:
             shutil.rmtree(folder / SUMMARIES, ignore_errors=True)  # may be left after a kill
             announce(f'already prepared in {folder}')
@@ -139,9 +144,11 @@ def _find_prepared(
     again = command_of_images(catalogue.source, dataclasses.asdict(storage), final.parents[1])
     if source := read_source(final):
         now = sum(map(len, catalogue.splits.values()))
+        then = sum(source['images'].values()) + len(source['skipped'])
+        numbers = f' ({then:,} then, {now:,} now)' if then != now else ''
         raise UserError(
-            f'{final} was prepared from other images ({sum(source["images"].values()):,} then, '
-            f'{now:,} now): choose another data_dir to keep both, or replace it: {again}'
+            f'{final} was prepared from other images{numbers}: choose another data_dir to keep '
+            f'both, or replace it: {again}'
         )
     if catalogue.movable or (final / SOURCE).exists():
         raise UserError(f'{final / SOURCE} is damaged: prepare the data set again: {again}')
@@ -149,6 +156,21 @@ def _find_prepared(
         f'{final} was not written by alexnet_jax.prepare: train on it as it is, or choose another '
         'data_dir'
     )
+
+
+def _refuse_folder_of_images(data_dir: Path, catalogue: Catalogue) -> None:
+    """Refuses to write among the folders of classes, where the data set would look like a class."""
+    if not catalogue.movable:
+        return
+    place = data_dir.resolve()
+    for entries in catalogue.splits.values():
+        for name, file in zip(entries.names[:1], entries.files, strict=False):
+            root = Path(file).parents[name.count('/')].resolve()
+            if place.is_relative_to(root):
+                raise UserError(
+                    f'{data_dir} is in the folder of the images, {root}, where prepared images '
+                    'would look like a class: choose another data_dir'
+                )
 
 
 def _make_folder(unfinished: Path, shards: list[Shard]) -> None:

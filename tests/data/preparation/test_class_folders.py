@@ -146,13 +146,12 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (pets / 'cat' / 'again.jpg').symlink_to(pets / 'cat' / '0.jpg')
     (pets / 'fox').symlink_to(store / 'fox')
     (pets / 'dog' / 'loop').symlink_to(pets / 'dog')
-    (pets / 'dog' / 'up').symlink_to(pets / 'cat')
     (pets / 'cat' / 'itself.jpg').symlink_to('itself.jpg')
     catalogue = class_folders.list_images(pets)
     per_class = Counter(
         catalogue.classes[k] for e in catalogue.splits.values() for k in e.labels.tolist()
     )
-    assert per_class == {'cat': 12 + 5 + 1, 'dog': 12 + 18, 'fox': 1}
+    assert per_class == {'cat': 12 + 5 + 1, 'dog': 12, 'fox': 1}
     assert any('broken links' in note for note in catalogue.notes)
 
 
@@ -262,3 +261,38 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_tree.os, 'listdir', refuse)
     with pytest.raises(UserError, match=f'cannot list {tmp_path}: Permission denied'):
         class_folders.list_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('link', 'target'),
+    [('wolf', 'dog'), ('cat/all', '..'), ('cat/dogs', '../dog')],
+)
+def test_one_folder_is_not_two_classes(tmp_path, link, target):
+    two_classes(tmp_path, '.', images=20)
+    (tmp_path / link).symlink_to(target)
+    with pytest.raises(UserError, match=r'are the same folder.*remove a link'):
+        class_folders.list_images(tmp_path)
+
+
+@pytest.mark.parametrize(('link', 'target'), [('val', 'train'), ('val/cat', '../train/cat')])
+def test_training_images_are_not_validated_through_a_link(tmp_path, link, target):
+    two_classes(tmp_path, 'train')
+    if '/' in link:
+        layout(tmp_path, 'val/dog/9.jpg')
+    (tmp_path / link).symlink_to(target)
+    with pytest.raises(UserError, match='are the same folder'):
+        class_folders.list_images(tmp_path)
+
+
+def test_one_folder_may_be_both_splits_that_are_not_trained_on(tmp_path):
+    two_classes(tmp_path, 'train', 'val')
+    (tmp_path / 'test').symlink_to('val')
+    assert counts(class_folders.list_images(tmp_path)) == {'train': 6, 'validation': 6, 'test': 6}
+
+
+def test_no_class_loses_all_its_images_to_validation(tmp_path):
+    layout(tmp_path, *(f'class{k:02}/0.jpg' for k in range(60)))
+    two_classes(tmp_path, '.', images=40)
+    catalogue = class_folders.list_images(tmp_path)
+    assert not catalogue.empty_classes
+    assert counts(catalogue)['validation'] > 0

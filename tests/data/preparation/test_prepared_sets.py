@@ -4,6 +4,7 @@ import shlex
 import pytest
 
 from alexnet_jax.data.preparation import prepared_sets
+from alexnet_jax.data.preparation.storage import Storage
 
 
 def prepared(folder, **source):
@@ -60,3 +61,15 @@ def test_a_data_set_is_found_by_its_name_only(tmp_path):
     assert prepared_sets.find_prepared(tmp_path, 'set') == folder
     for name in ('', 'other', '../set', '*', 'set/5.1.0'):
         assert prepared_sets.find_prepared(tmp_path, name) is None
+
+
+def test_a_set_of_a_folder_whose_description_is_lost_is_prepared_from_that_folder(tmp_path):
+    """No data set of TFDS has its name; what the name tells is in the command."""
+    storage = Storage(size=64, raw=True, filter='lanczos', background='black')
+    folder = prepared(tmp_path / storage.name('folder_my_pets_0123abcd') / '5.1.0')
+    assert prepared_sets.lacks_source(folder)
+    assert arguments(prepared_sets.command_again(folder)) == [
+        *('--again', '--folder=DIR', '--size=64', '--storage=raw', '--filter=lanczos'),
+        *('--background=black', f'--data_dir={tmp_path}'),
+    ]
+    assert not prepared_sets.lacks_source(prepared(tmp_path / 'digits' / '1.0.0'))

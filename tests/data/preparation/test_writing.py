@@ -354,6 +354,51 @@ def test_other_pictures_of_the_same_names_and_sizes_are_other_images(tmp_path, c
     assert (first == second) == copied
 
 
+@pytest.mark.parametrize('complete', [True, False])
+def test_a_picture_that_was_exchanged_for_one_of_the_same_size_is_noticed(
+    tmp_path, monkeypatch, complete
+):
+    """Also between a stop and the resumption; a copy may keep the time of its original."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        file = tmp_path / 'pets' / f'{"dog" if i % 2 else "cat"}' / f'{i}.bmp'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(tars.encode(tars.picture(rng, 20, 20), 'BMP'))
+        os.utime(file, (1e9, 1e9))
+    with monkeypatch.context() as patch:
+        if not complete:
+            patch.setattr(writing, '_finish', lambda *_: None)
+        write(class_folders.list_images(tmp_path / 'pets'), SMALL, tmp_path)
+    if complete:
+        assert write(class_folders.list_images(tmp_path / 'pets'), SMALL, tmp_path)
+    time.sleep(0.02)  # the clock of a file system may be that coarse
+    file.write_bytes(tars.encode(tars.picture(rng, 20, 20), 'BMP'))
+    os.utime(file, (1e9, 1e9))
+    catalogue = class_folders.list_images(tmp_path / 'pets')
+    if complete:
+        with pytest.raises(UserError, match=r'was prepared from other images: .* replace it'):
+            write(catalogue, SMALL, tmp_path)
+    else:
+        folder = write(catalogue, SMALL, tmp_path).folder
+        assert records(folder) == records(write(catalogue, SMALL, tmp_path / 'fresh').folder)
+
+
+@pytest.mark.parametrize(
+    ('place', 'refused'), [('train', True), ('train/cat', True), ('sets', False), ('.', False)]
+)
+def test_prepared_images_are_not_put_among_the_classes(tmp_path, place, refused):
+    for split in ('train', 'val'):
+        tars.class_folders(tmp_path / split, images=2)
+    (tmp_path / place).mkdir(exist_ok=True)
+    for _ in range(2):
+        catalogue = class_folders.list_images(tmp_path)
+        if refused:
+            with pytest.raises(UserError, match=r'in the folder of the images, .*another data_dir'):
+                write(catalogue, SMALL, tmp_path / place)
+        else:
+            assert write(catalogue, SMALL, tmp_path / place).images['validation'] == 4
+
+
 def test_what_is_behind_transparent_pixels_is_part_of_the_data_set(tmp_path):
     pets = tars.class_folders(tmp_path / 'pets', images=12)
     clear = np.zeros((40, 40, 4), np.uint8)
