@@ -23,6 +23,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from alexnet_jax.evaluation import moved_images
 from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError, list_items, parse_flags, report_user_errors
 
@@ -36,14 +37,6 @@ _CHECKPOINT = flags.DEFINE_string(
     'training steps done in it.',
 )
 _SPLIT = flags.DEFINE_string('split', None, "Split to evaluate on. Default: the run's test split.")
-_DATA_DIR = flags.DEFINE_string(
-    'data_dir', None, 'Folder of the TFDS data sets, if they have moved since the training.'
-)
-_FOLDER = flags.DEFINE_string(
-    'folder',
-    None,
-    'Folder of images that the run was trained on, if it has moved since the training.',
-)
 _TUNE_WEIGHTS = flags.DEFINE_bool(
     'tune_weights',
     False,
@@ -56,6 +49,7 @@ _OUT = flags.DEFINE_string(
     None,
     'Folder for the files. Default: evaluation in the first workdir; evaluation_of_N for N nets.',
 )
+flags.adopt_module_key_flags(moved_images)  # --help shows them
 
 
 def main(_: Sequence[str]) -> None:
@@ -86,22 +80,12 @@ def _split(value: str) -> list[str]:
 
 
 def _changes() -> dict[str, str]:
-    """Returns the changes of the runs' settings `dataset`.
-
-    Raises:
-      UserError: a folder is not there: data sets are prepared only where a run was trained.
-    """
-    changes = {}
+    """Returns the changes of the runs' settings `dataset`."""
+    changes = moved_images.places()
     if _SPLIT.value is not None:
         if not _SPLIT.value.strip():
             raise UserError("--split= is empty: name a split, or leave it out for the run's own")
         changes['eval_split'] = _SPLIT.value
-    for name, value in (('data_dir', _DATA_DIR.value), ('folder', _FOLDER.value)):
-        if value is None:
-            continue
-        if not check_path(value, f'--{name}').is_dir():
-            raise UserError(f'--{name}={value} is not a folder: give the place of the images')
-        changes[name] = value
     return changes
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
+from alexnet_jax.evaluation import moved_images
 from alexnet_jax.reporting import comparisons, history
 from alexnet_jax.reporting.markup import joined
 from alexnet_jax.reporting.page import Section, page
@@ -33,19 +34,12 @@ _RELU = flags.DEFINE_string('relu', None, 'The workdir of a run with ReLUs, for 
 _TANH = flags.DEFINE_string(
     'tanh', None, 'The workdir of a run with tanh, else with the same settings, for Figure 1.'
 )
-_DATA_DIR = flags.DEFINE_string(
-    'data_dir', None, 'Folder of the TFDS data sets, if they have moved since the training.'
-)
-_FOLDER = flags.DEFINE_string(
-    'folder',
-    None,
-    'Folder of images that the run was trained on, if it has moved since the training.',
-)
 _ABLATIONS = flags.DEFINE_string(
     'ablations',
     None,
     'Results of alexnet_jax.ablations. Default: ablations.json in the workdir, if it exists.',
 )
+flags.adopt_module_key_flags(moved_images)  # --help shows them
 
 
 def main(_: Sequence[str]) -> None:
@@ -55,25 +49,13 @@ def main(_: Sequence[str]) -> None:
             raise UserError('name the folder of the run: --workdir=DIR')
         workdir = check_path(_WORKDIR.value, '--workdir')
         out = workdir / 'report.html' if _OUT.value is None else check_path(_OUT.value, '--out')
-        changes = _changes()
+        changes = moved_images.places()
         if workdir.is_dir():
             _check_writable(out)
         text = _page_of(workdir, changes, _comparisons(workdir))
         with atomic_files.replace(out) as partial:
             partial.write_text(text, encoding='utf-8')
         print(out)
-
-
-def _changes() -> dict[str, str]:
-    """Returns the new places of the run's images, by the names of the settings `dataset`."""
-    changes = {}
-    for name, value in (('data_dir', _DATA_DIR.value), ('folder', _FOLDER.value)):
-        if value is None:
-            continue
-        if not check_path(value, f'--{name}').is_dir():
-            raise UserError(f'--{name}={value} is not a folder: give the place of the images')
-        changes[name] = value
-    return changes
 
 
 def _check_writable(out: Path) -> None:

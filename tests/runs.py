@@ -10,6 +10,7 @@ import numpy as np
 
 import nets
 from alexnet_jax.data import sources
+from alexnet_jax.data.preparation import tfds_sets
 from alexnet_jax.training.checkpoint import Position
 from alexnet_jax.training.state import place_initial_state, state_shapes
 from alexnet_jax.training.workdir import Workdir
@@ -88,9 +89,9 @@ def metrics(workdir):
 
 def spoil(data_dir, split, index):
     """Flips a bit in an image of the digits in this folder; returns the name of the record."""
-    builder = sources.find_builder('digits', str(data_dir))
+    builder = tfds_sets.find_builder('digits', str(data_dir))
     if not builder.is_prepared():
-        sources.prepare(builder)
+        tfds_sets.prepare(builder)
     shard = next(data_dir.glob(f'digits/*/*{split}.array_record*'))
     source = sources.Records(builder, split)
     data = bytearray(shard.read_bytes())

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from alexnet_jax.data import images, pixel_statistics, sources
-from alexnet_jax.data.preparation import imagenet, prepared_sets, tfds_sets, writing
+from alexnet_jax.data.preparation import imagenet, prepared_sets, tfds_sets
 from alexnet_jax.data.preparation.catalogue import NO_LABEL
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.system_errors import SystemTrouble
@@ -96,7 +96,7 @@ def _examine_folder(folder: Path, chosen: bool, sample: int) -> int:
             raise UserError('it has no splits')
         tfds_sets.check_class_names(builder)
         if prepared_sets.lacks_source(folder):
-            raise UserError(f'{writing.SOURCE} is missing or damaged')
+            raise UserError(f'{prepared_sets.SOURCE} is missing or damaged')
     except Exception as error:  # of many kinds, for damaged files
         print(f'{printable(str(folder))}\n  FAULT: cannot be opened: {first_line(error)}\n{repair}')
         return 1
@@ -135,7 +135,7 @@ def _find_folders(data_dir: Path, name: str) -> list[Path]:
         )
     if data_dir.is_dir() and (data_dir / 'dataset_info.json').exists():
         raise UserError(f'{data_dir} is itself a data set: pass the folder two above as --data_dir')
-    names = ('dataset_info.json', 'features.json', writing.SOURCE, '*.array_record*')
+    names = ('dataset_info.json', 'features.json', prepared_sets.SOURCE, '*.array_record*')
     folders = {
         file.parent for pattern in names for file in data_dir.glob(f'{name or "*"}/**/{pattern}')
     }

@@ -19,12 +19,15 @@ from alexnet_jax.data.preparation import class_folders, writing
 from alexnet_jax.data.preparation.catalogue import Catalogue
 from alexnet_jax.data.preparation.prepared_sets import read_source, remedy
 from alexnet_jax.data.preparation.storage import Storage
-from alexnet_jax.data.preparation.tfds_sets import INSTRUCTIONS as INSTRUCTIONS
-from alexnet_jax.data.preparation.tfds_sets import UnknownDataSet, check_class_names
-from alexnet_jax.data.preparation.tfds_sets import check_features as check_features
-from alexnet_jax.data.preparation.tfds_sets import data_dir as data_dir
-from alexnet_jax.data.preparation.tfds_sets import find_builder as find_builder
-from alexnet_jax.data.preparation.tfds_sets import prepare as prepare
+from alexnet_jax.data.preparation.tfds_sets import (
+    INSTRUCTIONS,
+    UnknownDataSet,
+    check_class_names,
+    check_features,
+    data_dir,
+    find_builder,
+    prepare,
+)
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.synthetic import Synthetic
 from alexnet_jax.runtime.paths import check_path

@@ -14,6 +14,7 @@ import numpy as np
 
 from alexnet_jax.config import schema
 from alexnet_jax.data import images, loader, sources
+from alexnet_jax.data.preparation import tfds_sets
 from alexnet_jax.model import inference, memory, towers
 from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.model.net import Net
@@ -103,7 +104,7 @@ def read_config(workdir: Path) -> schema.Config:
         return config
     name = re.split('[:/]', config.dataset.name)[0]
     place = next((x.parent for x in recorded.parents if x.name == name), recorded.parents[1])
-    if (sources.data_dir('') / recorded.relative_to(place)).is_dir():
+    if (tfds_sets.data_dir('') / recorded.relative_to(place)).is_dir():
         return config
     return dataclasses.replace(
         config, dataset=dataclasses.replace(config.dataset, data_dir=str(place))

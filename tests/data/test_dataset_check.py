@@ -7,7 +7,7 @@ import pytest
 
 import tars
 from alexnet_jax.data import dataset_check, records
-from alexnet_jax.data.preparation import class_folders, imagenet, writing
+from alexnet_jax.data.preparation import class_folders, imagenet, prepared_sets, writing
 from alexnet_jax.data.preparation.catalogue import Catalogue, Entries
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime.signals import Stopped
@@ -57,7 +57,7 @@ def test_missing_images_are_a_fault_unless_they_were_allowed(catalogue, tmp_path
     code, out = examine(tmp_path, 'imagenet2012_32')
     assert code == 0  # --partial allowed it
     assert 'train: 1,000 images of 1,281,167 published' in out
-    (folder / writing.SOURCE).unlink()
+    (folder / prepared_sets.SOURCE).unlink()
     folder.parent.rename(tmp_path / 'imagenet2012')
     info = tmp_path / 'imagenet2012' / '5.1.0' / 'dataset_info.json'
     info.write_text(info.read_text().replace('imagenet2012_32', 'imagenet2012'))
@@ -171,7 +171,7 @@ def test_a_lost_record_of_the_source_is_a_fault(tmp_path, text):
     """Training refuses such a data set, so that the check must not praise it."""
     pets = class_folders.list_images(tars.class_folders(tmp_path / 'pets', images=12))
     folder = prepare(tmp_path / 'sets', pets)
-    file = folder / writing.SOURCE
+    file = folder / prepared_sets.SOURCE
     file.unlink() if text is None else file.write_text(text)
     code, out = examine(tmp_path / 'sets')
     assert code == 1

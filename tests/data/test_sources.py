@@ -108,7 +108,7 @@ def test_places_that_cannot_be_meant_are_refused_before_anything_is_written(
         if setting == 'environment':
             monkeypatch.setenv('TFDS_DATA_DIR', folder)
         with pytest.raises(UserError, match=r'dataset.data_dir|TFDS_DATA_DIR') as error:
-            sources.data_dir(folder if setting == 'argument' else '')
+            tfds_sets.data_dir(folder if setting == 'argument' else '')
         assert '\n' not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -361,7 +361,7 @@ class NeedsTensorFlow:
 
 def test_a_missing_package_is_named(tmp_path):
     with pytest.raises(UserError, match='pip install tensorflow'):
-        sources.prepare(NeedsTensorFlow(tmp_path))
+        tfds_sets.prepare(NeedsTensorFlow(tmp_path))
 
 
 def folder_of(path, data_dir, **overrides):

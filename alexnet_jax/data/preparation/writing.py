@@ -19,8 +19,7 @@ from alexnet_jax.data import pixel_statistics
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.data.preparation import prepared_sets, workers
 from alexnet_jax.data.preparation.catalogue import Catalogue
-from alexnet_jax.data.preparation.prepared_sets import SOURCE as SOURCE
-from alexnet_jax.data.preparation.prepared_sets import command_of_images, read_source
+from alexnet_jax.data.preparation.prepared_sets import SOURCE, command_of_images, read_source
 from alexnet_jax.data.preparation.shards import SUMMARIES, FileReader, Shard, Summary, divide
 from alexnet_jax.data.preparation.storage import VERSION, Storage
 from alexnet_jax.data.preparation.tfds_sets import hash_names

@@ -536,7 +536,7 @@ def test_a_data_set_prepared_from_other_images_is_refused(tmp_path):
         write(class_folders.list_images(folder), SMALL, tmp_path)
     again = f'--again --folder={folder} --size=32 --data_dir={tmp_path}'
     assert again in str(error.value)
-    (final / writing.SOURCE).write_text('{"images"')
+    (final / prepared_sets.SOURCE).write_text('{"images"')
     with pytest.raises(
         UserError, match=r'prepared\.json is damaged: prepare the data set again:'
     ) as error:
@@ -571,7 +571,7 @@ def test_own_images_are_rotated_as_exif_says(tmp_path):
 
 
 def test_the_source_of_a_data_set_is_recorded(reference):
-    source = json.loads((reference / writing.SOURCE).read_text())
+    source = json.loads((reference / prepared_sets.SOURCE).read_text())
     assert source['images'] == {'train': 2006, 'validation': 20}
     assert source['storage']['filter'] == 'bicubic'
     assert not list(reference.glob('.*'))
