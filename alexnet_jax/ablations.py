@@ -26,6 +26,7 @@ from alexnet_jax.config.ablations import ABLATIONS
 from alexnet_jax.evaluation.ablation_study import Study, rows, text, train
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_path, check_writable
+from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.user_errors import UserError, list_items, report_user_errors
 
 _SEEDS = flags.DEFINE_integer(
@@ -52,11 +53,11 @@ def main(_: Sequence[str]) -> None:
             raise UserError('--only= is empty: name ablations, or leave it out for all')
         study = Study(command_line.raw(), _SEEDS.value, only, folder)
         for why in study.left_out.values():
-            print(why)
+            show(why)
         for name, seed in train(study, command_line.config_arguments(without=('seed',))):
-            print(f'    {study.errors(name)[-1]:.2%} top-1 error with seed {seed}', flush=True)
             _write(study, folder)
-        print(f'\n{_write(study, folder)}\n{folder / "ablations.json"}')
+            show(f'    {study.errors(name)[-1]:.2%} top-1 error with seed {seed}')
+        show(f'\n{_write(study, folder)}\n{folder / "ablations.json"}')
 
 
 def _note(study: Study) -> str:

@@ -127,14 +127,19 @@ def _train(
 ) -> int:
     from alexnet_jax.data import sources
     from alexnet_jax.reporting import terminal
-    from alexnet_jax.training.loop import Loop
+    from alexnet_jax.training.loop import Loop, check_length
 
-    origin = _describe_source(workdir, source)
     # Before data are prepared, which may take hours.
     check_writable(workdir.path, '--workdir')
+    origin = _describe_source(config, mesh, workdir, source)
     workdir.check(config, extend=extend, source=origin)
     splits = sources.open_splits(config.dataset, config.loader.skip_bad)
     plan = durations(config, len(splits.train))
+    # Before the settings are recorded: those of a refused command would bind the workdir.
+    if workdir.exists():
+        check_length(plan, workdir.path, workdir.newest_step() or 0)
+    elif origin:
+        check_length(plan, Path(origin['workdir']), origin['step'])
     with workdir.claim(config, mesh, splits.identity(), extend=extend, source=origin) as folder:
         loop = Loop(config, mesh, splits, plan, folder, stop)
         if loop.step:
@@ -156,16 +161,30 @@ def _train(
 
 
 def _describe_source(
-    workdir: Workdir, source: tuple[Path, int | None] | None
+    config: schema.Config,
+    mesh: 'jax.sharding.Mesh',
+    workdir: Workdir,
+    source: tuple[Path, int | None] | None,
 ) -> dict[str, Any] | None:
-    """Returns the state that a run starts from, as its config.json records it."""
+    """Returns the state that a run starts from, as its config.json records it.
+
+    A new run restores it once to see that it is intact and fits the net, before it is recorded.
+    """
     if source is None:
         return None
     path, step = source
     if path.resolve() == workdir.path.resolve():
         raise UserError(f'--from={path} is the --workdir itself: leave out --from to resume it')
     if not workdir.exists():
-        step = Workdir(path).checkpoint_step(step)
+        from alexnet_jax.training.state import state_shapes
+
+        other = Workdir(path)
+        other.checkpoint_step(step)  # raises a UserError where there is none
+        with other.open_checkpoints() as checkpoints:
+            restored = checkpoints.restore(state_shapes(config, mesh), step)
+        if restored is None:
+            raise UserError(f'--from={path} has no checkpoint: train it first')
+        step = restored[1].step
     return {'workdir': str(path), 'step': step}
 
 

@@ -202,8 +202,17 @@ def final_errors(workdir: Workdir) -> Result:
     """Returns the top-1 errors of a run's last evaluation, of the centre and of the mean of views.
 
     If the run does not average views, both are the error of the centre crop.
+
+    Raises:
+      UserError: the log lacks them, where the disk was full.
     """
-    last = [line for line in workdir.read_metrics() if 'eval/top1_error' in line][-1]
+    evaluations = [line for line in workdir.read_metrics() if 'eval/top1_error' in line]
+    if not evaluations:
+        raise UserError(
+            f'the log of {workdir.path} lacks the errors of the run: the same command evaluates it '
+            'again'
+        )
+    last = evaluations[-1]
     views = (x for name, x in last.items() if name.endswith('_views/top1_error'))
     centre = last['eval/top1_error']
     return {'centre': centre, 'views': next(views, centre)}

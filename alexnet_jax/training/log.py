@@ -54,6 +54,10 @@ class Writer:
         self._curves.add_scalars(step, values)
         self._write()
 
+    def has_evaluation(self, step: int) -> bool:
+        """Returns whether the log had the results of a step when the run was resumed."""
+        return any(line['step'] == step and 'eval/loss' in line for line in self._metrics.lines)
+
     def filters(self, step: int, kernel_THWIO: np.ndarray) -> None:
         """Writes a picture of the first layer's kernels, one block per tower (Figure 3)."""
         self._curves.add_picture('conv1', step, filter_picture(kernel_THWIO))

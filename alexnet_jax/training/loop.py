@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import math
+import shlex
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,6 +42,15 @@ class _Diverged(UserError):
     """Values that are not finite, which no checkpoint may hold."""
 
 
+def check_length(plan: Durations, workdir: Path, step: int) -> None:
+    """Raises a UserError if the run in a workdir has done more steps than a plan has."""
+    if step > plan.steps:
+        raise UserError(
+            f'the run in {workdir} has done {step} steps, and these settings ask for '
+            f'{plan.steps}: set --config.optimizer.epochs to more than {plan.epoch(step):.2f}'
+        )
+
+
 class Loop:
     """A run, from its newest checkpoint or from another state to its end.
 
@@ -68,7 +79,7 @@ class Loop:
         stop: StopSignal,
     ) -> None:
         self._config, self._mesh, self._splits = config, mesh, splits
-        self._plan, self._stop = plan, stop
+        self._plan, self._stop, self._workdir = plan, stop, workdir.path
         self.results: dict[str, float] = {}
         self.best: tuple[int, float] | None = None
         self.unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
@@ -81,12 +92,7 @@ class Loop:
                 workdir.open_checkpoints(config.checkpoint.keep)
             )
             self.state, self._position = self._restore(workdir)
-            if self.step > plan.steps:
-                raise UserError(
-                    f'the run in {workdir.path} has done {self.step} steps, and these settings '
-                    f'ask for {plan.steps}: set --config.optimizer.epochs to more than '
-                    f'{plan.epoch(self.step):.2f}'
-                )
+            check_length(plan, workdir.path, self.step)
             stack.pop_all()  # from here on, `run` closes the checkpoints
         self._time_of_save, self._error = time.monotonic(), math.inf
         self._writer = log.Writer(workdir, self._position.step, self._position.evaluated)
@@ -161,7 +167,8 @@ class Loop:
             self._checkpoints.wait()
             best, error = self._checkpoints.best, self._checkpoints.best_error
             self.best = None if best is None or error is None else (best, error)
-            return self._position.evaluated == self._plan.steps
+            # A signal may have ended the evaluation that a finished run repeats: no results.
+            return self._position.evaluated == self._plan.steps and bool(self.results)
         finally:
             self._line.close()
             self._writer.close()  # first, because a failed save is raised by the next line
@@ -251,6 +258,13 @@ class Loop:
                 f'and the checkpoint of step {saved} is intact: {lower} continues from it with a '
                 'lower learning rate'
             )
+            # What is finite may be beyond repair, after a step with too high a learning rate.
+            best = self._checkpoints.best
+            earlier = [x for x in self._checkpoints.steps if x < saved]
+            if earlier:
+                step_before = best if best in earlier else earlier[-1]
+                flag = f'--from={shlex.quote(str(self._workdir))}:{step_before}'
+                advice += f'; should it diverge again, {flag} with another --workdir goes back more'
         return _Diverged(f'{problem} at step {step}, {advice}')
 
     def _evaluate_and_save(self, save: bool = False) -> None:
@@ -303,10 +317,12 @@ class Loop:
         if not math.isfinite(results['loss']):
             raise self._diverged(f'the test loss is {results["loss"]}', step)
         self.results, self._error = results, results['top1_error']
-        if self._position.evaluated < step:
+        is_new = self._position.evaluated < step
+        if is_new:
             plateau = self._config.learning_rate.plateau
             progress = self._position.progress.after_evaluation(plateau, results['top1_error'])
             self._position = dataclasses.replace(self._position, progress=progress, evaluated=step)
+        if is_new or not self._writer.has_evaluation(step):  # or metrics.jsonl has lost it
             self._writer.scalars(step, log.name_metrics(results, self._config.views))
             self._show_filters()
         self._line.evaluated(results)

@@ -223,7 +223,7 @@ class Workdir:
             record, changes = self._check(config, extend, source)
             self._check_data(record, data, config)
             if changes:
-                change = {'time': _now(), 'step': self._newest(), 'settings': changes}
+                change = {'time': _now(), 'step': self.newest_step(), 'settings': changes}
                 record['changes'] = [*record.get('changes', []), change]
         elif source is not None:
             record['from'] = source
@@ -255,7 +255,8 @@ class Workdir:
             raise UserError(f'cannot read {self._config_file}: {reason}') from error
         return True
 
-    def _newest(self) -> int | None:
+    def newest_step(self) -> int | None:
+        """Returns the training steps done in the newest checkpoint; None where there is none."""
         if not self._checkpoints_folder.is_dir():
             return None
         with self.open_checkpoints() as checkpoints:
@@ -282,8 +283,8 @@ class Workdir:
         what = f'{self.path} belongs to a run with {_describe(changes)}'
         if all(map(schema.may_extend, changes)):
             return (
-                f'{what}: add --extend to continue it with more epochs or another schedule, or '
-                'choose another --workdir'
+                f'{what}: add --extend to continue it with more epochs or another schedule, set '
+                'them as they were, or choose another --workdir'
             )
         return (
             f'{what}: set them as they were, or choose another --workdir{self._from_hint(changes)}'
@@ -295,7 +296,7 @@ class Workdir:
             name.startswith('model.') or name in ('dataset.classes', 'augmentation.crop')
             for name in changes
         )
-        if not same_net or self._newest() is None:
+        if not same_net or self.newest_step() is None:
             return ''
         flag = f'--from={shlex.quote(str(self.path))}'
         return f', or {flag} with another --workdir to start from its state'

@@ -1,6 +1,8 @@
 import json
+import os
 import signal
 import statistics
+import subprocess
 import sys
 import time
 
@@ -139,6 +141,53 @@ def test_an_unknown_ablation_is_one_line(tmp_path):
     code, _, err = runs.run([*command, '--only=lrm'])
     assert (code, 'Traceback' in err) == (2, False)
     assert err.startswith("alexnet_jax: there is no ablation 'lrm'")
+
+
+def test_a_run_whose_log_has_no_errors_is_one_line(tmp_path):
+    write(study(tmp_path), 'base', 0, 0.1, 0.1)
+    with pytest.raises(UserError, match='lacks the errors of the run: the same command evaluates'):
+        ablation_study.final_errors(Workdir(tmp_path / 'base-0'))
+
+
+# Trains nothing, and writes the result of a run that has ended.
+FAKE_STUDY = """
+import json, os, sys
+from alexnet_jax import ablations
+from alexnet_jax.config import command_line
+from alexnet_jax.evaluation import ablation_study
+from alexnet_jax.training.workdir import Workdir
+
+def train_one(study, name, seed, arguments):
+    folder = study.folder(name, seed)
+    with Workdir(folder).claim(study.config(name, seed), MESH):
+        pass
+    (folder / 'result.json').write_text(json.dumps({'centre': 0.1, 'views': 0.1, 'seconds': 1}))
+
+import jax
+MESH = jax.sharding.Mesh(jax.devices()[:1], ('data',))
+ablation_study._train_one = train_one
+command_line.parse(sys.argv)
+ablations.main([])
+"""
+
+
+def test_a_study_whose_reader_has_gone_trains_all_runs(tmp_path):
+    """As in `alexnet_jax.ablations | head -n 2`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = ['--only=lrn', '--seeds=1', f'--workdir={tmp_path}', '--config=digits']
+    process = subprocess.run(
+        [sys.executable, '-c', FAKE_STUDY, *arguments],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=nets.ROOT,
+        check=False,
+    )
+    os.close(writer)
+    assert process.stderr == ''
+    rows = json.loads((tmp_path / 'ablations.json').read_text())['rows']
+    assert [row['name'] for row in rows] == ['base', 'lrn']
 
 
 @pytest.mark.parametrize('text', ['{"centre": 0.1', '[]', '{"centre": NaN, "views": 1}', '\0'])

@@ -1,6 +1,7 @@
 """What is called saved can be read back, and the newest and the best checkpoints are kept."""
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime import atomic_files, paths
 from alexnet_jax.runtime.paths import refuse_pattern
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import checkpoint
@@ -327,3 +328,47 @@ def test_no_thread_is_left_by_saving(tmp_path):
     before = set(threading.enumerate())
     save(tmp_path, 2, 4, 6)
     assert_no_thread_is_left(before)
+
+
+def test_a_folder_that_was_moved_away_is_not_begun_anew(tmp_path):
+    """Otherwise a run would go on in a second folder that lacks its settings and its beginning."""
+    folder, moved = tmp_path / 'run', tmp_path / 'moved'
+    save(folder, 2)
+    with Checkpoints(folder, keep=1) as checkpoints:
+        folder.rename(moved)
+        with pytest.raises(UserError, match='was moved or removed while this run was using it'):
+            checkpoints.save(state_at(4), Position(step=4))
+    assert not folder.exists()
+    assert_is(restore(moved), 2)
+
+
+def test_a_checkpoint_that_cannot_be_deleted_does_not_stop_the_run(tmp_path, monkeypatch, capsys):
+    """As on a network disk, where the files that another process reads remain in their folder."""
+
+    def fail(folder):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
+
+    monkeypatch.setattr(checkpoint.checkpoints.shutil, 'rmtree', fail)
+    save(tmp_path, 2)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in (4, 6):
+            checkpoints.save(state_at(step), Position(step=step))
+        checkpoints.wait()
+        assert checkpoints.steps == [6]
+    err = capsys.readouterr().err
+    assert f'cannot delete {tmp_path / "2.deleted"}: Directory not empty' in err
+    assert_is(restore(tmp_path), 6)
+    monkeypatch.undo()
+    save(tmp_path, 8)
+    assert not list(tmp_path.glob('*.deleted'))
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_training(tmp_path, monkeypatch):
+    save(tmp_path, 2)
+
+    def fail(**_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(paths.tempfile, 'TemporaryFile', fail)
+    with pytest.raises(UserError, match=f'cannot write to {tmp_path}: Permission denied'):
+        Checkpoints(tmp_path, keep=1)

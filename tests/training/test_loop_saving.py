@@ -192,6 +192,39 @@ def test_a_run_that_is_longer_than_its_settings_is_refused(start, tmp_path):
     assert saved_steps(tmp_path / 'run')[-1] == 10
 
 
+def test_after_a_loss_that_is_not_finite_an_earlier_checkpoint_is_named_too(start, tmp_path):
+    """The newest one may hold finite values that are too large to continue from."""
+    with pytest.raises(UserError, match=r'checkpoint of step 5 is intact: ') as error:
+        start(Script(losses={6: np.nan}, errors={2: 0.1})).run()
+    assert f'--from={tmp_path / "run"}:2 with another --workdir' in str(error.value)
+    assert saved_steps(tmp_path / 'run') == [2, 5]
+
+
+def test_a_signal_while_a_finished_run_is_evaluated_again_stops_it(start, tmp_path):
+    """There are no results to print then."""
+    assert start(Script()).run()
+
+    class Interrupted(Script):
+        def evaluate(self, *_):
+            raise training_loop._Interrupted
+
+    assert not start(Interrupted()).run()
+    loop = start(Script())
+    assert loop.run()
+    assert loop.results['images'] == 10
+
+
+def test_the_results_of_a_finished_run_are_logged_again_if_the_log_has_lost_them(start, tmp_path):
+    assert start(Script()).run()
+    run = Workdir(tmp_path / 'run')
+    before = [line for line in run.read_metrics() if 'eval/loss' in line]
+    assert start(Script()).run()
+    assert [line for line in run.read_metrics() if 'eval/loss' in line] == before  # not twice
+    (tmp_path / 'run' / 'metrics.jsonl').unlink()
+    assert start(Script()).run()
+    assert run.read_metrics() == before[-1:]
+
+
 def test_nonfinite_arrays_are_named():
     state = place_initial_state(CONFIG, MESH)
     assert training_loop.find_nonfinite(state) == []

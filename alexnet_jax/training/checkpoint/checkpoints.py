@@ -11,8 +11,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.paths import refuse_pattern
-from alexnet_jax.runtime.printing import warn
+from alexnet_jax.runtime.paths import check_writable, refuse_pattern
+from alexnet_jax.runtime.printing import warn, warn_once
 from alexnet_jax.runtime.user_errors import UserError, first_line
 from alexnet_jax.training.checkpoint import folders, reading, restoring
 from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion, of_json
@@ -68,6 +68,8 @@ class Checkpoints:
         with self._explain_errors('open', ''):
             if keep is not None:
                 self._remove_leftovers()
+                if self._folder.is_dir():  # not only when hours of training are to be saved
+                    check_writable(self._folder, '--workdir')
             self._manager = open_manager(self._folder, keep)
 
     def __enter__(self) -> 'Checkpoints':
@@ -124,6 +126,11 @@ class Checkpoints:
         position.check()
         if int(state.step) != position.step:
             raise ValueError(f'the state is at step {state.step}, its position at {position.step}')
+        if not self._folder.is_dir():  # Orbax would begin another run's folder in its place
+            raise UserError(
+                f'{self._folder} was moved or removed while this run was using it: move it back '
+                'or give its new place as --workdir; then the same command resumes'
+            )
         earlier = None
         try:
             self.wait()
@@ -320,9 +327,10 @@ class Checkpoints:
     def _delete(self, step: int) -> None:
         # Renamed first: a checkpoint that is partly deleted never has the name of an intact one.
         with self._explain_errors('delete', ''):
-            shutil.rmtree(folders.set_aside(self._folder / str(step), _DELETED))
+            renamed = folders.set_aside(self._folder / str(step), _DELETED)
         self._errors.pop(step, None)
         self._reload()
+        _remove(renamed)
 
     def _set_aside(self, step: int, damage: Damage, used: int) -> None:
         text = f'checkpoint {step} is damaged ({damage}): checkpoint {used} is used'
@@ -337,7 +345,7 @@ class Checkpoints:
     def _remove_leftovers(self) -> None:
         """Removes what a process was deleting when it was killed."""
         for folder in folders.find_renamed(self._folder, _DELETED):
-            shutil.rmtree(folder)
+            _remove(folder)
 
     def _reload(self) -> None:
         with self._explain_errors('read', ''), no_warnings():
@@ -360,3 +368,11 @@ class Checkpoints:
             raise UserError(
                 f'cannot {action} the checkpoints in {self._folder}: {reason}{consequence}'
             ) from error
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder; an error, as on a network disk while it is read, ends no training."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        warn_once(f'cannot delete {folder}: {error.strerror}; the next start tries again')

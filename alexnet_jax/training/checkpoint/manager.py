@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,5 +82,7 @@ class _WithoutClosedLoops:
 
 def _silence_closed_loops() -> None:
     # For as long as the process lives: these exceptions come after the manager is closed, too.
+    # Python warns about writes that had not begun then.
+    warnings.filterwarnings('ignore', "coroutine '.*' was never awaited", RuntimeWarning)
     if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
         sys.unraisablehook = _WithoutClosedLoops()
