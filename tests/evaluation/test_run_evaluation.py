@@ -183,7 +183,7 @@ def test_devices_that_are_missing_are_no_fault_of_the_checkpoints(tmp_path, work
 
     monkeypatch.setattr(jax, 'devices', fail)
     monkeypatch.setattr(jax, 'process_index', fail)
-    with pytest.raises(UserError, match='cannot (be used|use the devices)') as error:
+    with pytest.raises(UserError, match=r'cannot (be used|use the devices)') as error:
         run_evaluation.evaluate_runs([workdir], {}, tmp_path / 'out', tune=False)
     assert 'checkpoint' not in str(error.value)
 
