@@ -90,6 +90,7 @@ def evaluate_runs(
     """
     configs = [read_changed_config(workdir, changes) for workdir in workdirs]
     cpu_devices.prepare_cpu_devices()  # before JAX starts, which opening checkpoints causes
+    cpu_devices.devices()  # their lack would be told as that of the checkpoints
     compilation_cache.enable()
     _check_runs(workdirs, configs)
     images = _common_images(workdirs, configs)

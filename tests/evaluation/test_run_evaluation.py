@@ -1,6 +1,7 @@
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -174,6 +175,17 @@ def test_mistakes_are_user_errors(tmp_path, data_dir, workdir):
     ):
         with pytest.raises(UserError, match=message):
             run_evaluation.evaluate_runs(workdirs, changes, tmp_path / out, tune)
+
+
+def test_devices_that_are_missing_are_no_fault_of_the_checkpoints(tmp_path, workdir, monkeypatch):
+    def fail(*_):
+        raise AssertionError  # as JAX does for JAX_PLATFORMS=cuda where CUDA is not installed
+
+    monkeypatch.setattr(jax, 'devices', fail)
+    monkeypatch.setattr(jax, 'process_index', fail)
+    with pytest.raises(UserError, match=r'cannot (be used|use the devices)') as error:
+        run_evaluation.evaluate_runs([workdir], {}, tmp_path / 'out', tune=False)
+    assert 'checkpoint' not in str(error.value)
 
 
 def test_no_data_set_is_prepared_where_the_user_says_that_it_is(tmp_path, workdir):
