@@ -26,7 +26,7 @@ def check_workdir(config: Config, workdir: Path) -> None:
         layer of `pretrained.layers`.
     """
     settings = config.pretrained
-    if not settings.workdir or any((workdir / 'checkpoints').glob('[0-9]*')):
+    if not settings.workdir or Workdir(workdir).newest_step() is not None:
         return
     run = Workdir(Path(settings.workdir).expanduser())
     try:
