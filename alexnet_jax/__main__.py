@@ -25,7 +25,10 @@ def main() -> None:
     if name.lstrip('-') in ('help', 'helpshort', 'helpfull', 'h', '?'):
         width = max(map(len, summaries))
         lines = [f'  {program:{width}}  {line}' for program, line in summaries.items()]
-        print('\n'.join(['Programs of alexnet_jax:', *lines, _USAGE]))
+        from alexnet_jax.runtime.user_errors import report_user_errors  # a pipe that is closed
+
+        with report_user_errors():
+            print('\n'.join(['Programs of alexnet_jax:', *lines, _USAGE]))
         return
     near = difflib.get_close_matches(name, summaries, n=1)
     hint = f'did you mean {near[0]}?' if near else f'the programs are {", ".join(summaries)}'

@@ -1,8 +1,10 @@
 """Complete runs and mistakes, as a user makes them."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -143,6 +145,16 @@ def test_the_programs_are_listed():
         assert set(re.findall(r'^  (\w+)', out, re.MULTILINE)) == programs().keys()
     assert {'main', 'ablations', 'evaluate', 'prepare', 'report'} <= programs().keys()
     assert all(line.endswith('.') for line in programs().values())
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='this system has no /dev/full')
+def test_a_list_of_the_programs_that_cannot_be_printed_is_one_line():
+    with open('/dev/full', 'w') as full:
+        command = [sys.executable, '-m', 'alexnet_jax']
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert 'No space left on device' in result.stderr
 
 
 def test_a_program_is_run_by_its_name():

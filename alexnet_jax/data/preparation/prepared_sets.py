@@ -14,11 +14,13 @@ from typing import Any
 
 SOURCE = 'prepared.json'  # in the data set's folder: what it was prepared from
 PROGRAM = 'python -m alexnet_jax.prepare'
-# The name of a data set of a folder of images: see Storage.name.
-_OF_FOLDER = re.compile(
-    r'folder_.*_[0-9a-f]{8}_(?P<size>\d+)(?P<raw>_raw)?(_q(?P<quality>\d+))?'
-    r'(_(?P<filter>[a-z]+?))??(_(?P<background>black))?'
+# What the name of a data set tells of its storage: see Storage.name.
+_STORAGE = (
+    r'_(?P<size>\d+)(?P<raw>_raw)?(_q(?P<quality>\d+))?(_(?P<filter>[a-z]+?))??'
+    r'(_(?P<background>black))?'
 )
+_OF_FOLDER = re.compile(rf'folder_.*_[0-9a-f]{{8}}{_STORAGE}')
+_OF_TARS = re.compile(rf'.+?({_STORAGE})?')
 
 
 def read_source(folder: Path) -> dict[str, Any]:
@@ -90,9 +92,12 @@ def command_again(folder: Path) -> str:
     source = read_source(folder)
     if source and not source.get('source'):  # prepared before sources were recorded
         return command_of_images({'tars': 'DIR'}, source['storage'], root)
-    if lacks_source(folder) and (match := _OF_FOLDER.fullmatch(name)):
-        storage = {key: value for key, value in match.groupdict().items() if value}
-        return command_of_images({'folder': 'DIR'}, storage, root)
+    if lacks_source(folder):
+        match, flag = _OF_FOLDER.fullmatch(name), 'folder'
+        if not match:
+            match, flag = _OF_TARS.fullmatch(name), 'tars'
+        storage = {key: value for key, value in match.groupdict().items() if value} if match else {}
+        return command_of_images({flag: 'DIR'}, storage, root)
     if not source and _has_config(folder):
         name, root = f'{root.name}/{name}', root.parent
     return f'{PROGRAM} --again --name={shlex.quote(name)} --data_dir={shlex.quote(str(root))}'

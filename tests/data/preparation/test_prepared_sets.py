@@ -73,3 +73,20 @@ def test_a_set_of_a_folder_whose_description_is_lost_is_prepared_from_that_folde
         *('--background=black', f'--data_dir={tmp_path}'),
     ]
     assert not prepared_sets.lacks_source(prepared(tmp_path / 'digits' / '1.0.0'))
+
+
+@pytest.mark.parametrize(
+    ('name', 'flags'),
+    [
+        ('imagenet2012', ['--size=original']),
+        ('imagenet2010_256', ['--size=256']),
+        ('synsets_fall2011_256_raw', ['--size=256', '--storage=raw']),
+        ('imagenet2012_64_q80_lanczos', ['--size=64', '--quality=80', '--filter=lanczos']),
+    ],
+)
+def test_a_set_of_tars_whose_description_is_damaged_is_prepared_from_tars(tmp_path, name, flags):
+    folder = prepared(tmp_path / name / '5.1.0')
+    (folder / prepared_sets.SOURCE).write_text('{')
+    assert arguments(prepared_sets.command_again(folder)) == [
+        *('--again', '--tars=DIR', *flags, f'--data_dir={tmp_path}')
+    ]
