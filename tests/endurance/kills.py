@@ -15,8 +15,6 @@ from pathlib import Path
 import runs
 from endurance.comparison import differences
 
-MOST_SECONDS = 300  # a run that takes longer hangs
-
 
 def kill_in_a_save(process, workdir, rng):
     """Kills the process while, or right after, it writes its n-th checkpoint from now on."""
@@ -44,7 +42,7 @@ def kill_runs(folder, data_dir, count, seed=0, report=print):
     Args:
       folder: receives the workdirs.
       data_dir: has the digits.
-      count: the number of kills; a run is killed twice, and then lets finish.
+      count: the number of kills; a run is killed up to twice, and then finished.
       seed: of the moments.
       report: receives a line for each run.
 
@@ -56,10 +54,11 @@ def kill_runs(folder, data_dir, count, seed=0, report=print):
     code, _, err = runs.run(runs.command(undisturbed, data_dir))
     if code:
         raise RuntimeError(err)
-    duration, wrong, kills = time.monotonic() - start, 0, 0
+    duration, wrong, kills, number = time.monotonic() - start, 0, 0, 0
     while kills < count:
-        workdir, moments = folder / f'killed_{kills}', []
-        for in_a_save in (kills % 4 < 2, kills % 4 >= 2)[: count - kills]:
+        number += 1
+        workdir, moments = folder / f'killed_{number}', []
+        for in_a_save in (number % 2 == 0, number % 2 == 1)[: count - kills]:
             process = runs.start(runs.command(workdir, data_dir))
             begin = time.monotonic()
             if in_a_save:
@@ -67,9 +66,9 @@ def kill_runs(folder, data_dir, count, seed=0, report=print):
             else:
                 kill_after(process, rng.uniform(0.1, 1.0) * duration)
             process.communicate()
-            if process.returncode == -9:
+            if process.returncode == -9:  # else it had ended before
+                kills += 1
                 moments.append(f'{time.monotonic() - begin:.2f} s{" (saving)" * in_a_save}')
-            kills += 1
         code, _, err = runs.run(runs.command(workdir, data_dir))
         problems = [f'exit code {code}: {err}'] if code else differences(workdir, undisturbed)
         wrong += bool(problems)
