@@ -21,7 +21,7 @@ def test_a_command_line_succeeds_or_says_in_one_line_what_is_wrong(place, seed):
 
 @pytest.mark.slow
 def test_many_command_lines(place):
-    lines = [generate(f'many-{number}', place) for number in range(40)]
+    lines = [generate(f'many-{number}', place) for number in range(20)]
     faults = {line.text(): check(line, place) for line in lines}
     assert {text: fault for text, fault in faults.items() if fault} == {}
 

@@ -79,10 +79,10 @@ def test_a_mistake_is_not_retried(tmp_path, data_dir):
 
 # Stands for the program: notes its signals, and ends by the second Ctrl-C or by another signal.
 RUN = f"""exec {sys.executable} -IS -c '
-import signal, sys, time
+import os, signal, sys, time
 interrupts = []
 def note(number, _):
-    print("got", signal.Signals(number).name, flush=True)
+    os.write(1, f"got {{signal.Signals(number).name}}\\n".encode())  # print may be interrupted
     if number == signal.SIGINT:
         interrupts.append(number)
     if number != signal.SIGINT or len(interrupts) > 1:

@@ -116,6 +116,7 @@ def test_what_was_saved_is_restored(saved, tower):
 
 def test_reading_warns_of_nothing(saved, caplog):
     """Orbax lists all options that reading turns off, six lines in a notebook."""
+    caplog.set_level(logging.WARNING, logger='absl')  # a program in another test may silence it
     folder, _ = saved
     restore(folder, 1, keep=None)
     with Checkpoints(folder, keep=None) as checkpoints:
