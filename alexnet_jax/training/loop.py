@@ -215,6 +215,7 @@ class Loop:
         )
 
     def _is_time_to_save(self) -> bool:
+        # By the clock of this process: several processes would have to agree on a step.
         minutes = self._config.checkpoint.every_minutes
         return 0 < minutes * 60 <= time.monotonic() - self._time_of_save
 
