@@ -68,27 +68,6 @@ class Convolution:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dense:
-    """A fully-connected hidden layer of each tower (§3.5)."""
-
-    units: Annotated[
-        int, AtLeast(0, 1_048_576), 'Units of one tower, at width 1; 0: the net has no such layer.'
-    ]
-    reads: Annotated[
-        str, OneOf(READS), 'Inputs: the units of its own tower, or those of all towers (§3.2).'
-    ]
-    std: Annotated[float, Above(0), 'Standard deviation of the initial weights, at width 1 (§5).']
-    bias: Annotated[float, 'Initial value of the biases (§5).']
-    decay_factor: Annotated[
-        float, AtLeast(0), 'Decay of these weights, in units of optimizer.weight_decay.'
-    ]
-    nonlinearity: Annotated[str, OneOf(NONLINEARITIES), 'Nonlinearity of the units (§3.1).']
-    dropout: Annotated[
-        float, HalfOpen(0, 1), 'Fraction of the outputs that is set to zero in training (§4.2).'
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
 class Linear:
     """A fully-connected layer of each tower without a nonlinearity, before fc8 (§6)."""
 
@@ -102,6 +81,16 @@ class Linear:
     bias: Annotated[float, 'Initial value of the biases (§5).']
     decay_factor: Annotated[
         float, AtLeast(0), 'Decay of these weights, in units of optimizer.weight_decay.'
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense(Linear):
+    """A fully-connected hidden layer of each tower (§3.5)."""
+
+    nonlinearity: Annotated[str, OneOf(NONLINEARITIES), 'Nonlinearity of the units (§3.1).']
+    dropout: Annotated[
+        float, HalfOpen(0, 1), 'Fraction of the outputs that is set to zero in training (§4.2).'
     ]
 
 
@@ -201,11 +190,11 @@ class Model:
         layers = {name: getattr(self, name) for name in HIDDEN}
         return {name: layer for name, layer in layers.items() if layer.units}
 
-    def dense(self) -> dict[str, Dense | Linear]:
+    def dense(self) -> dict[str, Linear]:
         """Returns the fully-connected layers of this net before fc8 by name, in order."""
         return self.hidden() | ({'bottleneck': self.bottleneck} if self.bottleneck.units else {})
 
-    def layers(self) -> dict[str, 'Convolution | Dense | Linear | Output']:
+    def layers(self) -> dict[str, 'Convolution | Linear | Output']:
         """Returns all layers of this net that have weights, by name, in order."""
         return self.convolutions() | self.dense() | {'fc8': self.fc8}
 
@@ -213,7 +202,7 @@ class Model:
         """Returns the maps or units of one tower at this width; at least one."""
         return max(1, round(maps_or_units * self.width))
 
-    def initial_std(self, layer: Convolution | Dense | Linear | Output) -> float:
+    def initial_std(self, layer: Convolution | Linear | Output) -> float:
         """Returns the standard deviation of the layer's initial weights at this width.
 
         The sum over fewer inputs must keep its size: every layer but the first, whose input is the
