@@ -123,9 +123,11 @@ class Workdir:
         Raises:
           UserError: as from `read_record`, or the settings are out of range.
         """
-        raw = self.read_record()['config']
+        return self._resolve(self.read_record())
+
+    def _resolve(self, record: Mapping[str, Any]) -> schema.Config:
         try:
-            return resolve(raw)
+            return resolve(record['config'])
         except UserError as error:
             raise config_file.damage_error(self._config_file, str(error)) from error
 
@@ -237,8 +239,8 @@ class Workdir:
         self, config: schema.Config, extend: bool, source: Mapping[str, Any] | None
     ) -> tuple[dict[str, Any], dict[str, list[Any]]]:
         """Returns the record and the settings that differ; raises a UserError if they may not."""
-        self.read_config()  # its settings are in range
         record = self.read_record()
+        self._resolve(record)  # its settings are in range
         self._check_source(record.get('from'), source)
         changes = _changes(record['config'], config, _changes_training)
         if changes and not (extend and all(map(schema.may_extend, changes))):
