@@ -154,3 +154,10 @@ def constants(value: float = 127.0, size: int = 72) -> augmentation.Constants:
     """Returns the constants of a training set of grey images."""
     mean = np.full((size, size, 3), value, np.float32)
     return augmentation.Constants(mean, np.eye(3, dtype=np.float32))
+
+
+def assert_equal_leaves(actual: Any, expected: Any) -> None:
+    """Compares the arrays of two trees, dtypes included, bit by bit."""
+    for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)

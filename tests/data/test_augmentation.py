@@ -209,6 +209,4 @@ def test_draws_and_views_are_the_same_where_jax_computes_with_64_bits():
     expected = draw_and_view()
     with jax.enable_x64(True):
         results = draw_and_view()
-    for x, y in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x, y)
+    nets.assert_equal_leaves(results, expected)
