@@ -18,7 +18,7 @@
         the settings and a table of the net, without data
 
 Exit codes: 0 success, 2 a mistake in the command or the data (one line says which), 75 stopped by
-SIGTERM or Ctrl-C and saved, 130 interrupted before there was anything to save.
+a signal (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) and saved, 130 ended at once by a second Ctrl-C.
 """
 
 import sys

@@ -136,8 +136,8 @@ def _check_combination() -> None:
         elif chosen[0] == 'name':
             useless = tuple(name for name in useless if name != 'partial')
         useless = (*useless, 'sample')
-    if given := [name for name in useless if _is_given(name)]:
-        raise UserError(f'--{given[0]} has no effect with {context}: leave one of them out')
+    if idle := [name for name in useless if _is_given(name)]:
+        raise UserError(f'--{idle[0]} has no effect with {context}: leave one of them out')
 
 
 def _is_given(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rounds in turn, the circumstances, and the file of the results."""
+"""Rounds in turn, the circumstances, and the file of the results, for all benchmarks."""
 
 import datetime
 import importlib.metadata

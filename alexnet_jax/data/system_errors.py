@@ -146,11 +146,11 @@ def allow_open_files(number: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return number
-    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
-    if wanted > soft:
+    target = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if target > soft:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
         except (OSError, ValueError):  # some systems have a lower limit of their own
             return soft
-        return wanted
+        return target
     return soft

@@ -110,7 +110,7 @@ def device_bytes(mesh: jax.sharding.Mesh) -> float | None:
         return None
     try:
         return (device.memory_stats() or {}).get('bytes_limit', math.inf)
-    except (jax.errors.JaxRuntimeError, NotImplementedError):  # of some allocators
+    except (jax.errors.JaxRuntimeError, NotImplementedError):  # some allocators cannot say
         return math.inf
 
 

@@ -1,1 +1,1 @@
-"""What every program needs beside the paper: errors, signals, paths, printing, files, locks."""
+"""Errors, signals, paths, printing, files and locks: the parts of every program."""

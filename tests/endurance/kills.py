@@ -18,10 +18,10 @@ from endurance.comparison import differences
 
 def kill_in_a_save(process, workdir, rng):
     """Kills the process while, or right after, it writes its n-th checkpoint from now on."""
-    wanted, seen = rng.randint(1, 3), set()
+    number, saves = rng.randint(1, 3), set()
     while process.poll() is None:
-        seen |= {path.name for path in workdir.glob('checkpoints/*tmp*')}
-        if len(seen) >= wanted:
+        saves |= {path.name for path in workdir.glob('checkpoints/*tmp*')}
+        if len(saves) >= number:
             time.sleep(rng.choice([0.0, 0.01, 0.05, 0.2]))
             break
         time.sleep(0.001)

@@ -19,7 +19,7 @@ Line = dict[str, float]
 
 
 class Contents(NamedTuple):
-    """What a metrics.jsonl holds.
+    """The contents of a metrics.jsonl.
 
     Attributes:
       lines: the step and the finite numbers of each intact line, in the order of the file.
