@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from types import FrameType
 
 # How many threads the libraries that a worker uses start for one operation. With as many workers
 # as cores, threads of theirs would only wait for each other: 2.9 instead of 108 images/s on two
@@ -78,11 +79,34 @@ def worker_environment() -> Iterator[None]:
     still receives it.
     """
     previous = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, '1'))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+    with _postpone_ctrl_c():
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+        os.environ.update(dict.fromkeys(_THREADS, '1'))
+        try:
+            yield
+        finally:
+            for name, value in previous.items():
+                _restore(name, value)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def _postpone_ctrl_c() -> Iterator[None]:
+    """Handles a Ctrl-C within the block when the block ends.
+
+    Blocking the signal is not enough: that holds for one thread, and the system may hand it to any
+    other thread of the process, whereupon Python handles it in the main thread all the same.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or not callable(handler):  # ignored, or not handled by Python
+        yield
+        return
+    frames: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda _, frame: frames.append(frame))
     try:
         yield
     finally:
-        for name, value in previous.items():
-            _restore(name, value)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # may raise KeyboardInterrupt
+        signal.signal(signal.SIGINT, handler)
+        for frame in frames:  # not sent again, because StopSignal would count it twice
+            handler(signal.SIGINT, frame)

@@ -2,6 +2,8 @@ import dataclasses
 import errno
 import os
 import signal
+import threading
+import time
 
 import pytest
 
@@ -130,8 +132,50 @@ def _more(jobs):
             yield dataclasses.replace(job, path=job.path.with_name(f'{number}-{job.path.name}'))
 
 
+@pytest.fixture
+def _ctrl_c():
+    """Handles Ctrl-C as Python does, also where the tests were started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('_ctrl_c')
 def test_a_ctrl_c_within_the_start_of_workers_is_not_lost():
     environment = dict(os.environ)
     with pytest.raises(KeyboardInterrupt), child_processes.worker_environment():
         os.kill(os.getpid(), signal.SIGINT)
     assert dict(os.environ) == environment
+
+
+@pytest.mark.usefixtures('_ctrl_c')
+def test_a_ctrl_c_that_another_thread_receives_waits_for_the_start_of_workers():
+    """The system hands a signal to any thread that does not block it."""
+    environment, end, steps = dict(os.environ), threading.Event(), []
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+
+    def start_workers():
+        with child_processes.worker_environment():
+            signal.pthread_kill(thread.ident, signal.SIGINT)
+            time.sleep(0.1)
+            steps.append('all workers are started')
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start_workers()
+    finally:
+        end.set()
+        thread.join()
+    assert steps
+    assert dict(os.environ) == environment
+
+
+@pytest.mark.usefixtures('_ctrl_c')
+def test_one_ctrl_c_within_the_start_of_workers_is_one_for_the_program():
+    """A second one would end the program at once, without saving."""
+    with StopSignal() as stop:
+        with child_processes.worker_environment():
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(StopSignal.SECONDS_TO_LEAVE + 0.2)
+        assert stop.signal == 'SIGINT'
