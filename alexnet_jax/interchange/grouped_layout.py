@@ -159,7 +159,7 @@ def from_grouped(config: schema.Config, arrays: Mapping[str, np.ndarray]) -> dic
     for name, layer in config.model.convolutions().items():
         weight_TOIHW = _split_towers(arrays[f'{name}.weight'], towers)
         owner = batch_normalization_name(name) if layer.batch_normalization else name
-        params = {
+        params: dict[str, Any] = {
             'kernel_THWIO': np.ascontiguousarray(weight_TOIHW.transpose(0, 3, 4, 2, 1)),
             'bias_TO': _split_towers(arrays[f'{owner}.bias'], towers),
         }
