@@ -1,0 +1,1 @@
+"""Trained nets that leave in the formats of other programs, and weights that come in."""
