@@ -109,7 +109,9 @@ def _source() -> tuple[str, Path]:
     if _MEAN.value is not None and name != 'from_caffe':
         raise UserError(f'--mean has no effect with --{name}: leave it out')
     if command_line.is_config_given() and name == 'from_export':
-        raise UserError('--config has no effect with --from_export, which has its own: leave it out')
+        raise UserError(
+            '--config has no effect with --from_export, which has its own: leave it out'
+        )
     return name, check_path(_SOURCES[name].value or '', f'--{name}')
 
 

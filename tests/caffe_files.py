@@ -29,7 +29,11 @@ V0_TYPES = {
 }
 # The fields of a layer's settings: number in LayerParameter, in V1LayerParameter, and those inside.
 SECTIONS = {
-    'Convolution': (106, 10, {'num_output': 1, 'pad': 3, 'kernel_size': 4, 'group': 5, 'stride': 6}),
+    'Convolution': (
+        106,
+        10,
+        {'num_output': 1, 'pad': 3, 'kernel_size': 4, 'group': 5, 'stride': 6},
+    ),
     'Dropout': (108, 12, {'dropout_ratio': 1}),
     'InnerProduct': (117, 17, {'num_output': 1}),
     'LRN': (118, 18, {'local_size': 1, 'alpha': 2, 'beta': 3, 'norm_region': 4, 'k': 5}),
@@ -144,7 +148,11 @@ def alexnet(shapes, groups, pool_first=False, seed=0):
         if name.startswith('conv'):
             pad, stride = {'conv1': (0, 4), 'conv2': (2, 1)}.get(name, (1, 1))
             settings = dict(
-                num_output=shape[0], pad=pad, kernel_size=shape[2], group=groups[name], stride=stride
+                num_output=shape[0],
+                pad=pad,
+                kernel_size=shape[2],
+                group=groups[name],
+                stride=stride,
             )
             layers.append(Layer(name, 'Convolution', settings, blobs))
         else:

@@ -80,7 +80,9 @@ def test_unknown_fields_are_skipped_and_pieces_of_an_array_are_joined(tmp_path):
     np.testing.assert_array_equal(blob, array.reshape(3, 4))
 
 
-def test_a_file_needs_no_memory_of_its_own_and_unpacked_numbers_at_most_three_times_theirs(tmp_path):
+def test_a_file_needs_no_memory_of_its_own_and_unpacked_numbers_at_most_three_times_theirs(
+    tmp_path,
+):
     array = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32)
     peaks = {}
     for packed in (True, False):

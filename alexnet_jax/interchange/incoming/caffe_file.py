@@ -244,9 +244,7 @@ def _blob(reader: Reader, message: memoryview) -> np.ndarray:
     array = parts[0] if len(parts) == 1 else np.concatenate(parts or [np.zeros(0, '<f4')])
     sizes = legacy if shape is None else shape
     if math.prod(sizes) != len(array):
-        raise DamagedError(
-            f'an array of the shape {_describe(sizes)} has {len(array):,} numbers'
-        )
+        raise DamagedError(f'an array of the shape {_describe(sizes)} has {len(array):,} numbers')
     return array.reshape(sizes)
 
 

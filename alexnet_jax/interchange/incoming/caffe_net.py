@@ -20,7 +20,7 @@ from alexnet_jax.config.model_schema import Model
 from alexnet_jax.interchange import grouped_layout
 from alexnet_jax.interchange.incoming import caffe_file
 from alexnet_jax.interchange.incoming.caffe_file import Layer, Net
-from alexnet_jax.interchange.incoming.weights import Weights
+from alexnet_jax.interchange.incoming.weights import Weights, check_names
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -103,14 +103,15 @@ def read_mean(path: Path, size: int) -> np.ndarray:
     return mean_HWC
 
 
-def check_settings(path: Path, net: Net, config: schema.Config) -> None:
+def check_settings(weights: Weights, net: Net, config: schema.Config) -> None:
     """Compares what a .caffemodel says about its layers with the settings of our net.
 
     Raises:
       UserError: something differs; old files do not state everything.
     """
+    check_names(weights, config)
     for problem in _problems(net, config):
-        raise UserError(f'{printable(str(path))}: {problem}')
+        raise UserError(f'{printable(str(weights.path))}: {problem}')
 
 
 def _recipe(net: Net) -> str:

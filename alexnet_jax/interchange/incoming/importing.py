@@ -79,10 +79,13 @@ def import_caffe(path: Path, request: Request) -> Imported:
     # Without a mean image, one colour is subtracted everywhere.
     implied = {} if request.mean else {'augmentation.mean': 'colour'}
     config, recipe = _config(weights, request, implied)
-    caffe_net.check_settings(path, net, config)
-    mean, text = np.asarray(caffe_net.MEAN_COLOUR, np.float32), (
-        'no mean image was given (--mean=FILE): the colour 123, 117, 104 (red, green, blue) is '
-        "subtracted, as Caffe's users do without one"
+    caffe_net.check_settings(weights, net, config)
+    mean, text = (
+        np.asarray(caffe_net.MEAN_COLOUR, np.float32),
+        (
+            'no mean image was given (--mean=FILE): the colour 123, 117, 104 (red, green, blue) is '
+            "subtracted, as Caffe's users do without one"
+        ),
     )
     if request.mean is not None:
         mean = caffe_net.read_mean(request.mean, config.dataset.image_size)

@@ -64,7 +64,7 @@ def to_params(weights: Weights, config: schema.Config) -> dict[str, Any]:
     """
     arrays = {name: np.asarray(array) for name, array in weights.arrays.items()}
     expected = grouped_layout.shapes(config)
-    _check_names(weights, expected)
+    check_names(weights, config)
     for name, shape in expected.items():
         if arrays[name].shape != shape:
             raise UserError(
@@ -72,13 +72,13 @@ def to_params(weights: Weights, config: schema.Config) -> dict[str, Any]:
                 f'{arrays[name].shape}, but the net of the config has {shape}: '
                 f'{_advice(name, arrays, config, expected)}'
             )
-    for name, fraction in test_time_factors(config).items():
+    for name, fraction in dropout_factors(config).items():
         weight = _own_float32(arrays[f'{name}.weight'])
         arrays[f'{name}.weight'] = weight / np.float32(fraction)
     return jax.tree.map(_own_float32, grouped_layout.from_grouped(config, arrays))
 
 
-def test_time_factors(config: schema.Config) -> dict[str, float]:
+def dropout_factors(config: schema.Config) -> dict[str, float]:
     """Returns the factor by which each layer's inputs are multiplied at test time, where not 1."""
     model, rate, factors = config.model, 0.0, {}
     for name in model.dense():
@@ -95,7 +95,13 @@ def _own_float32(array: np.ndarray) -> np.ndarray:
         return np.require(array, np.float32, ['C', 'A', 'W'])
 
 
-def _check_names(weights: Weights, expected: Mapping[str, tuple[int, ...]]) -> None:
+def check_names(weights: Weights, config: schema.Config) -> None:
+    """Checks that a file has the layers of a net.
+
+    Raises:
+      UserError: an array is missing, or the net has no such array.
+    """
+    expected = grouped_layout.shapes(config)
     missing = [weights.names.get(name, name) for name in expected if name not in weights.arrays]
     if missing:
         raise UserError(
