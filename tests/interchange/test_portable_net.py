@@ -39,7 +39,7 @@ def test_a_run_that_is_written_can_be_trained(net, trained_run, tmp_path, data_d
     code, _, err = runs.run(runs.command(tmp_path, data_dir))
     assert (code, err) == (0, '')
     losses = [Workdir(x).read_metrics()[0]['train/loss'] for x in (trained_run, tmp_path)]
-    assert losses[1] < 0.9 * losses[0]
+    assert losses[1] < losses[0] - 0.1  # in nats; both are means over the first four steps
 
 
 def test_a_folder_with_a_run_is_not_overwritten(net, tmp_path):
