@@ -35,7 +35,7 @@ def choose_statistics(
 ) -> tuple[np.ndarray, Colours]:
     """Returns the mean image that is subtracted and the distribution of the colours.
 
-    They are those of the training set, or published ones, as the settings say.
+    They are those of the training set or published ones, as the settings say.
 
     Args:
       settings: the augmentation.
