@@ -1,6 +1,6 @@
-"""Makes a run of published weights: Caffe's AlexNets, torchvision's, or one of our exports.
+r"""Makes a run of published weights: Caffe's AlexNets, torchvision's, or one of our exports.
 
-    python -m alexnet_jax.import_weights --from_caffe=bvlc_alexnet.caffemodel \\
+    python -m alexnet_jax.import_weights --from_caffe=bvlc_alexnet.caffemodel \
             --mean=imagenet_mean.binaryproto --classes=synset_words.txt --workdir=runs/caffe
         Caffe's bvlc_alexnet or bvlc_reference_caffenet, or a net that was fine-tuned from them;
         which of the two, the file says

@@ -195,9 +195,13 @@ ODD = np.zeros((7, 3, 11, 11), np.float32)
 )
 def test_what_does_not_fit_is_told_in_one_line(net, overrides, reason, tmp_path):
     path = write(tmp_path / 'x', caffe_files.net(net))
-    with pytest.raises(UserError, match=reason) as error:
+    other = config(RECIPES[0], **overrides)
+
+    def convert():
         weights, read = caffe_net.read_weights(path)
-        other = config(RECIPES[0], **overrides)
         caffe_net.check_settings(weights, read, other)
         to_params(weights, other)
+
+    with pytest.raises(UserError, match=reason) as error:
+        convert()
     assert '\n' not in str(error.value)

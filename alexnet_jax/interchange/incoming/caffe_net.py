@@ -94,7 +94,9 @@ def read_mean(path: Path, size: int) -> np.ndarray:
             f'(3, {size}, {size}): give the mean image of that size, or change '
             '--config.dataset.image_size'
         )
-    mean_HWC = np.ascontiguousarray(blob.reshape(shape)[::-1].transpose(1, 2, 0), np.float32)
+    blob_CHW = blob.reshape(shape)[::-1]
+    with np.errstate(over='ignore', invalid='ignore'):  # such values are refused
+        mean_HWC = np.require(blob_CHW.transpose(1, 2, 0), np.float32, ['C', 'A', 'W'])
     if not (mean_HWC.min() >= 0 and mean_HWC.max() <= 255):
         raise UserError(
             f'{printable(str(path))} has values outside of 0 to 255, which no mean of images has: '

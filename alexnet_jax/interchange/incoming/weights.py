@@ -72,10 +72,12 @@ def to_params(weights: Weights, config: schema.Config) -> dict[str, Any]:
                 f'{arrays[name].shape}, but the net of the config has {shape}: '
                 f'{_advice(name, arrays, config, expected)}'
             )
-    for name, fraction in dropout_factors(config).items():
-        weight = _own_float32(arrays[f'{name}.weight'])
-        arrays[f'{name}.weight'] = weight / np.float32(fraction)
-    return jax.tree.map(_own_float32, grouped_layout.from_grouped(config, arrays))
+    # What is not finite, or too large for float32, is refused when the net is complete.
+    with np.errstate(over='ignore', invalid='ignore'):
+        for name, factor in dropout_factors(config).items():
+            weight = _own_float32(arrays[f'{name}.weight'])
+            arrays[f'{name}.weight'] = weight / np.float32(factor)
+        return jax.tree.map(_own_float32, grouped_layout.from_grouped(config, arrays))
 
 
 def dropout_factors(config: schema.Config) -> dict[str, float]:
@@ -91,8 +93,7 @@ def dropout_factors(config: schema.Config) -> dict[str, float]:
 
 def _own_float32(array: np.ndarray) -> np.ndarray:
     """Returns a native float32 array that can be written to: no view of a file, and aligned."""
-    with np.errstate(over='ignore'):
-        return np.require(array, np.float32, ['C', 'A', 'W'])
+    return np.require(array, np.float32, ['C', 'A', 'W'])
 
 
 def check_names(weights: Weights, config: schema.Config) -> None:
