@@ -69,7 +69,7 @@ class AlexNet(nnx.Module):
         maps = towers.show_to_all(images_BHWC.astype(self.dtype), towers_here)
         for name in self.convolutions:
             maps = getattr(self, name)(maps, training=masks is not None)
-        units = [x.reshape(len(x), -1) for x in maps]
+        units = [x.reshape(x.shape[0], -1) for x in maps]
         for name in self.dense_layers:
             units = getattr(self, name)(units, masks)
         return units
