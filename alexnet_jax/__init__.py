@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alexnet_jax.config.loading import load_config as load_config
-    from alexnet_jax.evaluation.trained_net import load as load
+    from alexnet_jax.evaluation.classifier import load as load
     from alexnet_jax.model.net import Net as Net
 
 __version__ = '0.1.0'
@@ -14,7 +14,7 @@ __all__ = ['Net', 'load', 'load_config']
 # Where the public names are defined. They are imported on first use: JAX takes seconds.
 _MODULES = {
     'Net': 'alexnet_jax.model.net',
-    'load': 'alexnet_jax.evaluation.trained_net',
+    'load': 'alexnet_jax.evaluation.classifier',
     'load_config': 'alexnet_jax.config.loading',
 }
 

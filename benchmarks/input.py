@@ -79,7 +79,7 @@ from alexnet_jax.model import towers
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.user_errors import UserError, parse_flags
 from alexnet_jax.training import optimizer
-from alexnet_jax.training.state import place_constants, place_initial_state
+from alexnet_jax.training.state import compute_inputs, place_constants, place_initial_state
 from alexnet_jax.training.step import make_train_step
 
 TORCH = importlib.util.find_spec('torch') is not None
@@ -294,7 +294,7 @@ def training(folder: Path, rounds: int, batch_size: int, width: float) -> Rates:
     cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
     mesh, reading = towers.choose_mesh(config), loader.Reading.from_config(config)
     splits = datasets.open_splits(data)
-    constants = place_constants(config, mesh, splits)
+    constants = place_constants(config, mesh, compute_inputs(config, splits))
     train_step, state = make_train_step(config, mesh), place_initial_state(config, mesh)
     rate, deviation = config.learning_rate.initial, config.augmentation.colour.deviation
     stream = loader.training_batches(

@@ -30,17 +30,21 @@ class Constants(NamedTuple):
     colours: Any
 
 
-def constants(settings: Augmentation, size: int, sums: Sums | None) -> Constants:
-    """Computes the constants from the statistics of the training set, or from those of 2012.
+def choose_statistics(
+    settings: Augmentation, size: int, sums: Sums | None
+) -> tuple[np.ndarray, Colours]:
+    """Returns the mean image that is subtracted and the distribution of the colours.
 
-    The paper's noise is a draw times the eigenvalue. That is meant for pixels on a scale of 0 to 1:
-    on 0 to 255 nothing of the picture would be left. The 2012 code's noise is a draw times the
-    square root of the eigenvalue, which is the same on any scale.
+    They are those of the training set or of 2012, as the settings say.
 
     Args:
       settings: the augmentation.
       size: pixels across an image.
       sums: pixel statistics of the training set; may be None if `settings` does not use them.
+
+    Returns:
+      (size, size, 3) float32, the same colour everywhere if `settings.mean` is 'colour'; and the
+      colours.
     """
     colours: Colours = COLOURS_2012
     if settings.constants == 'data':
@@ -48,9 +52,22 @@ def constants(settings: Augmentation, size: int, sums: Sums | None) -> Constants
         colours = sums.colours
     if settings.mean == 'image':
         assert sums is not None
-        mean_HWC = sums.mean_image
-    else:
-        mean_HWC = np.broadcast_to(colours.mean.astype(np.float32), (size, size, 3))
+        return sums.mean_image, colours
+    return np.broadcast_to(colours.mean.astype(np.float32), (size, size, 3)), colours
+
+
+def constants(settings: Augmentation, mean_HWC: np.ndarray, colours: Colours) -> Constants:
+    """Computes the constants from the mean image and the distribution of the colours.
+
+    The paper's noise is a draw times the eigenvalue. That is meant for pixels on a scale of 0 to 1:
+    on 0 to 255 nothing of the picture would be left. The 2012 code's noise is a draw times the
+    square root of the eigenvalue, which is the same on any scale.
+
+    Args:
+      settings: the augmentation.
+      mean_HWC: (size, size, 3) float32, as from `choose_statistics`.
+      colours: the colours, from there too.
+    """
     lengths = {
         'none': np.zeros(3),
         'eigenvalue': colours.eigenvalues / 255,

@@ -119,9 +119,17 @@ def _turned(data: bytes) -> bool:
         return False
 
 
-def _decode_by_pillow(data: bytes, upright: bool, background: str) -> np.ndarray:
+def convert(picture: Image.Image, upright: bool = False, background: str = 'white') -> np.ndarray:
+    """Converts an image of Pillow to RGB; see `decode`.
+
+    Returns:
+      (rows, columns, 3) uint8.
+
+    Raises:
+      BadImage: it cannot be decoded completely, or its pixels have no range that is known.
+      MemoryError: there is not enough memory for it.
+    """
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
         picture.load()
         if upright:
             picture = _turn(picture)
@@ -137,11 +145,26 @@ def _decode_by_pillow(data: bytes, upright: bool, background: str) -> np.ndarray
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow raises many kinds of errors for damaged files
-        if str(error).startswith('out of memory'):
-            raise MemoryError(str(error)) from error
-        if isinstance(error, Image.UnidentifiedImageError):
-            raise BadImage(f'is not an image ({len(data):,} bytes)') from error
-        raise BadImage(' '.join(str(error).split()) or type(error).__name__) from error
+        raise _pillow_error(error) from error
+
+
+def _decode_by_pillow(data: bytes, upright: bool, background: str) -> np.ndarray:
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise BadImage(f'is not an image ({len(data):,} bytes)') from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _pillow_error(error) from error
+    return convert(picture, upright, background)
+
+
+def _pillow_error(error: Exception) -> Exception:
+    """Returns the BadImage or the MemoryError for an error that Pillow raised."""
+    if str(error).startswith('out of memory'):
+        return MemoryError(str(error))
+    return BadImage(' '.join(str(error).split()) or type(error).__name__)
 
 
 def _turn(picture: Image.Image) -> Image.Image:

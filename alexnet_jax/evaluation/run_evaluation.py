@@ -25,7 +25,8 @@ from alexnet_jax.runtime import atomic_files, compilation_cache, cpu_devices
 from alexnet_jax.runtime.paths import check_writable
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.workdir import Workdir, describe_start
+from alexnet_jax.training.run_files.start_record import describe_start
+from alexnet_jax.training.workdir import Workdir
 
 
 class NetOutputs(NamedTuple):

@@ -5,7 +5,7 @@ For programs that evaluate or show a run without resuming it.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +17,12 @@ from alexnet_jax.data import images, loader, sources
 from alexnet_jax.data.preparation import tfds_sets
 from alexnet_jax.model import inference, memory, towers
 from alexnet_jax.model.layer_table import layer_table
-from alexnet_jax.model.net import Net
 from alexnet_jax.runtime import cpu_devices
-from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.printing import complain, printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.state import place_constants, state_shapes
+from alexnet_jax.training.run_files.inputs_file import Inputs
+from alexnet_jax.training.state import compute_inputs, place_constants, state_shapes
 from alexnet_jax.training.workdir import Workdir
 
 MANY_IMAGES = 10_000  # from this number on, progress is shown
@@ -34,45 +33,32 @@ ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
 Checkpoint = str | int  # NEWEST, BEST, or a number of training steps
 
 
-def load(
-    workdir: Path | str,
-    *,
-    mesh: jax.sharding.Mesh | None = None,
-    checkpoint: Checkpoint = NEWEST,
-) -> Net:
-    """Loads a checkpoint of a run, by default the newest; its data set is not needed.
-
-    Args:
-      workdir: the folder of the run.
-      mesh: the devices to place the parameters on; None chooses them from this machine's, whatever
-        the net was trained on.
-      checkpoint: 'newest'; 'best', the one with the lowest test error; or its training steps.
-
-    Returns:
-      The net; `net(images)` computes logits.
-
-    Raises:
-      UserError: the folder holds no run, a run of another version, or no checkpoint.
-    """
-    folder = Workdir(check_path(str(workdir), 'workdir'))
-    config = folder.read_config()
-    mesh = mesh or _mesh_of_this_machine(config)
-    _, params = _restore(folder, config, mesh, checkpoint)
-    return Net(config, mesh=mesh, params=params)
-
-
-def _mesh_of_this_machine(config: schema.Config) -> jax.sharding.Mesh:
+def mesh_of_this_machine(config: schema.Config) -> jax.sharding.Mesh:
+    """Chooses a mesh for a trained net from this machine's devices."""
     cpu_devices.prepare_cpu_devices()
     return towers.choose_mesh(dataclasses.replace(config, mesh=ANY_MESH))
 
 
-def _restore(
+def restore(
     workdir: Workdir,
     config: schema.Config,
     mesh: jax.sharding.Mesh,
     checkpoint: Checkpoint = NEWEST,
 ) -> tuple[int, Any]:
-    """Restores a checkpoint: the training steps done, and the parameters on the mesh."""
+    """Restores the parameters of a checkpoint.
+
+    Args:
+      workdir: the folder of the run.
+      config: the settings of the run.
+      mesh: the devices to place the parameters on.
+      checkpoint: 'newest'; 'best', the one with the lowest test error; or its training steps.
+
+    Returns:
+      The training steps done, and the parameters on the mesh.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
     memory.check(config, mesh, is_training=False)
     with workdir.open_checkpoints() as checkpoints:
         shapes = state_shapes(config, mesh)
@@ -139,6 +125,27 @@ class LabelledImages(NamedTuple):
     labels: np.ndarray
 
 
+def read_inputs(workdir: Workdir) -> Inputs:
+    """Reads the mean image and the names of the classes of a run.
+
+    Runs of earlier versions did not keep them; then they are read from the data set.
+
+    Raises:
+      UserError: neither has them.
+    """
+    inputs = workdir.read_inputs()
+    if inputs is not None:
+        return inputs
+    config = read_config(workdir.path)
+    try:
+        return compute_inputs(config, open_splits(config))
+    except UserError as error:
+        raise UserError(
+            f'{workdir.path} is a run of an earlier version, which did not keep its mean image, '
+            f'and its data set cannot be used ({error}): resume the run once where the data set is'
+        ) from error
+
+
 def read_labels(source: sources.Source) -> LabelledImages:
     """Reads names and labels without decoding images; shows progress where there are many.
 
@@ -176,9 +183,11 @@ class TrainedNet:
       step: training steps done.
       params: nested dict of float32 arrays, as in `state.State`.
       source: the test images.
+      inputs: the mean image and the names of the classes.
 
     Raises:
-      UserError: the folder holds no run or no checkpoint, or the data set is missing.
+      UserError: the folder holds no run or no checkpoint, the data set is missing, or its classes
+        are not those of the net.
     """
 
     def __init__(
@@ -191,18 +200,28 @@ class TrainedNet:
         folder = Workdir(workdir)
         self.workdir, self.config = workdir, config or read_config(workdir)
         layer_table(self.config)  # raises a UserError for sizes that do not fit together
-        self.mesh = mesh or _mesh_of_this_machine(self.config)
-        self.step, self.params = _restore(folder, self.config, self.mesh, checkpoint)
+        self.mesh = mesh or mesh_of_this_machine(self.config)
+        self.step, self.params = restore(folder, self.config, self.mesh, checkpoint)
         splits = open_splits(self.config)
+        self.source = splits.eval
+        self.inputs = folder.read_inputs() or self._inputs_of_data_set(folder, splits)
+        if difference := _class_difference(self.inputs.classes, self.source.classes):
+            raise UserError(
+                f'the images have other classes than {printable(str(workdir))} ({difference}): '
+                'choose images of the same classes in the same order'
+            )
+        self._mean_HWC = place_constants(self.config, self.mesh, self.inputs).mean_HWC
+
+    def _inputs_of_data_set(self, folder: Workdir, splits: sources.Splits) -> Inputs:
+        """Computes what a run of an earlier version did not keep from the images of today."""
         if difference := folder.data_difference('train', splits.identity()):
             complain(
-                f'the images are not those that {printable(str(workdir))} was trained on '
+                f'the images are not those that {printable(str(folder.path))} was trained on '
                 f'({difference}): the mean image is not that of the training, and the numbers of '
                 'the classes may be others'
             )
-        self.source = splits.eval
         unreadable = loader.UnreadableImages(splits.train, self.config.loader.skip_bad)
-        self._mean_HWC = place_constants(self.config, self.mesh, splits, unreadable).mean_HWC
+        return compute_inputs(self.config, splits, unreadable)
 
     def labels(self) -> np.ndarray:
         """Reads the label of every test image: (N,) int32."""
@@ -231,7 +250,7 @@ class TrainedNet:
         Returns:
           (N, units of all towers) float32.
         """
-        last_hidden = inference.make_last_hidden(self.config, self.mesh)
+        last_hidden = inference.make_hidden(self.config, self.mesh)
         centre = inference.test_views(self.config)[0]
 
         def of_batch(images_BHWC: jax.Array) -> tuple[np.ndarray]:
@@ -277,3 +296,13 @@ class TrainedNet:
         )
         for batch in loader.evaluation_batches(self.source, reading, batch_size):
             yield batch, batch['weight'] > 0
+
+
+def _class_difference(classes: Sequence[str], others: Sequence[str]) -> str:
+    """Names the first class that differs in a few words; '' if none does."""
+    if len(classes) != len(others):
+        return f'{len(classes):,} and {len(others):,} classes'
+    for number, (name, other) in enumerate(zip(classes, others, strict=True)):
+        if name != other:
+            return f'class {number} is {printable(name)} in the run and {printable(other)} here'
+    return ''

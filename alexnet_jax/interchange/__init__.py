@@ -1,1 +1,1 @@
-"""Weights of a trained net in and out: other programs' file formats and layouts."""
+"""Trained nets that leave in the formats of other programs, and weights that come in."""

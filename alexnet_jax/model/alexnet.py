@@ -63,15 +63,31 @@ class AlexNet(nnx.Module):
         """
         return self.fc8(self.hidden(images_BHWC, masks))
 
-    def hidden(self, images_BHWC: Array, masks: Masks | None = None) -> list[Array]:
-        """Computes the input of fc8, (B, units) for each tower on this device; see `__call__`."""
+    def hidden(
+        self, images_BHWC: Array, masks: Masks | None = None, layer: str | None = None
+    ) -> list[Array]:
+        """Computes the outputs of a layer for each tower on this device.
+
+        Args:
+          images_BHWC: as for `__call__`.
+          masks: as for `__call__`.
+          layer: the name of the layer; None for the last one before fc8.
+
+        Returns:
+          (B, units) for a fully-connected layer, (B, H, W, maps) for a convolution and the
+          operations that follow it, for each tower.
+        """
         towers_here = len(self.fc8.kernel_TIK[...])
         maps = towers.show_to_all(images_BHWC.astype(self.dtype), towers_here)
         for name in self.convolutions:
             maps = getattr(self, name)(maps, training=masks is not None)
+            if name == layer:
+                return maps
         units = [x.reshape(x.shape[0], -1) for x in maps]
         for name in self.dense_layers:
             units = getattr(self, name)(units, masks)
+            if name == layer:
+                break
         return units
 
 
@@ -140,6 +156,8 @@ def apply_training(
     return logits_BK, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat))
 
 
-def apply_hidden(graph: nnx.GraphDef[AlexNet], params: Any, images_BHWC: Array) -> list[Array]:
+def apply_hidden(
+    graph: nnx.GraphDef[AlexNet], params: Any, images_BHWC: Array, layer: str | None = None
+) -> list[Array]:
     """Computes `AlexNet.hidden` at test time, as a pure function of the parameters."""
-    return nnx.merge(graph, params).hidden(images_BHWC)
+    return nnx.merge(graph, params).hidden(images_BHWC, layer=layer)

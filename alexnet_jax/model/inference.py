@@ -19,11 +19,17 @@ ViewFunction = Callable[[Any, Array, Array, augmentation.View], Array]
 
 
 def test_views(config: Config) -> list[augmentation.View]:
-    """Returns the test views of a run's images, the centre crop first (§4.1)."""
-    size, views = config.dataset.image_size, config.augmentation
-    return augmentation.test_views(size, views.crop, views.mirror)[: config.views]
+    """Returns the views that a run is evaluated with, the centre crop first (§4.1)."""
+    return first_views(config, config.views)
 
 
+def first_views(config: Config, number: int) -> list[augmentation.View]:
+    """Returns 1, 5 or 10 views: the centre crop, the corners, the horizontal flips (§4.1)."""
+    size, crop = config.dataset.image_size, config.augmentation.crop
+    return augmentation.test_views(size, crop, number > 5)[:number]
+
+
+@functools.cache
 def make_log_probabilities(config: Config, mesh: jax.sharding.Mesh) -> ViewFunction:
     """Compiles the net up to the logarithm of the softmax, (B, K) float32."""
     graph = alexnet.graph(config, mesh)
@@ -52,15 +58,21 @@ def mean_of_views(log_p_VBK: Sequence[Array]) -> Array:
     return jnp.minimum(total_BK - math.log(len(log_p_VBK)), 0.0)  # above 0 by rounding alone
 
 
-def make_last_hidden(config: Config, mesh: jax.sharding.Mesh) -> ViewFunction:
-    """Compiles the net up to its last hidden layer, (B, units of all towers) float32 (§6.1)."""
+@functools.cache
+def make_hidden(config: Config, mesh: jax.sharding.Mesh, layer: str | None = None) -> ViewFunction:
+    """Compiles the net up to a layer, by default the last hidden one (§6.1).
+
+    Returns:
+      A function to (B, units of all towers) or (B, H, W, maps of all towers) float32.
+    """
     graph = alexnet.graph(config, mesh)
 
-    def last_hidden(params: Any, views_BHWC: Array) -> Array:
-        units = alexnet.apply_hidden(graph, params, views_BHWC)
-        return jnp.concatenate(units, axis=1).astype(jnp.float32)
+    def hidden(params: Any, views_BHWC: Array) -> Array:
+        outputs = alexnet.apply_hidden(graph, params, views_BHWC, layer)
+        return jnp.concatenate(outputs, axis=-1).astype(jnp.float32)
 
-    return _compile(config, mesh, last_hidden, towers.partition(mesh, towers.DATA, towers.TOWER))
+    space = (None, None) if layer in config.model.convolutions() else ()
+    return _compile(config, mesh, hidden, towers.partition(mesh, towers.DATA, *space, towers.TOWER))
 
 
 def _compile(

@@ -24,6 +24,7 @@ from alexnet_jax.training.checkpoint import Position
 from alexnet_jax.training.optimizer import Rates, rates
 from alexnet_jax.training.state import (
     State,
+    compute_inputs,
     find_nonfinite,
     place_constants,
     place_initial_state,
@@ -84,7 +85,11 @@ class Loop:
         self.best: tuple[int, float] | None = None
         self.unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
         self._reading = loader.Reading.from_config(config)
-        self._constants = place_constants(config, mesh, splits, self.unreadable)
+        inputs = workdir.read_inputs()
+        if inputs is None:  # the first start, or a run of a version that did not keep them
+            inputs = compute_inputs(config, splits, self.unreadable)
+            workdir.write_inputs(inputs)
+        self._constants = place_constants(config, mesh, inputs)
         self._train_step = make_train_step(config, mesh)
         self._evaluation = make_evaluate(config, mesh)
         with contextlib.ExitStack() as stack:

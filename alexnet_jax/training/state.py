@@ -14,6 +14,7 @@ from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.parameters import leaves_by_name
 from alexnet_jax.training import pretrained
 from alexnet_jax.training.optimizer import paper_momentum
+from alexnet_jax.training.run_files.inputs_file import Inputs
 
 
 class State(NamedTuple):
@@ -35,14 +36,20 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     return paper_momentum(config, alexnet.parameter_info(config))
 
 
-def place_initial_state(config: Config, mesh: jax.sharding.Mesh) -> State:
-    """Returns the state before the first step, on the mesh; it depends on the settings alone.
+def place_initial_state(config: Config, mesh: jax.sharding.Mesh, params: Any = None) -> State:
+    """Returns the state before the first step, on the mesh.
+
+    Args:
+      config: the settings of the run.
+      mesh: the mesh of the run.
+      params: nested dict of float32 arrays on the host; None for those that the settings determine.
 
     Raises:
       UserError: the settings ask for another run's parameters, and they do not fit.
     """
     shardings = towers.shardings(mesh, partitions(config, mesh))
-    params = pretrained.load_layers(alexnet.initialize(config), config.pretrained)
+    if params is None:
+        params = pretrained.load_layers(alexnet.initialize(config), config.pretrained)
     params = jax.device_put(params, shardings.params)
     init = jax.jit(make_optimizer(config).init, out_shardings=shardings.velocity)
     return State(jax.device_put(np.int32(0), shardings.step), params, init(params))
@@ -94,19 +101,18 @@ def _are_finite(state: Any) -> Any:
     return jax.tree.map(lambda x: jnp.isfinite(x).all(), state)
 
 
-def place_constants(
+def compute_inputs(
     config: Config,
-    mesh: jax.sharding.Mesh,
     splits: sources.Splits,
     unreadable: loader.UnreadableImages | None = None,
-) -> augmentation.Constants:
-    """Returns the training set's mean and principal colours, on the devices.
+) -> Inputs:
+    """Returns what a net must know of its training set: mean image, colours, names of the classes.
 
-    They are computed from the training images if they are not stored beside the data set yet.
+    Mean and colours are computed from the training images if they are not stored beside the data
+    set yet.
 
     Args:
       config: the settings of the run.
-      mesh: the mesh of the run.
       splits: the data set.
       unreadable: collects the training images that cannot be read; None allows none.
 
@@ -117,5 +123,14 @@ def place_constants(
     if config.augmentation.constants == 'data':
         reading, split = loader.Reading.from_config(config), config.dataset.train_split
         sums = loader.statistics_of(splits.train, reading, splits.folder, split, unreadable)
-    constants = augmentation.constants(config.augmentation, config.dataset.image_size, sums)
+    size = config.dataset.image_size
+    mean_HWC, colours = augmentation.choose_statistics(config.augmentation, size, sums)
+    return Inputs(mean_HWC, colours, tuple(splits.train.classes))
+
+
+def place_constants(
+    config: Config, mesh: jax.sharding.Mesh, inputs: Inputs
+) -> augmentation.Constants:
+    """Returns the mean and the principal colours on the devices, as the augmentation needs them."""
+    constants = augmentation.constants(config.augmentation, inputs.mean_HWC, inputs.colours)
     return jax.device_put(constants, towers.shardings(mesh, towers.spec(mesh, 'constants')))

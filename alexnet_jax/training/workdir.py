@@ -1,16 +1,13 @@
-"""The folder of a run: its settings and starts, its metrics, and its checkpoints.
+"""The folder of a run: settings and starts, metrics, checkpoints, and what the net's input needs.
 
-This is the only module that names `config.json` and `metrics.jsonl`. JAX and Orbax are imported
-inside the functions that need them, so that programs can report a mistake at once.
+This is the only module that names `config.json`, `metrics.jsonl` and `inputs.npz`. JAX and Orbax
+are imported inside the functions that need them, so that programs can report a mistake at once.
 """
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import platform
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime import locks
-from alexnet_jax.runtime.printing import list_names
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.run_files import config_file, metrics_file
+from alexnet_jax.training.run_files import config_file, differences, metrics_file
+from alexnet_jax.training.run_files.start_record import describe_start, now
 
 if TYPE_CHECKING:
     import jax
 
     from alexnet_jax.training.checkpoint import Checkpoints
-
-VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets')
+    from alexnet_jax.training.run_files.inputs_file import Inputs
 
 
 class Workdir:
@@ -41,6 +37,7 @@ class Workdir:
         self.path = path
         self._config_file = path / 'config.json'
         self._metrics_file = path / 'metrics.jsonl'
+        self._inputs_file = path / 'inputs.npz'
         self._checkpoints_folder = path / 'checkpoints'
 
     @contextmanager
@@ -52,6 +49,7 @@ class Workdir:
         *,
         extend: bool = False,
         source: Mapping[str, Any] | None = None,
+        imported: Mapping[str, Any] | None = None,
     ) -> Iterator[Workdir]:
         """Locks the folder for a run with these settings, and records the start of the run.
 
@@ -72,7 +70,7 @@ class Workdir:
         """
         source = _with_full_path(source)
         with locks.acquire(self.path / 'lock', 'choose another --workdir'):
-            self._record_start(config, mesh, data, extend, source)
+            self._record_start(config, mesh, data, extend, source, imported)
             yield self
 
     def check(
@@ -141,7 +139,9 @@ class Workdir:
           A few words with the recorded values and those of `config`; '' if all are equal.
         """
         recorded = self.read_record()['config']
-        return _describe(_changes(recorded, config, _changes_a_result))
+        return differences.describe(
+            differences.changes(recorded, config, differences.changes_a_result)
+        )
 
     def data_difference(self, split: str, data: Mapping[str, Any]) -> str:
         """Says how the images of a split differ from those that are recorded.
@@ -154,7 +154,31 @@ class Workdir:
           A few words; '' if the images are the same, or none are recorded.
         """
         recorded = self.read_record().get('data') or {}
-        return _data_difference(split, recorded.get(split), data.get(split))
+        return differences.data_difference(split, recorded.get(split), data.get(split))
+
+    def read_inputs(self) -> Inputs | None:
+        """Reads the mean image, the colours and the names of the classes.
+
+        Returns:
+          They; None if the run is of a version that did not keep them, and was not resumed since.
+
+        Raises:
+          UserError: the folder holds no run, or the file cannot be read or is damaged.
+        """
+        from alexnet_jax.training.run_files import inputs_file
+
+        dataset = self.read_config().dataset
+        return inputs_file.read(self._inputs_file, dataset.image_size, dataset.classes)
+
+    def write_inputs(self, inputs: Inputs) -> None:
+        """Writes the mean image, the colours and the names of the classes.
+
+        Raises:
+          UserError: the file cannot be written.
+        """
+        from alexnet_jax.training.run_files import inputs_file
+
+        inputs_file.write(self._inputs_file, inputs)
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Reads `metrics.jsonl`: for each line, the step and named finite numbers.
@@ -219,16 +243,19 @@ class Workdir:
         data: Mapping[str, Any] | None,
         extend: bool,
         source: Mapping[str, Any] | None,
+        imported: Mapping[str, Any] | None,
     ) -> None:
         record: dict[str, Any] = {'starts': []}
         if self._has_record():
             record, changes = self._check(config, extend, source)
             self._check_data(record, data, config)
             if changes:
-                change = {'time': _now(), 'step': self.newest_step(), 'settings': changes}
+                change = {'time': now(), 'step': self.newest_step(), 'settings': changes}
                 record['changes'] = [*record.get('changes', []), change]
         elif source is not None:
             record['from'] = source
+        if imported is not None:
+            record['imported'] = dict(imported)
         record['config'] = config_file.plain(config)
         record['starts'] = [*record['starts'], describe_start(mesh)]
         if data is not None:
@@ -242,7 +269,7 @@ class Workdir:
         record = self.read_record()
         self._resolve(record)  # its settings are in range
         self._check_source(record.get('from'), source)
-        changes = _changes(record['config'], config, _changes_training)
+        changes = differences.changes(record['config'], config, differences.changes_training)
         if changes and not (extend and all(map(schema.may_extend, changes))):
             raise UserError(self._refusal(changes))
         return record, changes
@@ -282,7 +309,7 @@ class Workdir:
 
     def _refusal(self, changes: Mapping[str, list[Any]]) -> str:
         """Says which settings differ, and what can be done about it."""
-        what = f'{self.path} belongs to a run with {_describe(changes)}'
+        what = f'{self.path} belongs to a run with {differences.describe(changes)}'
         if all(map(schema.may_extend, changes)):
             return (
                 f'{what}: add --extend to continue it with more epochs or another schedule, set '
@@ -310,8 +337,11 @@ class Workdir:
         recorded = record.get('data')
         if recorded is None or data is None:
             return
-        differences = [_data_difference(x, recorded.get(x), data.get(x)) for x in ('train', 'eval')]
-        if not any(differences):
+        reasons = [
+            differences.data_difference(split, recorded.get(split), data.get(split))
+            for split in ('train', 'eval')
+        ]
+        if not any(reasons):
             return
         setting, folder = 'dataset.data_dir', recorded.get('folder')
         if config.dataset.folder:  # the place of the images, not of the prepared data set
@@ -319,7 +349,7 @@ class Workdir:
         place = f' (they were in {folder})' if folder else ''
         raise UserError(
             f'the images are not those that {self.path} was trained on: '
-            f'{"; ".join(filter(None, differences))}: set --config.{setting} to the place of the '
+            f'{"; ".join(filter(None, reasons))}: set --config.{setting} to the place of the '
             f'original images{place}{self._from_hint({})}'
         )
 
@@ -330,62 +360,6 @@ def _with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return dict(source) | {'workdir': str(Path(source['workdir']).expanduser().resolve())}
 
 
-def _changes(
-    recorded: Mapping[str, Any], config: schema.Config, matters: Callable[[str], bool]
-) -> dict[str, list[Any]]:
-    """Returns the recorded and the new value of each setting that differs and matters."""
-    old, new = schema.flatten(recorded), schema.flatten(config_file.plain(config))
-    return {
-        name: [old[name], new[name]]
-        for name in sorted(new)
-        if old[name] != new[name] and matters(name)
-        if config_file.has_effect(name, old) or config_file.has_effect(name, new)
-    }
-
-
-def _changes_training(name: str) -> bool:
-    return not schema.may_change(name)
-
-
-def _changes_a_result(name: str) -> bool:
-    is_evaluation = name.startswith('evaluation.') and name != 'evaluation.batch_size'
-    return is_evaluation or _changes_training(name)
-
-
-def _describe(changes: Mapping[str, list[Any]]) -> str:
-    return list_names([f'{name}={old} (now {new})' for name, (old, new) in changes.items()], 3)
-
-
-def _data_difference(split: str, recorded: Any, current: Any) -> str:
-    """Says how the images of a split differ from those that are recorded; '' if they do not.
-
-    Only what both record is compared.
-    """
-    if not isinstance(recorded, Mapping) or not isinstance(current, Mapping):
-        return ''
-    differing = [x for x in recorded.keys() & current.keys() if recorded[x] != current[x]]
-    if 'images' in differing:
-        return f'{split}: {recorded["images"]:,} images then, {current["images"]:,} now'
-    return f'{split}: other images, as many' if differing else ''
-
-
 def _name_source(source: Mapping[str, Any]) -> str:
     step = source.get('step')
     return f'{source.get("workdir")}' + ('' if step is None else f' after step {step}')
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-
-
-def describe_start(mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """Describes the time, the versions and the devices of a start, as plain values."""
-    return {
-        'started': _now(),
-        'python': platform.python_version(),
-        'versions': {name: importlib.metadata.version(name) for name in VERSIONS},
-        'mesh': dict(mesh.shape),
-        'devices': [str(device) for device in mesh.devices.flat],
-        'device_kind': mesh.devices.flat[0].device_kind,
-        'processor': platform.processor() or platform.machine(),
-    }

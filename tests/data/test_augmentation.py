@@ -18,6 +18,10 @@ def settings(noise='none', divide=False, **changes):
     return dataclasses.replace(paper, colour=colour)
 
 
+def constants_of(own, size, sums):
+    return augmentation.constants(own, *augmentation.choose_statistics(own, size, sums))
+
+
 def coordinates(images):
     """Returns images whose pixel at (row, column) is (row, column, number of the image)."""
     grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE), indexing='ij'), -1)
@@ -139,7 +143,7 @@ def test_colour_noise_has_the_specified_covariance(noise):
     """
     own, sums = settings(noise), sums_of_colours(COVARIANCE)
     mean = np.zeros((SIZE, SIZE, 3), np.float32)
-    constants = augmentation.constants(own, 64, sums)._replace(mean_HWC=mean)
+    constants = constants_of(own, 64, sums)._replace(mean_HWC=mean)
     draw = augmentation.draw_views(jax.random.key(1), 20_000, SIZE, own)
     x = np.full((1, SIZE, SIZE, 3), 100, np.uint8)
     noiseless = augmentation.random_views(
@@ -166,7 +170,7 @@ def test_an_image_with_noise_is_divided_as_in_2012():
     divided = settings('root', divide=True)
     sums = sums_of_colours(COVARIANCE)
     mean = np.zeros((SIZE, SIZE, 3), np.float32)
-    constants = augmentation.constants(own, 64, sums)._replace(mean_HWC=mean)
+    constants = constants_of(own, 64, sums)._replace(mean_HWC=mean)
     draw = augmentation.draw_views(jax.random.key(1), 4, SIZE, own)
     x = coordinates(4)
     for deviation in (0.1, 0.0):
@@ -181,7 +185,7 @@ def test_an_image_with_noise_is_divided_as_in_2012():
 def test_the_constants_of_2012():
     """cuda-convnet2: make-data/input_meta; standard deviations 19.7, 37.1 and 121.8."""
     own = settings('root', mean='colour', constants='2012')
-    constants = augmentation.constants(own, 4, None)
+    constants = constants_of(own, 4, None)
     assert constants.mean_HWC.shape == (4, 4, 3)
     np.testing.assert_allclose(constants.mean_HWC[1, 2], [127.30, 119.72, 104.91], rtol=1e-6)
     lengths = np.linalg.norm(constants.colours, axis=0)
@@ -192,7 +196,7 @@ def test_the_constants_of_2012():
 
 def test_one_mean_colour_in_place_of_the_mean_image():
     sums = sums_of_colours(COVARIANCE)
-    constants = augmentation.constants(settings(mean='colour'), 64, sums)
+    constants = constants_of(settings(mean='colour'), 64, sums)
     np.testing.assert_allclose(constants.mean_HWC[5, 7], sums.mean_image.mean((0, 1)), rtol=1e-5)
     assert np.ptp(constants.mean_HWC, axis=(0, 1)).max() == 0
 

@@ -233,7 +233,7 @@ def test_tanh_bounds_the_units(tower):
     tanh = {f'model__{name}__nonlinearity': 'tanh' for name in ('fc6', 'fc7')}
     config = nets.small(**tanh)
     mesh, params = nets.mesh_of(tower), random_parameters(nets.small(**tanh))
-    last_hidden = inference.make_last_hidden(config, mesh)
+    last_hidden = inference.make_hidden(config, mesh)
     images = nets.batch(config)['image']
     mean = np.zeros((72, 72, 3), np.float32)
     placed = jax.device_put(params, towers.shardings(mesh, alexnet.partitions(config, mesh)))
@@ -241,7 +241,7 @@ def test_tanh_bounds_the_units(tower):
     assert hidden.shape == (8, 2 * config.model.scale_to_width(2048))
     assert hidden.min() < 0
     assert np.abs(hidden).max() <= 0.5  # times 0.5 for dropout at test time
-    relu = inference.make_last_hidden(nets.small(), mesh)
+    relu = inference.make_hidden(nets.small(), mesh)
     assert np.asarray(relu(placed, mean, images, inference.test_views(config)[0])).min() >= 0
 
 

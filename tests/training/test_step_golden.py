@@ -25,7 +25,7 @@ from alexnet_jax.data import augmentation, loader, sources
 from alexnet_jax.data.pixel_statistics import COLOURS_2012
 from alexnet_jax.model import towers
 from alexnet_jax.training.optimizer import Progress, Rates, rates
-from alexnet_jax.training.state import place_constants, place_initial_state
+from alexnet_jax.training.state import compute_inputs, place_constants, place_initial_state
 from alexnet_jax.training.step import make_train_step
 
 FILE = Path(__file__).parent / 'golden_losses.json'
@@ -71,7 +71,8 @@ def losses(data_dir, steps=STEPS, tower=2, optimized=False, **changes):
     )
     # The digits are grey: the principal colours are those of ImageNet.
     colours = COLOURS_2012.eigenvectors * np.sqrt(COLOURS_2012.eigenvalues)
-    constants = place_constants(config, mesh, splits)._replace(colours=np.float32(colours))
+    constants = place_constants(config, mesh, compute_inputs(config, splits))
+    constants = constants._replace(colours=np.float32(colours))
     state, step, values = place_initial_state(config, mesh), None, []
     rng = np.random.default_rng(0)
     for number, batch in zip(range(steps), batches, strict=False):

@@ -79,8 +79,8 @@ def read(file: Path) -> dict[str, Any]:
 
     Returns:
       'config', all settings of this version as nested plain values; 'starts', one dict for each
-      time that the run was started or resumed; and where they are known 'data', 'changes' and
-      'from' (see `Workdir.claim`).
+      time that the run was started or resumed; and where they are known 'data', 'changes', 'from'
+      and 'imported' (see `Workdir.claim`).
 
     Raises:
       UserError: the file cannot be read, is damaged, or was written by a newer version.
@@ -151,7 +151,12 @@ def _problem(record: Any) -> str:
         return f'format {record["format"]!r}'
     if not starts or not all(map(_is_start, starts)):
         return 'it lacks the starts of a run'
-    forms = {'data': _is_data, 'changes': _is_list, 'from': _is_source}
+    forms = {
+        'data': _is_data,
+        'changes': _is_list,
+        'from': _is_source,
+        'imported': lambda origin: isinstance(origin, dict),
+    }
     for key, has_form in forms.items():
         if key in record and not has_form(record[key]):
             return f"'{key}' is {str(record[key])[:60]}"
@@ -170,7 +175,7 @@ def settings_problem(raw: Mapping[str, Any]) -> str:
 
 
 def _is_start(start: Any) -> bool:
-    """Checks that a value has the form of `workdir.describe_start`."""
+    """Checks that a value has the form of `start_record.describe_start`."""
     match start:
         case {
             'started': str(started),

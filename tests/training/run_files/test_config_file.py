@@ -9,7 +9,8 @@ from alexnet_jax.config.settings import catalogue
 from alexnet_jax.runtime import printing
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files import config_file
-from alexnet_jax.training.workdir import Workdir, describe_start
+from alexnet_jax.training.run_files.start_record import describe_start
+from alexnet_jax.training.workdir import Workdir
 
 
 @pytest.fixture

@@ -1,0 +1,31 @@
+"""Describes a start of a run for its `config.json`: the time, the versions and the devices."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jax
+
+VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets')
+
+
+def now() -> str:
+    """Returns the time in UTC, in ISO 8601 with seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+
+
+def describe_start(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Describes the time, the versions and the devices of a start, as plain values."""
+    return {
+        'started': now(),
+        'python': platform.python_version(),
+        'versions': {name: importlib.metadata.version(name) for name in VERSIONS},
+        'mesh': dict(mesh.shape),
+        'devices': [str(device) for device in mesh.devices.flat],
+        'device_kind': mesh.devices.flat[0].device_kind,
+        'processor': platform.processor() or platform.machine(),
+    }

@@ -1,0 +1,183 @@
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import nets
+import runs
+from alexnet_jax.evaluation import classifier, trained_net
+from alexnet_jax.evaluation.trained_net import TrainedNet
+from alexnet_jax.runtime.user_errors import UserError
+
+
+@pytest.fixture(scope='module')
+def evaluated(trained_run):
+    """The run on the machine that has its data set, for the first ten test images."""
+    config = trained_net.read_config(trained_run)
+    few = dataclasses.replace(config.dataset, eval_split='test[:10]')
+    return TrainedNet(trained_run, config=dataclasses.replace(config, dataset=few))
+
+
+@pytest.fixture(scope='module')
+def images(evaluated):
+    return np.stack([evaluated.image(number) for number in range(10)])
+
+
+@pytest.fixture(scope='module')
+def net(trained_run, tmp_path_factory):
+    """A copy of the run where its data set is not."""
+    copy = tmp_path_factory.mktemp('copy') / 'run'
+    shutil.copytree(trained_run, copy)
+    record = json.loads((copy / 'config.json').read_text())
+    record['config']['dataset']['data_dir'] = str(copy / 'nowhere')
+    record['data']['folder'] = str(copy / 'nowhere')
+    (copy / 'config.json').write_text(json.dumps(record))
+    return classifier.load(copy)
+
+
+def test_a_trained_net_is_loaded_without_its_data_set_and_in_silence(
+    tmp_path, trained_run, caplog, capfd
+):
+    shutil.copytree(trained_run, tmp_path / 'run')
+    record = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    record['config']['dataset']['data_dir'] = str(tmp_path / 'nowhere')
+    (tmp_path / 'run' / 'config.json').write_text(json.dumps(record))
+    net = classifier.load(tmp_path / 'run')
+    assert net.config.seed == 0
+    assert net.mesh.shape['tower'] == 2
+    _, arrays = runs.final(trained_run)
+    for layer, parameters in net.params.items():
+        for name, x in parameters.items():
+            np.testing.assert_array_equal(x, arrays[f".params['{layer}']['{name}']"])
+    assert classifier.load(str(tmp_path / 'run'), mesh=nets.mesh_of(1)).mesh.shape['tower'] == 1
+    assert not (tmp_path / 'nowhere').exists()
+    assert net(np.zeros((1, 64, 64, 3))).shape == (1, 10)
+    assert caplog.records == []
+    assert capfd.readouterr() == ('', '')
+
+
+def test_pictures_have_the_probabilities_of_the_evaluation(evaluated, images, net, tmp_path):
+    """A copy of the workdir is enough; other sizes of batches change the rounding alone."""
+    paths = [tmp_path / f'{number}.png' for number in range(10)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    for views, log_p_NK in zip((1, None), evaluated.log_probabilities(), strict=True):
+        predictions = net.predict(paths, top=10, views=views)
+        for answers, p_K in zip(predictions, np.exp(log_p_NK), strict=True):
+            assert [x.name for x in answers] == [str(x.label) for x in answers]
+            assert answers[0].label == p_K.argmax()
+            probabilities = [x.probability for x in answers]
+            assert probabilities == sorted(probabilities, reverse=True)
+            np.testing.assert_allclose(probabilities, p_K[[x.label for x in answers]], 1e-5)
+
+
+def test_a_picture_is_a_path_bytes_an_image_or_an_array(images, net, tmp_path):
+    Image.fromarray(images[0]).save(tmp_path / 'a.png')
+    path = tmp_path / 'a.png'
+    grey = images[0, :, :, 0]
+    pictures = [
+        path,
+        str(path),
+        path.read_bytes(),
+        Image.open(path),
+        images[0],
+        grey,
+        grey[..., None],
+    ]
+    expected = net.predict(path)
+    assert len(expected) == 5
+    for picture in pictures:
+        assert net.predict(picture) == expected
+    assert net.predict([path, images[0]]) == [expected, expected]
+    assert net.predict([]) == []
+
+
+def test_pictures_are_turned_upright(images, net, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    Image.fromarray(np.rot90(images[0])).save(tmp_path / 'turned.png', exif=exif)
+    assert net.predict(tmp_path / 'turned.png') == net.predict(images[0])
+
+
+@pytest.mark.parametrize(
+    ('picture', 'message'),
+    [
+        ('nowhere.png', 'cannot read .*nowhere.png: No such file or directory'),
+        (b'no picture', r'picture 2 is not an image \(10 bytes\)'),
+        (np.zeros((4, 4)), r'picture 2 is an array \(4, 4\) of float64, not'),
+        (np.zeros((4, 0, 3), np.uint8), 'picture 2 has no pixels'),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_named(images, net, picture, message):
+    with pytest.raises(UserError, match=message):
+        net.predict([images[0], picture])
+
+
+def test_features_are_the_inputs_of_the_next_layer(evaluated, images, net):
+    """fc8 of the features of fc7 are the logits of the centre crop."""
+    features = net.features([*images], layer='fc7')
+    fc8 = jax.device_get(net.params['fc8'])
+    log_p = jax.nn.log_softmax(features @ np.concatenate([*fc8['kernel_TIK']]) + fc8['bias'])
+    np.testing.assert_allclose(log_p, evaluated.log_probabilities()[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(net.features(images[3]), features[3], rtol=1e-4, atol=1e-5)
+    maps = net.features([*images[:2]], layer='conv5')
+    assert maps.shape == (2, 1, 1, 16)
+    assert net.features([], layer='conv5').shape == (0, 1, 1, 16)
+    with pytest.raises(ValueError, match="no layer 'fc9' before fc8: conv1, "):
+        net.features(images[0], layer='fc9')
+
+
+def test_outputs_do_not_depend_on_the_mesh(images, net):
+    one = classifier.load(net.workdir.path, mesh=nets.mesh_of(1))
+    np.testing.assert_allclose(
+        one.log_probabilities(images), net.log_probabilities(images), rtol=1e-4, atol=1e-5
+    )
+    for layer in ('conv3', 'fc6'):
+        np.testing.assert_allclose(
+            one.features([*images], layer), net.features([*images], layer), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_number_of_views_is_one_that_the_paper_has(images, net):
+    with pytest.raises(ValueError, match='3 views: 1, 5 or 10 are averaged'):
+        net.predict(images[0], views=3)
+
+
+def test_a_run_that_did_not_keep_its_mean_image_needs_the_data_set(
+    trained_run, net, tmp_path, images
+):
+    """Such are the runs of earlier versions."""
+    shutil.copytree(net.workdir.path, tmp_path / 'copy')
+    (tmp_path / 'copy' / 'inputs.npz').unlink()
+    old = classifier.load(tmp_path / 'copy')
+    with pytest.raises(UserError, match='earlier version, which did not keep its mean image, and'):
+        old.predict(images[0])
+    shutil.copytree(trained_run, tmp_path / 'run')
+    (tmp_path / 'run' / 'inputs.npz').unlink()
+    assert classifier.load(tmp_path / 'run').predict(images[0]) == net.predict(images[0])
+
+
+NOTEBOOK = """
+import sys
+import alexnet_jax, numpy, flax.nnx
+net = alexnet_jax.Net(alexnet_jax.load_config('digits'))
+net = alexnet_jax.load(sys.argv[1])
+print(net(numpy.zeros((2, 64, 64, 3))).shape, len(net.mesh.devices.flat))
+print(tuple(flax.nnx.get_partition_spec(flax.nnx.state(net))['towers']['fc6']['kernel_TIO'].get_value()))
+"""
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme(trained_run):
+    """JAX has started when the trained net is loaded: it stays on the devices that there are."""
+    environment = {name: x for name, x in os.environ.items() if name != 'JAX_NUM_CPU_DEVICES'}
+    command = [sys.executable, '-c', NOTEBOOK, str(trained_run)]
+    output = subprocess.check_output(command, text=True, cwd=nets.ROOT, env=environment)
+    assert output.splitlines() == ['(2, 10) 1', "('tower',)"]
