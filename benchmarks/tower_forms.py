@@ -20,6 +20,7 @@ from jax import Array, lax
 from alexnet_jax.config import model_schema, schema
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.dropout import Masks, dropout
+from alexnet_jax.model.layers import steps
 from alexnet_jax.model.operations import Operations
 from alexnet_jax.ops.convolution import convolution, convolved_size
 
@@ -54,6 +55,8 @@ def _logits(
     """Computes the logits, (B, K) float32, as `AlexNet.__call__` does on one device."""
     model = config.model
     dtype = jnp.dtype(model.dtype)
+    if model.response_normalization.reads == 'all':
+        raise ValueError('the forms of the towers normalize over the maps of one tower')
     maps = [images_BHWC.astype(dtype)] * model.towers
     for number, (name, settings) in enumerate(model.convolutions().items()):
         if not settings.shared or settings.batch_normalization:
@@ -66,6 +69,8 @@ def _logits(
     for name, settings in model.hidden().items():
         if settings.nonlinearity != 'relu':
             raise ValueError(f'{name}: the forms of the towers support only ReLU')
+        if settings.input_dropout:
+            raise ValueError(f'{name}: the forms of the towers drop no inputs')
         units = _exchange(units) if settings.reads == 'all' else units
         kernel_TIO, bias_TO = (params[name][k].astype(dtype) for k in ('kernel_TIO', 'bias_TO'))
         units = [jax.nn.relu(x @ kernel_TIO[t] + bias_TO[t][None]) for t, x in enumerate(units)]
@@ -92,8 +97,8 @@ def _vmapped(
     operations = Operations.of_layer(settings.then, model)
 
     def tower(x_BHWI: Array, kernel_HWIO: Array, bias_O: Array) -> Array:
-        y = convolution(x_BHWI, kernel_HWIO, settings.stride, settings.padding)
-        return operations(y + bias_O[None, None, None, :])
+        y = convolution(x_BHWI, kernel_HWIO, *steps(settings))
+        return operations([y + bias_O[None, None, None, :]])[0]
 
     same = all(x is maps[0] for x in maps)
     x = maps[0] if same else jnp.stack(maps)
@@ -109,8 +114,8 @@ def _grouped(
 ) -> list[Array]:
     same = all(x is maps[0] for x in maps)
     x = maps[0] if same else jnp.concatenate(maps, axis=-1)
-    stride, padding = settings.stride, settings.padding
-    sizes = [(n, convolved_size(n, settings.kernel, stride, padding)) for n in x.shape[1:3]]
+    stride, padding, _ = steps(settings)
+    sizes = [(n, convolved_size(n, settings.kernel, *steps(settings))) for n in x.shape[1:3]]
     y = lax.conv_general_dilated(
         x,
         jnp.concatenate([*kernel_THWIO], axis=-1),
@@ -121,7 +126,7 @@ def _grouped(
     )
     y = y + bias_TO.reshape(-1)[None, None, None, :]
     operations = Operations.of_layer(settings.then, model)
-    return [operations(x) for x in jnp.split(y, len(maps), axis=-1)]
+    return operations(jnp.split(y, len(maps), axis=-1))
 
 
 LAYERS: dict[str, Layer] = {'vmapped': _vmapped, 'grouped': _grouped}

@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     c.augmentation.images_per_draw = 1
     c.augmentation.mean = 'image'
     c.augmentation.constants = 'data'
+    c.augmentation.deviations = (1.0, 1.0, 1.0)  # none
     c.augmentation.colour = ConfigDict(
         dict(noise='none', deviation=0.1, divide=False, until_epoch=90.0)
     )
@@ -54,48 +55,50 @@ def get_config() -> ConfigDict:
     c.model.width = 1.0
     c.model.dtype = 'float32'
     c.model.conv1 = ConfigDict(
-        dict(maps=64, kernel=5, stride=1, padding=2, reads='own')
+        dict(maps=64, kernel=5, stride=1, padding=2, extra_padding=True, reads='own')
         | dict(shared=True, batch_normalization=False, std=0.0001, bias=0.0, decay_factor=0.0)
-        | dict(then=('relu', 'max_pooling'))
+        | dict(rate_factor=1.0, then=('relu', 'max_pooling'))
     )
     c.model.conv2 = ConfigDict(
-        dict(maps=64, kernel=5, stride=1, padding=2, reads='own')
+        dict(maps=64, kernel=5, stride=1, padding=2, extra_padding=True, reads='own')
         | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=0.0)
-        | dict(then=('relu', 'max_pooling'))
+        | dict(rate_factor=1.0, then=('relu', 'max_pooling'))
     )
     c.model.conv3 = ConfigDict(  # 'local3': each place has weights of its own
-        dict(maps=32, kernel=3, stride=1, padding=1, reads='own')
+        dict(maps=32, kernel=3, stride=1, padding=1, extra_padding=True, reads='own')
         | dict(shared=False, batch_normalization=False, std=0.04, bias=0.0, decay_factor=1.0)
-        | dict(then=('relu',))
+        | dict(rate_factor=1.0, then=('relu',))
     )
     c.model.conv4 = ConfigDict(  # 'local4'
-        dict(maps=32, kernel=3, stride=1, padding=1, reads='own')
+        dict(maps=32, kernel=3, stride=1, padding=1, extra_padding=True, reads='own')
         | dict(shared=False, batch_normalization=False, std=0.04, bias=0.0, decay_factor=1.0)
-        | dict(then=('relu',))
+        | dict(rate_factor=1.0, then=('relu',))
     )
     c.model.conv5 = ConfigDict(  # no maps, so no such layer
-        dict(maps=0, kernel=3, stride=1, padding=1, reads='own')
+        dict(maps=0, kernel=3, stride=1, padding=1, extra_padding=True, reads='own')
         | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=1.0)
-        | dict(then=('relu',))
+        | dict(rate_factor=1.0, then=('relu',))
     )
     c.model.conv6 = ConfigDict(
-        dict(maps=0, kernel=3, stride=1, padding=1, reads='own')
+        dict(maps=0, kernel=3, stride=1, padding=1, extra_padding=True, reads='own')
         | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=1.0)
-        | dict(then=('relu',))
+        | dict(rate_factor=1.0, then=('relu',))
     )
     c.model.fc6 = ConfigDict(  # no units, so no such layer
-        dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0)
-        | dict(nonlinearity='relu', dropout=0.0)
+        dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0, rate_factor=1.0)
+        | dict(nonlinearity='relu', input_dropout=0.0, dropout=0.0)
     )
     c.model.fc7 = ConfigDict(
-        dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0)
-        | dict(nonlinearity='relu', dropout=0.0)
+        dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0, rate_factor=1.0)
+        | dict(nonlinearity='relu', input_dropout=0.0, dropout=0.0)
     )
     c.model.bottleneck = ConfigDict(  # no units, so no such layer; see fall2011.py
-        dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0)
+        dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0, rate_factor=1.0)
     )
-    c.model.fc8 = ConfigDict(dict(std=0.01, bias=0.0, decay_factor=1.0))  # 'fc10'
-    c.model.response_normalization = ConfigDict(dict(size=9, k=1.0, alpha=0.001 / 9, beta=0.75))
+    c.model.fc8 = ConfigDict(dict(std=0.01, bias=0.0, decay_factor=1.0, rate_factor=1.0))  # 'fc10'
+    c.model.response_normalization = ConfigDict(
+        dict(size=9, k=1.0, alpha=0.001 / 9, beta=0.75, reads='own')
+    )
     c.model.spatial_normalization = ConfigDict(dict(size=5, k=1.0, alpha=4e-5, beta=0.75))
     c.model.batch_normalization = ConfigDict(dict(epsilon=1e-3, memory=0.9))
     c.model.max_pooling = ConfigDict(dict(window=3, stride=2))

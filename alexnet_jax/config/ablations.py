@@ -134,6 +134,7 @@ def _cross_talk(c: ConfigDict) -> None:
     _require(exchanges, 'cross_talk', 'no layer reads another tower')
     for layer in layers + [c.model.bottleneck] * bool(c.model.bottleneck.units):
         layer.reads = 'own'
+    c.model.response_normalization.reads = 'own'
     c.model.conv2.maps = c.model.conv2.maps * 5 // 4
     c.model.fc6.units *= 2
 
@@ -164,15 +165,15 @@ def _pooled(layer: ConfigDict, size: int, padding: int, window: int, stride: int
     from alexnet_jax.ops.convolution import convolved_size  # JAX is slow to import
     from alexnet_jax.ops.max_pooling import pooled_size
 
-    size = convolved_size(size, layer.kernel, layer.stride, padding)
+    size = convolved_size(size, layer.kernel, layer.stride, padding, layer.extra_padding)
     return pooled_size(size, window, stride) if 'max_pooling' in layer.then else size
 
 
 def _dropout(c: ConfigDict) -> None:
-    layers = [layer for layer in _hiddens(c) if layer.dropout]
+    layers = [layer for layer in _hiddens(c) if layer.dropout or layer.input_dropout]
     _require(bool(layers), 'dropout', 'no layer has any')
     for layer in layers:
-        layer.dropout = 0.0
+        layer.dropout = layer.input_dropout = 0.0
 
 
 def _crops(c: ConfigDict) -> None:

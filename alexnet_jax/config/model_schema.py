@@ -36,11 +36,12 @@ class Convolution:
     ]
     kernel: Annotated[int, _Pixels, 'Pixels across the kernel.']
     stride: Annotated[int, _Pixels, 'Pixels from one application of the kernel to the next.']
-    padding: Annotated[
-        int,
-        AtLeast(0, 1024),
-        'Zero pixels on every side; as many more as the last stride needs are added at the right '
-        'and the bottom.',
+    padding: Annotated[int, AtLeast(0, 1024), 'Zero pixels on every side.']
+    extra_padding: Annotated[
+        bool,
+        'Round the size of the maps up, with as many more zero pixels at the right and the bottom '
+        'as the last stride needs, as the 2012 code does; if false, leave out the last, incomplete '
+        'window, as PyTorch and Caffe do.',
     ]
     reads: Annotated[
         str,
@@ -62,6 +63,12 @@ class Convolution:
     decay_factor: Annotated[
         float, AtLeast(0), 'Decay of these weights, in units of optimizer.weight_decay.'
     ]
+    rate_factor: Annotated[
+        float,
+        AtLeast(0),
+        'Learning rate of these weights and biases, in units of that of the schedule; 0: they are '
+        'frozen, while the averages of batch normalization still follow the batches.',
+    ]
     then: Annotated[
         tuple[str, ...], OneOf(OPERATIONS), 'Operations after the layer, in order (§3.5).'
     ]
@@ -82,6 +89,12 @@ class Linear:
     decay_factor: Annotated[
         float, AtLeast(0), 'Decay of these weights, in units of optimizer.weight_decay.'
     ]
+    rate_factor: Annotated[
+        float,
+        AtLeast(0),
+        'Learning rate of these weights and biases, in units of that of the schedule; 0: they are '
+        'frozen.',
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +102,11 @@ class Dense(Linear):
     """A fully-connected hidden layer of each tower (§3.5)."""
 
     nonlinearity: Annotated[str, OneOf(NONLINEARITIES), 'Nonlinearity of the units (§3.1).']
+    input_dropout: Annotated[
+        float,
+        HalfOpen(0, 1),
+        "Fraction of the inputs that is set to zero in training, as in torchvision's AlexNet.",
+    ]
     dropout: Annotated[
         float, HalfOpen(0, 1), 'Fraction of the outputs that is set to zero in training (§4.2).'
     ]
@@ -102,6 +120,12 @@ class Output:
     bias: Annotated[float, 'Initial value of the biases (§5).']
     decay_factor: Annotated[
         float, AtLeast(0), 'Decay of these weights, in units of optimizer.weight_decay.'
+    ]
+    rate_factor: Annotated[
+        float,
+        AtLeast(0),
+        'Learning rate of these weights and biases, in units of that of the schedule; 0: they are '
+        'frozen.',
     ]
 
 
@@ -117,6 +141,12 @@ class ResponseNormalization:
         'Factor of the sum of squares, as printed; it is not divided by n (§3.3).',
     ]
     beta: Annotated[float, AtLeast(0), 'Exponent: beta (§3.3).']
+    reads: Annotated[
+        str,
+        OneOf(READS),
+        'Maps that are summed over: those of its own tower (§3.3), or all, so that the sum '
+        "continues in the neighbouring tower, as in Caffe's nets.",
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ SCHEDULES = ('plateau', 'steps', 'fixed')
 RESIZE = ('area', 'bilinear', 'bicubic', 'lanczos', 'nearest')
 NOISE = ('none', 'eigenvalue', 'root')
 MEAN = ('image', 'colour')
-CONSTANTS = ('data', '2012')
+CONSTANTS = ('data', '2012', 'torchvision')
 BACKGROUNDS = ('white', 'black')
 
 _Side = AtLeast(1, 4096)  # pixels of an image
@@ -110,8 +110,14 @@ class Augmentation:
     constants: Annotated[
         str,
         OneOf(CONSTANTS),
-        'Source of the mean and the principal colours: the training split, or ILSVRC as published '
-        'in 2012.',
+        'Source of the mean and the principal colours: the training split; ILSVRC as published '
+        "in 2012; or torchvision's mean of ImageNet, which has no principal colours.",
+    ]
+    deviations: Annotated[
+        tuple[float, ...],
+        Above(0),
+        'Divisors of red, green and blue after the mean is subtracted and the colour noise is '
+        'added, on the scale of 0 to 255; 1.0,1.0,1.0: none.',
     ]
     colour: Colour
 

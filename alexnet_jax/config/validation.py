@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.config import suggestions
 from alexnet_jax.config.model_schema import NONLINEARITIES, Convolution, Model
-from alexnet_jax.config.schema import FOLDERS, Config, Dataset
+from alexnet_jax.config.schema import FOLDERS, Augmentation, Config, Dataset
 from alexnet_jax.config.settings import Setting, catalogue, field_types
 from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError
@@ -108,11 +108,7 @@ def _problems(c: Config) -> Iterator[str]:
             f'augmentation.positions={c.augmentation.positions} is more than the {places} '
             f'positions of a crop of {c.augmentation.crop} pixels in {c.dataset.image_size}'
         )
-    if c.augmentation.mean == 'image' and c.augmentation.constants == '2012':
-        yield (
-            "augmentation.constants='2012' has no mean image: set augmentation.mean='colour' or "
-            "augmentation.constants='data'"
-        )
+    yield from _constants_problems(c.augmentation)
     yield from _model_problems(c.model)
     if c.mesh.tower and c.model.towers % c.mesh.tower:
         yield (
@@ -123,6 +119,25 @@ def _problems(c: Config) -> Iterator[str]:
         batch_size = getattr(c, section).batch_size
         if c.mesh.data and batch_size % c.mesh.data:
             yield f'{section}.batch_size={batch_size} is not divisible by mesh.data={c.mesh.data}'
+
+
+def _constants_problems(augmentation: Augmentation) -> Iterator[str]:
+    source = augmentation.constants
+    if augmentation.mean == 'image' and source != 'data':
+        yield (
+            f"augmentation.constants='{source}' has no mean image: set augmentation.mean='colour' "
+            "or augmentation.constants='data'"
+        )
+    if augmentation.colour.noise != 'none' and source == 'torchvision':
+        yield (
+            "augmentation.constants='torchvision' has no principal colours: set "
+            "augmentation.colour.noise='none' or augmentation.constants='2012'"
+        )
+    if len(augmentation.deviations) != 3:
+        yield (
+            f'augmentation.deviations={augmentation.deviations} must have three divisors, those of '
+            'red, green and blue'
+        )
 
 
 def _dataset_problems(dataset: Dataset) -> Iterator[str]:

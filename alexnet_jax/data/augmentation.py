@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from alexnet_jax.config.schema import Augmentation
-from alexnet_jax.data.pixel_statistics import COLOURS_2012, Colours, Sums
+from alexnet_jax.data.pixel_statistics import COLOURS, Colours, Sums
 
 
 class Constants(NamedTuple):
@@ -35,7 +35,7 @@ def choose_statistics(
 ) -> tuple[np.ndarray, Colours]:
     """Returns the mean image that is subtracted and the distribution of the colours.
 
-    They are those of the training set or of 2012, as the settings say.
+    They are those of the training set or published ones, as the settings say.
 
     Args:
       settings: the augmentation.
@@ -46,10 +46,11 @@ def choose_statistics(
       (size, size, 3) float32, the same colour everywhere if `settings.mean` is 'colour'; and the
       colours.
     """
-    colours: Colours = COLOURS_2012
     if settings.constants == 'data':
         assert sums is not None
-        colours = sums.colours
+        colours: Colours = sums.colours
+    else:
+        colours = COLOURS[settings.constants]
     if settings.mean == 'image':
         assert sums is not None
         return sums.mean_image, colours
@@ -148,6 +149,8 @@ def random_views(
 ) -> Array:
     """Crops each image, flips it where drawn, subtracts the mean and adds the colour noise.
 
+    The result is divided by `settings.deviations`.
+
     Args:
       images_BHWC: (B, size, size, 3) uint8.
       constants: statistics of the training set.
@@ -173,11 +176,19 @@ def random_views(
     )
     views = views.astype(jnp.float32) - central(constants.mean_HWC, crop)[None]
     if settings.colour.noise == 'none':
-        return views
+        return _divide(views, settings.deviations)
     # Not a matrix product: accelerators would round its factors to fewer bits.
     noise_B3 = deviation * (draw.colour[:, None, :] * constants.colours[None]).sum(axis=2)
     views = views + noise_B3[:, None, None, :]
-    return views / (1 + deviation) if settings.colour.divide else views
+    views = views / (1 + deviation) if settings.colour.divide else views
+    return _divide(views, settings.deviations)
+
+
+def _divide(views_BHWC: Array, deviations: tuple[float, ...]) -> Array:
+    """Divides red, green and blue by these numbers; by 1, nothing is computed."""
+    if all(deviation == 1 for deviation in deviations):
+        return views_BHWC
+    return views_BHWC / jnp.asarray(deviations, jnp.float32)[None, None, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,9 +208,15 @@ def test_views(size: int, crop: int, mirror: bool) -> list[View]:
 
 
 def take_view(
-    images_BHWC: Array, mean_HWC: Array, crop: int, top: Array, left: Array, mirrored: Array
+    images_BHWC: Array,
+    mean_HWC: Array,
+    crop: int,
+    top: Array,
+    left: Array,
+    mirrored: Array,
+    deviations: tuple[float, ...] = (1.0, 1.0, 1.0),
 ) -> Array:
-    """Takes the same view of every image and subtracts the mean.
+    """Takes the same view of every image, subtracts the mean and divides by the deviations.
 
     Args:
       images_BHWC: (B, size, size, 3) uint8.
@@ -208,6 +225,7 @@ def take_view(
       top: first row of the view, an integer.
       left: first column of the view, an integer.
       mirrored: whether it is flipped horizontally.
+      deviations: divisors of red, green and blue.
 
     Returns:
       (B, crop, crop, 3) float32.
@@ -215,4 +233,5 @@ def take_view(
     views = jax.lax.dynamic_slice_in_dim(images_BHWC, top, crop, axis=1)
     views = jax.lax.dynamic_slice_in_dim(views, left, crop, axis=2)
     views = jnp.where(mirrored, views[:, :, ::-1], views)
-    return views.astype(jnp.float32) - central(mean_HWC, crop)[None]
+    views = views.astype(jnp.float32) - central(mean_HWC, crop)[None]
+    return _divide(views, deviations)

@@ -50,6 +50,16 @@ COLOURS_2012 = Colours(
     ),
 )
 
+# The mean of ImageNet that torchvision publishes with its nets; it has no principal colours.
+COLOURS_TORCHVISION = Colours(
+    mean=255 * np.array([0.485, 0.456, 0.406]),
+    eigenvalues=np.zeros(3),
+    eigenvectors=np.eye(3),
+)
+
+# Published constants by the name that `augmentation.constants` has for them.
+COLOURS = {'2012': COLOURS_2012, 'torchvision': COLOURS_TORCHVISION}
+
 
 @dataclasses.dataclass
 class Sums:

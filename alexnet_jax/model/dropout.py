@@ -47,11 +47,14 @@ class Masks:
 def dropout(
     units: list[Array], rate: float, layer: int, towers: int, masks: Masks | None
 ) -> list[Array]:
-    """Sets each output to 0 with probability `rate` in training; scales by 1 - rate at test time.
+    """Sets each unit to 0 with probability `rate` in training; scales by 1 - rate at test time.
+
+    PyTorch divides by 1 - rate in training instead, and leaves the units as they are at test time:
+    its weights of the next layer are 1 - rate times as large as ours.
 
     Args:
       units: for each tower here, (images here, units).
-      rate: the probability that an output is dropped.
+      rate: the probability that a unit is dropped.
       layer: the layer's number, so that layers have different masks.
       towers: the number of towers on all devices.
       masks: draws the masks in training; None at test time.

@@ -82,7 +82,7 @@ def _compile(
     out_spec: jax.sharding.PartitionSpec,
 ) -> ViewFunction:
     images, replicated = towers.spec(mesh, 'images'), towers.spec(mesh, 'constants')
-    crop = config.augmentation.crop
+    crop, deviations = config.augmentation.crop, config.augmentation.deviations
 
     @jax.jit
     @functools.partial(
@@ -94,7 +94,8 @@ def _compile(
     def compute(
         params: Any, mean: Array, images_BHWC: Array, top: Array, left: Array, mirrored: Array
     ) -> Array:
-        return net(params, augmentation.take_view(images_BHWC, mean, crop, top, left, mirrored))
+        views = augmentation.take_view(images_BHWC, mean, crop, top, left, mirrored, deviations)
+        return net(params, views)
 
     def of_view(params: Any, mean: Array, images_BHWC: Array, view: augmentation.View) -> Array:
         top, left = jnp.int32(view.top), jnp.int32(view.left)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from alexnet_jax.config import schema
+from alexnet_jax.config.model_schema import Model
 from alexnet_jax.ops.convolution import convolved_size
 from alexnet_jax.ops.max_pooling import pooled_size
 from alexnet_jax.runtime.user_errors import UserError
@@ -47,7 +48,9 @@ def layer_table(config: schema.Config) -> list[Row]:
         reads_all = towers > 1 and layer.reads == 'all'
         crossing = size**2 * maps_in if reads_all else 0
         reads, maps = maps_in * (towers if reads_all else 1), model.scale_to_width(layer.maps)
-        size, pooled = _sizes(config, name, size)
+        size, pooled, normalized = _sizes(config, name, size)
+        if towers > 1 and model.response_normalization.reads == 'all':
+            crossing += sum(n**2 for n in normalized) * _edge_maps(model, maps)
         weights = layer.kernel**2 * reads * maps + maps
         scales = maps if layer.batch_normalization else 0
         parameters = towers * (weights * (1 if layer.shared else size**2) + scales)
@@ -66,19 +69,31 @@ def layer_table(config: schema.Config) -> list[Row]:
     return rows
 
 
-def _sizes(config: schema.Config, name: str, size_in: int) -> tuple[int, int]:
-    """Returns the pixels across a convolutional layer's maps, before and after pooling."""
+def _edge_maps(model: Model, maps: int) -> int:
+    """Returns the maps of a tower that response normalization sends to its neighbours."""
+    size = model.response_normalization.size
+    return min(maps, size // 2) + min(maps, size - 1 - size // 2)
+
+
+def _sizes(config: schema.Config, name: str, size_in: int) -> tuple[int, int, list[int]]:
+    """Returns the pixels across a convolutional layer's maps.
+
+    Returns:
+      The pixels before and after pooling, and at each response normalization.
+    """
     crop, layer = config.augmentation.crop, config.model.convolutions()[name]
-    size = convolved_size(size_in, layer.kernel, layer.stride, layer.padding)
+    size = convolved_size(size_in, layer.kernel, layer.stride, layer.padding, layer.extra_padding)
     if size_in + 2 * layer.padding < 1 or size < 1:
         raise UserError(f'augmentation.crop={crop} is too small: no pixels are left at {name}')
-    pooled, pools = size, config.model.max_pooling
+    pooled, pools, normalized = size, config.model.max_pooling, []
     for operation in layer.then:
         if operation == 'max_pooling':
             pooled = pooled_size(pooled, pools.window, pools.stride)
         elif operation == 'global_average_pooling':
             pooled = 1
-    return size, pooled
+        elif operation == 'response_normalization':
+            normalized.append(pooled)
+    return size, pooled, normalized
 
 
 def parameter_count(config: schema.Config) -> int:

@@ -33,6 +33,9 @@ from alexnet_jax.model.towers import combine, exchange
 from alexnet_jax.ops.convolution import convolution, unshared_convolution
 from alexnet_jax.ops.implementations import Platform
 
+# Added to a layer's number for the masks of its inputs: no layer has such a number.
+INPUT_MASKS = 100
+
 
 class Convolution(nnx.Module):
     """A convolution per tower, and the operations that follow it."""
@@ -59,14 +62,14 @@ class Convolution(nnx.Module):
             maps = exchange(maps)
         (kernel_THWIO,) = cast_like(maps[0], self.kernel_THWIO)
         sums = [
-            convolution(x_BHWI, kernel_THWIO[t], self.settings.stride, self.settings.padding)
+            convolution(x_BHWI, kernel_THWIO[t], *steps(self.settings))
             for t, x_BHWI in enumerate(maps)
         ]
         if self.batch_normalization is not None:
             sums = self.batch_normalization(sums, training)
         (bias_TO,) = cast_like(maps[0], self.bias_TO)
         bias_T111O = bias_TO[:, None, None, None]
-        return [self.operations(x + bias) for x, bias in zip(sums, bias_T111O, strict=True)]
+        return self.operations(x + bias for x, bias in zip(sums, bias_T111O, strict=True))
 
 
 class UnsharedConvolution(nnx.Module):
@@ -90,17 +93,20 @@ class UnsharedConvolution(nnx.Module):
         if self.settings.reads == 'all':
             maps = exchange(maps)
         kernel_TYXHWIO, bias_TYXO = cast_like(maps[0], self.kernel_TYXHWIO, self.bias_TYXO)
-        stride, padding = self.settings.stride, self.settings.padding
         sums = [
-            unshared_convolution(x_BHWI, kernel_TYXHWIO[t], stride, padding)
+            unshared_convolution(x_BHWI, kernel_TYXHWIO[t], *steps(self.settings))
             for t, x_BHWI in enumerate(maps)
         ]
         bias_T1YXO = bias_TYXO[:, None]
-        return [self.operations(x + bias) for x, bias in zip(sums, bias_T1YXO, strict=True)]
+        return self.operations(x + bias for x, bias in zip(sums, bias_T1YXO, strict=True))
 
 
 class Dense(nnx.Module):
-    """A fully-connected layer per tower, its nonlinearity and dropout (§4.2)."""
+    """A fully-connected layer per tower, its nonlinearity and dropout (§4.2).
+
+    Dropout of the inputs is drawn for the units of each tower before they are exchanged, so that
+    all towers read the same ones.
+    """
 
     def __init__(self, row: Row, model: model_schema.Model, *, rng: Rng) -> None:
         layer = model.hidden()[row.name]
@@ -113,12 +119,14 @@ class Dense(nnx.Module):
 
     def __call__(self, units: list[Array], masks: Masks | None) -> list[Array]:
         """Maps (B, I) to (B, O) for each tower on this device."""
+        layer, towers = self.settings, self.number_of_towers
         kernel_TIO, bias_TO = cast_like(units[0], self.kernel_TIO, self.bias_TO)
-        if self.settings.reads == 'all':
+        units = dropout(units, layer.input_dropout, INPUT_MASKS + self.number, towers, masks)
+        if layer.reads == 'all':
             units = exchange(units)
-        nonlinear = NONLINEARITIES[self.settings.nonlinearity]
+        nonlinear = NONLINEARITIES[layer.nonlinearity]
         units = [nonlinear(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
-        return dropout(units, self.settings.dropout, self.number, self.number_of_towers, masks)
+        return dropout(units, layer.dropout, self.number, towers, masks)
 
 
 class Linear(nnx.Module):
@@ -157,6 +165,11 @@ class Output(nnx.Module):
         multiply = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
         logits_BK = combine([multiply(x_BI, kernel_TIK[t]) for t, x_BI in enumerate(units)])
         return logits_BK + self.bias[...][None]
+
+
+def steps(layer: model_schema.Convolution) -> tuple[int, int, bool]:
+    """Returns the arguments of `convolution` after the arrays."""
+    return layer.stride, layer.padding, layer.extra_padding
 
 
 def cast_like(x: Array, *params: nnx.Variable) -> list[Array]:

@@ -1,12 +1,14 @@
 """The operations that follow a convolution: ReLU, normalization, pooling (§3.1, §3.3, §3.4)."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from alexnet_jax.config import model_schema
+from alexnet_jax.model.towers import extend
 from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
@@ -23,12 +25,14 @@ class Operations:
     Attributes:
       names: the operations, as in the setting `then`.
       constants: the name and the constants of each operation that has constants.
+      crosses: whether response normalization also reads maps of the neighbouring towers.
       platform: the platform that the program is compiled for; None for JAX's default.
       implementation: None, 'jax' or 'pallas': see ops/implementations.py.
     """
 
     names: tuple[str, ...]
     constants: tuple[tuple[str, tuple], ...]
+    crosses: bool = False
     platform: Platform | None = None
     implementation: str | None = None
 
@@ -37,22 +41,47 @@ class Operations:
         cls, names: tuple[str, ...], model: model_schema.Model, platform: Platform | None = None
     ) -> 'Operations':
         """Returns the operations of a layer with the constants that they need."""
-        sections = ('response_normalization', 'spatial_normalization', 'max_pooling')
-        constants = tuple(
-            (name, dataclasses.astuple(getattr(model, name))) for name in sections if name in names
-        )
-        return cls(names, constants, platform)
+        norm = model.response_normalization
+        constants = {
+            'response_normalization': (norm.size, norm.k, norm.alpha, norm.beta),
+            'spatial_normalization': dataclasses.astuple(model.spatial_normalization),
+            'max_pooling': dataclasses.astuple(model.max_pooling),
+        }
+        used = tuple((name, constants[name]) for name in constants if name in names)
+        return cls(names, used, model.towers > 1 and norm.reads == 'all', platform)
 
-    def __call__(self, x_BHWO: Array) -> Array:
-        """Applies the operations to the maps of one tower.
-
-        A ReLU before response normalization is computed in the same pass, and so is pooling after
-        it where one kernel can do both.
+    def __call__(self, maps: Iterable[Array]) -> list[Array]:
+        """Applies the operations to the maps of each tower on this device, (B, H, W, O).
 
         Raises:
           ValueError: an operation is unknown.
         """
-        x, names, constants = x_BHWO, self.names, dict(self.constants)
+        if not self.crosses:
+            return [self._apply(self.names, x) for x in maps]
+        maps = [*maps]
+        for name in self.names:
+            if name == 'response_normalization':
+                maps = self._normalize_across_towers(maps)
+            else:
+                maps = [self._apply((name,), x) for x in maps]
+        return maps
+
+    def _normalize_across_towers(self, maps: list[Array]) -> list[Array]:
+        """Normalizes as one tower that holds the maps of all, in order."""
+        size, *constants = dict(self.constants)['response_normalization']
+        before, own = size // 2, maps[0].shape[-1]
+        options = dict(platform=self.platform, implementation=self.implementation)
+        extended = extend(maps, before, size - 1 - before)
+        normalized = (response_normalization(x, size, *constants, **options) for x in extended)
+        return [x[..., before : before + own] for x in normalized]
+
+    def _apply(self, names: tuple[str, ...], x_BHWO: Array) -> Array:
+        """Applies operations to the maps of one tower.
+
+        A ReLU before response normalization is computed in the same pass, and so is pooling after
+        it where one kernel can do both.
+        """
+        x, constants = x_BHWO, dict(self.constants)
         options = dict(platform=self.platform, implementation=self.implementation)
         while names:
             match names:

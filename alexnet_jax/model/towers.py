@@ -3,8 +3,8 @@
 The mesh has two axes. Along 'tower' lie the towers of one net; along 'data' lie replicas of the
 net, each with its shard of the batch. A device holds `towers / mesh.shape['tower']` towers and runs
 them one after the other: the layers pass on a list with one array for each tower on this device.
-`exchange` and `combine` are the only places where towers meet. The program and its result are the
-same on every mesh; an axis of one device costs nothing, since its collectives are left out.
+`exchange`, `combine` and `extend` are the only places where towers meet. The program and its result
+are the same on every mesh; an axis of one device costs nothing, since its collectives are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,6 +80,43 @@ def combine(partial: list[Array]) -> Array:
     """Sums the partial products of all towers; the sum is the same on every device of the axis."""
     total = sum(partial[1:], start=partial[0])
     return jax.lax.psum(total, TOWER) if jax.lax.axis_size(TOWER) > 1 else total
+
+
+def extend(own: list[Array], before: int, after: int) -> list[Array]:
+    """Adds to each tower's maps those next to them in the towers before and after it.
+
+    Beyond the first and the last tower there are zeros. Only the maps at the edges of the towers
+    cross between devices.
+
+    Args:
+      own: (..., maps) for each tower on this device.
+      before: the number of maps to add before a tower's first one.
+      after: the number of maps to add after its last one.
+
+    Returns:
+      (..., before + maps + after) for each tower on this device.
+    """
+    maps = own[0].shape[-1]
+    # A tower with fewer maps than are needed gives all, and more come from the tower beyond it.
+    heads, tails = min(maps, after), min(maps, before)
+    if not heads + tails:
+        return own
+    edges = [jnp.concatenate([x[..., :heads], x[..., maps - tails :]], axis=-1) for x in own]
+    gathered = exchange(edges)[0]
+    gathered = gathered.reshape(*gathered.shape[:-1], -1, heads + tails)
+    around = [(0, 0)] * (own[0].ndim - 1)
+    first_maps = gathered[..., :heads].reshape(*own[0].shape[:-1], -1)
+    first_maps = jnp.pad(first_maps, [*around, (0, after)])
+    last_maps = gathered[..., heads:].reshape(*own[0].shape[:-1], -1)
+    last_maps = jnp.pad(last_maps, [*around, (before, 0)])
+    tower = jax.lax.axis_index(TOWER) * len(own) if jax.lax.axis_size(TOWER) > 1 else 0
+
+    def extend_one(t: int, x: Array) -> Array:
+        left = jax.lax.dynamic_slice_in_dim(last_maps, (tower + t) * tails, before, axis=-1)
+        right = jax.lax.dynamic_slice_in_dim(first_maps, (tower + t + 1) * heads, after, axis=-1)
+        return jnp.concatenate([left, x, right], axis=-1)
+
+    return [extend_one(t, x) for t, x in enumerate(own)]
 
 
 def show_to_all(images: Array, towers_here: int) -> list[Array]:

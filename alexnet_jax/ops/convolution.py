@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,112 +16,128 @@ FEWEST_MAPS = 16
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
-def convolved_size(size: int, kernel: int, stride: int, padding: int) -> int:
+def convolved_size(
+    size: int, kernel: int, stride: int, padding: int, extra_padding: bool = True
+) -> int:
     """Returns the pixels across after a convolution.
 
     1 + ceil((2 padding + size - kernel) / stride): the 2012 code rounds up (layer.py:1004), so that
     224 pixels under an 11x11 kernel with stride 4 give 55, and the last window extends 3 zero
-    pixels beyond the edge. The paper's 224 is not a misprint.
+    pixels beyond the edge. The paper's 224 is not a misprint. Without `extra_padding` it is rounded
+    down, as PyTorch and Caffe do: 54, and the last pixels are not used.
     """
-    return 1 + -(-(2 * padding + size - kernel) // stride)
+    free = 2 * padding + size - kernel
+    return 1 + (-(-free // stride) if extra_padding else free // stride)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolution(x_BHWI: Array, kernel_HWIO: Array, stride: int, padding: int) -> Array:
+class Steps(NamedTuple):
+    """How a kernel moves over an image: see `convolution`."""
+
+    stride: int
+    padding: int
+    extra_padding: bool = True
+
+
+def convolution(
+    x_BHWI: Array, kernel_HWIO: Array, stride: int, padding: int, extra_padding: bool = True
+) -> Array:
     """Convolves zero-padded images.
-
-    The padding is `padding` pixels on all sides, and at the right and bottom edges as many more as
-    the last stride needs.
 
     Args:
       x_BHWI: (images, rows, columns, maps in).
       kernel_HWIO: (kernel, kernel, maps in, maps out).
-      stride, padding: in pixels.
+      stride: pixels from one application of the kernel to the next.
+      padding: zero pixels on every side.
+      extra_padding: whether as many more zero pixels as the last stride needs are added at the
+        right and the bottom; if not, the last, incomplete window is left out.
 
     Returns:
       (images, rows', columns', maps out), with the sizes of `convolved_size`.
     """
-    cpu = _convolve_tiles if _suits_tiles(x_BHWI, kernel_HWIO, stride, padding) else _convolve
-    return _choose(x_BHWI, kernel_HWIO, stride=stride, padding=padding, cpu=cpu, default=_convolve)
+    return _convolution(x_BHWI, kernel_HWIO, Steps(stride, padding, extra_padding))
 
 
-def _forward(x: Array, kernel: Array, stride: int, padding: int) -> tuple[Array, tuple]:
-    return convolution(x, kernel, stride, padding), (x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolution(x: Array, kernel: Array, steps: Steps) -> Array:
+    cpu = _convolve_tiles if _suits_tiles(x, kernel, steps) else _convolve
+    return _choose(x, kernel, steps=steps, cpu=cpu, default=_convolve)
 
 
-def _backward(stride: int, padding: int, residuals: tuple[Array, Array], g: Array) -> tuple:
-    suits_tiles = _suits_tiles(*residuals, stride, padding)
+def _forward(x: Array, kernel: Array, steps: Steps) -> tuple[Array, tuple]:
+    return _convolution(x, kernel, steps), (x, kernel)
+
+
+def _backward(steps: Steps, residuals: tuple[Array, Array], g: Array) -> tuple:
+    suits_tiles = _suits_tiles(*residuals, steps)
     cpu = _derivative(_convolve_tiles) if suits_tiles else _derivative_by_image
-    default = _derivative(_convolve)
-    return _choose(*residuals, g, stride=stride, padding=padding, cpu=cpu, default=default)
+    return _choose(*residuals, g, steps=steps, cpu=cpu, default=_derivative(_convolve))
 
 
-convolution.defvjp(_forward, _backward)
+_convolution.defvjp(_forward, _backward)
 
 
-def _choose(*arrays: Array, stride: int, padding: int, cpu: Any, default: Any) -> Any:
+def _choose(*arrays: Array, steps: Steps, cpu: Any, default: Any) -> Any:
     """Runs one function on CPUs and another elsewhere, by the platform of the program."""
-    sizes = dict(stride=stride, padding=padding)
-    cpu, default = (functools.partial(f, **sizes) for f in (cpu, default))
+    cpu, default = (functools.partial(f, steps=steps) for f in (cpu, default))
     return lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
 
 def _derivative(convolve: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
     """Returns the function from x, kernel and cotangent to the cotangents of x and kernel."""
 
-    def derivative(x: Array, kernel: Array, g: Array, **sizes: int) -> tuple[Array, Array]:
-        return jax.vjp(functools.partial(convolve, **sizes), x, kernel)[1](g)
+    def derivative(x: Array, kernel: Array, g: Array, steps: Steps) -> tuple[Array, Array]:
+        return jax.vjp(functools.partial(convolve, steps=steps), x, kernel)[1](g)
 
     return derivative
 
 
-def _convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+def _convolve(x: Array, kernel: Array, steps: Steps) -> Array:
     """Convolves with XLA's own operation."""
-    pads = _pads(x, kernel, stride, padding)
-    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=LAYOUT)
+    pads = _pads(x, kernel, steps)
+    return lax.conv_general_dilated(
+        x, kernel, (steps.stride, steps.stride), pads, dimension_numbers=LAYOUT
+    )
 
 
-def _pads(x: Array, kernel: Array, stride: int, padding: int) -> list[tuple[int, int]]:
-    """Returns the zeros before and after the rows, and before and after the columns."""
+def _pads(x: Array, kernel: Array, steps: Steps) -> list[tuple[int, int]]:
+    """Returns the zeros around rows and columns; below 0 for pixels that are left out."""
     size, have = kernel.shape[0], x.shape[1:3]
-    need = ((out - 1) * stride + size for out in _sizes(x, kernel, stride, padding))
-    return [(padding, n - m - padding) for n, m in zip(need, have, strict=True)]
+    need = ((out - 1) * steps.stride + size for out in _sizes(x, kernel, steps))
+    return [(steps.padding, n - m - steps.padding) for n, m in zip(need, have, strict=True)]
 
 
-def _convolve_tiles(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+def _convolve_tiles(x: Array, kernel: Array, steps: Steps) -> Array:
     """Convolves with fewer multiplications (winograd.py), in float32."""
-    rows, columns = _sizes(x, kernel, stride, padding)
+    rows, columns = _sizes(x, kernel, steps)
     even = (rows + rows % 2, columns + columns % 2)
     y = winograd.convolution(
-        _fold(x, kernel, stride, padding, even).astype(jnp.float32),
-        _fold_kernel(kernel, stride).astype(jnp.float32),
+        _fold(x, kernel, steps, even).astype(jnp.float32),
+        _fold_kernel(kernel, steps.stride).astype(jnp.float32),
     )
     return y[:, :rows, :columns].astype(x.dtype)
 
 
-def _suits_tiles(x: Array, kernel: Array, stride: int, padding: int) -> bool:
+def _suits_tiles(x: Array, kernel: Array, steps: Steps) -> bool:
     """Returns whether tiles save multiplications and the maps suffice for matrix products."""
     size, _, maps_in, maps_out = kernel.shape
-    folded, folded_maps = -(-size // stride), maps_in * stride**2
+    folded, folded_maps = -(-size // steps.stride), maps_in * steps.stride**2
     if folded not in winograd.KERNELS or min(folded_maps, maps_out) < FEWEST_MAPS:
         return False
-    sizes = _sizes(x, kernel, stride, padding)
+    sizes = _sizes(x, kernel, steps)
     by_tiles = winograd.multiplications(*sizes, folded) * folded_maps
     return by_tiles < 0.7 * math.prod(sizes) * size**2 * maps_in
 
 
-def _derivative_by_image(
-    x: Array, kernel: Array, g: Array, stride: int, padding: int
-) -> tuple[Array, Array]:
+def _derivative_by_image(x: Array, kernel: Array, g: Array, steps: Steps) -> tuple[Array, Array]:
     """Computes the derivatives; that of the kernel takes one matrix product per image.
 
     XLA's CPU back end has no fast path for a convolution whose kernel is as large as the maps. One
     image's patches (im2col) stay in the cache, and this takes a third to a half of XLA's time.
     """
     images, rows, columns, maps_out = g.shape
-    d_x = jax.vjp(lambda x: _convolve(x, kernel, stride, padding), x)[1](g)[0]
-    folded, unfold = jax.vjp(lambda kernel: _fold_kernel(kernel, stride), kernel)
-    x = _fold(x, kernel, stride, padding, (rows, columns))
+    d_x = jax.vjp(lambda x: _convolve(x, kernel, steps), x)[1](g)[0]
+    folded, unfold = jax.vjp(lambda kernel: _fold_kernel(kernel, steps.stride), kernel)
+    x = _fold(x, kernel, steps, (rows, columns))
 
     def product(image: Array | int) -> Array:
         x_HWC = lax.dynamic_index_in_dim(x, image, keepdims=False)
@@ -138,18 +154,19 @@ def _derivative_by_image(
     return d_x, unfold(d.T.reshape(folded.shape))[0]
 
 
-def _sizes(x: Array, kernel: Array, stride: int, padding: int) -> tuple[int, int]:
+def _sizes(x: Array, kernel: Array, steps: Steps) -> tuple[int, int]:
     """Returns the rows and columns of the result."""
-    rows, columns = (convolved_size(n, kernel.shape[0], stride, padding) for n in x.shape[1:3])
+    rows, columns = (convolved_size(n, kernel.shape[0], *steps) for n in x.shape[1:3])
     return rows, columns
 
 
-def _fold(x: Array, kernel: Array, stride: int, padding: int, sizes: tuple[int, int]) -> Array:
+def _fold(x: Array, kernel: Array, steps: Steps, sizes: tuple[int, int]) -> Array:
     """Pads the images, and turns blocks of stride x stride pixels into maps.
 
     With `_fold_kernel`, a convolution with stride 1 and no padding then gives `sizes` pixels.
     """
     images, *have, maps = x.shape
+    stride, padding, _ = steps
     size = -(-len(kernel) // stride)
     need = [(out - 1 + size) * stride for out in sizes]
     around = [(padding, n - m - padding, 0) for n, m in zip(need, have, strict=True)]
@@ -168,20 +185,22 @@ def _fold_kernel(kernel: Array, stride: int) -> Array:
     return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(folded, folded, -1, maps_out)
 
 
-def unshared_convolution(x_BHWI: Array, kernel_YXHWIO: Array, stride: int, padding: int) -> Array:
+def unshared_convolution(
+    x_BHWI: Array, kernel_YXHWIO: Array, stride: int, padding: int, extra_padding: bool = True
+) -> Array:
     """Convolves with separate weights for each place ('local' layers in the 2012 code).
 
     Args:
       x_BHWI: (images, rows, columns, maps in).
       kernel_YXHWIO: (rows', columns', kernel, kernel, maps in, maps out).
-      stride, padding: as in `convolution`.
+      stride, padding, extra_padding: as in `convolution`.
 
     Returns:
       (images, rows', columns', maps out).
     """
     rows, columns, size = kernel_YXHWIO.shape[:3]
-    pads = [(0, 0), *_pads(x_BHWI, kernel_YXHWIO[0, 0], stride, padding), (0, 0)]
-    x = jnp.pad(x_BHWI, pads)
+    around = _pads(x_BHWI, kernel_YXHWIO[0, 0], Steps(stride, padding, extra_padding))
+    x = jnp.pad(x_BHWI, [(0, 0), *((before, max(0, after)) for before, after in around), (0, 0)])
     down, across = (1 + (n - 1) * stride for n in (rows, columns))
     windows = [
         x[:, i : i + down : stride, j : j + across : stride]

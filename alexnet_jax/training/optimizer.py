@@ -40,8 +40,8 @@ def paper_momentum(config: schema.Config, parameters: Any) -> optax.GradientTran
 
     The learning rate eps multiplies both terms inside the velocity. Once eps changes, this is not
     `optax.sgd(momentum=...)` with decoupled decay, whose velocity does not contain the rate. Biases
-    may have a rate and a decay of their own, and layers a factor for the decay. Where conv1's eps
-    is 0 it does not change, whatever its velocity (2012: weights.cu:148).
+    may have a rate and a decay of their own, and layers a factor for each. Where eps of conv1 is
+    0, conv1 does not change, whatever its velocity (2012: weights.cu:148).
 
     Args:
       config: the settings of the run.
@@ -53,7 +53,7 @@ def paper_momentum(config: schema.Config, parameters: Any) -> optax.GradientTran
     """
     return optax.chain(
         _add_decay(config, parameters),
-        _for_each(parameters, lambda info, g, _, rates: -rates.of_parameter(info) * g),
+        _multiply_by_rate(config, parameters),
         optax.trace(decay=config.optimizer.momentum),
         _for_each(parameters, _freeze),
     )
@@ -87,6 +87,36 @@ def _add_decay(config: schema.Config, parameters: Any) -> optax.GradientTransfor
         return g + decay * w if decay else g
 
     return _for_each(parameters, add_decay)
+
+
+def _multiply_by_rate(
+    config: schema.Config, parameters: Any
+) -> optax.GradientTransformationExtraArgs:
+    frozen, layers = frozen_layers(config), config.model.layers()
+
+    def multiply(info: ParameterInfo, g: Array, _: Array, rates: Rates) -> Array:
+        if info.layer in frozen:
+            return jnp.zeros_like(g)  # its gradient is not needed then, nor computed
+        factor = layers[info.layer].rate_factor
+        rate = rates.of_parameter(info)
+        return -(rate if factor == 1 else factor * rate) * g
+
+    return _for_each(parameters, multiply)
+
+
+def frozen_layers(config: schema.Config) -> list[str]:
+    """Returns the names of the layers whose weights and biases never change."""
+    return [name for name, layer in config.model.layers().items() if not layer.rate_factor]
+
+
+def apply_updates(config: schema.Config, params: dict[str, Any], updates: Any) -> dict[str, Any]:
+    """Adds the updates to the parameters, except in frozen layers.
+
+    Those keep every bit; adding 0 would not do that, since it changes -0.0 and, on devices that
+    flush them, the smallest numbers.
+    """
+    updated: Any = optax.apply_updates(params, updates)
+    return updated | {name: params[name] for name in frozen_layers(config)}
 
 
 def _freeze(info: ParameterInfo, v: Array, _: Array, rates: Rates) -> Array:

@@ -14,7 +14,7 @@ from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.batch_normalization import update_averages
 from alexnet_jax.model.dropout import Masks
 from alexnet_jax.ops.top_k_credit import credit
-from alexnet_jax.training.optimizer import Rates
+from alexnet_jax.training.optimizer import Rates, apply_updates
 from alexnet_jax.training.state import State, make_optimizer, partitions
 
 StepFunction = Callable[
@@ -69,7 +69,7 @@ def make_train_step(
             gradients, state.velocity, state.params, learning_rate=rates
         )
         correct = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
-        params: Any = optax.apply_updates(state.params, updates)
+        params = apply_updates(config, state.params, updates)
         params = update_averages(params, moments, memory)
         metrics = {'loss': value, 'top1_error': 1 - correct / batch_size}
         return State(state.step + 1, params, velocity), metrics

@@ -32,6 +32,7 @@ ADDED = {
     'augmentation.colour.noise': 'none',
     'augmentation.colour.until_epoch': 90.0,
     'augmentation.constants': 'data',
+    'augmentation.deviations': [1.0, 1.0, 1.0],
     'augmentation.images_per_draw': 1,
     'augmentation.mean': 'image',
     'augmentation.positions': 0,
@@ -58,6 +59,7 @@ ADDED = {
     'model.conv6.stride': 1,
     'model.conv6.then': ['relu'],
     'model.dtype': 'float32',
+    'model.response_normalization.reads': 'own',
     'model.spatial_normalization.alpha': 4e-05,
     'model.spatial_normalization.beta': 0.75,
     'model.spatial_normalization.k': 1.0,
@@ -66,11 +68,14 @@ ADDED = {
     'pretrained.layers': ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7'],
     'pretrained.workdir': '',
     **{f'model.{layer}.batch_normalization': False for layer in CONVOLUTIONS},
+    **{f'model.{layer}.extra_padding': True for layer in CONVOLUTIONS},
     **{f'model.{layer}.shared': True for layer in CONVOLUTIONS},
     **{f'model.{layer}.decay_factor': 1.0 for layer in LAYERS},
+    **{f'model.{layer}.rate_factor': 1.0 for layer in LAYERS},
     **{f'model.{layer}.reads': 'own' for layer in ('conv1', 'conv2', 'conv4', 'conv5')},
     **{f'model.{layer}.reads': 'all' for layer in ('conv3', 'conv6', *HIDDEN)},
     **{f'model.{layer}.nonlinearity': 'relu' for layer in HIDDEN},
+    **{f'model.{layer}.input_dropout': 0.0 for layer in HIDDEN},
 }
 
 
