@@ -1,0 +1,120 @@
+"""A trained net as an ONNX file, with all that is needed to use it (https://onnx.ai).
+
+The file holds the net at test time for one view of a picture: the graph of onnx_graph.py, class
+names and settings. It is written directly, without a converter: the graph has an operator for each
+layer of the paper. Everything is computed in float32, also for a net that was trained in bfloat16.
+"""
+
+import base64
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.config import schema
+from alexnet_jax.interchange import grouped_layout
+from alexnet_jax.interchange.extras import import_extra
+from alexnet_jax.interchange.portable_net import PortableNet
+from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.user_errors import UserError
+
+# A protobuf message has at most 2 GiB; the graph and the names of the classes are small beside it.
+LARGEST = 2**31 - 2**26  # bytes of all weights
+
+
+def check(config: schema.Config) -> None:
+    """Checks that a net can be written, before its weights are read.
+
+    Raises:
+      UserError: the package onnx is missing, a layer has no ONNX operator, or the weights are too
+        large for one file.
+    """
+    import_extra('onnx', 'an ONNX file')
+    shapes = grouped_layout.shapes(config)
+    size = 4 * sum(math.prod(shape) for shape in shapes.values())
+    if size > LARGEST:
+        raise UserError(
+            f'the weights have {size / 2**30:.1f} GiB, and an ONNX file can hold 2: lower '
+            'model.width, or use --format=safetensors'
+        )
+
+
+def write(net: PortableNet, file: Path, preprocessing: bool = True) -> None:
+    """Writes a net as an ONNX file.
+
+    Args:
+      net: the net.
+      file: the file to create or to replace.
+      preprocessing: whether the graph takes images, 'images' of shape (batch, size, size, 3) uint8,
+        and crops them and subtracts the mean itself; otherwise it takes 'crops', (batch, 3, crop,
+        crop) float32, which is what `augmentation.take_view` returns, with the colours first.
+
+    Raises:
+      UserError: see `check`.
+      OSError: the file cannot be written.
+    """
+    check(net.config)
+    from alexnet_jax.interchange import onnx_graph  # it imports onnx
+
+    onnx: Any = import_extra('onnx', 'an ONNX file')
+    model = onnx_graph.build(net, preprocessing)
+    onnx.helper.set_model_props(model, metadata(net, preprocessing))
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_files.replace(file) as partial:
+        partial.write_bytes(model.SerializeToString())
+    atomic_files.sync_folder(file.parent)
+
+
+def metadata(net: PortableNet, preprocessing: bool) -> dict[str, str]:
+    """Returns the properties of the file, which runtimes show by name.
+
+    Returns:
+      'classes' and 'descriptions' (JSON lists, in the order of the logits), 'settings' and
+      'colours' (JSON), 'step', 'preprocessing' (in words), and without the preprocessing
+      'mean_image'.
+    """
+    inputs, settings = net.inputs, net.config.augmentation
+    colours = {name: np.asarray(x).tolist() for name, x in vars(inputs.colours).items()}
+    properties = {
+        'classes': json.dumps(inputs.classes, ensure_ascii=False),
+        'descriptions': json.dumps(inputs.descriptions, ensure_ascii=False),
+        'settings': json.dumps(schema.as_dict(net.config)),
+        'colours': json.dumps(colours),
+        'step': str(net.step),
+        'preprocessing': describe_preprocessing(net.config, preprocessing),
+        'arithmetic': 'float32',
+    }
+    if net.config.model.dtype != 'float32':
+        properties['arithmetic'] = f'float32; the net was trained in {net.config.model.dtype}'
+    if not preprocessing:
+        mean_CHW = central_mean(inputs.mean_HWC, settings.crop).transpose(2, 0, 1)
+        properties['mean_image'] = base64.b64encode(mean_CHW.astype('<f4').tobytes()).decode()
+    return properties
+
+
+def central_mean(mean_HWC: np.ndarray, crop: int) -> np.ndarray:
+    """Returns the central crop of the mean image, (crop, crop, 3)."""
+    top, left = ((n - crop) // 2 for n in mean_HWC.shape[:2])
+    return mean_HWC[top : top + crop, left : left + crop]
+
+
+def describe_preprocessing(config: schema.Config, preprocessing: bool) -> str:
+    """Describes in words what the graph takes."""
+    size, crop = config.dataset.image_size, config.augmentation.crop
+    picture = (
+        f'A picture is scaled until its short side has {size} pixels '
+        f'({config.dataset.resize} filter), and its central {size} x {size} pixels are taken; '
+        'the colours are red, green, blue.'
+    )
+    if preprocessing:
+        return (
+            f'{picture} These are the input, images: (batch, {size}, {size}, 3), uint8. The graph '
+            f'takes the central {crop} x {crop} pixels of them and subtracts the mean image.'
+        )
+    return (
+        f'{picture} The input is crops: (batch, 3, {crop}, {crop}), float32. It is the central '
+        f'{crop} x {crop} pixels of these, on the scale of 0 to 255, minus mean_image (base64 of '
+        f'(3, {crop}, {crop}) float32, little-endian).'
+    )
