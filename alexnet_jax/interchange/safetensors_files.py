@@ -77,7 +77,10 @@ def write(net: PortableNet, file: Path, layout: str = OURS) -> None:
     arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
     with explain_os_errors(f'write {file}'), atomic_files.replace(file) as partial:
         try:
+            partial.touch()
+            mode = partial.stat().st_mode  # as the umask says; the library lets only the owner read
             safetensors.numpy.save_file(arrays, partial, metadata)
+            partial.chmod(mode)
         except safetensors.SafetensorError as error:
             raise OSError(first_line(error)) from error
 
@@ -129,8 +132,8 @@ def _read(file: Path, content: Any, size: int) -> PortableNet:
         )
     if metadata.get('version') != VERSION:
         raise UserError(
-            f'{where} has version {printable(str(metadata.get("version"))[:20])} of the format, and '
-            f'this version of alexnet_jax reads version {VERSION}: use a newer one'
+            f'{where} is of version {printable(str(metadata.get("version"))[:20])}, and this '
+            f'alexnet_jax reads version {VERSION}: use a newer one'
         )
     try:
         config = _settings(file, metadata)
@@ -138,9 +141,7 @@ def _read(file: Path, content: Any, size: int) -> PortableNet:
         expected = _expected_torch(config) if layout == TORCH else _expected_ours(config)
         _check_arrays(expected, content)
         arrays = {name: content.get_tensor(name) for name in expected}
-        classes, descriptions = (
-            _names(metadata, key, config.dataset.classes) for key in ('classes', 'descriptions')
-        )
+        names = [tuple(_json(metadata, key, list)) for key in ('classes', 'descriptions')]
         if layout == TORCH:
             colours, mean_HWC = _colours_of(metadata), arrays.pop(MEAN).transpose(1, 2, 0)
             _check_deviations(config, arrays.pop(DEVIATIONS))
@@ -150,9 +151,9 @@ def _read(file: Path, content: Any, size: int) -> PortableNet:
                 **{f.name: arrays[f'inputs.colours.{f.name}'] for f in dataclasses.fields(Colours)}
             )
             mean_HWC, params = arrays['inputs.mean_HWC'], _nest(config, arrays)
-        inputs = Inputs(np.ascontiguousarray(mean_HWC), colours, classes, descriptions)
+        inputs = Inputs(np.ascontiguousarray(mean_HWC), colours, *names)
         return PortableNet(config, params, inputs, _step(metadata))
-    except UserError as error:
+    except (UserError, ValueError) as error:
         raise UserError(f'{where} cannot be used: {error}') from error
 
 
@@ -174,13 +175,6 @@ def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise UserError(f"'{key}' in its metadata is not a JSON {kind.__name__}")
     return value
-
-
-def _names(metadata: Mapping[str, str], key: str, number: int) -> tuple[str, ...]:
-    names = _json(metadata, key, list)
-    if len(names) != number or not all(isinstance(name, str) for name in names):
-        raise UserError(f"'{key}' in its metadata are not {number} names, one for each class")
-    return tuple(names)
 
 
 def _step(metadata: Mapping[str, str]) -> int:
@@ -244,7 +238,9 @@ def _check_arrays(expected: _Shapes, content: Any) -> None:
         array = content.get_slice(name)
         actual = array.get_dtype(), tuple(array.get_shape())
         if actual != (dtype, shape):
-            raise UserError(f'{name} is {actual[0]} {actual[1]}, and its settings need {dtype} {shape}')
+            raise UserError(
+                f'{name} is {actual[0]} {actual[1]}, and its settings need {dtype} {shape}'
+            )
 
 
 def _check_deviations(config: schema.Config, deviations: np.ndarray) -> None:

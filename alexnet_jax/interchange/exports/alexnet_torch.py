@@ -60,7 +60,7 @@ class AlexNet(nn.Sequential):
     @torch.no_grad()
     def classify(self, images: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """Returns the most probable classes of each image, with their probabilities."""
-        probabilities, classes = self(images).softmax(1).topk(min(top, len(self.names)))
+        probabilities, classes = self.forward(images).softmax(1).topk(min(top, len(self.names)))
         rows = zip(classes.tolist(), probabilities.tolist(), strict=True)
         return [[(self.names[c], p) for c, p in zip(*row, strict=True)] for row in rows]
 

@@ -4,7 +4,6 @@ All is computed in float32 and on the CPU, since GPUs round the factors of produ
 default, each framework in its own way.
 """
 
-import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from alexnet_jax.data import augmentation, loader
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.evaluation import trained_net
 from alexnet_jax.interchange import onnx_check, safetensors_files
+from alexnet_jax.interchange.exports import stablehlo_file
 from alexnet_jax.interchange.extras import import_extra
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model import towers
@@ -34,18 +34,12 @@ PICTURES = 64
 TOLERANCE = 1e-5  # of the logits, as a fraction of the largest one
 _BATCH = 16
 
-Outputs = Callable[[np.ndarray], np.ndarray]  # from (B, size, size, 3) uint8 to (B, K)
+Outputs = Callable[[np.ndarray], Any]  # from (B, size, size, 3) uint8 to (B, K)
 
 
 def is_installed(package: str) -> bool:
     """Returns whether a package can be imported, without importing it."""
     return importlib.util.find_spec(package) is not None
-
-
-def in_float32(net: PortableNet) -> PortableNet:
-    """Returns a net that computes in float32, as other frameworks do here."""
-    model = dataclasses.replace(net.config.model, dtype='float32')
-    return dataclasses.replace(net, config=dataclasses.replace(net.config, model=model))
 
 
 def pictures(workdir: Path, net: PortableNet) -> tuple[np.ndarray, str]:
@@ -91,7 +85,7 @@ class Reference:
     """
 
     def __init__(self, net: PortableNet, images_BHWC: np.ndarray) -> None:
-        self.net, self.images = in_float32(net), images_BHWC
+        self.net, self.images = stablehlo_file.in_float32(net), images_BHWC
         ours = Net(self.net.config, mesh=_mesh_of_cpu(), params=self.net.params)
         self.logits = _of_all(lambda x: ours(crops(net, x)), images_BHWC, 'our logits')
         self.largest = float(np.abs(self.logits).max())
@@ -124,7 +118,9 @@ def crops(net: PortableNet, images_BHWC: np.ndarray) -> np.ndarray:
     with jax.default_device(_mesh_of_cpu().devices.flat[0]):
         place = jnp.int32(view.top), jnp.int32(view.left), jnp.bool(view.mirrored)
         x = jnp.asarray(images_BHWC)
-        return np.asarray(augmentation.take_view(x, jnp.asarray(mean_HWC), crop, *place, settings.deviations))
+        return np.asarray(
+            augmentation.take_view(x, jnp.asarray(mean_HWC), crop, *place, settings.deviations)
+        )
 
 
 def _mesh_of_cpu() -> jax.sharding.Mesh:
@@ -155,7 +151,9 @@ def read_back(net: PortableNet, file: Path) -> None:
     """
     copy = safetensors_files.read(file)
     ours, theirs = (
-        leaves_by_name({'params': x.params, 'mean_HWC': x.inputs.mean_HWC, 'colours': vars(x.inputs.colours)})
+        leaves_by_name(
+            {'params': x.params, 'mean_HWC': x.inputs.mean_HWC, 'colours': vars(x.inputs.colours)}
+        )
         for x in (net, copy)
     )
     different = [name for name, x in ours.items() if not _is_equal(x, theirs.get(name))]

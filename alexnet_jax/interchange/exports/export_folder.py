@@ -75,8 +75,9 @@ def export(
         atomic_files.sync_folder(out)
     checked = f', checked on {pictures}' if pictures else ''
     show(f'{printable(str(out))}: the net after {net.step:,} training steps{checked}')
-    rows = [[file, _size((out / file).stat().st_size), remarks.get(file, '')] for file in files]
-    show(align_columns(rows))
+    table = align_columns([[file, _size((out / file).stat().st_size)] for file in files])
+    for file, row in zip(files, table.splitlines(), strict=True):
+        show(f'  {row}  {remarks.get(file, "")}'.rstrip())
 
 
 def _write(net: PortableNet, name: str, folder: Path, preprocessing: bool) -> None:
@@ -121,7 +122,9 @@ def _check(
     runnable = []
     for name in formats:
         if name in _RUNTIMES and not checks.is_installed(package := _RUNTIMES[name]):
-            remarks[FILES[name][0]] = f'not run here: there is no {package} (pip install {package})'
+            remarks[FILES[name][0]] = (
+                f'not run, since {package} is not installed (pip install {package})'
+            )
         elif name != 'safetensors':
             runnable.append(name)
     if not runnable:
@@ -136,13 +139,13 @@ def _check(
                 f'{difference:.1e} of the largest, and {checks.TOLERANCE:.0e} is allowed; nothing '
                 f'was written to {printable(str(out))}'
             )
-        remarks[FILES[name][0]] = f'logits within {difference:.1e} of the largest'
+        of_logits = f'largest difference of the logits {difference:.1e} of the largest logit'
+        file = FILES[name][0]
+        remarks[file] = '; '.join(filter(None, [remarks.get(file), of_logits]))
     return remarks, what
 
 
-def _difference(
-    reference: checks.Reference, name: str, folder: Path, preprocessing: bool
-) -> float:
+def _difference(reference: checks.Reference, name: str, folder: Path, preprocessing: bool) -> float:
     """Returns the largest difference of the logits of a format, as `Reference.difference`."""
     file = folder / FILES[name][0]
     match name:
@@ -173,7 +176,7 @@ def _check_folder(out: Path, formats: Sequence[str], config: dict[str, Any]) -> 
     before = _read_json(out / CONFIG)
     if not isinstance(before, dict) or not {'architecture', 'alexnet_jax'} <= before.keys():
         raise UserError(
-            f'{where} has {list_names(exists, 3)}, not written by this program: choose another --out'
+            f'{where} has {list_names(exists, 3)}, which are not of an export: choose another --out'
         )
     others = [name for name in FILES if name not in formats and FILES[name][0] in exists]
     if others and before != json.loads(json.dumps(config)):

@@ -23,6 +23,9 @@ from alexnet_jax.interchange import safetensors_files
 net = safetensors_files.read(Path('alexnet_jax.safetensors'))
 net.config, net.params, net.inputs.mean_HWC, net.inputs.classes
 ```
+
+`python -m alexnet_jax.import_weights --from_export=alexnet_jax.safetensors --workdir=DIR` makes a
+run of it, which can be evaluated, trained further or fine-tuned.
 """,
     'torch': """\
 ## model.safetensors, alexnet_torch.py: PyTorch

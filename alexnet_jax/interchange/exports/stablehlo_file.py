@@ -31,10 +31,10 @@ def write(net: PortableNet, file: Path) -> None:
     """Writes the function of a net as a file that `jax.export.deserialize` reads.
 
     The function maps (B, size, size, 3) uint8 images to (B, K) float32 log probabilities, for any
-    B.
+    B. It computes in float32, whatever the net was trained in.
 
     Args:
-      net: the net; it is computed in its dtype.
+      net: the net.
       file: the file; its folder exists.
 
     Raises:
@@ -48,10 +48,17 @@ def write(net: PortableNet, file: Path) -> None:
         partial.write_bytes(exported.serialize())
 
 
+def in_float32(net: PortableNet) -> PortableNet:
+    """Returns a net that computes in float32."""
+    model = dataclasses.replace(net.config.model, dtype='float32')
+    return dataclasses.replace(net, config=dataclasses.replace(net.config, model=model))
+
+
 def log_probabilities(net: PortableNet) -> Callable[[Array], Array]:
     """Returns the net at test time as a function of images, (B, size, size, 3) uint8, to (B, K)."""
-    config, graph = net.config, _graph(net)
-    view = augmentation.test_views(config.dataset.image_size, config.augmentation.crop, False)[0]
+    net = in_float32(net)
+    graph, settings = _graph(net), net.config.augmentation
+    view = augmentation.test_views(len(net.inputs.mean_HWC), settings.crop, mirror=False)[0]
     params = jax.tree.map(jnp.asarray, net.params)
     mean_HWC = jnp.asarray(net.inputs.mean_HWC)
     apply = functools.partial(alexnet.apply, graph)
@@ -59,9 +66,9 @@ def log_probabilities(net: PortableNet) -> Callable[[Array], Array]:
         apply = jax.vmap(apply, in_axes=None, out_axes=None, axis_name=axis, axis_size=1)
 
     def alexnet_log_probabilities(images_BHWC: Array) -> Array:  # the name of the function there
-        place = jnp.int32(view.top), jnp.int32(view.left), view.mirrored
+        place = jnp.int32(view.top), jnp.int32(view.left), jnp.bool(view.mirrored)
         views_BHWC = augmentation.take_view(
-            images_BHWC, mean_HWC, config.augmentation.crop, *place
+            images_BHWC, mean_HWC, settings.crop, *place, settings.deviations
         )
         return jax.nn.log_softmax(apply(params, views_BHWC))
 
