@@ -180,11 +180,7 @@ def _describe_source(
 
         other = Workdir(path)
         other.checkpoint_step(step)  # raises a UserError where there is none
-        with other.open_checkpoints() as checkpoints:
-            restored = checkpoints.restore(state_shapes(config, mesh), step)
-        if restored is None:
-            raise UserError(f'--from={path} has no checkpoint: train it first')
-        step = restored[1].step
+        step = other.restore(state_shapes(config, mesh), step)[1].step
     return {'workdir': str(path), 'step': step}
 
 

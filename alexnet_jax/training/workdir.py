@@ -22,7 +22,7 @@ from alexnet_jax.training.run_files.start_record import describe_start, now
 if TYPE_CHECKING:
     import jax
 
-    from alexnet_jax.training.checkpoint import Checkpoints
+    from alexnet_jax.training.checkpoint import Checkpoints, Position
     from alexnet_jax.training.run_files.inputs_file import Inputs
 
 
@@ -229,12 +229,31 @@ class Workdir:
         with self.open_checkpoints() as checkpoints:
             steps = checkpoints.steps
         if not steps:
-            raise UserError(f'{self.path} has no checkpoint yet: train it first, or wait')
+            raise self._no_checkpoint()
         if step is not None and step not in steps:
             raise UserError(
                 f'{self.path} has no checkpoint of step {step}: it has {", ".join(map(str, steps))}'
             )
         return steps[-1] if step is None else step
+
+    def restore(self, shapes: Any, step: int | None = None) -> tuple[Any, Position]:
+        """Restores a state and its position; see `Checkpoints.restore`.
+
+        Args:
+          shapes: the shapes, dtypes and shardings of the state.
+          step: the step of the checkpoint; None for the newest one that is not damaged.
+
+        Raises:
+          UserError: as from there, and where there is no checkpoint.
+        """
+        with self.open_checkpoints() as checkpoints:
+            restored = checkpoints.restore(shapes, step)
+        if restored is None:
+            raise self._no_checkpoint()
+        return restored
+
+    def _no_checkpoint(self) -> UserError:
+        return UserError(f'{self.path} has no checkpoint yet: train it first, or wait')
 
     def _record_start(
         self,
