@@ -41,8 +41,7 @@ _FROM_TORCHVISION = flags.DEFINE_string(
 _FROM_EXPORT = flags.DEFINE_string(
     'from_export',
     None,
-    'A .safetensors file that alexnet_jax.export has written, or the folder of its '
-    'model.safetensors.',
+    'A .safetensors file that alexnet_jax.export has written, or its folder.',
 )
 _MEAN = flags.DEFINE_string(
     'mean',
@@ -59,9 +58,10 @@ _CLASSES = flags.DEFINE_string(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder to make; it must not hold a run.')
 flags.adopt_module_key_flags(command_line)  # --help shows them
+flags.FLAGS.set_default('config', 'bvlc_alexnet')  # for --settings
 flags.FLAGS['config'].help += (
-    ' With --from_caffe and --from_torchvision the default is the recipe that the weights belong '
-    'to: bvlc_alexnet, bvlc_reference_caffenet or torchvision.'
+    ' If the flag is left out, the file decides between bvlc_alexnet, bvlc_reference_caffenet and '
+    'torchvision.'
 )
 _SOURCES = {
     'from_caffe': _FROM_CAFFE,

@@ -77,7 +77,8 @@ class Layer:
 
     Attributes:
       name: its name, such as 'conv1'.
-      type: its type by Caffe's newest names, such as 'Convolution'; '' for one that no net here has.
+      type: its type by Caffe's newest names, such as 'Convolution'; '' for a type of old files that
+        no AlexNet has.
       settings: the settings of `_SECTIONS` with their defaults; empty where the file has none.
       blobs: the weights and the biases, float32 or float64, little-endian, read-only.
     """

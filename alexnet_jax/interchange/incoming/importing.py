@@ -26,6 +26,7 @@ _PUBLISHED_SHA1 = {
     '9116a64c0fbe4459d18f4bb6b56d647b63920377': 'bvlc_alexnet.caffemodel',
     '4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46': 'bvlc_reference_caffenet.caffemodel',
 }
+_EXPORTS = ('alexnet_jax.safetensors', 'model.safetensors')  # in our layout, in PyTorch's
 _SETTINGS_OF_NET = ('model.', 'dataset.classes', 'dataset.image_size', 'augmentation.crop')
 
 
@@ -126,19 +127,21 @@ def import_export(path: Path, request: Request) -> Imported:
     """Reads a net that alexnet_jax.export has written as safetensors, in either layout.
 
     Args:
-      path: the file, or a folder with a model.safetensors.
+      path: the file, or the folder of the export.
       request: overrides may change what does not belong to the net itself; class names are
         compared with those of the export.
 
     Raises:
       UserError: the file cannot be read, is damaged, or does not suit what is asked for.
     """
-    file = path / 'model.safetensors' if path.is_dir() else path
-    if not file.is_file():
+    files = [path / name for name in _EXPORTS] if path.is_dir() else [path]
+    files = [file for file in files if file.is_file()]
+    if not files:
         raise UserError(
-            f'there is no file {printable(str(file))}: give the .safetensors file, or the folder '
-            'with model.safetensors, that alexnet_jax.export has written'
+            f'there is no file {printable(str(path))}: give the .safetensors file that '
+            f'alexnet_jax.export has written, or a folder with {" or ".join(_EXPORTS)}'
         )
+    file = files[0]
     exported = safetensors_files.read(file)
     raw = ConfigDict(config_file.plain(exported.config))
     loading.override(raw, request.overrides)
@@ -147,8 +150,8 @@ def import_export(path: Path, request: Request) -> Imported:
     for name in request.overrides:
         if name.startswith(_SETTINGS_OF_NET) and old[name] != new[name]:
             raise UserError(
-                f'--config.{name} would change the net itself, whose weights {printable(str(file))} '
-                'has: leave it out'
+                f'--config.{name} would change the net itself, whose weights are in '
+                f'{printable(str(file))}: leave it out'
             )
     inputs = exported.inputs
     if request.classes is not None:
@@ -157,8 +160,8 @@ def import_export(path: Path, request: Request) -> Imported:
         if different:
             theirs, ours = (printable(name) for name in different[0])
             raise UserError(
-                f'{printable(str(request.classes))} names {len(different):,} classes otherwise than '
-                f'the export, such as {theirs} in place of {ours}: leave --classes out'
+                f'{printable(str(request.classes))} names {len(different):,} classes otherwise '
+                f'than the export, such as {theirs} in place of {ours}: leave --classes out'
             )
         inputs = dataclasses.replace(inputs, descriptions=descriptions)
     net = PortableNet(config, exported.params, inputs, exported.step)
