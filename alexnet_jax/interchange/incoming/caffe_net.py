@@ -10,7 +10,7 @@ number of maps; the maps of all groups are normalized together), src/caffe/layer
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -205,7 +205,7 @@ def _normalization_problems(layer: Layer, model: Model) -> Iterator[str]:
         yield from _differences(layer, expected, 'model.response_normalization')
 
 
-def _differences(layer: Layer, expected: dict[str, float], section: str) -> Iterator[str]:
+def _differences(layer: Layer, expected: Mapping[str, float], section: str) -> Iterator[str]:
     for name, value in expected.items():
         stated = layer.settings[name]
         if not math.isclose(stated, value, rel_tol=1e-5):  # float32 in the file

@@ -190,7 +190,7 @@ def _config(
         )
     path = request.config or loading.find_config(weights.recipe)
     raw = loading.execute(path)
-    loading.override(raw, {'dataset.classes': weights.classes} | implied | request.overrides)
+    loading.override(raw, {'dataset.classes': weights.classes, **implied, **request.overrides})
     is_recipe = path.resolve().parent == loading.RECIPES.resolve()
     return resolve(raw), path.stem if is_recipe else str(path)
 
