@@ -80,9 +80,7 @@ def test_unknown_fields_are_skipped_and_pieces_of_an_array_are_joined(tmp_path):
     np.testing.assert_array_equal(blob, array.reshape(3, 4))
 
 
-def test_a_file_needs_no_memory_of_its_own_and_unpacked_numbers_at_most_three_times_theirs(
-    tmp_path,
-):
+def test_packed_arrays_need_no_memory_and_unpacked_ones_at_most_three_times_theirs(tmp_path):
     array = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32)
     peaks = {}
     for packed in (True, False):
@@ -125,7 +123,7 @@ def sized(*sizes):
         (bytes(100), 'a field has the number 0'),
         (integer(9, 1) * 1_000_001, 'too many fields'),
         (b'\x89HDF\r\n\x1a\n' + bytes(9), 'is an HDF5 file'),
-        (b'name: "AlexNet"\nlayer {\n', 'damaged, or is not a mean image'),
+        (b'name: "AlexNet"\nlayer {\n', 'is a text, such as a .prototxt'),
     ],
 )
 def test_damage_is_told_in_one_line(data, reason, tmp_path):

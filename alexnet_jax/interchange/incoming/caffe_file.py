@@ -9,6 +9,7 @@ BlobProto alone. Nothing in a file is executed.
 import dataclasses
 import math
 import mmap
+import string
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,7 @@ T = TypeVar('T')
 _MOST_AXES = 32  # of a blob, as in Caffe (kMaxBlobAxes)
 _MOST_LAYERS = 10_000
 _HDF5 = b'\x89HDF\r\n\x1a\n'
+_TEXT = frozenset(string.printable.encode())
 # The names of V1's enum of layer types, and those of V0, for the layers that a net here can have.
 _TYPES_V1 = {
     4: 'Convolution',
@@ -129,6 +131,11 @@ def _read(path: Path, parse: Callable[[Reader, memoryview], T], kind: str) -> T:
         raise UserError(
             f'{printable(str(path))} is an HDF5 file, which is not read here: save the weights as '
             "a .caffemodel with Caffe (snapshot_format: BINARYPROTO, or pycaffe's net.save)"
+        )
+    if all(byte in _TEXT for byte in data[:256]):
+        raise UserError(
+            f'{printable(str(path))} is a text, such as a .prototxt or a web page, not {kind}: give '
+            'another file'
         )
     try:
         return parse(Reader(), data)

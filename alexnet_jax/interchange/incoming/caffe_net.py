@@ -112,8 +112,9 @@ def check_settings(weights: Weights, net: Net, config: schema.Config) -> None:
       UserError: something differs; old files do not state everything.
     """
     check_names(weights, config)
+    hint = f'; the recipe of this net is {weights.recipe}' if weights.recipe else ''
     for problem in _problems(net, config):
-        raise UserError(f'{printable(str(weights.path))}: {problem}')
+        raise UserError(f'{printable(str(weights.path))}: {problem}{hint}')
 
 
 def _recipe(net: Net) -> str:
