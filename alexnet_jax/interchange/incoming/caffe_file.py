@@ -132,10 +132,10 @@ def _read(path: Path, parse: Callable[[Reader, memoryview], T], kind: str) -> T:
             f'{printable(str(path))} is an HDF5 file, which is not read here: save the weights as '
             "a .caffemodel with Caffe (snapshot_format: BINARYPROTO, or pycaffe's net.save)"
         )
-    if all(byte in _TEXT for byte in data[:256]):
+    if len(data) > 16 and all(byte in _TEXT for byte in data[:256]):
         raise UserError(
-            f'{printable(str(path))} is a text, such as a .prototxt or a web page, not {kind}: give '
-            'another file'
+            f'{printable(str(path))} is a text, such as a .prototxt or a web page, and not {kind}: '
+            'give another file'
         )
     try:
         return parse(Reader(), data)
