@@ -26,6 +26,10 @@ _PUBLISHED_SHA1 = {
     '9116a64c0fbe4459d18f4bb6b56d647b63920377': 'bvlc_alexnet.caffemodel',
     '4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46': 'bvlc_reference_caffenet.caffemodel',
 }
+_NO_MEAN = (
+    'no mean image was given (--mean=FILE): the colour 123, 117, 104 (red, green, blue) is '
+    "subtracted, as Caffe's users do without one"
+)
 _EXPORTS = ('alexnet_jax.safetensors', 'model.safetensors')  # in our layout, in PyTorch's
 _SETTINGS_OF_NET = ('model.', 'dataset.classes', 'dataset.image_size', 'augmentation.crop')
 
@@ -81,30 +85,18 @@ def import_caffe(path: Path, request: Request) -> Imported:
     implied = {} if request.mean else {'augmentation.mean': 'colour'}
     config, recipe = _config(weights, request, implied)
     caffe_net.check_settings(weights, net, config)
-    mean, text = (
-        np.asarray(caffe_net.MEAN_COLOUR, np.float32),
-        (
-            'no mean image was given (--mean=FILE): the colour 123, 117, 104 (red, green, blue) is '
-            "subtracted, as Caffe's users do without one"
-        ),
-    )
+    mean, text = np.asarray(caffe_net.MEAN_COLOUR, np.float32), _NO_MEAN
     if request.mean is not None:
         mean = caffe_net.read_mean(request.mean, config.dataset.image_size)
         text = f'that of {printable(str(request.mean))}'
-    colours = dataclasses.replace(
-        COLOURS_2012, mean=mean.reshape(-1, 3).astype(np.float64).mean(axis=0)
-    )
-    origin = {'format': 'caffe', 'net': net.name, 'mean': str(request.mean or '')}
+    mean_colour = mean.reshape(-1, 3).mean(axis=0, dtype=np.float64)
+    colours = dataclasses.replace(COLOURS_2012, mean=mean_colour)
     sha1 = _sha1(path)
-    published = _PUBLISHED_SHA1.get(sha1)
-    notes = [
-        'Caffe squashes pictures to squares, this program crops them: a small difference remains'
-    ]
-    if published:
-        notes.insert(0, f'the file is {published} as Berkeley published it (SHA-1)')
-    return _imported(
-        weights, config, recipe, (mean, colours, text), request, origin | {'sha1': sha1}, notes
-    )
+    notes = ['Caffe squashes pictures to squares, this program crops them']
+    if sha1 in _PUBLISHED_SHA1:
+        notes.insert(0, f'the file is {_PUBLISHED_SHA1[sha1]} as Berkeley published it (SHA-1)')
+    origin = {'format': 'caffe', 'net': net.name, 'mean': str(request.mean or ''), 'sha1': sha1}
+    return _imported(weights, config, recipe, (mean, colours, text), request, origin, notes)
 
 
 def import_torchvision(path: Path, request: Request) -> Imported:
