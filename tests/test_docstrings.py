@@ -18,7 +18,7 @@ FILES = sorted(
 VERBS = """
     Acknowledges Adds Announces Applies Arranges Binds Calls Casts Checks Chooses Collects
     Compares Compiles Computes Concatenates Converts Convolves Copies Counts Creates Crops
-    Decodes Deletes Describes Divides Draws Encodes Ends Escapes Estimates Evaluates Finds Flips
+    Decodes Deletes Describes Divides Draws Encodes Ends Escapes Estimates Evaluates Exports Finds Flips
     Formats Forwards Gathers Gives Handles Imports Joins Judges Leaves Lets Lists Loads Locates
     Locks Lowers Makes Maps Marks Measures Merges Moves Names Normalizes Opens Pads Parses
     Places Plots Prepares Prints Raises Reads Records Refuses Removes Renames Replaces Reports
