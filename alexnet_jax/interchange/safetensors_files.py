@@ -58,7 +58,7 @@ def write(net: PortableNet, file: Path, layout: str = OURS) -> None:
     metadata = {
         'format': layout,
         'version': VERSION,
-        'config': json.dumps(portable_settings(net.config)),
+        'config': json.dumps(config_file.plain(portable_config(net.config))),
         'classes': json.dumps(net.inputs.classes),
         'descriptions': json.dumps(net.inputs.descriptions),
         'step': str(net.step),
@@ -85,16 +85,16 @@ def write(net: PortableNet, file: Path, layout: str = OURS) -> None:
             raise OSError(first_line(error)) from error
 
 
-def portable_settings(config: schema.Config) -> dict[str, Any]:
-    """Returns the settings as plain values, without paths of this machine.
+def portable_config(config: schema.Config) -> schema.Config:
+    """Returns the settings without paths of this machine.
 
     Of a folder of images, its name remains.
     """
-    settings = config_file.plain(config)
-    dataset, pretrained = settings['dataset'], settings['pretrained']
-    dataset['data_dir'] = pretrained['workdir'] = ''
-    dataset['folder'] = Path(dataset['folder']).name
-    return settings
+    dataset = dataclasses.replace(
+        config.dataset, data_dir='', folder=Path(config.dataset.folder).name
+    )
+    pretrained = dataclasses.replace(config.pretrained, workdir='')
+    return dataclasses.replace(config, dataset=dataset, pretrained=pretrained)
 
 
 def read(file: Path) -> PortableNet:
@@ -159,9 +159,12 @@ def _read(file: Path, content: Any, size: int) -> PortableNet:
 
 def _settings(file: Path, metadata: Mapping[str, str]) -> schema.Config:
     raw = _json(metadata, 'config', dict)
-    if problem := config_file.settings_problem(raw):
-        raise UserError(f'its settings are damaged: {problem}')
-    return resolve(config_file.upgrade(file, raw))
+    try:
+        if problem := config_file.settings_problem(raw):
+            raise UserError(f'its settings are damaged: {problem}')
+        return resolve(config_file.upgrade(file, raw))
+    except RecursionError as error:
+        raise UserError('its settings are damaged: too many sections within others') from error
 
 
 def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:

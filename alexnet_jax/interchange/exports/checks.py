@@ -4,6 +4,7 @@ All is computed in float32 and on the CPU, since GPUs round the factors of produ
 default, each framework in its own way.
 """
 
+import contextlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,6 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
 from alexnet_jax.data import augmentation, loader
 from alexnet_jax.data.images import BadImage
@@ -78,7 +78,6 @@ class Reference:
       net: the net, in float32.
       images: the pictures.
       logits: (B, K) float32.
-      largest: the largest absolute logit.
 
     Raises:
       UserError: the logits are not finite, or JAX cannot use the CPU.
@@ -88,26 +87,29 @@ class Reference:
         self.net, self.images = stablehlo_file.in_float32(net), images_BHWC
         ours = Net(self.net.config, mesh=_mesh_of_cpu(), params=self.net.params)
         self.logits = _of_all(lambda x: ours(crops(net, x)), images_BHWC, 'our logits')
-        self.largest = float(np.abs(self.logits).max())
-        if not np.isfinite(self.largest):
+        if not np.isfinite(self.logits).all():
             raise UserError(
                 'the logits of the net are not finite, so that its training has diverged: export '
                 'an earlier checkpoint (--checkpoint=best)'
             )
 
     def difference(self, label: str, outputs: Outputs, *, log_softmax: bool = False) -> float:
-        """Returns the largest difference of outputs from ours, as a fraction of our largest logit.
+        """Returns the largest difference of outputs from ours, as a fraction of our largest one.
 
         Args:
           label: the name of the program, for the progress bar.
           outputs: the function that computes the outputs of a batch.
           log_softmax: whether these are log probabilities in place of logits.
         """
-        expected = scipy.special.log_softmax(self.logits, 1) if log_softmax else self.logits
+        expected = self.logits
+        if log_softmax:
+            with _on_cpu():
+                expected = np.asarray(jax.nn.log_softmax(expected))
         actual = _of_all(outputs, self.images, label)
         if actual.shape != expected.shape or not np.isfinite(actual).all():
             return float('inf')
-        return float(np.abs(actual - expected).max()) / max(self.largest, 1e-30)
+        largest = max(float(np.abs(expected).max()), 1e-30)
+        return float(np.abs(actual - expected).max()) / largest
 
 
 def crops(net: PortableNet, images_BHWC: np.ndarray) -> np.ndarray:
@@ -115,7 +117,7 @@ def crops(net: PortableNet, images_BHWC: np.ndarray) -> np.ndarray:
     mean_HWC = net.inputs.mean_HWC
     crop, settings = net.config.augmentation.crop, net.config.augmentation
     view = augmentation.test_views(len(mean_HWC), crop, mirror=False)[0]
-    with jax.default_device(_mesh_of_cpu().devices.flat[0]):
+    with _on_cpu():
         place = jnp.int32(view.top), jnp.int32(view.left), jnp.bool(view.mirrored)
         x = jnp.asarray(images_BHWC)
         return np.asarray(
@@ -124,13 +126,20 @@ def crops(net: PortableNet, images_BHWC: np.ndarray) -> np.ndarray:
 
 
 def _mesh_of_cpu() -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(np.asarray([[_cpu()]]), (towers.DATA, towers.TOWER))
+
+
+def _on_cpu() -> contextlib.AbstractContextManager[None]:
+    return jax.default_device(_cpu())
+
+
+def _cpu() -> jax.Device:
     try:
-        device = jax.local_devices(backend='cpu')[0]
+        return jax.local_devices(backend='cpu')[0]
     except RuntimeError as error:
         raise UserError(
             'the check computes on the CPU, which JAX_PLATFORMS leaves out: add ,cpu to it'
         ) from error
-    return jax.sharding.Mesh(np.asarray([[device]]), (towers.DATA, towers.TOWER))
 
 
 def _of_all(outputs: Outputs, images_BHWC: np.ndarray, label: str) -> np.ndarray:
@@ -214,7 +223,7 @@ def stablehlo_log_probabilities(file: Path) -> Outputs:
     function = jax.jit(jax.export.deserialize(bytearray(file.read_bytes())).call)
 
     def outputs(images_BHWC: np.ndarray) -> np.ndarray:
-        with jax.default_device(_mesh_of_cpu().devices.flat[0]):
+        with _on_cpu():
             return np.asarray(function(images_BHWC))
 
     return outputs

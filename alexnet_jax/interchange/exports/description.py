@@ -8,13 +8,13 @@ such as alexnet_torch.py. 'alexnet_jax' has the settings of the run.
 import dataclasses
 from typing import Any
 
-import alexnet_jax
 from alexnet_jax.config import model_schema, schema
 from alexnet_jax.interchange import grouped_layout
 from alexnet_jax.interchange.portable_net import PortableNet
-from alexnet_jax.interchange.safetensors_files import portable_settings
+from alexnet_jax.interchange.safetensors_files import portable_config
 from alexnet_jax.model.layer_table import CHANNELS, layer_table
 from alexnet_jax.ops.convolution import convolved_size
+from alexnet_jax.training.run_files import config_file
 
 
 def describe(net: PortableNet) -> dict[str, Any]:
@@ -30,9 +30,8 @@ def describe(net: PortableNet) -> dict[str, Any]:
         'preprocessing': _preprocessing(net),
         'layers': _layers(config),
         'alexnet_jax': {
-            'version': alexnet_jax.__version__,
             'step': net.step,
-            'settings': portable_settings(config),
+            'settings': config_file.plain(portable_config(config)),
         },
     }
 

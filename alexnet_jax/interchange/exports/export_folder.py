@@ -1,6 +1,7 @@
 """Exports a run: writes the files of some formats, checks each, and moves them into a folder."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -53,6 +54,7 @@ def export(
     """
     check_writable(out, '--out')
     net = read_run(workdir, checkpoint)
+    net = dataclasses.replace(net, config=safetensors_files.portable_config(net.config))
     if 'torch' in formats:
         grouped_layout.shapes(net.config)  # refuses what it cannot express
     if 'onnx' in formats:
@@ -60,14 +62,14 @@ def export(
     config = description.describe(net)
     others = _check_folder(out, formats, config)
     if net.config.model.dtype != 'float32':
-        show(f'The run computes in {net.config.model.dtype}; all exports compute in float32.')
+        show(f'the run computes in {net.config.model.dtype}, and its exports in float32')
     with explain_os_errors(f'write {out}'), _staging(out) as folder:
         (folder / CONFIG).write_text(json.dumps(config, indent=1) + '\n', 'utf-8')
         (folder / README).write_text(readme.text(net, [*formats, *others]), 'utf-8')
         for name in formats:
             show(f'writing {", ".join(FILES[name])}')
             _write(net, name, folder, preprocessing)
-        remarks, pictures = _check(workdir, net, formats, folder, preprocessing, out)
+        remarks, pictures = _check(net, formats, folder, workdir, preprocessing)
         files = [CONFIG, README, *(file for name in formats for file in FILES[name])]
         for file in files:
             atomic_files.sync(folder / file)
@@ -98,12 +100,7 @@ def _write(net: PortableNet, name: str, folder: Path, preprocessing: bool) -> No
 
 
 def _check(
-    workdir: Path,
-    net: PortableNet,
-    formats: Sequence[str],
-    folder: Path,
-    preprocessing: bool,
-    out: Path,
+    net: PortableNet, formats: Sequence[str], folder: Path, workdir: Path, preprocessing: bool
 ) -> tuple[dict[str, str], str]:
     """Checks each file that was written.
 
@@ -113,36 +110,29 @@ def _check(
     Raises:
       UserError: a file differs from the net.
     """
-    remarks = {}
+    remarks: dict[str, list[str]] = {FILES[name][0]: [] for name in formats}
     for name in ('safetensors', 'torch'):
         if name in formats:
-            file = FILES[name][0]
-            checks.read_back(net, folder / file)
-            remarks[file] = 'equal to the run, bit by bit'
-    runnable = []
-    for name in formats:
-        if name in _RUNTIMES and not checks.is_installed(package := _RUNTIMES[name]):
-            remarks[FILES[name][0]] = (
-                f'not run, since {package} is not installed (pip install {package})'
-            )
-        elif name != 'safetensors':
-            runnable.append(name)
-    if not runnable:
-        return remarks, ''
-    images_BHWC, what = checks.pictures(workdir, net)
-    reference = checks.Reference(net, images_BHWC)
-    for name in runnable:
-        difference = _difference(reference, name, folder, preprocessing)
-        if not difference <= checks.TOLERANCE:
-            raise UserError(
-                f'the {name} export differs from the net: on {what} its logits differ by '
-                f'{difference:.1e} of the largest, and {checks.TOLERANCE:.0e} is allowed; nothing '
-                f'was written to {printable(str(out))}'
-            )
-        of_logits = f'largest difference of the logits {difference:.1e} of the largest logit'
-        file = FILES[name][0]
-        remarks[file] = '; '.join(filter(None, [remarks.get(file), of_logits]))
-    return remarks, what
+            checks.read_back(net, folder / FILES[name][0])
+            remarks[FILES[name][0]].append('equal to the run, bit by bit')
+    missing = {name: x for name, x in _RUNTIMES.items() if not checks.is_installed(x)}
+    for name in missing.keys() & set(formats):
+        remarks[FILES[name][0]].append(f'not run: {missing[name]} is not installed')
+    runnable = [name for name in formats if name not in missing and name != 'safetensors']
+    pictures = ''
+    if runnable:
+        images_BHWC, pictures = checks.pictures(workdir, net)
+        reference = checks.Reference(net, images_BHWC)
+        for name in runnable:
+            difference = _difference(reference, name, folder, preprocessing)
+            if not difference <= checks.TOLERANCE:
+                raise UserError(
+                    f'the {name} export differs from the net: on {pictures} its outputs differ by '
+                    f'{difference:.1e} of the largest, and {checks.TOLERANCE:.0e} is allowed; '
+                    'nothing was written'
+                )
+            remarks[FILES[name][0]].append(f'outputs differ by {difference:.1e} of the largest')
+    return {file: '; '.join(texts) for file, texts in remarks.items()}, pictures
 
 
 def _difference(reference: checks.Reference, name: str, folder: Path, preprocessing: bool) -> float:

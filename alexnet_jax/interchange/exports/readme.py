@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import jax
 
-import alexnet_jax
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model.layer_table import parameter_count
 
@@ -99,9 +98,8 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
     )
     head = (
         '# An AlexNet\n\n'
-        f'Exported by alexnet_jax {alexnet_jax.__version__} after {net.step:,} training steps: '
-        f'{config.dataset.classes:,} classes,\n{parameter_count(config):,} parameters, '
-        f'{values["towers"]}.\n\n'
+        f'Exported by alexnet_jax after {net.step:,} training steps: {config.dataset.classes:,} '
+        f'classes,\n{parameter_count(config):,} parameters, {values["towers"]}.\n\n'
         '`config.json` has the layers, the class names, the settings of the run, and, in words, '
         'what is\ndone to a picture before the net gets it.\n'
     )
