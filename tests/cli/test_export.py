@@ -124,11 +124,13 @@ def test_formats_are_added_to_a_folder_of_the_same_net_alone(trained_run, tmp_pa
 def test_files_that_are_not_of_an_export_stay(trained_run, tmp_path):
     run = shutil.copytree(trained_run, tmp_path / 'run')
     record = (run / 'config.json').read_bytes()
-    with pytest.raises(UserError, match=r'run has config\.json, which are not of an export'):
+    with pytest.raises(
+        UserError, match=r'run has files that are not of an export \(config\.json\)'
+    ):
         export_folder.export(run, ['safetensors'], run)
     assert (run / 'config.json').read_bytes() == record
     (tmp_path / 'README.md').write_text('mine')
-    with pytest.raises(UserError, match=r'has README\.md, which are not of an export'):
+    with pytest.raises(UserError, match=r'has files that are not of an export \(README\.md\)'):
         export_folder.export(run, ['safetensors'], tmp_path)
     assert (tmp_path / 'README.md').read_text() == 'mine'
 
