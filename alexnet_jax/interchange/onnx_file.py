@@ -108,13 +108,17 @@ def describe_preprocessing(config: schema.Config, preprocessing: bool) -> str:
         f'({config.dataset.resize} filter), and its central {size} x {size} pixels are taken; '
         'the colours are red, green, blue.'
     )
+    deviations = config.augmentation.deviations
+    is_scaled = any(deviation != 1 for deviation in deviations)
     if preprocessing:
+        divides = f', and divides them by {deviations}' if is_scaled else ''
         return (
             f'{picture} These are the input, images: (batch, {size}, {size}, 3), uint8. The graph '
-            f'takes the central {crop} x {crop} pixels of them and subtracts the mean image.'
+            f'takes the central {crop} x {crop} pixels of them and subtracts the mean{divides}.'
         )
+    divided = f', divided by {deviations}' if is_scaled else ''
     return (
-        f'{picture} The input is crops: (batch, 3, {crop}, {crop}), float32. It is the central '
+        f'{picture} The input is crops: (batch, 3, {crop}, {crop}), float32. They are the central '
         f'{crop} x {crop} pixels of these, on the scale of 0 to 255, minus mean_image (base64 of '
-        f'(3, {crop}, {crop}) float32, little-endian).'
+        f'(3, {crop}, {crop}) float32, little-endian){divided}.'
     )

@@ -83,7 +83,7 @@ class AlexNet(nnx.Module):
             maps = getattr(self, name)(maps, training=masks is not None)
             if name == layer:
                 return maps
-        units = [x.reshape(len(x), -1) for x in maps]
+        units = [x.reshape(x.shape[0], -1) for x in maps]
         for name in self.dense_layers:
             units = getattr(self, name)(units, masks)
             if name == layer:

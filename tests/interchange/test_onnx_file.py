@@ -49,7 +49,7 @@ def crops(net, images):
     settings = net.config.augmentation
     first = jnp.int32((net.config.dataset.image_size - settings.crop) // 2)
     place = (settings.crop, first, first, jnp.bool_(False))
-    return augmentation.take_view(images, net.inputs.mean_HWC, *place)
+    return augmentation.take_view(images, net.inputs.mean_HWC, *place, settings.deviations)
 
 
 def our_logits(net, images):
@@ -81,6 +81,24 @@ CONFIGS = {
         **FEW, **STRONG, model__towers=4, augmentation__crop=60
     ),
     'as run': as_run,
+    "towers that normalization crosses, with Caffe's sizes": lambda: nets.small(
+        **FEW,
+        **STRONG,
+        model__response_normalization__reads='all',
+        model__conv1__extra_padding=False,
+        augmentation__crop=66,
+    ),
+    "one tower with torchvision's dropout and deviations": lambda: nets.small(
+        **FEW,
+        model__towers=1,
+        model__conv1__padding=2,
+        model__conv1__extra_padding=False,
+        model__conv1__then=('relu', 'max_pooling'),
+        model__conv2__then=('relu', 'max_pooling'),
+        model__fc6__input_dropout=0.4,
+        model__fc7__input_dropout=0.3,
+        augmentation__deviations=(58.395, 57.12, 57.375),
+    ),
     'average pooling': lambda: nets.small(
         **FEW,
         model__conv5__then=('relu', 'global_average_pooling'),
