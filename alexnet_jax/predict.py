@@ -21,16 +21,11 @@ Exit codes: 0, all pictures were read; 1, some could not be read; 2, a mistake i
 one line explains; 130, Ctrl-C: what was printed stays; 141, nobody reads the output any more.
 """
 
-from __future__ import annotations
-
-import contextlib
 import functools
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import app, flags
 
@@ -38,15 +33,9 @@ from alexnet_jax.evaluation import run_flags
 from alexnet_jax.evaluation.prediction import class_descriptions, picture_sources
 from alexnet_jax.evaluation.prediction.picture_sources import Pictures
 from alexnet_jax.runtime.paths import check_output_file, check_path
-from alexnet_jax.runtime.printing import complain, printable
-from alexnet_jax.runtime.progress import ProgressBars
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 from alexnet_jax.training.workdir import Workdir
-
-if TYPE_CHECKING:
-    from alexnet_jax.evaluation.classifier import Classifier
-    from alexnet_jax.evaluation.trained_net import Checkpoint
-    from alexnet_jax.training.run_files.inputs_file import Inputs
 
 _DEFAULT_TOP = 5
 _FORMATS = ['table', 'csv', 'json']
@@ -94,25 +83,36 @@ def main(arguments: Sequence[str]) -> int:
         top, out, names = _top(workdirs), _out(), _names()
         pictures = picture_sources.find(arguments[1:])
         _check_that_no_picture_is_replaced(out, pictures)
-        nets = _load(workdirs, checkpoint)
-        return _predict(nets, pictures, top, _descriptions(nets[0].inputs, names), out)
+        views = None if _VIEWS.value is None else int(_VIEWS.value)
+        # This imports JAX, which takes a while: mistakes in the command are reported before.
+        from alexnet_jax.evaluation.prediction.run_prediction import Request, run
+
+        unread = run(Request(workdirs, pictures, top, checkpoint, views, _format(out), out, names))
+        return 1 if unread else 0
 
 
 def _top(workdirs: Sequence[Path]) -> int:
-    """Returns the number of classes to name, and checks the runs as far as is quick."""
-    classes = [Workdir(workdir).read_config().dataset.classes for workdir in workdirs]
-    for place, (workdir, number) in enumerate(zip(workdirs, classes, strict=True)):
-        if number != classes[0]:
+    """Returns the number of classes to name, at most as many as the runs have."""
+    classes = _classes(workdirs)
+    top = _TOP.value
+    if top is not None and top > classes:
+        raise UserError(f'--top={top}: {workdirs[0]} has {classes:,} classes')
+    return min(_DEFAULT_TOP, classes) if top is None else top
+
+
+def _classes(workdirs: Sequence[Path]) -> int:
+    """Returns the number of classes, and checks the runs as far as is possible without JAX."""
+    numbers = [Workdir(workdir).read_config().dataset.classes for workdir in workdirs]
+    for place, (workdir, number) in enumerate(zip(workdirs, numbers, strict=True)):
+        if number != numbers[0]:
             raise UserError(
-                f'{workdirs[0]} and {workdir} have different classes ({classes[0]:,} and '
+                f'{workdirs[0]} and {workdir} have different classes ({numbers[0]:,} and '
                 f'{number:,}): the nets of an ensemble need the same classes in the same order'
             )
-        if workdir.resolve() in [other.resolve() for other in workdirs[:place]]:
-            raise UserError(f'{workdir} is named twice: name each run once')
-    top = _TOP.value
-    if top is not None and top > classes[0]:
-        raise UserError(f'--top={top}: {workdirs[0]} has {classes[0]:,} classes')
-    return min(_DEFAULT_TOP, classes[0]) if top is None else top
+        for other in workdirs[:place]:
+            if workdir.resolve() == other.resolve():
+                raise UserError(f'{other} and {workdir} are the same run: name it once')
+    return numbers[0]
 
 
 def _out() -> Path | None:
@@ -141,82 +141,11 @@ def _check_that_no_picture_is_replaced(out: Path | None, pictures: Pictures) -> 
             )
 
 
-def _load(workdirs: Sequence[Path], checkpoint: Checkpoint) -> list[Classifier]:
-    # These import JAX, which takes a while: mistakes in the command are reported before.
-    from alexnet_jax.evaluation.prediction import predicting
-    from alexnet_jax.runtime import compilation_cache, cpu_devices
-
-    cpu_devices.prepare_cpu_devices()  # before JAX starts, which opening checkpoints causes
-    cpu_devices.devices()  # their lack would be told as that of the checkpoints
-    compilation_cache.enable()
-    return predicting.load(workdirs, checkpoint)
-
-
-def _descriptions(inputs: Inputs, names: Sequence[tuple[str, str]] | None) -> tuple[str, ...]:
-    """Returns the description of each class; complains if they do not fit the net."""
-    if names is None:
-        return inputs.descriptions
-    descriptions, complaint = class_descriptions.match(names, inputs.classes, '--names')
-    if complaint:
-        complain(f'alexnet_jax: {complaint}')
-    return descriptions
-
-
 def _format(out: Path | None) -> str:
     if _FORMAT.value is not None:
         return _FORMAT.value
     suffix = '' if out is None else out.suffix.lower()
     return {'.csv': 'csv', '.json': 'json', '.jsonl': 'json'}.get(suffix, 'table')
-
-
-def _predict(
-    nets: Sequence[Classifier],
-    pictures: Pictures,
-    top: int,
-    descriptions: Sequence[str],
-    out: Path | None,
-) -> int:
-    """Writes the answers for all pictures as they come; returns the exit code."""
-    from alexnet_jax.evaluation.classifier import name_answers
-    from alexnet_jax.evaluation.prediction import formats, predicting
-
-    start, sources, classes = time.monotonic(), pictures.sources, nets[0].classes
-    layout = formats.Layout(top, classes, any(descriptions), [x.name for x in sources])
-    form = formats.choose(_format(out), layout, out is not None)
-    views = None if _VIEWS.value is None else int(_VIEWS.value)
-    for problem in pictures.problems:
-        complain(f'alexnet_jax: {problem}')
-    unread = 0
-    with (
-        contextlib.closing(predicting.predict(nets, sources, views)) as answers,
-        ProgressBars() as bars,
-        formats.open_output(out) as write,
-    ):
-        write(form.header())
-        for number, (name, log_p_K, problem) in enumerate(answers):
-            if len(sources) > nets[0].batch_size:
-                bars.show_images('predicting', number, len(sources))
-            with bars.hidden():
-                if log_p_K is None:
-                    unread += 1
-                    complain(f'alexnet_jax: {printable(name)} {problem}')
-                else:
-                    write(form.format(name, name_answers(log_p_K, classes, descriptions, top)))
-    if len(sources) > 1 or out is not None:
-        _summarize(pictures, unread, time.monotonic() - start, out)
-    return 1 if unread or pictures.problems else 0
-
-
-def _summarize(pictures: Pictures, unread: int, seconds: float, out: Path | None) -> None:
-    """Prints how many pictures there were on stderr, where it is not among the answers."""
-    parts = [f'{len(pictures.sources):,} pictures in {seconds:.1f} s']
-    if unread:
-        parts.append(f'{unread:,} of them could not be read')
-    if pictures.problems:
-        parts.append(f'{len(pictures.problems):,} folders could not be read')
-    if out is not None:
-        parts.append(f'written to {printable(str(out))}')
-    complain('; '.join(parts) + picture_sources.describe_others(pictures.others))
 
 
 if __name__ == '__main__':
