@@ -22,7 +22,7 @@ _NAME_OF_STANDARD_INPUT = '(standard input)'  # as grep names it
 
 # How a picture of each format begins. Damaged pictures are told by them from lists of paths.
 _SIGNATURES = re.compile(
-    rb'\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|II\*\x00|MM\x00\*|BM.{8}[^\x00]\x00\x00\x00',
+    rb'\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|II\*\x00|MM\x00\*|BM.{10}\x00\x00',
     re.DOTALL,
 )
 _CONTROL = re.compile(rb'[\x00-\x1f\x7f]')

@@ -105,11 +105,15 @@ def _descriptions(inputs: Inputs, names: Sequence[tuple[str, str]] | None) -> tu
 
 def _summarize(pictures: Pictures, unread: int, seconds: float, out: Path | None) -> None:
     """Prints how many pictures there were on stderr, where it is not among the answers."""
-    parts = [f'{len(pictures.sources):,} pictures in {seconds:.1f} s']
+    parts = [f'{_count(len(pictures.sources), "picture")} in {seconds:.1f} s']
     if unread:
         parts.append(f'{unread:,} of them could not be read')
     if pictures.problems:
-        parts.append(f'{len(pictures.problems):,} folders could not be read')
+        parts.append(f'{_count(len(pictures.problems), "folder")} could not be read')
     if out is not None:
         parts.append(f'written to {printable(str(out))}')
     complain('; '.join(parts) + picture_sources.describe_others(pictures.others))
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number:,} {noun}{"s" * (number != 1)}'
