@@ -107,7 +107,7 @@ def main(
     mesh = towers.choose_mesh(config)
     description = towers.describe_mesh(mesh, config.model.towers)
     memory.check(config, mesh)
-    pretrained.check_workdir(config, workdir)
+    pretrained.check_workdir(config, workdir, is_new=source is None)
     if dry_run:
         net = terminal.net_table(config, mesh)
         print(f'{description}\n\n{terminal.settings_text(config)}\n\n{net}')

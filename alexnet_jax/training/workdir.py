@@ -163,12 +163,21 @@ class Workdir:
           They; None if the run is of a version that did not keep them, and was not resumed since.
 
         Raises:
-          UserError: the folder holds no run, or the file cannot be read or is damaged.
+          UserError: the folder holds no run; the file cannot be read or is damaged; or it is
+            missing, and the weights of the run were imported.
         """
         from alexnet_jax.training.run_files import inputs_file
 
-        dataset = self.read_config().dataset
-        return inputs_file.read(self._inputs_file, dataset.image_size, dataset.classes)
+        record = self.read_record()
+        dataset = self._resolve(record).dataset
+        remedy = 'the command that started the run writes it again from the training images'
+        if 'imported' in record:  # its mean is not that of any training images here
+            remedy = 'import the weights again, with another --workdir'
+        file, size, classes = self._inputs_file, dataset.image_size, dataset.classes
+        inputs = inputs_file.read(file, size, classes, remedy)
+        if inputs is None and 'imported' in record:
+            raise UserError(f'{file} is missing: {remedy}')
+        return inputs
 
     def write_inputs(self, inputs: Inputs) -> None:
         """Writes the mean image, the colours and the names of the classes.
