@@ -55,7 +55,8 @@ class AlexNet(nnx.Module):
         """Computes the logits.
 
         Args:
-          images_BHWC: (B, crop, crop, 3) float32, mean subtracted, on the scale of 0 to 255.
+          images_BHWC: (B, crop, crop, 3) float32, as `augmentation.take_view` returns them: mean
+            subtracted, on the scale of 0 to 255 unless the settings have deviations.
           masks: draws the dropout masks in training; None at test time.
 
         Returns:

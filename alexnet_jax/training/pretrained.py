@@ -122,7 +122,7 @@ def _check_shapes(name: str, layer: Any, other: Any, settings: Pretrained, remed
         )
     raise UserError(
         f'{name} in {settings.workdir} has the shapes {_describe(others)}, and in this net '
-        f'{_describe(shapes)}: {leave_out}, or {remedy}'
+        f'{_describe(shapes)}: {remedy}, or {leave_out}'
     )
 
 
@@ -139,7 +139,7 @@ def _remedy(config: Config, other: Config) -> str:
         f'--config.{name}={",".join(map(str, x)) if isinstance(x, tuple) else x}'
         for name, (_, x) in _differing(config, other, names).items()
     ]
-    return f'set {list_names(changes, 4)}' if changes else 'use the same net'
+    return f'set {list_names(changes)}' if 0 < len(changes) <= 4 else 'use the recipe of that run'
 
 
 def _differences(config: Config, other: Config, layers: Collection[str]) -> list[str]:

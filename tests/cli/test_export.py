@@ -54,7 +54,6 @@ def test_all_formats_are_written_and_checked_on_test_images(everything):
 
 
 def test_the_files_agree_with_a_net_that_is_loaded(everything, trained_run):
-    """On digits as a user has them; the safetensors file is the run."""
     out, _ = everything
     net, images = read_run(trained_run), portable_nets.random_images(nets.small())
     nets.assert_equal_leaves(
@@ -79,8 +78,8 @@ def test_config_json_says_what_a_user_of_the_net_needs(everything):
     words = ' '.join(config['preprocessing']['in_words'])
     assert '72 x 72 pixels with the filter bicubic' in words
     assert 'Subtract the central 64 x 64 pixels of the mean image' in words
-    # The digits are white on black: 5 is the mean of the 64 grey levels, of 0 to 16.
-    assert 60 < config['preprocessing']['mean_colour'][0] < 100
+    # The mean grey level of the digits is 5 of 16, and their centre is brighter.
+    assert 255 * 5 / 16 < config['preprocessing']['mean_colour'][0] < 100
     layers = {layer['name']: layer for layer in config['layers']}
     assert [*layers] == ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8']
     assert (layers['conv1']['groups'], layers['conv2']['groups']) == (1, 2)

@@ -21,6 +21,7 @@ from devices import run
         (2, 6, 5),
         (2, 6, 4),  # one map fewer is read from the tower after than from the one before
         (4, 1, 7),  # a window reaches beyond the neighbours: three maps on either side
+        (2, 3, 2),  # none is read from the tower after
         (2, 3, 1),  # no neighbours
     ],
 )

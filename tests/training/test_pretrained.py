@@ -117,24 +117,28 @@ ALL = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
             {'model__conv2__maps': 64},
             ALL,
             'conv2 in OTHER has the shapes bias_TO (2, 8), kernel_THWIO (2, 5, 5, 3, 8), and in '
-            'this net bias_TO (2, 4), kernel_THWIO (2, 5, 5, 3, 4): leave conv2 out of '
-            'pretrained.layers, or set --config.model.conv2.maps=128',
+            'this net bias_TO (2, 4), kernel_THWIO (2, 5, 5, 3, 4): set '
+            '--config.model.conv2.maps=128, or leave conv2 out of pretrained.layers',
+        ),
+        (  # more settings than a line can name
+            {f'model__conv{i}__kernel': 1 for i in range(1, 6)},
+            ALL,
+            ': use the recipe of that run, or leave conv1 out',
         ),
         (  # the maps have more pixels, which only fc6 shows
             {'augmentation__crop': 72},
             ALL,
-            'or set --config.augmentation.crop=64',
+            ': set --config.augmentation.crop=64, or leave fc6 out',
         ),
         (
             {'model__conv4__reads': 'all', 'model__towers': 1},
             ('conv4',),
-            'leave conv4 out of pretrained.layers, or set --config.model.towers=2, '
-            '--config.model.conv4.reads=own',
+            ': set --config.model.towers=2, --config.model.conv4.reads=own, or leave conv4 out',
         ),
         (
             {'model__conv3__batch_normalization': True},
             ('conv3',),
-            'or set --config.model.conv3.batch_normalization=False',
+            ': set --config.model.conv3.batch_normalization=False, or leave conv3 out',
         ),
     ],
 )
