@@ -87,7 +87,9 @@ def main(_: Sequence[str]) -> None:
             'from_export': importing.import_export,
         }[source]
         request = importing.Request(config, command_line.overrides(), classes, mean)
+        show(f'reading {printable(str(path))}')
         imported = read(path, request)
+        show(f'writing {printable(str(workdir))}: {_count(imported):,} parameters')
         portable_net.write_run(imported.net, workdir, imported.origin)
         show(_summary(path, imported, workdir))
 
@@ -137,11 +139,10 @@ def _summary(path: Path, imported: 'Imported', workdir: Path) -> str:
     table = layer_table(net.config)
     rows = [('layer', 'weights', 'parameters')]
     rows += [(row.name, str(shapes[row.name]), f'{row.parameters:,}') for row in table]
-    count = sum(row.parameters for row in table)
     named = f', as --config={imported.recipe}' if imported.recipe else ''
     return '\n'.join(
         [
-            f'{printable(str(path))}: {count:,} parameters{named}',
+            f'{printable(str(path))}: {_count(imported):,} parameters{named}',
             align_columns(rows),
             f'mean image: {imported.mean}',
             f'{len(net.inputs.classes):,} classes: {imported.classes}',
@@ -150,6 +151,12 @@ def _summary(path: Path, imported: 'Imported', workdir: Path) -> str:
             *(f'  {command}' for command in _next(imported, workdir)),
         ]
     )
+
+
+def _count(imported: 'Imported') -> int:
+    from alexnet_jax.model.layer_table import parameter_count
+
+    return parameter_count(imported.net.config)
 
 
 def _next(imported: 'Imported', workdir: Path) -> list[str]:

@@ -170,6 +170,7 @@ def test_the_classes_of_an_export_are_compared_and_its_sizes_stay(export, tmp_pa
         importing.import_export(folder, Request(overrides={'model.width': 0.5}))
 
 
+@pytest.mark.parametrize('export', [safetensors_files.TORCH], indirect=True)
 def test_an_export_becomes_a_run(export, tmp_path):
     folder, net = export
     code, out, err = import_weights(f'--from_export={folder}', f'--workdir={tmp_path / "run"}')
