@@ -16,26 +16,16 @@ The nets of an ensemble may differ in everything but their test images. Exit cod
 mistake in the command or the data (one line says which).
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 
-from alexnet_jax.evaluation import moved_images
+from alexnet_jax.evaluation import moved_images, run_flags
 from alexnet_jax.runtime.paths import check_path
-from alexnet_jax.runtime.user_errors import UserError, list_items, parse_flags, report_user_errors
+from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
-_WORKDIR = flags.DEFINE_multi_string(
-    'workdir', [], 'Folders of one or more runs, separated by commas.'
-)
-_CHECKPOINT = flags.DEFINE_string(
-    'checkpoint',
-    'newest',
-    'Checkpoint of each run: newest; best, the one with the lowest test error; or the number of '
-    'training steps done in it.',
-)
 _SPLIT = flags.DEFINE_string('split', None, "Split to evaluate on. Default: the run's test split.")
 _TUNE_WEIGHTS = flags.DEFINE_bool(
     'tune_weights',
@@ -49,13 +39,14 @@ _OUT = flags.DEFINE_string(
     None,
     'Folder for the files. Default: evaluation in the first workdir; evaluation_of_N for N nets.',
 )
-flags.adopt_module_key_flags(moved_images)  # --help shows them
+flags.adopt_module_key_flags(run_flags)  # --help shows them
+flags.adopt_module_key_flags(moved_images)
 
 
 def main(_: Sequence[str]) -> None:
     """Evaluates the nets that the flags name."""
     with report_user_errors():
-        workdirs, changes, checkpoint = _workdirs(), _changes(), _checkpoint()
+        workdirs, changes, checkpoint = _workdirs(), _changes(), run_flags.checkpoint()
         out = check_path(_OUT.value, '--out') if _OUT.value is not None else None
         # This imports JAX, which takes a while: mistakes in the flags are reported before.
         from alexnet_jax.evaluation import run_evaluation
@@ -65,18 +56,10 @@ def main(_: Sequence[str]) -> None:
 
 
 def _workdirs() -> list[Path]:
-    names = [name for value in _WORKDIR.value for name in _split(value)]
-    workdirs = [check_path(name, '--workdir') for name in names]
-    if not workdirs:
-        raise UserError('no run is named: --workdir=DIR (see --help)')
+    workdirs = run_flags.workdirs()
     if _TUNE_WEIGHTS.value and len(workdirs) == 1:
         raise UserError('--tune_weights needs several nets: --workdir=DIR,DIR')
     return workdirs
-
-
-def _split(value: str) -> list[str]:
-    """Splits a value at its commas, unless it is the name of one folder."""
-    return [value] if os.path.isdir(os.path.expanduser(value)) else list_items([value])
 
 
 def _changes() -> dict[str, str]:
@@ -87,16 +70,6 @@ def _changes() -> dict[str, str]:
             raise UserError("--split= is empty: name a split, or leave it out for the run's own")
         changes['eval_split'] = _SPLIT.value
     return changes
-
-
-def _checkpoint() -> str | int:
-    """Returns 'newest', 'best' or the number of training steps of a checkpoint."""
-    value = _CHECKPOINT.value
-    if value in ('newest', 'best'):
-        return value
-    if value.isascii() and value.isdigit() and len(value) < 19:
-        return int(value)
-    raise UserError(f'--checkpoint={value} must be newest, best or a number of training steps')
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@
     python -m alexnet_jax.export --workdir=runs/digits --format=onnx
         the graph for ONNX Runtime and others (pip install onnx)
     python -m alexnet_jax.export --workdir=runs/digits --format=stablehlo
-        one file for jax.export: images in, log probabilities out
+        one file for jax.export: images in, log probabilities out (pip install flatbuffers)
     python -m alexnet_jax.export --workdir=runs/digits --format=safetensors,torch,onnx,stablehlo
         all of them in one folder
     python -m alexnet_jax.export --workdir=runs/digits --checkpoint=best --out=exports/digits

@@ -22,7 +22,7 @@ from alexnet_jax.reporting import comparisons, history
 from alexnet_jax.reporting.markup import joined
 from alexnet_jax.reporting.page import Section, page
 from alexnet_jax.runtime import atomic_files
-from alexnet_jax.runtime.paths import check_path, check_writable
+from alexnet_jax.runtime.paths import check_output_file, check_path
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run.')
@@ -51,22 +51,11 @@ def main(_: Sequence[str]) -> None:
         out = workdir / 'report.html' if _OUT.value is None else check_path(_OUT.value, '--out')
         changes = moved_images.places()
         if workdir.is_dir():
-            _check_writable(out)
+            check_output_file(out, '--out')
         text = _page_of(workdir, changes, _comparisons(workdir))
         with atomic_files.replace(out) as partial:
             partial.write_text(text, encoding='utf-8')
         print(out)
-
-
-def _check_writable(out: Path) -> None:
-    """Checks, before anything is computed, that a file can be written."""
-    if out.is_dir():
-        raise UserError(f'--out={out} is a folder: give the name of the page, {out}/report.html')
-    if out.exists() and not out.is_file():
-        raise UserError(f'--out={out} is not a file that can be replaced: choose another name')
-    if not out.parent.is_dir():
-        raise UserError(f'--out={out}: there is no folder {out.parent}')
-    check_writable(out.parent, '--out')
 
 
 def _comparisons(workdir: Path) -> list[Section]:

@@ -1,7 +1,7 @@
 """A trained net that classifies pictures, with the names of its classes (§4.1, §6.1)."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -11,7 +11,7 @@ import numpy as np
 from alexnet_jax.config import schema
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.evaluation import pictures
-from alexnet_jax.evaluation.pictures import Picture
+from alexnet_jax.evaluation.pictures import Picture, as_series, map_ahead
 from alexnet_jax.evaluation.trained_net import (
     NEWEST,
     Checkpoint,
@@ -22,7 +22,6 @@ from alexnet_jax.evaluation.trained_net import (
 from alexnet_jax.model import inference, towers
 from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.model.net import Net
-from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files.inputs_file import Inputs
@@ -77,6 +76,21 @@ class Prediction(NamedTuple):
     description: str
 
 
+def name_answers(
+    log_p_K: np.ndarray, classes: Sequence[str], descriptions: Sequence[str], top: int
+) -> list[Prediction]:
+    """Names the most probable classes, of equally probable ones the lower number first.
+
+    Args:
+      log_p_K: (K,) float32, logarithms of probabilities.
+      classes: the names of the K classes.
+      descriptions: a description of each class; '' where there is none.
+      top: how many classes are named; all where there are fewer.
+    """
+    order = np.argsort(-log_p_K, kind='stable')[:top].tolist()
+    return [Prediction(classes[k], float(np.exp(log_p_K[k])), k, descriptions[k]) for k in order]
+
+
 class Classifier(Net):
     """A trained net on the devices of a mesh; `load` makes one.
 
@@ -127,54 +141,53 @@ class Classifier(Net):
 
     @overload
     def predict(
-        self, pictures: list[Picture], top: int = 5, views: int | None = None
-    ) -> list[list[Prediction]]: ...
-
-    @overload
-    def predict(
         self, pictures: Picture, top: int = 5, views: int | None = None
     ) -> list[Prediction]: ...
 
+    @overload
     def predict(
-        self, pictures: Picture | list[Picture], top: int = 5, views: int | None = None
+        self, pictures: Iterable[Picture], top: int = 5, views: int | None = None
+    ) -> list[list[Prediction]]: ...
+
+    def predict(
+        self, pictures: Picture | Iterable[Picture], top: int = 5, views: int | None = None
     ) -> Any:
-        """Names the most probable classes of a picture, or of each picture of a list.
+        """Names the most probable classes of a picture, or of each picture of a series.
 
         Args:
           pictures: the path of a file, its bytes, an image of Pillow or an array (see
-            `evaluation.pictures.read`), or a list of them.
-          top: how many classes are named.
+            `evaluation.pictures.read`); or a list, a generator, ... of them, or an array of the
+            shape (N, rows, columns, colours).
+          top: how many classes are named, at least 1; all where the net has fewer.
           views: how many views of a picture are averaged: 1, the centre crop; 5, with the corners;
             10, with their horizontal flips (§4.1). None: as the run is evaluated.
 
         Returns:
-          The predictions, the most probable first; for a list, a list of them for each picture.
+          The predictions, the most probable first; for a series, a list of them for each picture.
 
         Raises:
           UserError: a picture cannot be read; the message names it.
-          ValueError: `views` is another number.
+          TypeError: this is neither a picture nor a series of them.
+          ValueError: `top` is below 1, or `views` is another number.
         """
-        single = not isinstance(pictures, list)
-        log_p_NK = self._of_pictures([pictures] if single else pictures, views)
-        predictions = [self.name_answers(log_p_K, top) for log_p_K in log_p_NK]
+        if top < 1:
+            raise ValueError(f'top={top} must be at least 1')
+        series, single = as_series(pictures)
+        parts = [
+            self.log_probabilities(images_BHWC, views) for images_BHWC in self._batches(series)
+        ]
+        predictions = [self.name_answers(log_p_K, top) for part in parts for log_p_K in part]
         return predictions[0] if single else predictions
 
     def name_answers(self, log_p_K: np.ndarray, top: int = 5) -> list[Prediction]:
-        """Names the most probable classes, of equally probable ones the lower number first.
+        """Names the most probable classes; see the function of this name."""
+        return name_answers(log_p_K, self.inputs.classes, self.inputs.descriptions, top)
 
-        Args:
-          log_p_K: (K,) float32, logarithms of probabilities.
-          top: how many classes are named.
-        """
-        names, descriptions = self.inputs.classes, self.inputs.descriptions
-        order = np.argsort(-log_p_K, kind='stable')[:top].tolist()
-        return [Prediction(names[k], float(np.exp(log_p_K[k])), k, descriptions[k]) for k in order]
-
-    def features(self, pictures: Picture | list[Picture], layer: str = 'fc7') -> np.ndarray:
+    def features(self, pictures: Picture | Iterable[Picture], layer: str = 'fc7') -> np.ndarray:
         """Computes the outputs of a layer for the centre crop, for retrieval or another classifier.
 
         Args:
-          pictures: a picture or a list of pictures, as for `predict`.
+          pictures: a picture or a series of pictures, as for `predict`.
           layer: the name of a layer before fc8.
 
         Returns:
@@ -183,6 +196,7 @@ class Classifier(Net):
 
         Raises:
           UserError: a picture cannot be read; the message names it.
+          TypeError: this is neither a picture nor a series of them.
           ValueError: the net has no such layer.
         """
         layers = [*self.config.model.convolutions(), *self.config.model.dense()]
@@ -190,9 +204,9 @@ class Classifier(Net):
             raise ValueError(f'the net has no layer {layer!r} before fc8: {", ".join(layers)}')
         compute = inference.make_hidden(self.config, self.mesh, layer)
         (centre,) = inference.first_views(self.config, 1)
-        single = not isinstance(pictures, list)
+        series, single = as_series(pictures)
         parts = []
-        for batch in self._batches([pictures] if single else pictures):
+        for batch in self._batches(series):
             outputs = compute(self.params, self._mean_HWC(), self._pad(batch), centre)
             parts.append(np.asarray(outputs)[: len(batch)])
         features = np.concatenate(parts)
@@ -214,6 +228,7 @@ class Classifier(Net):
         if views not in (None, *VIEWS):
             raise ValueError(f'{views} views: 1, 5 or 10 are averaged')
         size = self.config.dataset.image_size
+        images_BHWC = np.asarray(images_BHWC)
         if images_BHWC.shape[1:] != (size, size, 3) or images_BHWC.dtype != np.uint8:
             raise ValueError(
                 f'images {images_BHWC.shape} {images_BHWC.dtype}, not (B, {size}, {size}, 3) uint8'
@@ -230,31 +245,25 @@ class Classifier(Net):
             parts.append(np.asarray(inference.mean_of_views(log_p_VBK))[: len(batch)])
         return np.concatenate(parts)
 
-    def _of_pictures(self, pictures: Sequence[Picture], views: int | None) -> np.ndarray:
-        return np.concatenate([self.log_probabilities(x, views) for x in self._batches(pictures)])
-
-    def _batches(self, pictures_N: Sequence[Picture]) -> Iterator[np.ndarray]:
+    def _batches(self, series: Iterable[Picture]) -> Iterator[np.ndarray]:
         """Yields the pictures batch by batch, decoded by threads: (B, size, size, 3) uint8.
 
         Without pictures it yields one batch, which has no rows.
         """
         size = self.config.dataset.image_size
-        if not pictures_N:
-            yield np.zeros((0, size, size, 3), np.uint8)
-        with ThreadPoolExecutor(cpu_devices.processor_count()) as pool:
-            for start in range(0, len(pictures_N), self.batch_size):
-                batch = pictures_N[start : start + self.batch_size]
-                numbers = range(start + 1, start + 1 + len(batch))
-                yield np.stack([*pool.map(self._read, batch, numbers)])
+        decoded = map_ahead(self._read, enumerate(series, 1), self.batch_size)
+        batch = list(itertools.islice(decoded, self.batch_size))
+        yield np.stack(batch) if batch else np.zeros((0, size, size, 3), np.uint8)
+        while batch := list(itertools.islice(decoded, self.batch_size)):
+            yield np.stack(batch)
 
-    def _read(self, picture: Picture, number: int) -> np.ndarray:
+    def _read(self, numbered: tuple[int, Picture]) -> np.ndarray:
+        number, picture = numbered
         try:
             return pictures.read(picture, self.config.dataset)
-        except BadImage as error:
-            raise UserError(f'{pictures.describe(picture, number)} {error}') from error
-        except OSError as error:
+        except (BadImage, OSError) as error:
             name = pictures.describe(picture, number)
-            raise UserError(f'cannot read {name}: {error.strerror}') from error
+            raise UserError(f'{name} {pictures.describe_error(error)}') from error
 
     def _mean_HWC(self) -> jax.Array:
         """Returns the mean image on the devices."""

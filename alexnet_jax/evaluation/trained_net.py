@@ -1,20 +1,22 @@
 """A trained net from its workdir: its settings, its parameters, and its outputs for images.
 
-For programs that evaluate or show a run without resuming it.
+For programs that evaluate or show a run without resuming it. The modules that read data sets are
+imported where they are needed: a net can also be used without its data set.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 
 from alexnet_jax.config import schema
-from alexnet_jax.data import images, loader, sources
-from alexnet_jax.data.preparation import tfds_sets
+from alexnet_jax.data import images
 from alexnet_jax.model import inference, memory, towers
 from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.runtime import cpu_devices
@@ -24,6 +26,9 @@ from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files.inputs_file import Inputs
 from alexnet_jax.training.state import compute_inputs, place_constants, state_shapes
 from alexnet_jax.training.workdir import Workdir
+
+if TYPE_CHECKING:
+    from alexnet_jax.data import loader, sources
 
 MANY_IMAGES = 10_000  # from this number on, progress is shown
 NEWEST, BEST = 'newest', 'best'  # checkpoints of a run
@@ -79,6 +84,8 @@ def read_config(workdir: Path) -> schema.Config:
     Raises:
       UserError: the folder holds no run, or a run of another version.
     """
+    from alexnet_jax.data.preparation import tfds_sets
+
     folder = Workdir(workdir)
     config = folder.read_config()
     recorded = Path((folder.read_record().get('data') or {}).get('folder') or '/')
@@ -99,6 +106,8 @@ def open_splits(config: schema.Config) -> sources.Splits:
     Raises:
       UserError: the data set is not there, or cannot be used.
     """
+    from alexnet_jax.data import sources
+
     try:
         return sources.open_splits(config.dataset, config.loader.skip_bad, create=False)
     except UserError as error:
@@ -148,6 +157,8 @@ def read_labels(source: sources.Source) -> LabelledImages:
     Raises:
       UserError: a record is damaged or has no label.
     """
+    from alexnet_jax.data import loader
+
     names, labels = [], np.empty(len(source), np.int32)
     with ProgressBars() as bars:
         for index in range(len(source)):
@@ -201,7 +212,7 @@ class TrainedNet:
         splits = open_splits(self.config)
         self.source = splits.eval
         self.inputs = folder.read_inputs() or self._inputs_of_data_set(folder, splits)
-        if difference := _class_difference(self.inputs.classes, self.source.classes):
+        if difference := class_difference(self.inputs.classes, self.source.classes):
             raise UserError(
                 f'the images have other classes than {printable(str(workdir))} ({difference}): '
                 'choose images of the same classes in the same order'
@@ -216,6 +227,8 @@ class TrainedNet:
                 f'({difference}): the mean image is not that of the training, and the numbers of '
                 'the classes may be others'
             )
+        from alexnet_jax.data import loader
+
         unreadable = loader.UnreadableImages(splits.train, self.config.loader.skip_bad)
         return compute_inputs(self.config, splits, unreadable)
 
@@ -256,6 +269,8 @@ class TrainedNet:
 
     def image(self, index: int) -> np.ndarray:
         """Reads a test image, scaled and cropped as it is for the net: (size, size, 3) uint8."""
+        from alexnet_jax.data import loader
+
         size = self.config.dataset.image_size
         image = np.empty((size, size, 3), np.uint8)
         try:
@@ -286,6 +301,8 @@ class TrainedNet:
 
     def _batches(self) -> Iterator[tuple[loader.Batch, np.ndarray]]:
         """Yields batches of test images, and which of their rows count: the last one is padded."""
+        from alexnet_jax.data import loader
+
         reading, batch_size = (
             loader.Reading.from_config(self.config),
             self.config.evaluation.batch_size,
@@ -294,11 +311,20 @@ class TrainedNet:
             yield batch, batch['weight'] > 0
 
 
-def _class_difference(classes: Sequence[str], others: Sequence[str]) -> str:
-    """Names the first class that differs in a few words; '' if none does."""
+def class_difference(
+    classes: Sequence[str], others: Sequence[str], places: tuple[str, str] = ('in the run', 'here')
+) -> str:
+    """Names the first class that differs in a few words; '' if none does.
+
+    Args:
+      classes: the names of the classes in their order.
+      others: the names to compare them with.
+      places: where each of the two lists is from, for the message.
+    """
     if len(classes) != len(others):
         return f'{len(classes):,} and {len(others):,} classes'
     for number, (name, other) in enumerate(zip(classes, others, strict=True)):
         if name != other:
-            return f'class {number} is {printable(name)} in the run and {printable(other)} here'
+            one, two = (printable(x) for x in (name, other))
+            return f'class {number} is {one} {places[0]} and {two} {places[1]}'
     return ''

@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_jax.config import model_schema
+from alexnet_jax.data import augmentation
 from alexnet_jax.interchange import grouped_layout
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model.layer_table import CHANNELS
@@ -101,9 +102,8 @@ class _Builder:
         self._add('crop', 'Slice', *names)
         self._add('crop.maps_first', 'Transpose', perm=[0, 3, 1, 2])  # a quarter of float32's bytes
         self._add('crop.float32', 'Cast', to=TensorProto.FLOAT)
-        mean_HWC = self.net.inputs.mean_HWC[first : first + crop, first : first + crop]
-        mean = self._constant('mean', mean_HWC.transpose(2, 0, 1))
-        self._add('crop.centred', 'Sub', mean)
+        mean_HWC = augmentation.central(self.net.inputs.mean_HWC, crop)
+        self._add('crop.centred', 'Sub', self._constant('mean', mean_HWC.transpose(2, 0, 1)))
         deviations = self.config.augmentation.deviations
         if any(deviation != 1 for deviation in deviations):
             numbers = np.reshape(deviations, (CHANNELS, 1, 1))

@@ -101,5 +101,25 @@ def check_writable(folder: Path, flag: str) -> None:
         raise UserError(f'{reason}; choose another {flag}') from error
 
 
+def check_output_file(file: Path, flag: str) -> None:
+    """Checks that a file can be written or replaced; creates nothing that remains.
+
+    Args:
+      file: the file; it need not exist, but its folder must.
+      flag: the name of the flag that gives it.
+
+    Raises:
+      UserError: it is a folder or a device, or its folder is missing or cannot be written to.
+    """
+    shown = f'{flag}={printable(str(file))}'
+    if file.is_dir():
+        raise UserError(f'{shown} is a folder: give the name of a file')
+    if file.exists() and not file.is_file():
+        raise UserError(f'{shown} is not a file that can be replaced: choose another name')
+    if not file.parent.is_dir():
+        raise UserError(f'{shown}: there is no folder {printable(str(file.parent))}')
+    check_writable(file.parent, flag)
+
+
 def _show(text: str) -> str:
     return printable(text if len(text) <= 200 else f'{text[:60]}...')

@@ -54,6 +54,15 @@ class ProgressBars:
         """Shows how many images have been read."""
         self._show(label, done, total, ' images', False)
 
+    @contextlib.contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Takes the bar off the terminal while other lines are printed there."""
+        if isinstance(self._bar, _Bar):
+            self._bar.hide()
+        yield
+        if isinstance(self._bar, _Bar):
+            self._bar.refresh()
+
     def _show(self, label: str, done: int, total: int, unit: str, scale: bool) -> None:
         if label != self._label:
             self._end()
@@ -92,6 +101,16 @@ class _Bar:
             with _dropped_if_terminal_is_gone():
                 self._bar.total = total
                 self._bar.update(done - self._bar.n)
+
+    def hide(self) -> None:
+        if self._bar is not None:
+            with _dropped_if_terminal_is_gone():
+                self._bar.clear()
+
+    def refresh(self) -> None:
+        if self._bar is not None:
+            with _dropped_if_terminal_is_gone():
+                self._bar.refresh()
 
     def end(self) -> None:
         if self._bar is not None:

@@ -1,6 +1,7 @@
 """Text tables for the terminal, and cells of CSV files that no spreadsheet executes."""
 
 import csv
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,41 @@ def align_columns(rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def display_width(text: str) -> int:
+    """Returns how many columns of a terminal a text takes: two for an East Asian character."""
+    return sum(_width(character) for character in text)
+
+
+def _width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ('W', 'F') else 1
+
+
+def cut(text: str, columns: int) -> str:
+    """Returns a text, and if it is wider than this, its beginning and '...'."""
+    if display_width(text) <= columns:
+        return text
+    return _fitting(text, columns - 3) + '...'
+
+
+def cut_start(text: str, columns: int) -> str:
+    """Returns a text, and if it is wider than this, '...' and its end."""
+    if display_width(text) <= columns:
+        return text
+    return '...' + _fitting(text[::-1], columns - 3)[::-1]
+
+
+def _fitting(text: str, columns: int) -> str:
+    """Returns the longest beginning of a text that fits into some columns."""
+    width = 0
+    for place, character in enumerate(text):
+        width += _width(character)
+        if width > columns:
+            return text[:place]
+    return text
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:

@@ -209,6 +209,7 @@ def list_items(values: Iterable[str]) -> list[str]:
 def parse_flags(
     arguments: list[str],
     describe_unknown: Callable[[flags.UnrecognizedFlagError], str] = str,
+    positional: bool = False,
 ) -> list[str]:
     """Parses absl flags; a mistake in them ends the process with one line.
 
@@ -218,9 +219,10 @@ def parse_flags(
     Args:
       arguments: the program and its arguments.
       describe_unknown: returns the message for a flag that does not exist.
+      positional: whether there may be arguments that are not flags, before, between and after them.
 
     Returns:
-      The program alone: there are no positional arguments.
+      The program, and the arguments that are not flags.
     """
     with report_user_errors():
         printing.prepare_streams()
@@ -235,7 +237,7 @@ def parse_flags(
             raise UserError(f'the flag file cannot be read: {error}') from error
         except SystemExit as end:  # after --help, which absl ends with code 1
             raise SystemExit(0) from end
-        if rest[1:]:
+        if rest[1:] and not positional:
             raise UserError(f'unexpected argument {rest[1]!r}: flags are given as --NAME=VALUE')
         return rest
 

@@ -1,6 +1,12 @@
-"""The state of training, and how it is sharded."""
+"""The state of training, and how it is sharded.
 
-from typing import Any, NamedTuple
+The modules that read data sets are imported where they are needed: Grain and TFDS take most of a
+second, which programs that use a trained net without its data set save.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +15,15 @@ import optax
 from jax.sharding import PartitionSpec
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.data import augmentation, loader, sources
+from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.parameters import leaves_by_name
 from alexnet_jax.training import pretrained
 from alexnet_jax.training.optimizer import paper_momentum
 from alexnet_jax.training.run_files.inputs_file import Inputs
+
+if TYPE_CHECKING:
+    from alexnet_jax.data import loader, sources
 
 
 class State(NamedTuple):
@@ -121,6 +130,8 @@ def compute_inputs(
     """
     sums = None
     if config.augmentation.constants == 'data':
+        from alexnet_jax.data import loader
+
         reading, split = loader.Reading.from_config(config), config.dataset.train_split
         sums = loader.statistics_of(splits.train, reading, splits.folder, split, unreadable)
     size = config.dataset.image_size

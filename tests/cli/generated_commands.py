@@ -24,6 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from alexnet_jax.config.settings import Setting, catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +70,7 @@ _COPIES = ('run', 'run with blanks', 'röm', 'a,b', 'a=b', '-dash', "it's", 'x' 
 _FILES = (
     *(*_COPIES, *_DAMAGES, *_CONFIGS, 'other net', 'bad value', 'other data', 'no checkpoints'),
     *('empty', 'file', 'loop', 'nowhere', 'pipe', 'flags', 'tfds', 'not there'),
+    *('pictures', 'picture.png', 'words.txt'),
 )
 
 
@@ -98,8 +101,8 @@ def generate(seed: str, place: Path) -> CommandLine:
     """Returns a command line over the files in a folder that `furnish` has made."""
     rng = random.Random(seed)
     kind = rng.choices(
-        ['dry_run', 'run', 'prepare', 'evaluate', 'report', 'ablations', 'list'],
-        [10, 2, 3, 4, 3, 1, 0.5],
+        ['dry_run', 'run', 'prepare', 'evaluate', 'predict', 'report', 'ablations', 'list'],
+        [10, 2, 3, 4, 4, 3, 1, 0.5],
     )[0]
     arguments, wrong = _PROGRAMS[kind](rng, place)
     environment = {'TFDS_DATA_DIR': str(place / 'tfds'), 'JAX_PLATFORMS': 'cpu'}
@@ -137,10 +140,20 @@ def furnish(place: Path, run: Path, tfds: Path) -> None:
     (place / 'loop').symlink_to(place / 'loop')
     (place / 'nowhere').symlink_to(place / 'not there')
     os.mkfifo(place / 'pipe')
+    _make_pictures(place)
     for name, text in _CONFIGS.items():
         (place / name).write_text(text)
     (place / 'flags').write_text('--config=digits\n# comment\n--config.seed=5\n')
     (place / 'odd flags').write_text('--config.sed=5\n--nothing\n')
+
+
+def _make_pictures(place):
+    (place / 'pictures' / 'more').mkdir(parents=True)
+    for name in ('picture.png', 'pictures/a.png', 'pictures/more/=b.PNG', 'pictures/odd.jpg'):
+        Image.linear_gradient('L').save(place / name, 'PNG')
+    (place / 'pictures' / 'torn.png').write_bytes((place / 'picture.png').read_bytes()[:300])
+    (place / 'pictures' / 'notes.txt').write_text('text')
+    (place / 'words.txt').write_text('0 zero\n1 one\n11 eleven\n')
 
 
 def _reconfigure(run, copy, change):
@@ -191,7 +204,8 @@ def judge_end(line: CommandLine, code: int, out: str, err: str) -> list[str]:
 
 def _faults(line, code, out, err):
     lines = [text for text in re.split(r'[\r\n]+', err) if text.strip()]
-    codes = (*EXIT_CODES, 1) if '--check' in line.arguments else EXIT_CODES
+    may_find_faults = '--check' in line.arguments or line.program == 'alexnet_jax.predict'
+    codes = (*EXIT_CODES, 1) if may_find_faults else EXIT_CODES
     if code not in codes:
         yield f'exit code {code}: {lines[-1] if lines else ""}'
     if 'Traceback' in err:
@@ -373,6 +387,25 @@ def _evaluate(rng, place):
     return arguments, []
 
 
+def _predict(rng, place):
+    pictures = [_path(rng, place, 'pictures', 'picture.png') for _ in range(rng.choice([0, 1, 2]))]
+    workdirs = [_path(rng, place, 'run') for _ in range(rng.choice([0, 1, 1, 1, 1, 2]))]
+    arguments = [*pictures, *(f'--workdir={workdir}' for workdir in workdirs)]
+    choices = {
+        'top': lambda: rng.choice(['1', '10', '11', '0', '-1', 'x', '9' * 30, '\uff12']),
+        'views': lambda: rng.choice(['1', '5', '10', '2', '', '\uff11']),
+        'format': lambda: rng.choice(['table', 'csv', 'json', 'xml', '']),
+        'checkpoint': lambda: rng.choice(['newest', 'best', '7', '-1', 'x', '']),
+        'out': lambda: _path(rng, place) if rng.random() < 0.5 else str(place / 'answers.csv'),
+        'names': lambda: _path(rng, place, 'words.txt'),
+    }
+    for name in rng.sample(list(choices), rng.choice([0, 0, 1, 1, 2, 3])):
+        arguments.append(f'--{name}={choices[name]()}')
+    rng.shuffle(arguments)
+    wrong = [x for x in arguments if x in ('--top=11', '--top=0', '--views=2', '--format=xml')]
+    return arguments, wrong
+
+
 def _report(rng, place):
     arguments = [f'--workdir={_path(rng, place, "run")}'] if rng.random() < 0.95 else []
     choices = {
@@ -409,6 +442,7 @@ _PROGRAMS = {
     'run': _run,
     'prepare': _prepare,
     'evaluate': _evaluate,
+    'predict': _predict,
     'report': _report,
     'ablations': _ablations,
     'list': _list,

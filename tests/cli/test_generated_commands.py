@@ -30,7 +30,7 @@ def test_a_command_line_is_the_same_in_every_run(tmp_path):
     """So that one that failed can be tried again; and the programs are all among them."""
     lines = [generate(f'x-{number}', tmp_path) for number in range(200)]
     assert lines == [generate(f'x-{number}', tmp_path) for number in range(200)]
-    programs = ('main', 'prepare', 'evaluate', 'report', 'ablations')
+    programs = ('main', 'prepare', 'evaluate', 'predict', 'report', 'ablations')
     assert {f'alexnet_jax.{name}' for name in programs} <= {line.program for line in lines}
     assert 20 < sum(bool(line.wrong) for line in lines) < 180
 
@@ -63,3 +63,5 @@ def test_what_cannot_be_meant_must_be_refused():
     assert judge_end(line, 2, '', 'alexnet_jax: seed=-1 must be at least 0') == []
     checked = CommandLine('alexnet_jax.prepare', ['--check'], {}, [])
     assert judge_end(checked, 1, '', '') == []
+    predicted = CommandLine('alexnet_jax.predict', ['x.png'], {}, [])
+    assert judge_end(predicted, 1, 'a.png', 'alexnet_jax: x.png is not an image') == []

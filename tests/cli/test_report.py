@@ -118,7 +118,7 @@ def test_a_run_in_training_is_shown_by_its_newest_checkpoint(workdir, tmp_path):
         ),
         (['--workdir=.', '--images=0'], '0 is not an integer in the range [1, 10000]'),
         (['--workdir=.', '--out=/no/such/page.html'], 'there is no folder /no/such'),
-        (['--workdir=.', '--out=tests'], '--out=tests is a folder: give the name of the page'),
+        (['--workdir=.', '--out=tests'], '--out=tests is a folder: give the name of a file'),
         (['--workdir=.', '--out=/proc/x'], 'cannot write to /proc'),
         (['--workdir=.', '--out=/dev/null'], 'is not a file that can be replaced'),
         (['--workdir=.', '--out='], '--out'),

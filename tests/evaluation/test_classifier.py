@@ -1,6 +1,8 @@
 import dataclasses
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -90,6 +92,11 @@ def test_a_picture_is_a_path_bytes_an_image_or_an_array(images, net, tmp_path):
         images[0],
         grey,
         grey[..., None],
+        np.stack([grey, np.full_like(grey, 255)], axis=-1),  # grey and alpha
+        np.dstack([images[0], np.full_like(grey, 255)]),
+        np.asfortranarray(images[0]),
+        jax.numpy.asarray(images[0]),
+        bytearray(path.read_bytes()),
     ]
     expected = net.predict(path)
     assert len(expected) == 5
@@ -97,6 +104,47 @@ def test_a_picture_is_a_path_bytes_an_image_or_an_array(images, net, tmp_path):
         assert net.predict(picture) == expected
     assert net.predict([path, images[0]]) == [expected, expected]
     assert net.predict([]) == []
+
+
+def probabilities(predictions):
+    """Returns the probabilities of all classes in the order of their labels."""
+    return [x.probability for x in sorted(predictions, key=lambda x: x.label)]
+
+
+def test_any_series_of_pictures_has_a_list_of_predictions(images, net):
+    """A tuple, a generator, or an array (N, rows, columns, 3); the last batch is incomplete."""
+    expected = [probabilities(net.predict(image, top=10)) for image in images[:3]]
+    assert np.ptp(expected, axis=0).max() > 1e-3
+    for series in (tuple(images[:3]), (x for x in images[:3]), images[:3], images[:3, ..., :1]):
+        answers = [probabilities(row) for row in net.predict(series, top=10)]
+        np.testing.assert_allclose(answers, expected, 1e-4)
+    many = net.predict(itertools.islice(itertools.cycle(images[:3]), 40), top=10)
+    assert len(many) == 40 > net.batch_size
+    for number, row in enumerate(many):
+        np.testing.assert_allclose(probabilities(row), expected[number % 3], 1e-4)
+    assert net.predict(images[:1]) == [net.predict(images[0])]
+    assert net.features(tuple(images[:2]), 'fc6').shape == (2, 256)
+    with pytest.raises(TypeError, match='int is neither a picture nor a series of them'):
+        net.predict(7)
+    with pytest.raises(TypeError, match='int is not a picture'):
+        net.predict([7])
+
+
+def test_the_number_of_classes_that_are_named(images, net):
+    assert len(net.predict(images[0], top=1)) == 1
+    assert len(net.predict(images[0], top=99)) == 10
+    for top in (0, -1):
+        with pytest.raises(ValueError, match=f'top={top} must be at least 1'):
+            net.predict(images[0], top=top)
+
+
+def test_an_image_of_pillow_may_stand_twice_in_a_list(images, net, tmp_path):
+    """Pillow reads its pixels when they are needed, here by several threads at once."""
+    Image.fromarray(np.tile(images[0], (9, 9, 1))).save(tmp_path / 'a.png')
+    expected = probabilities(net.predict(tmp_path / 'a.png', top=10))
+    with Image.open(tmp_path / 'a.png') as image:
+        answers = net.predict([image] * 16, top=10)
+    np.testing.assert_allclose([probabilities(x) for x in answers], [expected] * 16, 1e-4)
 
 
 def test_pictures_are_turned_upright(images, net, tmp_path):
@@ -109,10 +157,15 @@ def test_pictures_are_turned_upright(images, net, tmp_path):
 @pytest.mark.parametrize(
     ('picture', 'message'),
     [
-        ('nowhere.png', 'cannot read .*nowhere.png: No such file or directory'),
+        ('nowhere.png', 'nowhere.png cannot be read: No such file or directory'),
+        ('/', '/ cannot be read: Is a directory'),
+        ('/dev/zero', '/dev/zero is not a file'),
         (b'no picture', r'picture 2 is not an image \(10 bytes\)'),
         (np.zeros((4, 4)), r'picture 2 is an array \(4, 4\) of float64, not'),
+        (np.zeros((4, 4, 5), np.uint8), r'picture 2 is an array \(4, 4, 5\) of uint8, not'),
+        (np.zeros((4, 4, 3), '>u2'), r'picture 2 is an array \(4, 4, 3\) of >u2, not'),
         (np.zeros((4, 0, 3), np.uint8), 'picture 2 has no pixels'),
+        (Image.new('F', (4, 4)), r'picture 2 has pixels of an unknown range \(mode F\)'),
     ],
 )
 def test_a_picture_that_cannot_be_read_is_named(images, net, picture, message):
@@ -164,20 +217,46 @@ def test_a_run_that_did_not_keep_its_mean_image_needs_the_data_set(
     assert classifier.load(tmp_path / 'run').predict(images[0]) == net.predict(images[0])
 
 
-NOTEBOOK = """
-import sys
-import alexnet_jax, numpy, flax.nnx
-net = alexnet_jax.Net(alexnet_jax.load_config('digits'))
-net = alexnet_jax.load(sys.argv[1])
-print(net(numpy.zeros((2, 64, 64, 3))).shape, len(net.mesh.devices.flat))
+def python_of_readme(section):
+    """Returns the first block of Python in a section of the README."""
+    text = (nets.ROOT / 'README.md').read_text()
+    section = re.search(rf'^## {section}$(.*?)^## ', text, re.DOTALL | re.MULTILINE)[1]
+    return re.search(r'^```python\n(.*?)^```$', section, re.DOTALL | re.MULTILINE)[1]
+
+
+PRINTED = """
+print(logits.shape, net.predict('a.png')[0].label)
 print(tuple(flax.nnx.get_partition_spec(flax.nnx.state(net))['towers']['fc6']['kernel_TIO'].get_value()))
 """
 
 
 @pytest.mark.slow
-def test_the_example_of_the_readme(trained_run):
-    """JAX has started when the trained net is loaded: it stays on the devices that there are."""
+def test_the_example_of_the_readme(trained_run, images, net, tmp_path):
+    shutil.copytree(trained_run, tmp_path / 'runs' / 'digits')
+    for name in ('a.png', 'b.png'):
+        Image.fromarray(images[0]).save(tmp_path / name)
+    code = python_of_readme('In Python') + PRINTED
+    label = net.predict(images[0])[0].label
+    assert run_in(tmp_path, code) == [f'(2, 10) {label}', "('tower',)"]
+
+
+STARTED = """
+import alexnet_jax, numpy
+alexnet_jax.Net(alexnet_jax.load_config('digits'))
+net = alexnet_jax.load('run')
+print(net(numpy.zeros((2, 64, 64, 3))).shape, len(net.mesh.devices.flat))
+"""
+
+
+@pytest.mark.slow
+def test_where_jax_has_started_a_net_is_on_the_devices_that_there_are(trained_run, tmp_path):
+    (tmp_path / 'run').symlink_to(trained_run)
+    assert run_in(tmp_path, STARTED) == ['(2, 10) 1']
+
+
+def run_in(folder, code):
+    """Runs Python in a folder, where a warning is an error; returns what it has printed."""
     environment = {name: x for name, x in os.environ.items() if name != 'JAX_NUM_CPU_DEVICES'}
-    command = [sys.executable, '-c', NOTEBOOK, str(trained_run)]
-    output = subprocess.check_output(command, text=True, cwd=nets.ROOT, env=environment)
-    assert output.splitlines() == ['(2, 10) 1', "('tower',)"]
+    command = [sys.executable, '-W', 'error', '-c', code]
+    environment['PYTHONPATH'] = str(nets.ROOT)
+    return subprocess.check_output(command, text=True, cwd=folder, env=environment).splitlines()

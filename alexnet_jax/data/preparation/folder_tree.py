@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +61,9 @@ def list_folders(folder: Path) -> list[Path]:
     ]
 
 
-def find_images(folder: Path, others: Counter[str]) -> Iterator[ImageFile]:
+def find_images(
+    folder: Path, others: Counter[str], on_error: Callable[[UserError], None] | None = None
+) -> Iterator[ImageFile]:
     """Yields the images in a folder and in its sub-folders, sorted by name.
 
     A link to a folder counts as a folder. No folder is entered twice, so links may form a cycle.
@@ -69,30 +71,50 @@ def find_images(folder: Path, others: Counter[str]) -> Iterator[ImageFile]:
     Args:
       folder: where to look.
       others: receives the number of files that are not images, by suffix.
+      on_error: receives the error for a folder or file that cannot be read, which is then left out;
+        None: the error is raised.
 
     Raises:
-      UserError: a folder cannot be read.
+      UserError: a folder cannot be read, and `on_error` is None.
     """
     visited = {identity(folder)}
-    levels = [iter(list_entries(folder))]
+    levels = [iter(_list_entries(folder, on_error))]
     while levels:
         raise_if_stopped()
         path = next(levels[-1], None)
         if path is None:
             levels.pop()
             continue
-        status = _status(path)
+        try:
+            status = _status(path)
+        except UserError as error:
+            _raise_or_pass(error, on_error)
+            continue
         if status is None:
             others['broken links'] += 1
         elif stat.S_ISDIR(status.st_mode):
             number = status.st_dev, status.st_ino
             if number not in visited:
                 visited.add(number)
-                levels.append(iter(list_entries(path)))
+                levels.append(iter(_list_entries(path, on_error)))
         elif stat.S_ISREG(status.st_mode) and path.suffix.lower() in SUFFIXES:
             yield ImageFile(path, status.st_size, len(levels) - 1)
         else:
             others[printable(path.suffix.lower()) or 'without a suffix'] += 1
+
+
+def _list_entries(folder: Path, on_error: Callable[[UserError], None] | None) -> list[Path]:
+    try:
+        return list_entries(folder)
+    except UserError as error:
+        _raise_or_pass(error, on_error)
+        return []
+
+
+def _raise_or_pass(error: UserError, on_error: Callable[[UserError], None] | None) -> None:
+    if on_error is None:
+        raise error
+    on_error(error)
 
 
 def _is_ignored(name: str) -> bool:

@@ -59,6 +59,8 @@ def export(
         grouped_layout.shapes(net.config)  # refuses what it cannot express
     if 'onnx' in formats:
         onnx_file.check(net.config)
+    if 'stablehlo' in formats:
+        stablehlo_file.check()
     config = description.describe(net)
     others = _check_folder(out, formats, config)
     if net.config.model.dtype != 'float32':
@@ -166,7 +168,8 @@ def _check_folder(out: Path, formats: Sequence[str], config: dict[str, Any]) -> 
     before = _read_json(out / CONFIG)
     if not isinstance(before, dict) or not {'architecture', 'alexnet_jax'} <= before.keys():
         raise UserError(
-            f'{where} has {list_names(exists, 3)}, which are not of an export: choose another --out'
+            f'{where} has files that are not of an export ({list_names(exists, 3)}): choose '
+            'another --out'
         )
     others = [name for name in FILES if name not in formats and FILES[name][0] in exists]
     if others and before != json.loads(json.dumps(config)):

@@ -65,7 +65,7 @@ session = onnxruntime.InferenceSession('model.onnx')
 
 The net as a function from (B, {size}, {size}, 3) uint8 images to (B, {classes}) log probabilities,
 in float32, with the preprocessing and the weights inside; for CPU, CUDA, ROCm and TPU. It needs jax
-alone.
+and flatbuffers.
 
 ```python
 import jax.export

@@ -18,6 +18,7 @@ from flax import nnx
 from jax import Array
 
 from alexnet_jax.data import augmentation
+from alexnet_jax.interchange.extras import import_extra
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.layer_table import CHANNELS
@@ -25,6 +26,15 @@ from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.user_errors import explain_os_errors
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
+
+
+def check() -> None:
+    """Checks that a file can be written.
+
+    Raises:
+      UserError: flatbuffers is missing, which `jax.export` needs and JAX does not bring.
+    """
+    import_extra('flatbuffers', 'a StableHLO file')
 
 
 def write(net: PortableNet, file: Path) -> None:
@@ -38,8 +48,9 @@ def write(net: PortableNet, file: Path) -> None:
       file: the file; its folder exists.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: see `check`; or the file cannot be written.
     """
+    check()
     size = net.config.dataset.image_size
     (batch,) = jax.export.symbolic_shape('batch')
     images = jax.ShapeDtypeStruct((batch, size, size, CHANNELS), jnp.uint8)

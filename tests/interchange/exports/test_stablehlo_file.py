@@ -11,12 +11,18 @@ from alexnet_jax.interchange.exports import stablehlo_file
 
 # Of the largest logit: the same operations in float32, which XLA fuses in another way.
 TOLERANCE = 1e-6
-FORMS = ('as run', "Caffe's", "torchvision's")
+FORMS = {
+    'as run, a layer without shared weights': lambda: portable_nets.recipe(
+        'ilsvrc2012_as_run', **portable_nets.STRONG, model__conv4__shared=False
+    ),
+    "Caffe's": portable_nets.CONFIGS["Caffe's"],
+    "torchvision's": portable_nets.CONFIGS["torchvision's"],
+}
 
 
 @pytest.mark.parametrize('name', FORMS)
 def test_a_file_computes_our_log_probabilities(name, tmp_path):
-    net = portable_nets.random_net(portable_nets.CONFIGS[name]())
+    net = portable_nets.random_net(FORMS[name]())
     images = portable_nets.random_images(net.config)
     stablehlo_file.write(net, tmp_path / 'net')
     exported = jax.export.deserialize(bytearray((tmp_path / 'net').read_bytes()))

@@ -1,0 +1,119 @@
+"""Loads nets, and writes what they say about pictures, as they come (§4.1, §6.1)."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from alexnet_jax.evaluation.classifier import name_answers
+from alexnet_jax.evaluation.prediction import (
+    class_descriptions,
+    formats,
+    picture_sources,
+    predicting,
+)
+from alexnet_jax.evaluation.prediction.picture_sources import Pictures
+from alexnet_jax.evaluation.trained_net import NEWEST, Checkpoint
+from alexnet_jax.runtime import compilation_cache, cpu_devices
+from alexnet_jax.runtime.printing import complain, printable
+from alexnet_jax.runtime.progress import ProgressBars
+from alexnet_jax.training.run_files.inputs_file import Inputs
+
+
+class Request(NamedTuple):
+    """What is to be predicted, and how it is written.
+
+    Attributes:
+      workdirs: the folders of the runs whose probabilities are averaged.
+      pictures: the pictures.
+      top: the number of classes to name, at most as many as there are.
+      checkpoint: of each run: 'newest'; 'best', the one with the lowest test error; or its training
+        steps.
+      views: of each picture, averaged: 1, 5 or 10; None: as each run is evaluated.
+      format: table, csv or json.
+      out: the file to write; None for stdout.
+      names: names and descriptions of classes, in place of those of the run.
+    """
+
+    workdirs: Sequence[Path]
+    pictures: Pictures
+    top: int
+    checkpoint: Checkpoint = NEWEST
+    views: int | None = None
+    format: str = 'table'
+    out: Path | None = None
+    names: Sequence[tuple[str, str]] | None = None
+
+
+def run(request: Request) -> int:
+    """Writes the most probable classes of each picture.
+
+    Problems, progress and a summary are printed on stderr.
+
+    Returns:
+      The number of pictures and folders that could not be read.
+
+    Raises:
+      UserError: a run cannot be loaded, two nets have different classes, or the names are those of
+        another net.
+    """
+    cpu_devices.prepare_cpu_devices()  # before JAX starts, which opening checkpoints causes
+    cpu_devices.devices()  # their lack would be told as that of the checkpoints
+    compilation_cache.enable()
+    nets = predicting.load(request.workdirs, request.checkpoint)
+    descriptions = _descriptions(nets[0].inputs, request.names)
+    start, pictures, classes = time.monotonic(), request.pictures, nets[0].classes
+    for problem in pictures.problems:
+        complain(f'alexnet_jax: {problem}')
+    sources, out, unread = pictures.sources, request.out, 0
+    layout = formats.Layout(request.top, classes, any(descriptions), [x.name for x in sources])
+    form = formats.choose(request.format, layout, to_file=out is not None)
+    with (
+        contextlib.closing(predicting.predict(nets, sources, request.views)) as answers,
+        ProgressBars() as bars,
+        formats.open_output(out) as write,
+    ):
+        write(form.header())
+        is_long = len(sources) > nets[0].batch_size
+        if is_long:
+            bars.show_images('predicting', 0, len(sources))
+        for number, (name, log_p_K, problem) in enumerate(answers, 1):
+            with bars.hidden():
+                if log_p_K is None:
+                    unread += 1
+                    complain(f'alexnet_jax: {printable(name)} {problem}')
+                else:
+                    best = name_answers(log_p_K, classes, descriptions, request.top)
+                    write(form.format(name, best))
+            if is_long:
+                bars.show_images('predicting', number, len(sources))
+    if len(sources) > 1 or out is not None:
+        _summarize(pictures, unread, time.monotonic() - start, out)
+    return unread + len(pictures.problems)
+
+
+def _descriptions(inputs: Inputs, names: Sequence[tuple[str, str]] | None) -> tuple[str, ...]:
+    """Returns the description of each class; complains if the names do not fit the net."""
+    if names is None:
+        return inputs.descriptions
+    descriptions, complaint = class_descriptions.match(names, inputs.classes, '--names')
+    if complaint:
+        complain(f'alexnet_jax: {complaint}')
+    return descriptions
+
+
+def _summarize(pictures: Pictures, unread: int, seconds: float, out: Path | None) -> None:
+    """Prints how many pictures there were on stderr, where it is not among the answers."""
+    parts = [f'{_count(len(pictures.sources), "picture")} in {seconds:.1f} s']
+    if unread:
+        parts.append(f'{unread:,} of them could not be read')
+    if pictures.problems:
+        parts.append(f'{_count(len(pictures.problems), "folder")} could not be read')
+    if out is not None:
+        parts.append(f'written to {printable(str(out))}')
+    complain('; '.join(parts) + picture_sources.describe_others(pictures.others))
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number:,} {noun}{"s" * (number != 1)}'
