@@ -3,12 +3,14 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from alexnet_jax.runtime import VERSION
+
 if TYPE_CHECKING:
     from alexnet_jax.config.loading import load_config as load_config
     from alexnet_jax.evaluation.classifier import load as load
     from alexnet_jax.model.net import Net as Net
 
-__version__ = '0.1.0'
+__version__ = VERSION
 __all__ = ['Net', 'load', 'load_config']
 
 # Where the public names are defined. They are imported on first use: JAX takes seconds.

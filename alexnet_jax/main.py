@@ -107,7 +107,7 @@ def main(
     mesh = towers.choose_mesh(config)
     description = towers.describe_mesh(mesh, config.model.towers)
     memory.check(config, mesh)
-    pretrained.check_workdir(config, workdir)
+    pretrained.check_workdir(config, workdir, is_new=source is None)
     if dry_run:
         net = terminal.net_table(config, mesh)
         print(f'{description}\n\n{terminal.settings_text(config)}\n\n{net}')
@@ -180,11 +180,7 @@ def _describe_source(
 
         other = Workdir(path)
         other.checkpoint_step(step)  # raises a UserError where there is none
-        with other.open_checkpoints() as checkpoints:
-            restored = checkpoints.restore(state_shapes(config, mesh), step)
-        if restored is None:
-            raise UserError(f'--from={path} has no checkpoint: train it first')
-        step = restored[1].step
+        step = other.restore(state_shapes(config, mesh), step)[1].step
     return {'workdir': str(path), 'step': step}
 
 

@@ -16,8 +16,8 @@ began with the convolutions of a net for the Fall 2009 release, which itself beg
 #145, at a tenth of the learning rate. Here all layers begin with random weights or, with
 --config.pretrained.workdir=DIR and --config.pretrained.layers, with the layers of another run.
 The biases of conv6 had a learning rate of 0.002 in the log, those of all other layers 0.02, which
-conv6 has here too: a setting for each layer would serve this one value, and the fine-tuned net
-has 0.022 there, which must be a slip for one or the other.
+conv6 has here too: a layer's rate_factor multiplies the learning rate of its weights as well, and
+the fine-tuned net has 0.022 there, which must be a slip for one or the other.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,8 @@
 """Small nets with the paper's structure, and ways to run them in tests."""
 
+import collections
 import functools
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from alexnet_jax.training.step import make_train_step
 from devices import UNOPTIMIZED
 
 ROOT = Path(__file__).parent.parent
+COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
 
 def load(name: str) -> Any:
@@ -154,6 +157,12 @@ def constants(value: float = 127.0, size: int = 72) -> augmentation.Constants:
     """Returns the constants of a training set of grey images."""
     mean = np.full((size, size, 3), value, np.float32)
     return augmentation.Constants(mean, np.eye(3, dtype=np.float32))
+
+
+def collectives(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Counts the collectives of each kind in a compiled program."""
+    kinds = re.findall(rf' ({"|".join(COLLECTIVES)})(?:-start)?\(', compiled.as_text() or '')
+    return dict(collections.Counter(kinds))
 
 
 def assert_equal_leaves(actual: Any, expected: Any) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,12 @@ def test_no_folder_has_more_than_twelve_modules():
     folders = {path.parent for path in MODULES}
     sizes = {folder.name: len(list(folder.glob('*.py'))) for folder in folders}
     assert {name: size for name, size in sizes.items() if size > 12} == {}
+
+
+def test_a_wheel_contains_every_package():
+    settings = tomllib.loads((nets.ROOT / 'pyproject.toml').read_text())
+    packages = {name_of(path) for path in MODULES if path.name == '__init__.py'}
+    assert set(settings['tool']['setuptools']['packages']) == packages | {'alexnet_jax.configs'}
 
 
 @pytest.mark.parametrize('path', MODULES, ids=name_of)

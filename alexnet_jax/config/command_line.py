@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -65,13 +66,22 @@ def file() -> Path:
     return loading.find_config(_CONFIG.value)
 
 
+def is_config_given() -> bool:
+    """Returns whether the command names a config file."""
+    return bool(_CONFIG.present)
+
+
 def raw() -> ConfigDict:
     """Returns the settings of the config file with their overrides, not yet checked."""
     settings = loading.execute(file())
-    pairs = (override.partition('=') for override in _OVERRIDES.value)
-    values = {name: catalogue()[name].parse(text) for name, _, text in pairs}
-    loading.override(settings, values)
+    loading.override(settings, overrides())
     return settings
+
+
+def overrides() -> dict[str, Any]:
+    """Returns the values that replace those of the config file, by the names of their settings."""
+    pairs = (override.partition('=') for override in _OVERRIDES.value)
+    return {name: catalogue()[name].parse(text) for name, _, text in pairs}
 
 
 def config_name() -> str:
@@ -86,8 +96,13 @@ def config_arguments(without: Collection[str] = ()) -> list[str]:
     Args:
       without: settings whose overrides are left out.
     """
+    return [f'--config={config_name()}', *override_arguments(without)]
+
+
+def override_arguments(without: Collection[str] = ()) -> list[str]:
+    """Returns the flags of the overrides, without those of some settings."""
     pairs = [x for x in _OVERRIDES.value if x.partition('=')[0] not in without]
-    return [f'--config={config_name()}', *(f'--config.{pair}' for pair in pairs)]
+    return [f'--config.{pair}' for pair in pairs]
 
 
 def describe_unknown_flag(error: flags.UnrecognizedFlagError) -> str:

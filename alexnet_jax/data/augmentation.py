@@ -77,8 +77,8 @@ def constants(settings: Augmentation, mean_HWC: np.ndarray, colours: Colours) ->
     return Constants(mean_HWC, (colours.eigenvectors * lengths).astype(np.float32))
 
 
-def central(mean_HWC: Array, crop: int) -> Array:
-    """Returns the central crop; (H, W, 3) to (crop, crop, 3)."""
+def central(mean_HWC: Any, crop: int) -> Any:
+    """Returns the central crop of an array of JAX or NumPy; (H, W, 3) to (crop, crop, 3)."""
     top, left = ((n - crop) // 2 for n in mean_HWC.shape[:2])
     return mean_HWC[top : top + crop, left : left + crop]
 

@@ -65,17 +65,13 @@ def restore(
       UserError: there is no such checkpoint.
     """
     memory.check(config, mesh, is_training=False)
-    with workdir.open_checkpoints() as checkpoints:
-        shapes = state_shapes(config, mesh)
-        step = checkpoint if isinstance(checkpoint, int) else None
-        if checkpoint == BEST:
+    step = checkpoint if isinstance(checkpoint, int) else None
+    if checkpoint == BEST:
+        with workdir.open_checkpoints() as checkpoints:
             step = checkpoints.best
-            if step is None:
-                raise UserError(f'{workdir.path} has no best checkpoint: use --checkpoint=newest')
-        restored = checkpoints.restore(shapes, step)
-    if restored is None:
-        raise UserError(f'{workdir.path} has no checkpoint yet: train it first, or wait')
-    state, position = restored
+        if step is None:
+            raise UserError(f'{workdir.path} has no best checkpoint: use --checkpoint=newest')
+    state, position = workdir.restore(state_shapes(config, mesh), step)
     return position.step, state.params
 
 

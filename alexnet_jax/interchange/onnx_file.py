@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.config import schema
+from alexnet_jax.data import augmentation
 from alexnet_jax.interchange import grouped_layout
 from alexnet_jax.interchange.extras import import_extra
 from alexnet_jax.interchange.portable_net import PortableNet
-from alexnet_jax.runtime import atomic_files
+from alexnet_jax.interchange.safetensors_files import portable_config
+from alexnet_jax.runtime import VERSION, atomic_files
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.run_files import config_file
 
 # A protobuf message has at most 2 GiB; the graph and the names of the classes are small beside it.
 LARGEST = 2**31 - 2**26  # bytes of all weights
@@ -36,8 +39,8 @@ def check(config: schema.Config) -> None:
     size = 4 * sum(math.prod(shape) for shape in shapes.values())
     if size > LARGEST:
         raise UserError(
-            f'the weights have {size / 2**30:.1f} GiB, and an ONNX file can hold 2: lower '
-            'model.width, or use --format=safetensors'
+            f'the weights have {size / 2**30:.1f} GiB, and an ONNX file can hold 2: use '
+            '--format=safetensors'
         )
 
 
@@ -60,6 +63,7 @@ def write(net: PortableNet, file: Path, preprocessing: bool = True) -> None:
 
     onnx: Any = import_extra('onnx', 'an ONNX file')
     model = onnx_graph.build(net, preprocessing)
+    model.producer_name, model.producer_version = 'alexnet_jax', VERSION
     onnx.helper.set_model_props(model, metadata(net, preprocessing))
     onnx.checker.check_model(model, full_check=True)
     with atomic_files.replace(file) as partial:
@@ -71,16 +75,16 @@ def metadata(net: PortableNet, preprocessing: bool) -> dict[str, str]:
     """Returns the properties of the file, which runtimes show by name.
 
     Returns:
-      'classes' and 'descriptions' (JSON lists, in the order of the logits), 'settings' and
-      'colours' (JSON), 'step', 'preprocessing' (in words), and without the preprocessing
-      'mean_image'.
+      'classes' and 'descriptions' (JSON lists, in the order of the logits), 'config' (JSON; the
+      settings, without paths of this machine), 'colours' (JSON), 'step', 'preprocessing' and
+      'arithmetic' (in words), and without the preprocessing 'mean_image'.
     """
     inputs, settings = net.inputs, net.config.augmentation
     colours = {name: np.asarray(x).tolist() for name, x in vars(inputs.colours).items()}
     properties = {
         'classes': json.dumps(inputs.classes, ensure_ascii=False),
         'descriptions': json.dumps(inputs.descriptions, ensure_ascii=False),
-        'settings': json.dumps(schema.as_dict(net.config)),
+        'config': json.dumps(config_file.plain(portable_config(net.config))),
         'colours': json.dumps(colours),
         'step': str(net.step),
         'preprocessing': describe_preprocessing(net.config, preprocessing),
@@ -89,15 +93,9 @@ def metadata(net: PortableNet, preprocessing: bool) -> dict[str, str]:
     if net.config.model.dtype != 'float32':
         properties['arithmetic'] = f'float32; the net was trained in {net.config.model.dtype}'
     if not preprocessing:
-        mean_CHW = central_mean(inputs.mean_HWC, settings.crop).transpose(2, 0, 1)
+        mean_CHW = augmentation.central(inputs.mean_HWC, settings.crop).transpose(2, 0, 1)
         properties['mean_image'] = base64.b64encode(mean_CHW.astype('<f4').tobytes()).decode()
     return properties
-
-
-def central_mean(mean_HWC: np.ndarray, crop: int) -> np.ndarray:
-    """Returns the central crop of the mean image, (crop, crop, 3)."""
-    top, left = ((n - crop) // 2 for n in mean_HWC.shape[:2])
-    return mean_HWC[top : top + crop, left : left + crop]
 
 
 def describe_preprocessing(config: schema.Config, preprocessing: bool) -> str:
@@ -105,16 +103,20 @@ def describe_preprocessing(config: schema.Config, preprocessing: bool) -> str:
     size, crop = config.dataset.image_size, config.augmentation.crop
     picture = (
         f'A picture is scaled until its short side has {size} pixels '
-        f'({config.dataset.resize} filter), and its central {size} x {size} pixels are taken; '
-        'the colours are red, green, blue.'
+        f'(filter {config.dataset.resize}; bicubic where it is enlarged), and its central {size} x '
+        f'{size} pixels are taken; the colours are red, green, blue.'
     )
+    deviations = config.augmentation.deviations
+    is_scaled = any(deviation != 1 for deviation in deviations)
     if preprocessing:
+        divides = f', and divides them by {deviations}' if is_scaled else ''
         return (
             f'{picture} These are the input, images: (batch, {size}, {size}, 3), uint8. The graph '
-            f'takes the central {crop} x {crop} pixels of them and subtracts the mean image.'
+            f'takes the central {crop} x {crop} pixels of them and subtracts the mean{divides}.'
         )
+    divided = f', divided by {deviations}' if is_scaled else ''
     return (
-        f'{picture} The input is crops: (batch, 3, {crop}, {crop}), float32. It is the central '
+        f'{picture} The input is crops: (batch, 3, {crop}, {crop}), float32. They are the central '
         f'{crop} x {crop} pixels of these, on the scale of 0 to 255, minus mean_image (base64 of '
-        f'(3, {crop}, {crop}) float32, little-endian).'
+        f'(3, {crop}, {crop}) float32, little-endian){divided}.'
     )

@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_jax.config import model_schema
+from alexnet_jax.data import augmentation
 from alexnet_jax.interchange import grouped_layout
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model.layer_table import CHANNELS
@@ -93,22 +94,27 @@ class _Builder:
         return name
 
     def _preprocessing(self) -> None:
-        """Takes the central crop and subtracts the mean, as `augmentation.take_view`."""
+        """Takes the central crop, and subtracts the mean, as `augmentation.take_view` does."""
         crop, size = self.config.augmentation.crop, self.config.dataset.image_size
         first = (size - crop) // 2
-        numbers = {'starts': [first] * 2, 'ends': [first + crop] * 2, 'axes': [1, 2]}
-        names = [self._constant(f'crop.{key}', x, np.int64) for key, x in numbers.items()]
+        place = {'starts': [first] * 2, 'ends': [first + crop] * 2, 'axes': [1, 2]}
+        names = [self._constant(f'crop.{key}', x, np.int64) for key, x in place.items()]
         self._add('crop', 'Slice', *names)
         self._add('crop.maps_first', 'Transpose', perm=[0, 3, 1, 2])  # a quarter of float32's bytes
         self._add('crop.float32', 'Cast', to=TensorProto.FLOAT)
-        mean_HWC = self.net.inputs.mean_HWC[first : first + crop, first : first + crop]
-        mean = self._constant('mean', mean_HWC.transpose(2, 0, 1))
-        self._add('crop.centred', 'Sub', mean)
+        mean_HWC = augmentation.central(self.net.inputs.mean_HWC, crop)
+        self._add('crop.centred', 'Sub', self._constant('mean', mean_HWC.transpose(2, 0, 1)))
+        deviations = self.config.augmentation.deviations
+        if any(deviation != 1 for deviation in deviations):
+            numbers = np.reshape(deviations, (CHANNELS, 1, 1))
+            self._add('crop.scaled', 'Div', self._constant('deviations', numbers))
 
     def _convolution(self, name: str, layer: model_schema.Convolution) -> None:
         weight = self._constant(f'{name}.weight', self.arrays[f'{name}.weight'])
-        size = convolved_size(self.size, layer.kernel, layer.stride, layer.padding)
-        # At the right and bottom, as many zero pixels as the last window needs.
+        steps = layer.stride, layer.padding, layer.extra_padding
+        size = convolved_size(self.size, layer.kernel, *steps)
+        # At the right and bottom, as many zero pixels as the last window needs. Where it is left
+        # out, ONNX rounds down too.
         after = (size - 1) * layer.stride + layer.kernel - self.size - layer.padding
         after = max(after, layer.padding)
         sizes: dict[str, Any] = dict(
@@ -167,14 +173,14 @@ class _Builder:
     def _response_normalization(
         self, name: str, settings: model_schema.ResponseNormalization, maps: int
     ) -> None:
-        """Adds response normalization over the maps of each tower.
+        """Adds response normalization over the maps of each tower, or over all.
 
         The towers of an image are taken for separate images, which copies nothing.
         """
+        towers = self.config.model.towers if settings.reads == 'own' else 1
         if settings.size % 2 == 0:
-            self._even_response_normalization(name, settings, maps)
+            self._even_response_normalization(name, settings, maps, towers)
             return
-        towers = self.config.model.towers
         if towers > 1:
             self._reshape(f'{name}.towers', [-1, maps // towers, self.size, self.size])
         # ONNX divides alpha by the number of maps in a window.
@@ -185,7 +191,7 @@ class _Builder:
             self._reshape(name, [-1, maps, self.size, self.size])
 
     def _even_response_normalization(
-        self, name: str, settings: model_schema.ResponseNormalization, maps: int
+        self, name: str, settings: model_schema.ResponseNormalization, maps: int, towers: int
     ) -> None:
         """Adds response normalization with a window of an even number of maps.
 
@@ -193,7 +199,7 @@ class _Builder:
         (ops/formula.py), and ONNX Runtime refuses them. The sums are means along the axis of maps
         times the size of the window.
         """
-        x, size, towers = self.last, settings.size, self.config.model.towers
+        x, size = self.last, settings.size
         self._add(f'{name}.squares', 'Mul', x)
         self._reshape(f'{name}.towers', [-1, 1, maps // towers, self.size**2])
         around = [size // 2, 0, size - 1 - size // 2, 0]
@@ -226,8 +232,8 @@ class _Builder:
     def _dense_layers(self) -> None:
         """Adds the fully-connected layers.
 
-        The scale of the units by the fraction that dropout keeps in training is the next layer's
-        alpha (§4.2).
+        At test time units are scaled by the fraction that dropout keeps in training (§4.2). That is
+        alpha of the layer that reads them.
         """
         model, scale = self.config.model, 1.0
         self._add('flat', 'Flatten', axis=1)
@@ -235,10 +241,11 @@ class _Builder:
             constants = [f'{name}.weight', f'{name}.bias']
             for key in constants:
                 self._constant(key, self.arrays[key])
+            hidden = model.hidden().get(name)
+            scale *= 1 - hidden.input_dropout if hidden else 1
             output = LOGITS if name == 'fc8' else name
             self._add(output, 'Gemm', *constants, alpha=scale, transB=1)
             scale = 1.0
-            if name in model.hidden():
-                hidden = model.hidden()[name]
+            if hidden:
                 self._add(f'{name}.{hidden.nonlinearity}', hidden.nonlinearity.capitalize())
                 scale = 1 - hidden.dropout

@@ -55,7 +55,8 @@ class AlexNet(nnx.Module):
         """Computes the logits.
 
         Args:
-          images_BHWC: (B, crop, crop, 3) float32, mean subtracted, on the scale of 0 to 255.
+          images_BHWC: (B, crop, crop, 3) float32, as `augmentation.take_view` returns them: mean
+            subtracted, on the scale of 0 to 255 unless the settings have deviations.
           masks: draws the dropout masks in training; None at test time.
 
         Returns:
@@ -83,7 +84,7 @@ class AlexNet(nnx.Module):
             maps = getattr(self, name)(maps, training=masks is not None)
             if name == layer:
                 return maps
-        units = [x.reshape(len(x), -1) for x in maps]
+        units = [x.reshape(x.shape[0], -1) for x in maps]
         for name in self.dense_layers:
             units = getattr(self, name)(units, masks)
             if name == layer:

@@ -62,7 +62,8 @@ class Net(nnx.Module):
 
         Args:
           images_BHWC: (B, crop, crop, 3), any real dtype: RGB on the scale of 0 to 255 with the
-            mean image subtracted, as `data.augmentation.take_view` returns them.
+            mean image subtracted, divided by `augmentation.deviations` if those are not 1, as
+            `data.augmentation.take_view` returns them.
 
         Returns:
           (B, K) float32 logits.

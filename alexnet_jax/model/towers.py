@@ -96,18 +96,18 @@ def extend(own: list[Array], before: int, after: int) -> list[Array]:
     Returns:
       (..., before + maps + after) for each tower on this device.
     """
-    maps = own[0].shape[-1]
+    *shape, maps = own[0].shape
     # A tower with fewer maps than are needed gives all, and more come from the tower beyond it.
     heads, tails = min(maps, after), min(maps, before)
     if not heads + tails:
         return own
+    number = len(own) * jax.lax.axis_size(TOWER)
     edges = [jnp.concatenate([x[..., :heads], x[..., maps - tails :]], axis=-1) for x in own]
-    gathered = exchange(edges)[0]
-    gathered = gathered.reshape(*gathered.shape[:-1], -1, heads + tails)
-    around = [(0, 0)] * (own[0].ndim - 1)
-    first_maps = gathered[..., :heads].reshape(*own[0].shape[:-1], -1)
+    gathered = exchange(edges)[0].reshape(*shape, number, heads + tails)
+    first_maps = gathered[..., :heads].reshape(*shape, number * heads)
+    last_maps = gathered[..., heads:].reshape(*shape, number * tails)
+    around = [(0, 0)] * len(shape)
     first_maps = jnp.pad(first_maps, [*around, (0, after)])
-    last_maps = gathered[..., heads:].reshape(*own[0].shape[:-1], -1)
     last_maps = jnp.pad(last_maps, [*around, (before, 0)])
     tower = jax.lax.axis_index(TOWER) * len(own) if jax.lax.axis_size(TOWER) > 1 else 0
 

@@ -3,8 +3,9 @@
     b^i = a^i / S_i^beta,   S_i = k + alpha * sum_{j in window(i)} (a^j)^2
 
 The window is `size` adjacent maps around map i, clipped at the first and the last map of the array:
-a tower normalizes over its own maps alone. `alpha` multiplies the sum as the paper prints it; the
-2012 code divides it by the size (layer.py:1183), which is left to the caller.
+those of a tower, unless its neighbours' are added (model/towers.py, `extend`). `alpha` multiplies
+the sum as the paper prints it; the 2012 code divides it by the size (layer.py:1183), which is left
+to the caller.
 
 This module is the specification in plain JAX, and it is fast on CPUs. GPUs and TPUs have kernels
 (response_normalization_pallas.py).

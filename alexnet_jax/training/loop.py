@@ -117,11 +117,7 @@ class Loop:
         if source is None:
             return place_initial_state(self._config, self._mesh), Position()
         other, step = source
-        with other.open_checkpoints() as checkpoints:
-            restored = checkpoints.restore(shapes, step)
-        if restored is None:
-            raise UserError(f'--from={other.path} has no checkpoint: train it first')
-        state, position = restored
+        state, position = other.restore(shapes, step)
         position = dataclasses.replace(position, steps=0, sums={})
         self._checkpoints.save(state, position)
         self._checkpoints.wait()

@@ -22,7 +22,7 @@ from alexnet_jax.training.run_files.start_record import describe_start, now
 if TYPE_CHECKING:
     import jax
 
-    from alexnet_jax.training.checkpoint import Checkpoints
+    from alexnet_jax.training.checkpoint import Checkpoints, Position
     from alexnet_jax.training.run_files.inputs_file import Inputs
 
 
@@ -163,12 +163,21 @@ class Workdir:
           They; None if the run is of a version that did not keep them, and was not resumed since.
 
         Raises:
-          UserError: the folder holds no run, or the file cannot be read or is damaged.
+          UserError: the folder holds no run; the file cannot be read or is damaged; or it is
+            missing, and the weights of the run were imported.
         """
         from alexnet_jax.training.run_files import inputs_file
 
-        dataset = self.read_config().dataset
-        return inputs_file.read(self._inputs_file, dataset.image_size, dataset.classes)
+        record = self.read_record()
+        dataset = self._resolve(record).dataset
+        remedy = 'the command that started the run writes it again from the training images'
+        if 'imported' in record:  # its mean is not that of any training images here
+            remedy = 'import the weights again, with another --workdir'
+        file, size, classes = self._inputs_file, dataset.image_size, dataset.classes
+        inputs = inputs_file.read(file, size, classes, remedy)
+        if inputs is None and 'imported' in record:
+            raise UserError(f'{file} is missing: {remedy}')
+        return inputs
 
     def write_inputs(self, inputs: Inputs) -> None:
         """Writes the mean image, the colours and the names of the classes.
@@ -229,12 +238,31 @@ class Workdir:
         with self.open_checkpoints() as checkpoints:
             steps = checkpoints.steps
         if not steps:
-            raise UserError(f'{self.path} has no checkpoint yet: train it first, or wait')
+            raise self._no_checkpoint()
         if step is not None and step not in steps:
             raise UserError(
                 f'{self.path} has no checkpoint of step {step}: it has {", ".join(map(str, steps))}'
             )
         return steps[-1] if step is None else step
+
+    def restore(self, shapes: Any, step: int | None = None) -> tuple[Any, Position]:
+        """Restores a state and its position; see `Checkpoints.restore`.
+
+        Args:
+          shapes: the shapes, dtypes and shardings of the state.
+          step: the step of the checkpoint; None for the newest one that is not damaged.
+
+        Raises:
+          UserError: as from there, and where there is no checkpoint.
+        """
+        with self.open_checkpoints() as checkpoints:
+            restored = checkpoints.restore(shapes, step)
+        if restored is None:
+            raise self._no_checkpoint()
+        return restored
+
+    def _no_checkpoint(self) -> UserError:
+        return UserError(f'{self.path} has no checkpoint yet: train it first, or wait')
 
     def _record_start(
         self,

@@ -260,3 +260,17 @@ def test_help_succeeds_and_a_mistake_is_one_line(name):
     code, _, err = start(f'benchmarks/{name}.py', '--no_such_flag=1')
     assert code == 2
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_fine_tuning_compares_its_runs(tmp_path, trained_run):
+    file = tmp_path / 'fine_tuning.json'
+    out = program(
+        *('fine_tuning.py', '--images=2', '--test_images=2', '--epochs=0.5', '--seeds=1'),
+        *('--batch_size=4', '--settings=model.width=0.0625', f'--pretrained={trained_run}'),
+        f'--out={file}',
+    )
+    errors = json.loads(file.read_text())['top1_errors']
+    assert [len(each) for each in errors.values()] == [1] * 5
+    assert all(0 <= error <= 1 for each in errors.values() for error in each)
+    assert all(kind in out for kind in errors)

@@ -132,7 +132,7 @@ def test_help_shows_the_flags_and_succeeds(program):
     code, out, err = runs.run([sys.executable, '-m', f'alexnet_jax.{program}', '--help'])
     assert (code, err) == (0, '')
     assert f'python -m alexnet_jax.{program}' in out
-    takes_config = program in ('main', 'ablations')
+    takes_config = program in ('main', 'ablations', 'import_weights')
     for flag in ('  --config:', '  --config.NAME:', '  --settings:'):
         assert (flag in out) == takes_config
 

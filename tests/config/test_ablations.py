@@ -100,6 +100,16 @@ def test_towers_without_cross_talk():
     assert [row.reads for row in rows] == [3, 48, 160, 192, 192, 4608, 4096, 2048]
 
 
+def test_what_later_nets_have_is_ablated_too():
+    """Caffe's nets normalize across the towers; torchvision's drop inputs and round sizes down."""
+    rows = layer_table(without('cross_talk', config='bvlc_alexnet'))
+    assert [row.name for row in rows if row.crossing] == ['fc8']
+    hidden = without('dropout', config='torchvision').model.hidden().values()
+    assert not any(layer.dropout or layer.input_dropout for layer in hidden)
+    found = sizes(without('overlapping_pooling', config='torchvision'))
+    assert [pooled for _, pooled in found] == [27, 13, 13, 13, 6]
+
+
 def test_without_normalization_there_is_none_of_either_kind():
     for name in ('ilsvrc2012', 'ilsvrc2012_as_run'):
         for layer in without('lrn', config=name).model.convolutions().values():

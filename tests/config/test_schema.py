@@ -46,6 +46,26 @@ def test_every_config_resolves():
         ({'augmentation__images_per_draw': 0}, 'images_per_draw=0 must be at least 1'),
         ({'augmentation__constants': '2012'}, "augmentation.constants='2012' has no mean image"),
         (
+            {'augmentation__constants': 'torchvision'},
+            "augmentation.constants='torchvision' has no mean image",
+        ),
+        (
+            {
+                'augmentation__constants': 'torchvision',
+                'augmentation__mean': 'colour',
+                'augmentation__colour__noise': 'root',
+            },
+            "augmentation.constants='torchvision' has no principal colours",
+        ),
+        (
+            {'augmentation__deviations': (58.0,)},
+            'augmentation.deviations=(58.0,) must have three divisors',
+        ),
+        (
+            {'augmentation__deviations': (1.0, 0.0, 1.0)},
+            'augmentation.deviations has 0.0, which must be above 0',
+        ),
+        (
             {'augmentation__colour__noise': 'sqrt'},
             "augmentation.colour.noise='sqrt' is none of none, eigenvalue, root",
         ),
@@ -64,6 +84,12 @@ def test_every_config_resolves():
         ({'model__conv1__maps': 0}, 'model.conv1.maps=0 must be at least 1'),
         ({'model__conv1__shared': False}, 'model.conv1.shared=False must be True'),
         ({'model__conv2__decay_factor': -1.0}, 'model.conv2.decay_factor=-1.0 must be at least 0'),
+        ({'model__fc8__rate_factor': -1.0}, 'model.fc8.rate_factor=-1.0 must be at least 0'),
+        ({'model__fc6__input_dropout': 1.0}, 'model.fc6.input_dropout=1.0 must be at least 0 and'),
+        (
+            {'model__response_normalization__reads': 'neighbours'},
+            "model.response_normalization.reads='neighbours' is none of own, all",
+        ),
         (
             {'model__conv2__then': ('relu', 'batch_normalization')},
             "model.conv2.then has 'batch_normalization', which is none of relu",

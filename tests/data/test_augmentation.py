@@ -194,6 +194,31 @@ def test_the_constants_of_2012():
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-4)
 
 
+def test_colours_are_divided_by_their_deviations_after_the_noise():
+    own = settings('root', divide=True)
+    divided = dataclasses.replace(own, deviations=(2.0, 4.0, 0.5))
+    constants = augmentation.constants(own, SIZE, sums_of_colours(COVARIANCE, size=SIZE))
+    draw = augmentation.draw_views(jax.random.key(1), 4, SIZE, own)
+    views = [
+        np.asarray(augmentation.random_views(coordinates(4), constants, draw, x, 0.1))
+        for x in (own, divided)
+    ]
+    np.testing.assert_array_equal(views[1], views[0] / np.float32([2, 4, 0.5]))
+
+
+def test_torchvisions_constants_are_its_transform():
+    """By its documentation: rescaled to [0.0, 1.0], minus the mean, divided by the deviation."""
+    own = settings(mean='colour', constants='torchvision')
+    constants = augmentation.constants(own, SIZE, None)
+    mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    x = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    expected = (x / 255 - mean) / deviation
+    deviations = (58.395, 57.12, 57.375)
+    place = (jnp.int32(0), jnp.int32(0), False)
+    view = augmentation.take_view(x, constants.mean_HWC, SIZE, *place, deviations)
+    np.testing.assert_allclose(view, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_one_mean_colour_in_place_of_the_mean_image():
     sums = sums_of_colours(COVARIANCE)
     constants = constants_of(settings(mean='colour'), 64, sums)

@@ -10,14 +10,15 @@ import numpy as np
 import onnx
 import pytest
 
+import alexnet_jax
 import nets
-from alexnet_jax.config import schema
 from alexnet_jax.data import augmentation, loader, sources
 from alexnet_jax.data.pixel_statistics import COLOURS_2012
 from alexnet_jax.interchange import onnx_check, onnx_file
 from alexnet_jax.interchange.portable_net import PortableNet, read_run
 from alexnet_jax.model import alexnet
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.run_files import config_file
 from alexnet_jax.training.run_files.inputs_file import Inputs
 
 # Of the largest logit. Both compute in float32 and sum up to some 1000 products in another order;
@@ -49,7 +50,7 @@ def crops(net, images):
     settings = net.config.augmentation
     first = jnp.int32((net.config.dataset.image_size - settings.crop) // 2)
     place = (settings.crop, first, first, jnp.bool_(False))
-    return augmentation.take_view(images, net.inputs.mean_HWC, *place)
+    return augmentation.take_view(images, net.inputs.mean_HWC, *place, settings.deviations)
 
 
 def our_logits(net, images):
@@ -81,6 +82,24 @@ CONFIGS = {
         **FEW, **STRONG, model__towers=4, augmentation__crop=60
     ),
     'as run': as_run,
+    "towers that normalization crosses, with Caffe's sizes": lambda: nets.small(
+        **FEW,
+        **STRONG,
+        model__response_normalization__reads='all',
+        model__conv1__extra_padding=False,
+        augmentation__crop=66,
+    ),
+    "one tower with torchvision's dropout and deviations": lambda: nets.small(
+        **FEW,
+        model__towers=1,
+        model__conv1__padding=2,
+        model__conv1__extra_padding=False,
+        model__conv1__then=('relu', 'max_pooling'),
+        model__conv2__then=('relu', 'max_pooling'),
+        model__fc6__input_dropout=0.4,
+        model__fc7__input_dropout=0.3,
+        augmentation__deviations=(58.395, 57.12, 57.375),
+    ),
     'average pooling': lambda: nets.small(
         **FEW,
         model__conv5__then=('relu', 'global_average_pooling'),
@@ -170,8 +189,9 @@ def test_the_preprocessing_may_be_left_to_the_caller(run_file, digits, tmp_path)
 
 
 def test_a_file_says_what_it_takes_and_gives(tmp_path):
-    net, file = portable(nets.small(**FEW)), tmp_path / 'net.onnx'
+    net, file = portable(nets.small(**FEW, dataset__data_dir='/of/me')), tmp_path / 'net.onnx'
     onnx_file.write(net, file)
+    assert b'/of/me' not in file.read_bytes()
     session = onnx_check.open_session(file)
     (images,), outputs = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape) == (
@@ -186,10 +206,14 @@ def test_a_file_says_what_it_takes_and_gives(tmp_path):
     np.testing.assert_allclose(p, jax.nn.softmax(logits), atol=1e-6)
     meta = session.get_modelmeta()
     properties = meta.custom_metadata_map
-    assert meta.producer_name == 'alexnet_jax'
+    model = onnx.load(file)
+    assert (model.producer_name, model.producer_version) == ('alexnet_jax', alexnet_jax.__version__)
     assert json.loads(properties['classes']) == list(net.inputs.classes)
     assert json.loads(properties['descriptions'])[3] == 'Gefäß 3'
-    assert json.loads(properties['settings']) == json.loads(json.dumps(schema.as_dict(net.config)))
+    settings = config_file.plain(net.config)
+    assert json.loads(properties['config']) == settings | {
+        'dataset': settings['dataset'] | {'data_dir': ''}
+    }
     assert properties['step'] == '7'
     assert '72 pixels' in properties['preprocessing']
     assert '64 x 64' in properties['preprocessing']

@@ -48,6 +48,13 @@ def test_a_folder_with_a_run_is_not_overwritten(net, tmp_path):
         portable_net.write_run(net, tmp_path, {})
 
 
+def test_the_mean_image_of_imported_weights_is_never_that_of_other_images(net, tmp_path):
+    portable_net.write_run(net, tmp_path, {})
+    (tmp_path / 'inputs.npz').unlink()
+    with pytest.raises(UserError, match=r'inputs\.npz is missing: import the weights again, with'):
+        Workdir(tmp_path).read_inputs()
+
+
 @pytest.mark.parametrize(
     ('array', 'message'),
     [

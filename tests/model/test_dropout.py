@@ -1,7 +1,17 @@
-import jax
-import numpy as np
+import functools
 
-from alexnet_jax.model import dropout
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import nets
+from alexnet_jax.model import alexnet, dropout, towers
+from alexnet_jax.model.layer_table import layer_table
+from alexnet_jax.model.layers import Dense
+from devices import run
+
+IMAGES = 8
 
 
 def test_masks_are_the_same_where_jax_computes_with_64_bits(monkeypatch):
@@ -11,3 +21,69 @@ def test_masks_are_the_same_where_jax_computes_with_64_bits(monkeypatch):
     with jax.enable_x64(True):
         np.testing.assert_array_equal(masks.draw(6, 2, 100, 0.5), expected)
     assert 0.4 < expected.mean() < 0.6
+
+
+def of_inputs(rate, **overrides):
+    """Returns the small net with dropout of the inputs of fc6 alone."""
+    rates = {f'model__{layer}__dropout': 0.0 for layer in ('fc6', 'fc7')}
+    return nets.small(**rates, model__fc6__input_dropout=rate, **overrides)
+
+
+def test_at_test_time_inputs_are_scaled():
+    """By 0.5, which is exact: so are weights that are half as large."""
+    params, x = alexnet.initialize(of_inputs(0.5)), nets.images(of_inputs(0.5), 2)
+    half = params | {'fc6': params['fc6'] | {'kernel_TIO': 0.5 * params['fc6']['kernel_TIO']}}
+    mesh = nets.mesh_of(1)
+    compiled = functools.partial(nets.compiled_logits, mesh=mesh, optimized=False)
+    actual, expected = compiled(of_inputs(0.5))(params, x), compiled(of_inputs(0.0))(half, x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    assert not np.allclose(actual, compiled(of_inputs(0.0))(params, x), rtol=1e-2)
+
+
+def used_inputs(reads, devices):
+    """Finds the inputs of fc7 that its outputs depend on in a training step.
+
+    Returns:
+      (tower of the output, tower of the input, images, units) bool.
+    """
+    config = of_inputs(0.5, model__fc7__input_dropout=0.5, model__fc7__reads=reads)
+    (row,) = (row for row in layer_table(config) if row.name == 'fc7')
+    layer = Dense(row, config.model, rng=np.random.default_rng(0))
+    graph, state = nnx.split(layer)
+    mesh = nets.mesh_of(devices)
+    spec = towers.partition(mesh, 'tower')
+
+    @jax.shard_map(mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    def outputs(state, units_TBI):
+        masks = dropout.Masks(jax.random.key(3), IMAGES)
+        return jnp.stack(nnx.merge(graph, state)([*units_TBI], masks))
+
+    def used(x_TBI, tower):
+        return jax.grad(lambda x: outputs(state, x)[tower].sum())(x_TBI) != 0
+
+    x_TBI = jnp.ones((2, IMAGES, row.maps))
+    return run(lambda x: jnp.stack([used(x, tower) for tower in range(2)]), x_TBI)
+
+
+def test_all_towers_read_the_same_inputs_on_any_mesh():
+    one, two = (used_inputs('all', devices) for devices in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(*one)
+    assert 0.45 < one.mean() < 0.55
+
+
+def test_a_tower_that_reads_its_own_inputs_drops_the_same_ones():
+    own, from_all = used_inputs('own', 2), used_inputs('all', 2)
+    for tower in range(2):
+        np.testing.assert_array_equal(own[tower, tower], from_all[tower, tower])
+        assert not np.any(own[tower, 1 - tower])
+
+
+def test_the_masks_of_inputs_are_their_own(monkeypatch):
+    """They differ between towers and images, and from those of the outputs of fc6 and fc7."""
+    monkeypatch.setattr(dropout, 'own_part', lambda x: x)  # outside of a mesh
+    used_TBI = np.asarray(used_inputs('all', 1)[0])
+    masks = dropout.Masks(jax.random.key(3), IMAGES)
+    outputs = [masks.draw(layer, *np.array(used_TBI.shape)[[0, 2]], 0.5) for layer in (6, 7)]
+    for other in (*outputs, used_TBI[::-1], used_TBI[:, ::-1]):
+        assert 0.45 < np.mean(used_TBI == other) < 0.55

@@ -1,7 +1,5 @@
-import collections
 import dataclasses
 import platform
-import re
 import subprocess
 import sys
 
@@ -18,20 +16,12 @@ from alexnet_jax.training.state import place_initial_state, state_shapes
 from alexnet_jax.training.step import make_train_step
 from devices import run
 
-COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
-
-
-def collectives(compiled):
-    """Counts the collectives of each kind in a compiled program."""
-    kinds = re.findall(rf' ({"|".join(COLLECTIVES)})(?:-start)?\(', compiled.as_text())
-    return dict(collections.Counter(kinds))
-
 
 def collectives_of_logits(mesh):
     """Counts the collectives of the small net at test time."""
     config = nets.small()
     logits = nets.compiled_logits(config, mesh, optimized=False)
-    return collectives(logits.lower(alexnet.shapes(config), nets.images(config, 8)).compile())
+    return nets.collectives(logits.lower(alexnet.shapes(config), nets.images(config, 8)).compile())
 
 
 def test_forward_exchanges_four_times():
@@ -42,7 +32,7 @@ def test_forward_exchanges_four_times():
 def test_a_step_exchanges_seven_times():
     """Backward, each gather becomes a sum scattered over towers; fc8's sum needs no exchange."""
     step = nets.compiled_step(nets.small(), nets.mesh_of(2))
-    assert collectives(step) == {'all-gather': 3, 'all-reduce': 1, 'reduce-scatter': 3}
+    assert nets.collectives(step) == {'all-gather': 3, 'all-reduce': 1, 'reduce-scatter': 3}
 
 
 def test_one_device_exchanges_nothing():

@@ -14,6 +14,7 @@ from devices import run
 # (pixels across, kernel, stride, padding): kernels like those of the paper's layers, and sizes that
 # the stride does not divide.
 CASES = [(64, 11, 4, 0), (7, 5, 1, 2), (3, 3, 1, 1), (13, 3, 2, 1), (12, 5, 3, 0), (9, 2, 2, 0)]
+INCOMPLETE = [(64, 11, 4, 0), (12, 5, 3, 0), (9, 2, 2, 0), (8, 3, 4, 2)]
 
 
 def arrays(across, kernel, seed=0):
@@ -57,6 +58,28 @@ def test_gradients_are_those_of_a_linear_map(across, kernel, stride, padding):
     )
 
 
+@pytest.mark.parametrize(('across', 'kernel', 'stride', 'padding'), INCOMPLETE)
+def test_without_extra_padding_the_incomplete_window_is_left_out(across, kernel, stride, padding):
+    """What is left is the same: values, and gradients where the last windows get none."""
+    x, w = arrays(across, kernel)
+    sizes = dict(stride=stride, padding=padding)
+    padded, padded_vjp = jax.vjp(lambda x, w: convolution(x, w, **sizes), x, w)
+    y, vjp = jax.vjp(lambda x, w: convolution(x, w, **sizes, extra_padding=False), x, w)
+    out = padded.shape[1] - 1
+    assert out == (across + 2 * padding - kernel) // stride + 1  # as PyTorch and Caffe have it
+    np.testing.assert_allclose(y, padded[:, :out, :out], rtol=1e-4, atol=1e-4)
+    g = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    expected = padded_vjp(jnp.pad(g, ((0, 0), (0, 1), (0, 1), (0, 0))))
+    for a, b in zip(vjp(g), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_torchvisions_first_layer_has_55_pixels():
+    """Two pixels of padding and no more: rounded up, it would have 56."""
+    assert convolved_size(224, 11, 4, 2, extra_padding=False) == 55
+    assert convolved_size(224, 11, 4, 2) == 56
+
+
 def test_224_pixels_give_55():
     """The paper's 224 is not a misprint of 227: the last window extends 3 zeros past the edge."""
     assert convolved_size(224, 11, 4, 0) == 55
@@ -68,12 +91,15 @@ def test_224_pixels_give_55():
     )
 
 
-@pytest.mark.parametrize(('across', 'kernel', 'stride', 'padding'), CASES)
-def test_is_the_same_on_other_platforms(across, kernel, stride, padding):
+@pytest.mark.parametrize(
+    ('across', 'kernel', *implementation.Steps._fields),
+    [*((*case, True) for case in CASES), *((*case, False) for case in INCOMPLETE)],
+)
+def test_is_the_same_on_other_platforms(across, kernel, stride, padding, extra_padding):
     """Other platforms than the CPU use XLA's convolution; here the CPU runs all the forms."""
-    sizes = dict(stride=stride, padding=padding)
+    steps = implementation.Steps(stride, padding, extra_padding)
     x, w = arrays(across, kernel)
-    out = convolved_size(across, kernel, stride, padding)
+    out = convolved_size(across, kernel, *steps)
     g = np.random.default_rng(1).normal(size=(2, out, out, 4)).astype(np.float32)
 
     def convolve_all(x, w, g):
@@ -81,9 +107,9 @@ def test_is_the_same_on_other_platforms(across, kernel, stride, padding):
         forms, derivative = [implementation._convolve], implementation._derivative
         if -(-kernel // stride) in winograd.KERNELS:
             forms.append(implementation._convolve_tiles)
-        by_image = implementation._derivative_by_image(x, w, g, **sizes)
-        values = [form(x, w, **sizes) for form in forms]
-        return values, [*(derivative(form)(x, w, g, **sizes) for form in forms), by_image]
+        by_image = implementation._derivative_by_image(x, w, g, steps)
+        values = [form(x, w, steps) for form in forms]
+        return values, [*(derivative(form)(x, w, g, steps) for form in forms), by_image]
 
     (value, *values), (gradients, *others) = run(convolve_all, x, w, g)
     for other in values:
@@ -100,7 +126,8 @@ def test_the_papers_layers_are_computed_by_tiles():
     for row, layer in zip(layer_table(config), config.model.convolutions().values(), strict=False):
         kernel = jax.ShapeDtypeStruct((layer.kernel, layer.kernel, maps_in, row.maps), np.float32)
         x = jax.ShapeDtypeStruct((1, size, size, maps_in), np.float32)
-        assert implementation._suits_tiles(x, kernel, layer.stride, layer.padding)
+        steps = implementation.Steps(layer.stride, layer.padding)
+        assert implementation._suits_tiles(x, kernel, steps)
         size, maps_in = row.pooled, row.maps
 
 
@@ -108,10 +135,10 @@ def test_equal_weights_at_all_places_are_a_convolution():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 9, 9, 3)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
-    for stride, padding in ((1, 1), (2, 0), (2, 1)):
-        expected = convolution(x, kernel, stride, padding)
+    for steps in ((1, 1), (2, 0), (2, 1), (4, 0, True), (4, 0, False)):
+        expected = convolution(x, kernel, *steps)
         kernels = jnp.broadcast_to(kernel, (*expected.shape[1:3], *kernel.shape))
-        actual = unshared_convolution(x, kernels, stride, padding)
+        actual = unshared_convolution(x, kernels, *steps)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -147,6 +147,21 @@ def test_a_frozen_layer_does_not_change_despite_its_velocity():
     assert change['conv2']['kernel'][0] == pytest.approx(-0.09)
 
 
+def test_layers_have_their_own_learning_rate():
+    """The factor applies to weights and biases, and to the decay, which the rate multiplies."""
+    factors = {'model__conv2__rate_factor': 0.1, 'model__conv3__rate_factor': 0.0}
+    layers = ('conv1', 'conv2', 'conv3')
+    update = paper_momentum(nets.full(**factors), infos(*layers))
+    w = {name: {'kernel': jnp.ones(1), 'bias': jnp.ones(1)} for name in layers}
+    g = jax.tree.map(jnp.ones_like, w)
+    rates_ = Rates.equal(0.5)._replace(biases=jnp.float32(1.0), conv1_biases=jnp.float32(1.0))
+    change, state = update.update(g, update.init(w), w, learning_rate=rates_)
+    for name, factor in (('conv1', 1), ('conv2', 0.1), ('conv3', 0)):
+        assert change[name]['kernel'][0] == pytest.approx(-0.5 * 1.0005 * factor)
+        assert change[name]['bias'][0] == pytest.approx(-1.0005 * factor)
+    assert all(not np.any(v) for v in state[2].trace['conv3'].values())
+
+
 def test_rates_as_in_2012():
     """By layer-params-145.cfg, biases stay at 0.02; conv1 is lowered at 67 and frozen at 72."""
     config = override(nets.load('ilsvrc2012_as_run'))

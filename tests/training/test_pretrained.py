@@ -31,7 +31,7 @@ def test_another_number_of_classes_excludes_only_fc8(trained_run):
     layers = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7')
     params = pretrained.load_layers(initial, Pretrained(str(trained_run), layers))
     assert params['fc8']['kernel_TIK'].shape[-1] == 7
-    with pytest.raises(UserError, match=r'fc8 in .* has the shapes'):
+    with pytest.raises(UserError, match=r'fc8 in .* is for 10 classes, and this run has 7: leave'):
         pretrained.load_layers(initial, Pretrained(str(trained_run), (*layers, 'fc8')))
 
 
@@ -99,3 +99,108 @@ def test_another_run_is_checked_before_the_data_are_prepared(trained_run, tmp_pa
     pretrained.check_workdir(width(), new)
     (new / 'checkpoints' / '5').mkdir(parents=True)
     pretrained.check_workdir(config, new)
+
+
+ALL = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'layers', 'message'),
+    [
+        (
+            {'dataset__classes': 7},
+            ALL,
+            'fc8 in OTHER is for 10 classes, and this run has 7: leave fc8 out of '
+            'pretrained.layers, so that it begins with random weights',
+        ),
+        (
+            {'model__conv2__maps': 64},
+            ALL,
+            'conv2 in OTHER has the shapes bias_TO (2, 8), kernel_THWIO (2, 5, 5, 3, 8), and in '
+            'this net bias_TO (2, 4), kernel_THWIO (2, 5, 5, 3, 4): set '
+            '--config.model.conv2.maps=128, or leave conv2 out of pretrained.layers',
+        ),
+        (  # more settings than a line can name
+            {f'model__conv{i}__kernel': 1 for i in range(1, 6)},
+            ALL,
+            ': use the recipe of that run, or leave conv1 out',
+        ),
+        (  # the maps have more pixels, which only fc6 shows
+            {'augmentation__crop': 72},
+            ALL,
+            ': set --config.augmentation.crop=64, or leave fc6 out',
+        ),
+        (
+            {'model__conv4__reads': 'all', 'model__towers': 1},
+            ('conv4',),
+            ': set --config.model.towers=2, --config.model.conv4.reads=own, or leave conv4 out',
+        ),
+        (
+            {'model__conv3__batch_normalization': True},
+            ('conv3',),
+            ': set --config.model.conv3.batch_normalization=False, or leave conv3 out',
+        ),
+    ],
+)
+def test_a_layer_of_another_shape_is_refused_before_the_data_are_prepared(
+    trained_run, tmp_path, overrides, layers, message
+):
+    config = width(pretrained__workdir=str(trained_run), pretrained__layers=layers, **overrides)
+    with pytest.raises(UserError) as error:
+        pretrained.check_workdir(config, tmp_path / 'new')
+    assert message in str(error.value).replace(str(trained_run), 'OTHER')
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'layers', 'message'),
+    [
+        ({}, ALL[:-1], ''),
+        (
+            {'dataset__classes': 7, 'model__fc7__std': 0.1, 'model__fc7__rate_factor': 0.5},
+            ALL[:-1],
+            '',
+        ),
+        ({'model__fc7__dropout': 0.2}, ALL[:-2], ''),
+        (
+            {'model__fc7__dropout': 0.2},
+            ALL[:-1],
+            'the layers of OTHER were trained with other settings: '
+            'model.fc7.dropout=0.2 and not 0.5',
+        ),
+        (
+            {'model__response_normalization__k': 1.0},
+            ('conv1',),
+            'other settings: model.response_normalization.k=1.0 and not 2.0',
+        ),
+        ({'model__response_normalization__k': 1.0}, ('conv3',), ''),
+        (
+            {'augmentation__deviations': (58.0, 57.0, 57.0)},
+            ('conv1',),
+            'augmentation.deviations=(58.0, 57.0, 57.0) and not (1.0, 1.0, 1.0)',
+        ),
+    ],
+)
+def test_layers_that_compute_something_else_are_told(
+    trained_run, tmp_path, capsys, overrides, layers, message
+):
+    config = width(pretrained__workdir=str(trained_run), pretrained__layers=layers, **overrides)
+    pretrained.check_workdir(config, tmp_path / 'new')
+    printed = capsys.readouterr().err.replace(str(trained_run), 'OTHER')
+    assert (message in printed) if message else not printed
+
+
+def test_layers_that_are_frozen_with_random_weights_are_told(trained_run, tmp_path, capsys):
+    frozen = {f'model__{name}__rate_factor': 0.0 for name in ('conv1', 'conv2', 'fc6')}
+    new, taken = tmp_path / 'new', dict(pretrained__workdir=str(trained_run))
+    for overrides, names in (
+        ({}, 'conv2, fc6'),
+        (taken | dict(pretrained__layers=('conv1', 'conv2')), 'fc6'),
+    ):
+        pretrained.check_workdir(width(**frozen, **overrides), new)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f'frozen with random weights: {names}, where rate_factor is 0' in line
+    pretrained.check_workdir(width(**frozen, **taken), new)
+    pretrained.check_workdir(width(**frozen), new, is_new=False)  # it has the state of another run
+    pretrained.check_workdir(width(**frozen), trained_run)  # it is resumed
+    assert not capsys.readouterr().err

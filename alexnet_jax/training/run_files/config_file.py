@@ -107,7 +107,7 @@ def read(file: Path) -> dict[str, Any]:
     problem = _problem(record)
     if problem:
         raise damage_error(file, problem)
-    return record | {'config': _upgrade(file, record['config'])}
+    return record | {'config': upgrade(file, record['config'])}
 
 
 def damage_error(file: Path, reason: str) -> UserError:
@@ -165,7 +165,12 @@ def _problem(record: Any) -> str:
     for key, has_form in forms.items():
         if key in record and not has_form(record[key]):
             return f"'{key}' is {str(record[key])[:60]}"
-    flat = schema.flatten(config)
+    return settings_problem(config)
+
+
+def settings_problem(raw: Mapping[str, Any]) -> str:
+    """Says what is wrong with the form of recorded settings; '' if nothing is."""
+    flat = schema.flatten(raw)
     for name in _ALWAYS:
         if name not in flat:
             return f'it lacks the setting {name}'
@@ -214,8 +219,12 @@ def _is_source(source: Any) -> bool:
     return False
 
 
-def _upgrade(file: Path, raw: dict[str, Any]) -> dict[str, Any]:
+def upgrade(file: Path, raw: dict[str, Any]) -> dict[str, Any]:
     """Returns recorded settings in today's form: all that there are, and no others.
+
+    Args:
+      file: the file that holds them, for messages.
+      raw: nested plain values of the form that `settings_problem` checks.
 
     Raises:
       UserError: there are settings that this version does not have, and that may change a result.

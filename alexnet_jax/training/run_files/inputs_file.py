@@ -95,13 +95,14 @@ def write(file: Path, inputs: Inputs) -> None:
         np.savez_compressed(stream, **arrays)
 
 
-def read(file: Path, size: int, classes: int) -> Inputs | None:
+def read(file: Path, size: int, classes: int, remedy: str) -> Inputs | None:
     """Reads an inputs.npz; the checksums of the archive are compared.
 
     Args:
       file: the file.
       size: pixels across an image of the net.
       classes: the number of classes of the net.
+      remedy: how the file can be had again once it has been moved elsewhere, for a message.
 
     Returns:
       The inputs; None if there is no such file.
@@ -120,8 +121,7 @@ def read(file: Path, size: int, classes: int) -> Inputs | None:
         inputs.check(size, classes)
     except Exception as error:  # damaged archives raise many kinds of errors
         raise UserError(
-            f'{file} is damaged ({first_line(error)}): move it elsewhere; then the command that '
-            'started the run writes it again from the training images'
+            f'{file} is damaged ({first_line(error)}): move it elsewhere; then {remedy}'
         ) from error
     return inputs
 

@@ -1,0 +1,93 @@
+"""Exports a trained net to other programs: safetensors, PyTorch, ONNX, StableHLO.
+
+    python -m alexnet_jax.export --workdir=runs/digits
+        all arrays, the settings and the class names as safetensors, in our layout
+    python -m alexnet_jax.export --workdir=runs/digits --format=torch
+        a state dict and the PyTorch module that loads it
+    python -m alexnet_jax.export --workdir=runs/digits --format=onnx
+        the graph for ONNX Runtime and others (pip install onnx)
+    python -m alexnet_jax.export --workdir=runs/digits --format=stablehlo
+        one file for jax.export: images in, log probabilities out (pip install flatbuffers)
+    python -m alexnet_jax.export --workdir=runs/digits --format=safetensors,torch,onnx,stablehlo
+        all of them in one folder
+    python -m alexnet_jax.export --workdir=runs/digits --checkpoint=best --out=exports/digits
+        the checkpoint with the lowest test error, to another folder
+
+The folder also gets config.json, with the layers, the class names and the preprocessing, and
+README.md, which says how to load the files. Each file is read back, and what can be run here
+computes up to 64 pictures: its logits must be ours to 1e-5 of the largest, otherwise nothing is
+written. Exit codes: 0 success, 2 a mistake in the command or the net (one line says which).
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.user_errors import UserError, list_items, parse_flags, report_user_errors
+
+_FORMATS = ('safetensors', 'torch', 'onnx', 'stablehlo')
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+_FORMAT = flags.DEFINE_multi_string(
+    'format',
+    ['safetensors'],
+    f'What to write: {", ".join(_FORMATS)}, or several of them, separated by commas.',
+)
+_OUT = flags.DEFINE_string('out', None, 'Folder for the files. Default: export in the workdir.')
+_CHECKPOINT = flags.DEFINE_string(
+    'checkpoint',
+    'newest',
+    'Checkpoint of the run: newest; best, the one with the lowest test error; or the number of '
+    'training steps done in it.',
+)
+_PREPROCESSING = flags.DEFINE_bool(
+    'preprocessing',
+    True,
+    'The ONNX file takes uint8 images, and crops them and subtracts the mean itself; with '
+    '--nopreprocessing it takes the result of that.',
+)
+
+
+def main(_: Sequence[str]) -> None:
+    """Exports the net that the flags name."""
+    with report_user_errors():
+        if not _WORKDIR.value:
+            raise UserError('no run is named: --workdir=DIR (see --help)')
+        workdir, formats, checkpoint = _workdir(), _formats(), _checkpoint()
+        out = workdir / 'export' if _OUT.value is None else check_path(_OUT.value, '--out')
+        # This imports JAX, which takes a while: mistakes in the flags are reported before.
+        from alexnet_jax.interchange.exports import export_folder
+
+        export_folder.export(workdir, formats, out, checkpoint, _PREPROCESSING.value)
+
+
+def _workdir() -> Path:
+    return check_path(_WORKDIR.value or '', '--workdir')
+
+
+def _formats() -> list[str]:
+    """Returns the formats in the order of _FORMATS."""
+    names = list_items(_FORMAT.value)
+    for name in names:
+        if name not in _FORMATS:
+            raise UserError(f'--format={name} is not one of {", ".join(_FORMATS)}')
+    if not names:
+        raise UserError(f'--format= is empty: name one or more of {", ".join(_FORMATS)}')
+    return [name for name in _FORMATS if name in names]
+
+
+def _checkpoint() -> str | int:
+    """Returns 'newest', 'best' or the number of training steps of a checkpoint."""
+    value = _CHECKPOINT.value
+    if value in ('newest', 'best'):
+        return value
+    if value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    raise UserError(f'--checkpoint={value} must be newest, best or a number of training steps')
+
+
+if __name__ == '__main__':
+    sys.exit(app.run(main, flags_parser=parse_flags))

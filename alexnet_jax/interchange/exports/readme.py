@@ -1,0 +1,112 @@
+"""The README.md of an export: what the files are, and how to load them."""
+
+from collections.abc import Iterable
+
+import jax
+
+from alexnet_jax.interchange.portable_net import PortableNet
+from alexnet_jax.model.layer_table import parameter_count
+
+_SECTIONS = {
+    'safetensors': """\
+## alexnet_jax.safetensors
+
+All arrays of the run in the layout of alexnet_jax: the parameters, a leading axis of
+{towers}, the mean image and the principal colours. The metadata of the file hold the settings and
+the class names.
+
+```python
+from pathlib import Path
+from alexnet_jax.interchange import safetensors_files
+
+net = safetensors_files.read(Path('alexnet_jax.safetensors'))
+net.config, net.params, net.inputs.mean_HWC, net.inputs.classes
+```
+
+`python -m alexnet_jax.import_weights --from_export=alexnet_jax.safetensors --workdir=DIR` makes a
+run of it, which can be evaluated, trained further or fine-tuned.
+""",
+    'torch': """\
+## model.safetensors, alexnet_torch.py: PyTorch
+
+A state dict and the module that loads it. The towers are groups of its convolutions. It needs torch
+and safetensors.
+
+```python
+import alexnet_torch
+
+net = alexnet_torch.load('.')
+image = alexnet_torch.read_picture('picture.jpg', net.size)
+net.classify(image[None])   # names and probabilities
+logits = net(image[None])   # pixels of 0 to 255 in, logits out
+```
+
+On a GPU, PyTorch computes convolutions with fewer bits by default (TF32); for the same logits as
+here, set `torch.backends.cudnn.allow_tf32 = False`.
+""",
+    'onnx': """\
+## model.onnx: ONNX
+
+The net for one view of an image, in float32, for any number of images. Its input is `images`,
+(batch, {size}, {size}, 3) uint8, RGB, with the preprocessing inside; or, if it was exported with
+`--nopreprocessing`, `crops`, (batch, 3, {crop}, {crop}) float32, the result of the preprocessing.
+Its outputs are `logits` and `probabilities`, (batch, {classes}) float32. It needs onnxruntime or
+another runtime for ONNX.
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession('model.onnx')
+(logits,) = session.run(['logits'], {{session.get_inputs()[0].name: images}})
+```
+""",
+    'stablehlo': """\
+## model.stablehlo: JAX
+
+The net as a function from (B, {size}, {size}, 3) uint8 images to (B, {classes}) log probabilities,
+in float32, with the preprocessing and the weights inside; for CPU, CUDA, ROCm and TPU. It needs jax
+and flatbuffers.
+
+```python
+import jax.export
+
+exported = jax.export.deserialize(open('model.stablehlo', 'rb').read())
+log_probabilities = exported.call(images)
+```
+
+JAX {jax} wrote it. JAX versions of the six months after that one can load it, and those of up to
+three weeks before; later ones may refuse it. To keep the weights for longer, export them as
+safetensors too.
+""",
+}
+
+
+def text(net: PortableNet, formats: Iterable[str]) -> str:
+    """Returns the text of README.md.
+
+    Args:
+      net: the net.
+      formats: the formats whose files are in the folder.
+    """
+    config = net.config
+    values = dict(
+        towers=_count(config.model.towers, 'tower'),
+        size=config.dataset.image_size,
+        crop=config.augmentation.crop,
+        classes=config.dataset.classes,
+        jax=jax.__version__,
+    )
+    head = (
+        '# An AlexNet\n\n'
+        f'Exported by alexnet_jax after {net.step:,} training steps: {config.dataset.classes:,} '
+        f'classes,\n{parameter_count(config):,} parameters, {values["towers"]}.\n\n'
+        '`config.json` has the layers, the class names, the settings of the run, and, in words, '
+        'what is\ndone to a picture before the net gets it.\n'
+    )
+    chosen = set(formats)
+    sections = [text.format(**values) for name, text in _SECTIONS.items() if name in chosen]
+    return '\n'.join([head, *sections])
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number} {noun}{"" if number == 1 else "s"}'

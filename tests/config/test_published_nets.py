@@ -1,0 +1,109 @@
+"""The nets of Caffe and torchvision: their sizes, and what their recipes state."""
+
+import pytest
+
+import nets
+from alexnet_jax.model import alexnet
+from alexnet_jax.model.layer_table import layer_table, parameter_count
+from alexnet_jax.training.optimizer import Progress, rates
+
+# The shapes of the published weights, (maps out, maps in, rows, columns) or (units out, units in).
+CAFFE = {
+    'conv1': (96, 3, 11, 11),
+    'conv2': (256, 48, 5, 5),
+    'conv3': (384, 256, 3, 3),
+    'conv4': (384, 192, 3, 3),
+    'conv5': (256, 192, 3, 3),
+    'fc6': (4096, 9216),
+    'fc7': (4096, 4096),
+    'fc8': (1000, 4096),
+}
+TORCHVISION = {
+    'conv1': (64, 3, 11, 11),
+    'conv2': (192, 64, 5, 5),
+    'conv3': (384, 192, 3, 3),
+    'conv4': (256, 384, 3, 3),
+    'conv5': (256, 256, 3, 3),
+    'fc6': (4096, 9216),
+    'fc7': (4096, 4096),
+    'fc8': (1000, 4096),
+}
+PUBLISHED = {
+    'bvlc_alexnet': (CAFFE, 60_965_224),
+    'bvlc_reference_caffenet': (CAFFE, 60_965_224),
+    'torchvision': (TORCHVISION, 61_100_840),
+}
+
+
+def published_shape(name, layer):
+    """Returns the shape of a layer's weights as Caffe and PyTorch store them."""
+    (kernel,) = (x for key, x in layer.items() if key.startswith('kernel'))
+    towers, *window, inputs, outputs = kernel.shape
+    if name == 'fc8':  # each tower holds the weights of its own units
+        return (outputs, towers * inputs)
+    return (towers * outputs, inputs, *window)
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_shapes_and_sizes_are_those_of_the_published_weights(name):
+    config = nets.override(nets.load(name))
+    expected, parameters = PUBLISHED[name]
+    shapes = alexnet.shapes(config)
+    assert {layer: published_shape(layer, shapes[layer]) for layer in shapes} == expected
+    assert parameter_count(config) == parameters
+    rows = {row.name: row for row in layer_table(config)}
+    assert [rows[f'conv{i}'].size for i in range(1, 6)] == [55, 27, 13, 13, 13]
+    assert [rows[f'conv{i}'].pooled for i in (1, 2, 5)] == [27, 13, 6]
+
+
+def test_the_values_of_caffes_files():
+    """They are in train_val.prototxt and solver.prototxt; lrn_layer.cpp divides alpha by 5."""
+    alexnet_, caffenet = (nets.override(nets.load(name)) for name in list(PUBLISHED)[:2])
+    biases = [layer.bias for layer in alexnet_.model.layers().values()]
+    assert biases == [0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0]
+    assert [layer.bias for layer in caffenet.model.layers().values()] == [0, 1, 0, 1, 1, 1, 1, 0]
+    for config in (alexnet_, caffenet):
+        stds = [layer.std for layer in config.model.layers().values()]
+        assert stds == [0.01] * 5 + [0.005] * 2 + [0.01]
+        norm = config.model.response_normalization
+        assert (norm.size, norm.k, norm.beta, norm.reads) == (5, 1, 0.75, 'all')
+        assert norm.alpha == pytest.approx(1e-4 / 5)
+        assert [config.model.fc6.dropout, config.model.fc7.dropout] == [0.5, 0.5]
+        assert (config.augmentation.crop, config.augmentation.mirror) == (227, True)
+        optimizer = config.optimizer
+        assert (optimizer.batch_size, optimizer.momentum) == (256, 0.9)
+        assert (optimizer.weight_decay, optimizer.bias_weight_decay) == (0.0005, 0)
+    normalized = ('relu', 'response_normalization', 'max_pooling')
+    assert alexnet_.model.conv1.then == alexnet_.model.conv2.then == normalized
+    pooled = ('relu', 'max_pooling', 'response_normalization')
+    assert caffenet.model.conv1.then == caffenet.model.conv2.then == pooled
+
+
+def test_the_schedule_of_caffes_solver():
+    """The learning rate is divided by 10 every 100,000 of 450,000 steps, for biases too."""
+    config = nets.override(nets.load('bvlc_alexnet'))
+    epoch = 256 / 1_281_167  # of one step
+    assert config.optimizer.epochs / epoch == pytest.approx(450_000, rel=1e-4)
+    for step, rate in ((0, 1e-2), (99_900, 1e-2), (100_100, 1e-3), (449_000, 1e-6)):
+        at = rates(config, step * epoch, Progress())
+        assert at.weights == pytest.approx(rate)
+        assert at.biases == pytest.approx(2 * rate)
+
+
+def test_the_values_of_torchvision():
+    """They are in its models/alexnet.py and references/classification."""
+    config = nets.override(nets.load('torchvision'))
+    model, optimizer = config.model, config.optimizer
+    assert [layer.input_dropout for layer in model.hidden().values()] == [0.5, 0.5]
+    assert [layer.dropout for layer in model.hidden().values()] == [0, 0]
+    assert all('response_normalization' not in x.then for x in model.convolutions().values())
+    deviations = [255 * x for x in (0.229, 0.224, 0.225)]
+    assert config.augmentation.deviations == pytest.approx(deviations)
+    assert (optimizer.batch_size, optimizer.epochs) == (8 * 32, 90)
+    assert (optimizer.weight_decay, optimizer.bias_weight_decay) == (1e-4, 1e-4)
+    by_epoch = [rates(config, epoch, Progress()).weights for epoch in (0, 29.9, 30, 60, 89)]
+    assert by_epoch == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4, 1e-4])
+    # PyTorch draws from a uniform distribution within 1 / sqrt(inputs), which has this deviation.
+    for row, layer in zip(layer_table(config), model.layers().values(), strict=True):
+        inputs = row.reads * getattr(layer, 'kernel', 1) ** 2
+        assert layer.std == pytest.approx((3 * inputs) ** -0.5, rel=5e-3)

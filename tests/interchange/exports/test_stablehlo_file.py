@@ -1,0 +1,73 @@
+"""StableHLO files: what `jax.export` computes from them, against our net."""
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+
+import nets
+import portable_nets
+from alexnet_jax.interchange.exports import stablehlo_file
+
+# Of the largest logit: the same operations in float32, which XLA fuses in another way.
+TOLERANCE = 1e-6
+FORMS = {
+    'as run, a layer without shared weights': lambda: portable_nets.recipe(
+        'ilsvrc2012_as_run', **portable_nets.STRONG, model__conv4__shared=False
+    ),
+    "Caffe's": portable_nets.CONFIGS["Caffe's"],
+    "torchvision's": portable_nets.CONFIGS["torchvision's"],
+}
+
+
+@pytest.mark.parametrize('name', FORMS)
+def test_a_file_computes_our_log_probabilities(name, tmp_path):
+    net = portable_nets.random_net(FORMS[name]())
+    images = portable_nets.random_images(net.config)
+    stablehlo_file.write(net, tmp_path / 'net')
+    exported = jax.export.deserialize(bytearray((tmp_path / 'net').read_bytes()))
+    actual = np.asarray(jax.jit(exported.call)(images))
+    logits = portable_nets.logits(net, images)
+    expected = np.asarray(jax.nn.log_softmax(logits))
+    scale = abs(logits).max()
+    assert abs(expected - expected[0]).max() > 1e-3 * scale  # images differ
+    np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=TOLERANCE)
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    net = portable_nets.random_net(nets.small(**portable_nets.FEW))
+    file = tmp_path_factory.mktemp('stablehlo') / 'net'
+    stablehlo_file.write(net, file)
+    return net, jax.export.deserialize(bytearray(file.read_bytes()))
+
+
+def test_a_file_is_for_any_batch_and_any_platform(exported):
+    _, function = exported
+    assert function.platforms == ('cpu', 'cuda', 'rocm', 'tpu')
+    assert function.nr_devices == 1
+    (images,), (log_p,) = function.in_avals, function.out_avals
+    assert (str(images.shape), images.dtype) == ('(batch, 72, 72, 3)', np.uint8)
+    assert str(log_p.shape) == '(batch, 10)'
+    for number in (1, 3):
+        images = portable_nets.random_images(nets.small(), number)
+        p = np.exp(function.call(images))
+        assert p.shape == (number, 10)
+        np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+
+
+def test_a_file_has_the_plain_formula_and_no_kernel(exported):
+    """A kernel would be a custom call, for which JAX promises no compatibility."""
+    _, function = exported
+    lines = function.mlir_module().splitlines()
+    calls = [line for line in lines if 'custom_call' in line]
+    assert all('@shape_assertion' in line for line in calls)
+    assert any('stablehlo.rsqrt' in line for line in lines)  # of response normalization
+
+
+def test_a_net_of_bfloat16_is_computed_in_float32(tmp_path):
+    half = portable_nets.random_net(nets.small(**portable_nets.FEW, model__dtype='bfloat16'))
+    net = stablehlo_file.in_float32(half)
+    images = portable_nets.random_images(net.config)
+    outputs = [stablehlo_file.log_probabilities(x)(images) for x in (net, half)]
+    np.testing.assert_array_equal(*outputs)
