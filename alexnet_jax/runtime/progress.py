@@ -51,7 +51,7 @@ class ProgressBars:
         self.show_images('preparing', done, total)
 
     def show_images(self, label: str, done: int, total: int) -> None:
-        """Shows how many images have been read."""
+        """Shows how many images have been read; 0 stands for a total that is not known."""
         self._show(label, done, total, ' images', False)
 
     @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import pytest
 from generated_commands import CommandLine, check, furnish, generate, judge_end
 
-SAMPLE = ('a-1', 'a-8', 'a-10', 'a-11', 'a-13', 'a-15')
+SAMPLE = ('a-0', 'a-3', 'a-6', 'a-9', 'a-10', 'a-13', 'a-14')
 
 
 @pytest.fixture(scope='module')

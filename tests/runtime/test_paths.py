@@ -93,3 +93,19 @@ def test_looking_whether_a_folder_can_be_written_creates_nothing(tmp_path):
     paths.check_writable(tmp_path / 'a' / 'b', '--workdir')
     paths.check_writable(tmp_path, '--workdir')
     assert os.listdir(tmp_path) == []
+
+
+def test_an_output_file_that_cannot_be_written_is_noticed(tmp_path):
+    (tmp_path / 'file').write_text('before')
+    (tmp_path / 'link').symlink_to('/dev/null')
+    for name, message in (
+        ('.', 'is a folder: give the name of a file'),
+        ('link', 'is not a file that can be replaced'),
+        ('no/x', f'there is no folder {tmp_path}/no'),
+    ):
+        with pytest.raises(UserError, match=message):
+            paths.check_output_file(tmp_path / name, '--out')
+    for name in ('file', 'new'):
+        paths.check_output_file(tmp_path / name, '--out')
+    assert (tmp_path / 'file').read_text() == 'before'
+    assert not (tmp_path / 'new').exists()

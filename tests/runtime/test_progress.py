@@ -4,6 +4,7 @@ import fcntl
 import io
 import os
 import pty
+import re
 import struct
 import sys
 import termios
@@ -102,3 +103,35 @@ def test_a_missing_stderr_does_not_end_the_job(monkeypatch):
         monkeypatch.setattr(ProgressBars, 'SECONDS_BETWEEN_LINES', 0.0)
         with ProgressBars() as bars:
             bars.show_images('preparing', 1, 100)
+
+
+def test_lines_are_printed_where_the_bar_was(terminal):
+    """The bar is below them afterwards."""
+    screen = terminal(60)
+    with ProgressBars() as bars:
+        bars.show_images('x' * 20, 1, 10)
+        for number in range(3):
+            with bars.hidden():
+                screen.stream.write(f'answer {number}\n')
+        below = screen.text()
+    screen.close()
+    rows = ['']
+    for part in re.split(r'([\r\n])', below):
+        if part == '\n':
+            rows.append('')
+        elif part and part != '\r':
+            rows[-1] = part + rows[-1][len(part) :]
+    assert [row.rstrip() for row in rows[:3]] == ['answer 0', 'answer 1', 'answer 2']
+    assert rows[3].startswith('xxx')
+    with ProgressBars() as bars, bars.hidden():
+        pass  # there is no bar
+
+
+def test_a_total_may_be_unknown(terminal):
+    screen = terminal(70)
+    with ProgressBars() as bars:
+        bars.show_images('finding pictures', 7000, 0)
+    text = screen.text()
+    screen.close()
+    assert re.search(r'finding pictures: 7000 images \[00:00', text)
+    assert '%' not in text

@@ -15,6 +15,7 @@ from alexnet_jax.data.images import FORMATS
 from alexnet_jax.data.preparation import folder_tree
 from alexnet_jax.evaluation.pictures import MAX_BYTES
 from alexnet_jax.runtime.printing import list_names, printable
+from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 
 STANDARD_INPUT = '-'  # as an argument
@@ -26,6 +27,7 @@ _SIGNATURES = re.compile(
     re.DOTALL,
 )
 _CONTROL = re.compile(rb'[\x00-\x1f\x7f]')
+_PICTURES_BETWEEN_SHOWS = 1_000
 _LONGEST_PATH = 4096  # bytes, the limit of Linux
 
 
@@ -88,8 +90,11 @@ def _add_path(path: str, pictures: Pictures) -> None:
     def add_problem(error: UserError) -> None:
         pictures.problems.append(str(error))
 
-    for image in folder_tree.find_images(Path(path), pictures.others, add_problem):
-        pictures.sources.append(PictureSource(str(image.path), str(image.path)))
+    with ProgressBars() as bars:
+        for image in folder_tree.find_images(Path(path), pictures.others, add_problem):
+            pictures.sources.append(PictureSource(str(image.path), str(image.path)))
+            if len(pictures.sources) % _PICTURES_BETWEEN_SHOWS == 0:
+                bars.show_images('finding pictures', len(pictures.sources), 0)
 
 
 def _add_standard_input(pictures: Pictures) -> None:

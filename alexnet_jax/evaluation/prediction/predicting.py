@@ -65,8 +65,8 @@ def load(workdirs: Sequence[Path], checkpoint: Checkpoint) -> list[Classifier]:
 
 def predict(
     nets: Sequence[Classifier], sources: Iterable[PictureSource], views: int | None = None
-) -> Generator[Answer, None, None]:
-    """Computes the probabilities of pictures, the mean over the nets, batch by batch.
+) -> Generator[list[Answer], None, None]:
+    """Computes the probabilities of pictures, the mean over the nets.
 
     A picture is read once, and decoded once for each distinct size, filter and background.
 
@@ -76,7 +76,7 @@ def predict(
       views: how many views of a picture are averaged: 1, 5 or 10; None: as each net is evaluated.
 
     Yields:
-      An answer for each picture, in their order.
+      The answers for the pictures of a batch, in their order.
     """
     forms = {_form(net.config.dataset): net.config.dataset for net in nets}
     batch_size = max(net.batch_size for net in nets)
@@ -96,9 +96,10 @@ def predict(
         batch.append(decoded)
         number += not decoded.problem
         if number == batch_size or not number:
-            yield from _answer(nets, batch, views)
+            yield [*_answer(nets, batch, views)]
             batch, number = [], 0
-    yield from _answer(nets, batch, views)
+    if batch:
+        yield [*_answer(nets, batch, views)]
 
 
 def _answer(

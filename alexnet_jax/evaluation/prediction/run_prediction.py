@@ -1,4 +1,4 @@
-"""Loads nets, and writes what they say about pictures, as they come (§4.1, §6.1)."""
+"""Loads nets, and writes their predictions for pictures as soon as they are computed (§4.1)."""
 
 import contextlib
 import time
@@ -66,28 +66,29 @@ def run(request: Request) -> int:
     start, pictures, classes = time.monotonic(), request.pictures, nets[0].classes
     for problem in pictures.problems:
         complain(f'alexnet_jax: {problem}')
-    sources, out, unread = pictures.sources, request.out, 0
+    sources, out, done, unread = pictures.sources, request.out, 0, 0
     layout = formats.Layout(request.top, classes, any(descriptions), [x.name for x in sources])
     form = formats.choose(request.format, layout, to_file=out is not None)
     with (
-        contextlib.closing(predicting.predict(nets, sources, request.views)) as answers,
+        contextlib.closing(predicting.predict(nets, sources, request.views)) as batches,
         ProgressBars() as bars,
         formats.open_output(out) as write,
     ):
         write(form.header())
-        is_long = len(sources) > nets[0].batch_size
-        if is_long:
+        if len(sources) > nets[0].batch_size:
             bars.show_images('predicting', 0, len(sources))
-        for number, (name, log_p_K, problem) in enumerate(answers, 1):
+        for batch in batches:
             with bars.hidden():
-                if log_p_K is None:
-                    unread += 1
-                    complain(f'alexnet_jax: {printable(name)} {problem}')
-                else:
-                    best = name_answers(log_p_K, classes, descriptions, request.top)
-                    write(form.format(name, best))
-            if is_long:
-                bars.show_images('predicting', number, len(sources))
+                for name, log_p_K, problem in batch:
+                    if log_p_K is None:
+                        complain(f'alexnet_jax: {printable(name)} {problem}')
+                    else:
+                        best = name_answers(log_p_K, classes, descriptions, request.top)
+                        write(form.format(name, best))
+            done += len(batch)
+            unread += sum(answer.log_p_K is None for answer in batch)
+            if len(sources) > nets[0].batch_size:
+                bars.show_images('predicting', done, len(sources))
     if len(sources) > 1 or out is not None:
         _summarize(pictures, unread, time.monotonic() - start, out)
     return unread + len(pictures.problems)

@@ -44,6 +44,13 @@ def sources(tmp_path):
     return [PictureSource(path.name, str(path)) for path in paths]
 
 
+def predict(*arguments, **options):
+    """Returns the answers of all batches."""
+    batches = list(predicting.predict(*arguments, **options))
+    assert all(batches)
+    return [answer for batch in batches for answer in batch]
+
+
 def brightness(answers):
     return [None if x.log_p_K is None else float(np.exp(x.log_p_K[0])) for x in answers]
 
@@ -51,7 +58,7 @@ def brightness(answers):
 def test_every_picture_has_an_answer_in_order_and_batches_are_full(sources):
     """Pictures that cannot be read take no place in a batch, and do not end the rest."""
     net = Brightness()
-    answers = list(predicting.predict([net], sources, views=5))
+    answers = predict([net], sources, views=5)
     assert [x.name for x in answers] == [f'{n}.png' for n in range(10)]
     expected = [20 * n / 256 + 1 / 512 for n in range(7)]
     expected[2] = None
@@ -61,7 +68,7 @@ def test_every_picture_has_an_answer_in_order_and_batches_are_full(sources):
         'is not an image (4 bytes)',
         *['cannot be read: No such file or directory'] * 3,
     ]
-    assert list(predicting.predict([net], [])) == []
+    assert predict([net], []) == []
 
 
 def test_an_ensemble_is_the_mean_and_decodes_once_for_each_form(sources, monkeypatch):
@@ -69,7 +76,7 @@ def test_an_ensemble_is_the_mean_and_decodes_once_for_each_form(sources, monkeyp
     square = images.square
     monkeypatch.setattr(images, 'square', lambda *a, **k: decoded.append(a[1:]) or square(*a, **k))
     ensemble = [Brightness(), Brightness(exponent=2.0), Brightness(size=6, exponent=3.0)]
-    answers = list(predicting.predict(ensemble, sources[:2]))
+    answers = predict(ensemble, sources[:2])
     p = np.array([1 / 512, 20 / 256 + 1 / 512])
     np.testing.assert_allclose(brightness(answers), (p + p**2 + p**3) / 3, 1e-5)
     assert sorted(decoded) == [(6, 'area')] * 2 + [(8, 'area')] * 2
@@ -77,7 +84,7 @@ def test_an_ensemble_is_the_mean_and_decodes_once_for_each_form(sources, monkeyp
 
 def test_outputs_that_are_not_numbers_are_no_answer(sources):
     net = Brightness(exponent=np.nan)
-    (answer,) = predicting.predict([net], sources[:1])
+    (answer,) = predict([net], sources[:1])
     assert answer == ('0.png', None, 'has outputs that are not numbers (NaN)')
 
 
@@ -89,7 +96,7 @@ def test_a_picture_that_needs_too_much_memory_does_not_end_the_rest(sources, mon
 
     read = pictures.read_file
     monkeypatch.setattr(pictures, 'read_file', read_file)
-    answers = list(predicting.predict([Brightness()], sources[:2]))
+    answers = predict([Brightness()], sources[:2])
     assert answers[0].log_p_K is not None
     assert answers[1].problem == 'needs more memory than there is'
 
