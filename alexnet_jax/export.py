@@ -25,38 +25,31 @@ from pathlib import Path
 
 from absl import app, flags
 
+from alexnet_jax.evaluation import run_flags
 from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError, list_items, parse_flags, report_user_errors
 
 _FORMATS = ('safetensors', 'torch', 'onnx', 'stablehlo')
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 _FORMAT = flags.DEFINE_multi_string(
     'format',
     ['safetensors'],
     f'What to write: {", ".join(_FORMATS)}, or several of them, separated by commas.',
 )
 _OUT = flags.DEFINE_string('out', None, 'Folder for the files. Default: export in the workdir.')
-_CHECKPOINT = flags.DEFINE_string(
-    'checkpoint',
-    'newest',
-    'Checkpoint of the run: newest; best, the one with the lowest test error; or the number of '
-    'training steps done in it.',
-)
 _PREPROCESSING = flags.DEFINE_bool(
     'preprocessing',
     True,
     'The ONNX file takes uint8 images, and crops them and subtracts the mean itself; with '
     '--nopreprocessing it takes the result of that.',
 )
+flags.adopt_module_key_flags(run_flags)  # --help shows them
 
 
 def main(_: Sequence[str]) -> None:
     """Exports the net that the flags name."""
     with report_user_errors():
-        if not _WORKDIR.value:
-            raise UserError('no run is named: --workdir=DIR (see --help)')
-        workdir, formats, checkpoint = _workdir(), _formats(), _checkpoint()
+        workdir, formats, checkpoint = _workdir(), _formats(), run_flags.checkpoint()
         out = workdir / 'export' if _OUT.value is None else check_path(_OUT.value, '--out')
         # This imports JAX, which takes a while: mistakes in the flags are reported before.
         from alexnet_jax.interchange.exports import export_folder
@@ -65,7 +58,10 @@ def main(_: Sequence[str]) -> None:
 
 
 def _workdir() -> Path:
-    return check_path(_WORKDIR.value or '', '--workdir')
+    workdir, *others = run_flags.workdirs()
+    if others:
+        raise UserError('one run is exported at a time: --workdir=DIR')
+    return workdir
 
 
 def _formats() -> list[str]:
@@ -77,16 +73,6 @@ def _formats() -> list[str]:
     if not names:
         raise UserError(f'--format= is empty: name one or more of {", ".join(_FORMATS)}')
     return [name for name in _FORMATS if name in names]
-
-
-def _checkpoint() -> str | int:
-    """Returns 'newest', 'best' or the number of training steps of a checkpoint."""
-    value = _CHECKPOINT.value
-    if value in ('newest', 'best'):
-        return value
-    if value.isascii() and value.isdigit() and len(value) < 19:
-        return int(value)
-    raise UserError(f'--checkpoint={value} must be newest, best or a number of training steps')
 
 
 if __name__ == '__main__':

@@ -35,13 +35,24 @@ def check(config: schema.Config) -> None:
         large for one file.
     """
     import_extra('onnx', 'an ONNX file')
-    shapes = grouped_layout.shapes(config)
-    size = 4 * sum(math.prod(shape) for shape in shapes.values())
+    size = 4 * _weights(config)
     if size > LARGEST:
         raise UserError(
             f'the weights have {size / 2**30:.1f} GiB, and an ONNX file can hold 2: use '
             '--format=safetensors'
         )
+
+
+def _weights(config: schema.Config) -> int:
+    """Counts the weights in the graph, those of response normalization included."""
+    model = config.model
+    towers = model.towers if model.response_normalization.reads == 'own' else 1
+    counts = [math.prod(shape) for shape in grouped_layout.shapes(config).values()]
+    for layer in model.convolutions().values():
+        if 'response_normalization' in layer.then:
+            maps = model.towers * model.scale_to_width(layer.maps)
+            counts.append(maps * maps // towers)
+    return sum(counts)
 
 
 def write(net: PortableNet, file: Path, preprocessing: bool = True) -> None:

@@ -101,8 +101,9 @@ def generate(seed: str, place: Path) -> CommandLine:
     """Returns a command line over the files in a folder that `furnish` has made."""
     rng = random.Random(seed)
     kind = rng.choices(
-        ['dry_run', 'run', 'prepare', 'evaluate', 'predict', 'report', 'ablations', 'list'],
-        [10, 2, 3, 4, 4, 3, 1, 0.5],
+        ['dry_run', 'run', 'prepare', 'evaluate', 'predict', 'export']
+        + ['report', 'ablations', 'list'],
+        [10, 2, 3, 4, 4, 3, 3, 1, 0.5],
     )[0]
     arguments, wrong = _PROGRAMS[kind](rng, place)
     environment = {'TFDS_DATA_DIR': str(place / 'tfds'), 'JAX_PLATFORMS': 'cpu'}
@@ -407,6 +408,20 @@ def _predict(rng, place):
     return arguments, wrong
 
 
+def _export(rng, place):
+    arguments = [f'--workdir={_path(rng, place, "run")}'] if rng.random() < 0.95 else []
+    formats = ['safetensors', 'torch', 'onnx', 'stablehlo', 'safetensors,torch', '', ',', 'x']
+    choices = {
+        'format': lambda: rng.choice(formats),
+        'out': lambda: rng.choice([_path(rng, place), str(place / f'new {rng.random()}')]),
+        'checkpoint': lambda: rng.choice(['newest', 'best', '-1', 'x', '', '9' * 30, '\uff12']),
+        'preprocessing': lambda: rng.choice(['true', 'false', 'x']),
+    }
+    for name in rng.sample(list(choices), rng.choice([0, 1, 1, 2, 3])):
+        arguments.append(f'--{name}={choices[name]()}')
+    return arguments, []
+
+
 def _report(rng, place):
     arguments = [f'--workdir={_path(rng, place, "run")}'] if rng.random() < 0.95 else []
     choices = {
@@ -444,6 +459,7 @@ _PROGRAMS = {
     'prepare': _prepare,
     'evaluate': _evaluate,
     'predict': _predict,
+    'export': _export,
     'report': _report,
     'ablations': _ablations,
     'list': _list,

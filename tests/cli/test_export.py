@@ -166,6 +166,7 @@ def test_what_a_format_cannot_express_is_refused_before_anything_is_written(tmp_
     ('arguments', 'message'),
     [
         ([], 'no run is named: --workdir=DIR'),
+        (['--workdir=x,y'], 'one run is exported at a time'),
         (['--workdir=x', '--format=pth'], '--format=pth is not one of safetensors, torch, onnx'),
         (['--workdir=x', '--format='], '--format= is empty'),
         (['--workdir=x', '--checkpoint=last'], '--checkpoint=last must be newest, best or'),

@@ -72,7 +72,10 @@ def test_a_wrong_override_is_named(overrides, message):
     ('name', 'messages'),
     [
         ('configs/digit.py', ["no config file 'configs/digit.py'", 'did you mean digits?']),
-        ('nothing_like_it', ['the recipes are average_pooling, batch_normalization, cifar10,']),
+        (
+            'nothing_like_it',
+            ['the recipes are average_pooling, batch_normalization, bvlc_alexnet,'],
+        ),
         ('/nowhere/digits.py', ['there is no config file']),
     ],
 )

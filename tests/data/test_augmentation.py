@@ -197,7 +197,7 @@ def test_the_constants_of_2012():
 def test_colours_are_divided_by_their_deviations_after_the_noise():
     own = settings('root', divide=True)
     divided = dataclasses.replace(own, deviations=(2.0, 4.0, 0.5))
-    constants = augmentation.constants(own, SIZE, sums_of_colours(COVARIANCE, size=SIZE))
+    constants = constants_of(own, SIZE, sums_of_colours(COVARIANCE, size=SIZE))
     draw = augmentation.draw_views(jax.random.key(1), 4, SIZE, own)
     views = [
         np.asarray(augmentation.random_views(coordinates(4), constants, draw, x, 0.1))
@@ -209,7 +209,7 @@ def test_colours_are_divided_by_their_deviations_after_the_noise():
 def test_torchvisions_constants_are_its_transform():
     """By its documentation: rescaled to [0.0, 1.0], minus the mean, divided by the deviation."""
     own = settings(mean='colour', constants='torchvision')
-    constants = augmentation.constants(own, SIZE, None)
+    constants = constants_of(own, SIZE, None)
     mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     x = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
     expected = (x / 255 - mean) / deviation

@@ -129,6 +129,7 @@ CONFIGS = {
         **STRONG,
         augmentation__crop=67,
         model__response_normalization__size=4,
+        model__response_normalization__beta=0.6,
         model__spatial_normalization__size=4,
         model__max_pooling__window=2,
         model__max_pooling__stride=3,
@@ -243,6 +244,10 @@ def test_writing_again_gives_the_same_bytes(tmp_path):
     ('overrides', 'message'),
     [
         (dict(model__conv4__shared=False), 'conv4 has separate weights for each place'),
+        (
+            dict(model__conv1__maps=65_536, model__conv2__maps=1),
+            r'the weights have 32\.4 GiB',
+        ),
         (dict(model__width=8.0), r'the weights have [0-9.]+ GiB, and an ONNX file can hold 2'),
     ],
 )

@@ -79,7 +79,7 @@ def masks(layer=6, seed=0, images=2):
 def test_the_bottleneck_is_linear(reads, tower):
     """With fc8 behind it, it is one linear layer: fc8 of a net without it."""
     plain = nets.small(model__width=0.0625)
-    bottleneck = dict(units=112, reads=reads, std=0.5, bias=0.0, decay_factor=1.0)
+    bottleneck = dict(units=112, reads=reads, std=0.5, bias=0.0, decay_factor=1.0, rate_factor=1.0)
     config = nets.small(model__width=0.0625, model__bottleneck=bottleneck)
     params = random_parameters(config)
     assert params['bottleneck']['bias_TO'].shape == (2, 7)

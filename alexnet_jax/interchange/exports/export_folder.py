@@ -78,7 +78,8 @@ def export(
             os.replace(folder / file, out / file)
         atomic_files.sync_folder(out)
     checked = f', checked on {pictures}' if pictures else ''
-    show(f'{printable(str(out))}: the net after {net.step:,} training steps{checked}')
+    after = f' after {net.step:,} training steps' if net.step else ''  # 0: not known
+    show(f'{printable(str(out))}: the net{after}{checked}')
     table = align_columns([[file, _size((out / file).stat().st_size)] for file in files])
     for file, row in zip(files, table.splitlines(), strict=True):
         show(f'  {row}  {remarks.get(file, "")}'.rstrip())

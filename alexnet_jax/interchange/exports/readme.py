@@ -70,8 +70,8 @@ and flatbuffers.
 ```python
 import jax.export
 
-exported = jax.export.deserialize(open('model.stablehlo', 'rb').read())
-log_probabilities = exported.call(images)
+exported = jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read()))
+log_probabilities = jax.jit(exported.call)(images)   # compiles it for this batch size
 ```
 
 JAX {jax} wrote it. JAX versions of the six months after that one can load it, and those of up to
@@ -96,10 +96,11 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
         classes=config.dataset.classes,
         jax=jax.__version__,
     )
+    after = f' after {_count(net.step, "training step")}' if net.step else ''  # 0: not known
     head = (
         '# An AlexNet\n\n'
-        f'Exported by alexnet_jax after {net.step:,} training steps: {config.dataset.classes:,} '
-        f'classes,\n{parameter_count(config):,} parameters, {values["towers"]}.\n\n'
+        f'Exported by alexnet_jax{after}: {config.dataset.classes:,} classes, '
+        f'{parameter_count(config):,}\nparameters, {values["towers"]}.\n\n'
         '`config.json` has the layers, the class names, the settings of the run, and, in words, '
         'what is\ndone to a picture before the net gets it.\n'
     )
@@ -109,4 +110,4 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f'{number} {noun}{"" if number == 1 else "s"}'
+    return f'{number:,} {noun}{"" if number == 1 else "s"}'

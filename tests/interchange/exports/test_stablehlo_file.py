@@ -49,11 +49,9 @@ def test_a_file_is_for_any_batch_and_any_platform(exported):
     (images,), (log_p,) = function.in_avals, function.out_avals
     assert (str(images.shape), images.dtype) == ('(batch, 72, 72, 3)', np.uint8)
     assert str(log_p.shape) == '(batch, 10)'
-    for number in (1, 3):
-        images = portable_nets.random_images(nets.small(), number)
-        p = np.exp(function.call(images))
-        assert p.shape == (number, 10)
-        np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    p = np.exp(jax.jit(function.call)(portable_nets.random_images(nets.small(), 1)))
+    assert p.shape == (1, 10)
+    np.testing.assert_allclose(p.sum(), 1, atol=1e-5)
 
 
 def test_a_file_has_the_plain_formula_and_no_kernel(exported):
@@ -69,5 +67,8 @@ def test_a_net_of_bfloat16_is_computed_in_float32(tmp_path):
     half = portable_nets.random_net(nets.small(**portable_nets.FEW, model__dtype='bfloat16'))
     net = stablehlo_file.in_float32(half)
     images = portable_nets.random_images(net.config)
-    outputs = [stablehlo_file.log_probabilities(x)(images) for x in (net, half)]
-    np.testing.assert_array_equal(*outputs)
+    texts = [
+        jax.jit(stablehlo_file.log_probabilities(x)).lower(images).as_text() for x in (net, half)
+    ]
+    assert texts[0] == texts[1]
+    assert 'bf16' not in texts[0]
