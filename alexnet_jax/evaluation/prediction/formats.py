@@ -158,7 +158,7 @@ def choose(name: str, layout: Layout, to_file: bool) -> Format:
 
 
 @contextlib.contextmanager
-def open_output(file: Path | None) -> Iterator[Callable[[str], object]]:
+def open_output(file: Path | None, exact: bool) -> Iterator[Callable[[str], object]]:
     """Yields a function that writes text to a file, or at once to stdout.
 
     A file is complete or absent. What has been written when the user interrupts the program stays
@@ -166,12 +166,14 @@ def open_output(file: Path | None) -> Iterator[Callable[[str], object]]:
 
     Args:
       file: the file, which is replaced; None for stdout.
+      exact: whether stdout, unless it is a terminal, gets the bytes of names as they are, as a file
+        does, and not in the encoding of the terminal.
 
     Raises:
       OSError: it cannot be written, or nobody reads the pipe.
     """
     if file is None:
-        yield _print
+        yield _print_bytes if exact and not is_terminal(sys.stdout) else _print
         return
     with (
         atomic_files.replace(file) as partial,
@@ -190,10 +192,11 @@ def open_output(file: Path | None) -> Iterator[Callable[[str], object]]:
 
 
 def _print(text: str) -> None:
-    """Prints text to stdout; in a pipe or a file it is UTF-8, whatever the terminal's encoding."""
-    if is_terminal(sys.stdout) or not hasattr(sys.stdout, 'buffer'):
-        sys.stdout.write(text)
-    else:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode('utf-8', 'surrogateescape'))
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _print_bytes(text: str) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode('utf-8', 'surrogateescape'))
     sys.stdout.flush()

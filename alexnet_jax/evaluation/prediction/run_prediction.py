@@ -72,7 +72,7 @@ def run(request: Request) -> int:
     with (
         contextlib.closing(predicting.predict(nets, sources, request.views)) as batches,
         ProgressBars() as bars,
-        formats.open_output(out) as write,
+        formats.open_output(out, exact=request.format == 'csv') as write,
     ):
         write(form.header())
         if len(sources) > nets[0].batch_size:

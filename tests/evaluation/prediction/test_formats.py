@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_a_file_is_complete_or_absent(tmp_path):
     file.write_text('before')
 
     def fail(error):
-        with open_output(file) as write:
+        with open_output(file, exact=False) as write:
             write('\udcff half')
             raise error
 
@@ -89,14 +90,14 @@ def test_a_file_is_complete_or_absent(tmp_path):
         fail(ValueError('x'))
     assert [path.name for path in tmp_path.iterdir()] == ['x.csv']
     assert file.read_text() == 'before'
-    with open_output(file) as write:
+    with open_output(file, exact=False) as write:
         write('\udcff all')
     assert file.read_bytes() == b'\xff all'
 
 
 def test_what_was_written_before_ctrl_c_stays_beside_the_file(tmp_path, capsys):
     def interrupt():
-        with open_output(tmp_path / 'x.csv') as write:
+        with open_output(tmp_path / 'x.csv', exact=True) as write:
             write('half')
             raise KeyboardInterrupt
 
@@ -109,10 +110,13 @@ def test_what_was_written_before_ctrl_c_stays_beside_the_file(tmp_path, capsys):
     assert f'the answers so far are in {tmp_path / names[1]}' in capsys.readouterr().err
 
 
-def test_a_pipe_gets_the_bytes_of_names(capfdbinary):
-    with open_output(None) as write:
-        write('é\udcff\n')
-    assert capfdbinary.readouterr().out == b'\xc3\xa9\xff\n'
+def test_a_pipe_gets_the_bytes_of_names_or_what_its_encoding_has(capfdbinary, monkeypatch):
+    with open(1, 'w', encoding='ascii', errors='backslashreplace', closefd=False) as stdout:
+        monkeypatch.setattr(sys, 'stdout', stdout)
+        for exact in (True, False):
+            with open_output(None, exact) as write:
+                write('é\udcff\n')
+    assert capfdbinary.readouterr().out == b'\xc3\xa9\xff\n' + b'\\xe9\\udcff\n'
 
 
 def test_a_terminal_gets_no_control_characters(monkeypatch):
