@@ -122,7 +122,7 @@ def _divisor(number: int, most: int) -> int:
 
 
 def _combine_all(matrix: np.ndarray, arrays: list[Array], barrier: bool = True) -> Array:
-    """Multiplies a matrix by the vector of these arrays, which are stacked.
+    """Computes the product of a matrix and the vector of these arrays, which are stacked.
 
     Args:
       matrix: a row for each result, with few columns.
