@@ -79,6 +79,9 @@ def as_series(pictures: Picture | Iterable[Picture]) -> tuple[Iterable[Picture],
     if hasattr(pictures, '__array__'):
         array = np.asarray(pictures)
         return (array, False) if array.ndim == 4 else ([array], True)
+    if hasattr(pictures, 'read'):  # iterating over it would yield lines
+        kind = type(pictures).__name__
+        raise TypeError(f'{kind} is an open file: give its path, or its bytes, file.read()')
     if isinstance(pictures, Iterable):
         return pictures, False
     raise TypeError(f'{type(pictures).__name__} is neither a picture nor a series of them')

@@ -64,6 +64,10 @@ def restore(
     Raises:
       UserError: there is no such checkpoint.
     """
+    if checkpoint not in (NEWEST, BEST) and not isinstance(checkpoint, int):
+        raise UserError(
+            f"checkpoint={checkpoint!r} must be '{NEWEST}', '{BEST}' or a number of training steps"
+        )
     memory.check(config, mesh, is_training=False)
     step = checkpoint if isinstance(checkpoint, int) else None
     if checkpoint == BEST:
