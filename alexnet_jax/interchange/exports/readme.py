@@ -7,6 +7,9 @@ import jax
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model.layer_table import parameter_count
 
+_PICTURES = 'pictures'  # a section for the formats that take pixels
+_FILTERS = {'area': 'BOX'}  # of Pillow, where its name is another
+
 _SECTIONS = {
     'safetensors': """\
 ## alexnet_jax.safetensors
@@ -44,6 +47,25 @@ logits = net(image[None])   # pixels of 0 to 255 in, logits out
 On a GPU, PyTorch computes convolutions with fewer bits by default (TF32); for the same logits as
 here, set `torch.backends.cudnn.allow_tf32 = False`.
 """,
+    _PICTURES: """\
+## A picture for ONNX and StableHLO
+
+This needs Pillow and NumPy. The pixels differ from those of alexnet_jax by rounding errors; step 1
+in `config.json` describes what that does.
+
+```python
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+picture = ImageOps.exif_transpose(Image.open('picture.jpg')).convert('RGB')
+square = ImageOps.fit(picture, ({size}, {size}), Image.Resampling.{filter})
+images = np.array(square)[None]   # (1, {size}, {size}, 3) uint8
+names = json.loads(Path('config.json').read_text('utf-8'))['label_names']
+```
+""",
     'onnx': """\
 ## model.onnx: ONNX
 
@@ -57,7 +79,8 @@ another runtime for ONNX.
 import onnxruntime
 
 session = onnxruntime.InferenceSession('model.onnx')
-(logits,) = session.run(['logits'], {{session.get_inputs()[0].name: images}})
+logits, probabilities = session.run(['logits', 'probabilities'], {{'images': images}})
+names[probabilities[0].argmax()]   # the most probable class
 ```
 """,
     'stablehlo': """\
@@ -68,10 +91,13 @@ in float32, with the preprocessing and the weights inside; for CPU, CUDA, ROCm a
 and flatbuffers.
 
 ```python
+from pathlib import Path
+
 import jax.export
 
-exported = jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read()))
+exported = jax.export.deserialize(bytearray(Path('model.stablehlo').read_bytes()))
 log_probabilities = jax.jit(exported.call)(images)   # compiles it for this batch size
+names[log_probabilities[0].argmax()]   # the most probable class
 ```
 
 JAX {jax} wrote it. JAX versions of the six months after that one can load it, and those of up to
@@ -94,6 +120,7 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
         size=config.dataset.image_size,
         crop=config.augmentation.crop,
         classes=config.dataset.classes,
+        filter=_FILTERS.get(config.dataset.resize, config.dataset.resize.upper()),
         jax=jax.__version__,
     )
     after = f' after {_count(net.step, "training step")}' if net.step else ''  # 0: not known
@@ -105,6 +132,8 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
         'what is\ndone to a picture before the net gets it.\n'
     )
     chosen = set(formats)
+    if chosen & {'onnx', 'stablehlo'}:
+        chosen.add(_PICTURES)
     sections = [text.format(**values) for name, text in _SECTIONS.items() if name in chosen]
     return '\n'.join([head, *sections])
 
