@@ -62,6 +62,8 @@ class Net(nnx.Module):
         summary = ', '.join(f'{name}={value!r}' for name, value in self._summary().items())
         return f'{type(self).__name__}({summary})'
 
+    __str__ = __repr__  # NNX has both
+
     def _summary(self) -> dict[str, Any]:
         return {
             'towers': self.config.model.towers,

@@ -137,7 +137,7 @@ def test_the_number_of_classes_that_are_named(images, net):
     for top in (0, -1):
         with pytest.raises(ValueError, match=f'top={top} must be at least 1'):
             net.predict(images[0], top=top)
-    with pytest.raises(TypeError, match="top='b.png' must be an integer; several pictures are"):
+    with pytest.raises(TypeError, match=r"top='b\.png' must be an integer; several pictures are"):
         net.predict(images[0], 'b.png')
 
 
@@ -157,7 +157,7 @@ def test_a_net_is_described_in_one_line(net):
     place = f"workdir='{net.workdir.path}', step={net.step}"
     parameters = sum(x.size for x in jax.tree.leaves(net.params))
     counts = f'towers=2, devices=2, parameters={parameters}, classes=10'
-    assert repr(net) == f'Classifier({place}, {counts})'
+    assert repr(net) == str(net) == f'Classifier({place}, {counts})'
 
 
 def test_an_image_of_pillow_may_stand_twice_in_a_list(images, net, tmp_path):

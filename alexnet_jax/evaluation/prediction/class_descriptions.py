@@ -1,5 +1,6 @@
 """Reads descriptions of classes in words from a file such as ImageNet's synset_words.txt."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from alexnet_jax.runtime.printing import list_names, printable
 from alexnet_jax.runtime.user_errors import UserError
 
 _SHOWN = 3  # names in a message
+_WORDNET_ID = re.compile(r'n[0-9]{8}')
 
 
 class Descriptions(NamedTuple):
@@ -52,6 +54,11 @@ def read(file: Path, flag: str) -> list[tuple[str, str]]:
             name, _, description = line.strip().partition('\t' if '\t' in line.strip() else ' ')
             pairs.append((name.strip(), ' '.join(description.split())))
     return pairs
+
+
+def are_missing(classes: Sequence[str], descriptions: Sequence[str]) -> bool:
+    """Returns whether the classes are WordNet ids, and none has a description."""
+    return not any(descriptions) and all(map(_WORDNET_ID.fullmatch, classes))
 
 
 def match(pairs: Sequence[tuple[str, str]], classes: Sequence[str], flag: str) -> Descriptions:

@@ -192,7 +192,9 @@ def read_picture(file: str | Path, size: int) -> Tensor:
 def main(files: Sequence[str]) -> int:
     """Prints the most probable classes of each picture; returns the exit code."""
     if not files or files[0] in ('-h', '--help'):
-        print('usage: python alexnet_torch.py PICTURE ...', file=sys.stdout if files else sys.stderr)
+        print(
+            'usage: python alexnet_torch.py PICTURE ...', file=sys.stdout if files else sys.stderr
+        )
         return 0 if files else 2
     net, unread = load(Path(__file__).parent), 0
     for file in files:
