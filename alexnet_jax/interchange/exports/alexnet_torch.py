@@ -2,7 +2,7 @@
 
     import alexnet_torch
     net = alexnet_torch.load('.')
-    image = alexnet_torch.read_picture('dog.jpg', net.size)
+    image = alexnet_torch.read_picture('dog.jpg', net.size, net.resize)
     net.classify(image[None])       # [[('Siberian husky', 0.84), ...]]
     logits = net(image[None])       # (1, classes)
 
@@ -38,6 +38,7 @@ class AlexNet(nn.Sequential):
         descriptions = config['label_descriptions']  # in English, where the names are numbers
         self.names = [descriptions.get(name, name) for name in config['label_names']]
         self.size = config['preprocessing']['image_size']  # pixels across an image
+        self.resize = config['preprocessing']['resize']  # the filter that scales pictures
         self.crop = config['preprocessing']['crop']  # pixels across what the net is applied to
         self.register_buffer('mean', torch.zeros(3, self.size, self.size))
         self.register_buffer('deviations', torch.ones(3, 1, 1))
@@ -179,13 +180,22 @@ def load(folder: str | Path = '.') -> AlexNet:
     return net.eval()
 
 
-def read_picture(file: str | Path, size: int) -> Tensor:
-    """Reads the central square of a picture, scaled to (3, size, size) uint8."""
+def read_picture(file: str | Path, size: int, resize: str = 'bicubic') -> Tensor:
+    """Reads the central square of a picture, scaled to (3, size, size) uint8.
+
+    Args:
+      file: the picture.
+      size: pixels across the result.
+      resize: the filter; a smaller picture is enlarged with 'bicubic', unless it is 'nearest'.
+    """
     import numpy as np
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(Image.open(file)).convert('RGB')
-    square = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    if min(picture.size) < size and resize != 'nearest':
+        resize = 'bicubic'
+    name = 'BOX' if resize == 'area' else resize.upper()
+    square = ImageOps.fit(picture, (size, size), Image.Resampling[name])
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
@@ -199,7 +209,7 @@ def main(files: Sequence[str]) -> int:
     net, unread = load(Path(__file__).parent), 0
     for file in files:
         try:
-            picture = read_picture(file, net.size)
+            picture = read_picture(file, net.size, net.resize)
         except OSError as error:
             print(f'{file} cannot be read: {error.strerror or "not an image"}', file=sys.stderr)
             unread += 1

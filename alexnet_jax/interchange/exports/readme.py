@@ -39,7 +39,7 @@ and safetensors.
 import alexnet_torch
 
 net = alexnet_torch.load('.')
-image = alexnet_torch.read_picture('picture.jpg', net.size)
+image = alexnet_torch.read_picture('picture.jpg', net.size, net.resize)
 net.classify(image[None])   # names and probabilities
 logits = net(image[None])   # pixels of 0 to 255 in, logits out
 ```
@@ -50,8 +50,8 @@ here, set `torch.backends.cudnn.allow_tf32 = False`.
     _PICTURES: """\
 ## A picture for ONNX and StableHLO
 
-This needs Pillow and NumPy. The pixels differ from those of alexnet_jax by rounding errors; step 1
-in `config.json` describes what that does.
+This needs Pillow and NumPy. The pixels of a picture that is larger than {size} x {size} differ from
+those of alexnet_jax by rounding errors; `config.json` describes all steps.
 
 ```python
 import json
