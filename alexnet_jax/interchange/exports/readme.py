@@ -51,7 +51,8 @@ here, set `torch.backends.cudnn.allow_tf32 = False`.
 ## A picture for ONNX and StableHLO
 
 This needs Pillow and NumPy. The pixels of a picture that is larger than {size} x {size} differ from
-those of alexnet_jax by rounding errors; `config.json` describes all steps.
+those of alexnet_jax by rounding errors, and a little more at the edges; `config.json` describes all
+steps.
 
 ```python
 import json
