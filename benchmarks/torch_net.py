@@ -3,9 +3,10 @@
 import importlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from measuring import Contender
 
 from alexnet_jax.config import model_schema, schema
@@ -92,6 +93,30 @@ class PyTorch:
             self._wait()
 
         return run
+
+    def make_classifier(self, mean_HWC: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns the softmax of the centre crop as a function of images.
+
+        Args:
+          mean_HWC: (size, size, 3) float32, subtracted from the images.
+
+        Returns:
+          A function of (B, size, size, 3) uint8 to (B, K) float32.
+        """
+        torch, crop = self._torch, self._config.augmentation.crop
+        first = (len(mean_HWC) - crop) // 2
+        centre = slice(first, first + crop)
+        mean = torch.from_numpy(mean_HWC[centre, centre]).permute(2, 0, 1).to(self._device)
+
+        def classify(images_BHWC: np.ndarray) -> np.ndarray:
+            pixels = torch.from_numpy(images_BHWC[:, centre, centre]).to(self._device)
+            with torch.no_grad():
+                crops = pixels.permute(0, 3, 1, 2).float() - mean
+                self._images = torch.nn.functional.pad(crops, (0, 3, 0, 3))
+                return torch.softmax(self._logits(), dim=1).cpu().numpy()
+
+        self._parts.eval()
+        return classify
 
     def _wait(self) -> None:
         if self._device == 'cuda':

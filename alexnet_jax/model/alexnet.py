@@ -31,19 +31,29 @@ class AlexNet(nnx.Module):
       config: the settings of a run.
       rng: the source of initial weights; None leaves them zero.
       platform: the platform that the program is compiled for; None for JAX's default.
+      at_test_time: whether convolutions are computed in the form for test time (see
+        `ops.convolution.convolution_at_test_time`), whose derivative would be slow.
     """
 
     def __init__(
-        self, config: schema.Config, *, rng: Rng, platform: Platform | None = None
+        self,
+        config: schema.Config,
+        *,
+        rng: Rng,
+        platform: Platform | None = None,
+        at_test_time: bool = False,
     ) -> None:
         model = config.model
         self.dtype = model.dtype
         self.convolutions, self.dense_layers = tuple(model.convolutions()), tuple(model.dense())
         for row in layer_table(config):
             if row.name in self.convolutions:
-                shared = model.convolutions()[row.name].shared
-                kind = Convolution if shared else UnsharedConvolution
-                setattr(self, row.name, kind(row, model, rng=rng, platform=platform))
+                options: dict[str, Any] = dict(rng=rng, platform=platform)
+                if model.convolutions()[row.name].shared:
+                    layer = Convolution(row, model, **options, at_test_time=at_test_time)
+                else:
+                    layer = UnsharedConvolution(row, model, **options)
+                setattr(self, row.name, layer)
             elif row.name == 'bottleneck':
                 self.bottleneck = Linear(row, model, rng=rng)
             elif row.name in self.dense_layers:
@@ -121,19 +131,26 @@ def partitions(config: schema.Config, mesh: Mesh) -> dict[str, Any]:
     return jax.tree.map(lambda info: towers.partition(mesh, *info.axes), parameter_info(config))
 
 
-def graph(config: schema.Config, mesh: Mesh | None = None) -> nnx.GraphDef[AlexNet]:
+def graph(
+    config: schema.Config, mesh: Mesh | None = None, at_test_time: bool = False
+) -> nnx.GraphDef[AlexNet]:
     """Returns the net without its parameters, for `apply`.
 
     Args:
       config: the settings of a run.
       mesh: the devices that the program is compiled for; None for JAX's default.
+      at_test_time: as for `AlexNet`.
     """
     platform = None if mesh is None else Platform.of_devices(mesh.devices.flat)
-    return nnx.split(_abstract(config, platform))[0]
+    return nnx.split(_abstract(config, platform, at_test_time))[0]
 
 
-def _abstract(config: schema.Config, platform: Platform | None = None) -> AlexNet:
-    return nnx.eval_shape(lambda: AlexNet(config, rng=None, platform=platform))
+def _abstract(
+    config: schema.Config, platform: Platform | None = None, at_test_time: bool = False
+) -> AlexNet:
+    return nnx.eval_shape(
+        lambda: AlexNet(config, rng=None, platform=platform, at_test_time=at_test_time)
+    )
 
 
 def apply(

@@ -30,9 +30,17 @@ def first_views(config: Config, number: int) -> list[augmentation.View]:
 
 
 @functools.cache
-def make_log_probabilities(config: Config, mesh: jax.sharding.Mesh) -> ViewFunction:
-    """Compiles the net up to the logarithm of the softmax, (B, K) float32."""
-    graph = alexnet.graph(config, mesh)
+def make_log_probabilities(
+    config: Config, mesh: jax.sharding.Mesh, at_test_time: bool = True
+) -> ViewFunction:
+    """Compiles the net up to the logarithm of the softmax, (B, K) float32.
+
+    Args:
+      config: the settings of the run.
+      mesh: the devices.
+      at_test_time: whether convolutions have the fastest form; if not, that of training.
+    """
+    graph = alexnet.graph(config, mesh, at_test_time)
 
     def log_probabilities(params: Any, views_BHWC: Array) -> Array:
         return jax.nn.log_softmax(alexnet.apply(graph, params, views_BHWC))
@@ -65,7 +73,7 @@ def make_hidden(config: Config, mesh: jax.sharding.Mesh, layer: str | None = Non
     Returns:
       A function to (B, units of all towers) or (B, H, W, maps of all towers) float32.
     """
-    graph = alexnet.graph(config, mesh)
+    graph = alexnet.graph(config, mesh, at_test_time=True)
 
     def hidden(params: Any, views_BHWC: Array) -> Array:
         outputs = alexnet.apply_hidden(graph, params, views_BHWC, layer)

@@ -30,7 +30,11 @@ from alexnet_jax.model.parameters import (
     gaussian,
 )
 from alexnet_jax.model.towers import combine, exchange
-from alexnet_jax.ops.convolution import convolution, unshared_convolution
+from alexnet_jax.ops.convolution import (
+    convolution,
+    convolution_at_test_time,
+    unshared_convolution,
+)
 from alexnet_jax.ops.implementations import Platform
 
 # Added to a layer's number for the masks of its inputs: no layer has such a number.
@@ -41,12 +45,18 @@ class Convolution(nnx.Module):
     """A convolution per tower, and the operations that follow it."""
 
     def __init__(
-        self, row: Row, model: model_schema.Model, *, rng: Rng, platform: Platform | None = None
+        self,
+        row: Row,
+        model: model_schema.Model,
+        *,
+        rng: Rng,
+        platform: Platform | None = None,
+        at_test_time: bool = False,
     ) -> None:
         layer = model.convolutions()[row.name]
         shape = (model.towers, layer.kernel, layer.kernel, row.reads, row.maps)
         bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
-        self.settings = layer
+        self.settings, self.at_test_time = layer, at_test_time
         self.operations = Operations.of_layer(layer.then, model, platform)
         self.kernel_THWIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
         self.bias_TO = for_each_tower(Bias, bias_TO)
@@ -61,8 +71,9 @@ class Convolution(nnx.Module):
         if self.settings.reads == 'all':
             maps = exchange(maps)
         (kernel_THWIO,) = cast_like(maps[0], self.kernel_THWIO)
+        convolve = convolution_at_test_time if self.at_test_time else convolution
         sums = [
-            convolution(x_BHWI, kernel_THWIO[t], *steps(self.settings))
+            convolve(x_BHWI, kernel_THWIO[t], *steps(self.settings))
             for t, x_BHWI in enumerate(maps)
         ]
         if self.batch_normalization is not None:

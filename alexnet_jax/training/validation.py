@@ -28,7 +28,9 @@ def make_evaluate(config: Config, mesh: jax.sharding.Mesh) -> EvaluationFunction
       It raises an AssertionError unless the batches have `expected` images.
     """
     views = test_views(config)
-    log_probabilities = make_log_probabilities(config, mesh)
+    # The test error decides when the learning rate falls, so a run keeps the same arithmetic in all
+    # versions.
+    log_probabilities = make_log_probabilities(config, mesh, at_test_time=False)
     # Each process holds the results of all images.
     measure = jax.jit(_results, out_shardings=towers.shardings(mesh, towers.spec(mesh, 'metrics')))
 

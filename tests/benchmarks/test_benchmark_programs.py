@@ -5,18 +5,24 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import classifiers
 import kernel_check
 import normalization_layers
 import numpy as np
+import onnx_net
 import photographs
 import pytest
 import roofline
 from full_net import make_config
 
 import nets
+from alexnet_jax.data import images as data_images
+from alexnet_jax.model import alexnet
 from alexnet_jax.model.layer_table import parameter_count
 
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ('onnx', 'onnxruntime'))
 HAS_TORCH = importlib.util.find_spec('torch') is not None
 
 
@@ -95,6 +101,53 @@ def test_step_times_pytorch(tmp_path, variant):
     results = json.loads(file.read_text())
     contenders = {r['contender'] for r in results['results']}
     assert f'PyTorch {variant.replace("_", " ")}, float32' in contenders
+
+
+@pytest.mark.slow
+def test_predict_times_images_and_files(tmp_path):
+    file = tmp_path / 'predict.json'
+    out = program(
+        *('predict.py', '--batch=4', '--width=0.0625', '--repeats=2', '--files=6'),
+        f'--out={file}',
+    )
+    results = json.loads(file.read_text())['results']
+    names = [f'alexnet_jax {devices}' for devices in ('1 device', '2 devices')]
+    names += ['PyTorch eager'] * HAS_TORCH
+    names += ['ONNX Runtime exported', 'ONNX Runtime products'] * HAS_ONNX
+    expected = [(what, name) for what in ('images', 'files') for name in names]
+    assert [(r['what'], r['contender']) for r in results] == expected
+    assert all(len(r['seconds']) == 2 and min(r['seconds']) > 0 for r in results)
+    assert all((r['speed'] is not None) == HAS_ONNX for r in results)
+    assert 'from JPEG files' in out
+    assert len(missing_torch(out)) == (not HAS_TORCH)
+    assert ('pip install onnx onnxruntime' in out) == (not HAS_ONNX)
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason='ONNX Runtime is not installed')
+@pytest.mark.parametrize('variant', onnx_net.VARIANTS)
+def test_onnx_runtime_has_the_same_net(variant):
+    """The constants are such that the normalization counts."""
+    config = nets.small(model__response_normalization__alpha=0.02)
+    size, params = config.dataset.image_size, alexnet.initialize(config)
+    mean = np.full((size, size, 3), 127.5, np.float32)
+    images = nets.batch(config)['image']
+    runtime = onnx_net.OnnxRuntime(config, params, mean, variant, threads=1)
+    expected = classifiers.make_ours(config, params, mean)(images)
+    np.testing.assert_allclose(runtime.probabilities(images), expected, rtol=1e-5)
+
+
+def test_files_are_classified_in_batches_that_are_filled_up():
+    files = [photographs.photograph(np.random.default_rng(i)) for i in range(3)]
+    config = make_config(1, 2)
+    batches = []
+    with ThreadPoolExecutor(2) as pool:
+        classifiers.classify_files(batches.append, files, config, pool)
+    first, last = batches
+    assert first.shape == last.shape == (2, 256, 256, 3)
+    assert first.any(axis=(1, 2, 3)).tolist() == [True, True]
+    assert last.any(axis=(1, 2, 3)).tolist() == [True, False]
+    square = data_images.square(files[2], 256, config.dataset.resize)
+    np.testing.assert_array_equal(last[0], square)
 
 
 def test_step_refuses_a_form_that_there_is_not():
@@ -247,7 +300,7 @@ def test_the_least_time_is_that_of_operations_and_bytes():
     assert per_step - roofline.counted_bytes(config, 'gradient')[1] == update
 
 
-SLOW = ['input', 'normalization', 'step', 'tune_normalization']
+SLOW = ['input', 'normalization', 'predict', 'step', 'tune_normalization']
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,12 @@ import reference
 from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.ops import convolution as implementation
 from alexnet_jax.ops import winograd
-from alexnet_jax.ops.convolution import convolution, convolved_size, unshared_convolution
+from alexnet_jax.ops.convolution import (
+    convolution,
+    convolution_at_test_time,
+    convolved_size,
+    unshared_convolution,
+)
 from devices import run
 
 # (pixels across, kernel, stride, padding): kernels like those of the paper's layers, and sizes that
@@ -151,3 +156,63 @@ def test_a_place_depends_on_its_own_weights_only():
     elsewhere[1, 2] = False
     assert np.any(np.asarray(gradient)[1, 2])
     assert not np.any(np.asarray(gradient)[elsewhere])
+
+
+# Geometries of the paper's layers, at fewer pixels that are not a multiple of the tile, with the
+# number of maps in.
+AT_TEST_TIME = [
+    ('conv1', 124, 11, 4, 0, True, 3),
+    ('torchvision_conv1', 122, 11, 4, 2, False, 3),
+    ('conv2', 26, 5, 1, 2, True, 16),
+    ('conv3', 13, 3, 1, 1, True, 16),
+]
+
+
+def large_arrays(images, across, kernel, maps):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(images, across, across, maps)).astype(np.float32)
+    return x, rng.normal(size=(kernel, kernel, maps, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ('across', 'kernel', 'stride', 'padding', 'extra_padding', 'maps'),
+    [case[1:] for case in AT_TEST_TIME],
+    ids=[case[0] for case in AT_TEST_TIME],
+)
+def test_at_test_time_it_is_the_same_convolution(
+    monkeypatch, across, kernel, stride, padding, extra_padding, maps
+):
+    """Large tiles round about ten times as much as other forms (test_winograd.py)."""
+    x, w = large_arrays(4, across, kernel, maps)
+    calls, in_large_tiles = [], winograd.convolution_in_large_tiles
+
+    def record(*arguments):
+        calls.append(arguments)
+        return in_large_tiles(*arguments)
+
+    monkeypatch.setattr(winograd, 'convolution_in_large_tiles', record)
+    steps = (stride, padding, extra_padding)
+    y = run(lambda x, w: convolution_at_test_time(x, w, *steps), x, w)
+    assert len(calls) == 1
+    expected = run(lambda x, w: convolution(x, w, *steps), x, w)
+    assert y.shape == expected.shape
+    assert np.abs(y - expected).max() < 5e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ('images', 'across', 'maps'),
+    [(3, 13, 16), (4, 13, 3), (4, 2, 16)],
+    ids=['few images', 'few maps', 'few pixels'],
+)
+def test_at_test_time_large_tiles_are_left_out_where_they_save_nothing(images, across, maps):
+    x, w = large_arrays(images, across, 3, maps)
+    y = convolution_at_test_time(x, w, 1, 1)
+    np.testing.assert_array_equal(y, convolution(x, w, 1, 1))
+
+
+def test_at_test_time_the_dtype_is_kept():
+    x, w = large_arrays(4, 13, 3, 16)
+    half = jax.eval_shape(
+        lambda x, w: convolution_at_test_time(x, w, 1, 1), jnp.bfloat16(x), jnp.bfloat16(w)
+    )
+    assert half.dtype == jnp.bfloat16

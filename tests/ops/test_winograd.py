@@ -4,6 +4,7 @@ import pytest
 
 import reference
 from alexnet_jax.ops import winograd
+from devices import run
 
 
 def arrays(kernel, maps_in=64):
@@ -48,7 +49,41 @@ def test_derivative_is_the_transpose(kernel):
             np.testing.assert_allclose(gradient[index], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(('kernel', 'tile'), [(3, 5), (5, 3)])
+def test_rounding_errors_of_large_tiles_are_small(kernel, tile):
+    """They are up to ten times those of a float32 convolution, whose error here is 3e-7."""
+    rng = np.random.default_rng(kernel)
+    shape = (2, 2 * tile + kernel - 1, 3 * tile + kernel - 1, 64)
+    x = np.maximum(rng.normal(size=shape), 0).astype(np.float32)
+    w = rng.normal(size=(kernel, kernel, 64, 8)).astype(np.float32)
+    assert winograd.outputs_of_large_tile(kernel) == tile
+    y = run(winograd.convolution_in_large_tiles, x, w)
+    assert y.shape == (2, 2 * tile, 3 * tile, 8)
+    assert error(y, definition(x, w)) < 5e-6
+
+
+@pytest.mark.parametrize('rows', [1, 12, 18])
+def test_large_tiles_are_the_same_in_groups_of_images(monkeypatch, rows):
+    """Six tiles an image and six images: in groups of one, two and three images."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 12, 17, 16)).astype(np.float32)
+    w = rng.normal(size=(3, 3, 16, 4)).astype(np.float32)
+    monkeypatch.setattr(winograd, '_MOST_ROWS', rows)
+    in_groups = run(lambda x, w: winograd.convolution_in_large_tiles(x, w), x, w)
+    assert error(in_groups, definition(x, w)) < 5e-6
+
+
+def test_groups_have_equal_sizes():
+    assert winograd._divisor(32, 4) == 4
+    assert winograd._divisor(30, 4) == 3
+    assert winograd._divisor(31, 30) == 1
+    assert winograd._divisor(4, 56) == 4
+    assert winograd._divisor(8, 0) == 1  # one image alone has more tiles than wanted
+
+
 def test_counts_its_multiplications():
     assert winograd.multiplications(2, 2, 3) == 16  # by the definition 36
     assert winograd.multiplications(2, 2, 5) == 36  # by the definition 100
     assert winograd.multiplications(13, 13, 3) == 49 * 16  # 13 pixels are 7 tiles
+    assert winograd.multiplications_in_large_tiles(13, 13, 3) == 9 * 49  # or 3 large ones
+    assert winograd.multiplications_in_large_tiles(27, 27, 5) == 81 * 49
