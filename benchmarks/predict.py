@@ -1,7 +1,7 @@
 """Times the classification of pictures by the full net, beside ONNX Runtime and PyTorch.
 
     python benchmarks/predict.py [--batch=32] [--devices=1,2] [--repeats=15] [--files=0]
-        [--onnx=exported,products] [--width=1] [--out=FILE]
+        [--width=1] [--out=FILE]
 
 Ours is the net of configs/ilsvrc2012.py with its initial parameters, and the program that
 `evaluate` and `alexnet_jax.load` run: it takes uint8 images of 256x256 from the host, and returns
@@ -10,16 +10,16 @@ of two. ONNX Runtime and PyTorch take the same images, crop them, subtract the s
 the softmax, in float32 on all cores. Before the clock starts, ONNX Runtime's probabilities are
 compared with ours.
 
---onnx names ONNX Runtime's rows: 'exported' is the graph that our exporter writes, with ONNX's
-operator for response normalization; 'products' is the same net with a faster form of it
-(onnx_net.py); none leaves it out. PyTorch is eager, in the form of step.py.
+ONNX Runtime runs the graph that our exporter writes; response normalization has its fastest form
+there (interchange/onnx_graph.py). PyTorch is eager, in the form of step.py. --noonnx and --notorch
+leave them out.
 
 --files=64 also times the path from JPEG files to probabilities: so many photographs of 500x375 are
 decoded and scaled by `alexnet_jax.data.images` in one pool of threads, the same for all, and
 classified batch by batch while the pool decodes the next.
 
 In each round every contender classifies one batch, or all files, in turn. 'speed' is the median of
-the time of the last row of ONNX Runtime over the contender's, round by round.
+the time of ONNX Runtime over the contender's, round by round.
 
 --width=0.0625 times a net with a sixteenth of the maps and units, to try the program in seconds.
 """
@@ -44,10 +44,9 @@ from measuring import (
     circumstances,
     heading,
     measure,
-    validate_choices,
     write,
 )
-from onnx_net import VARIANTS, OnnxRuntime
+from onnx_net import OnnxRuntime
 from photographs import photograph
 from torch_net import PyTorch
 
@@ -56,15 +55,14 @@ from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError, parse_flags
 
-NO_ONNX = 'ONNX Runtime is not installed, so its rows are left out: pip install onnx onnxruntime'
+NO_ONNX = 'ONNX Runtime is not installed, so its row is left out: pip install onnx onnxruntime'
+ONNX_RUNTIME = 'ONNX Runtime'  # the name of its row
 TOLERANCE = 1e-4  # of a logarithm of a probability
 TITLES = {'images': 'from images in memory', 'files': 'from JPEG files'}
 
 _BATCH = flags.DEFINE_integer('batch', 32, 'Images in a batch.', lower_bound=1)
 _DEVICES = flags.DEFINE_list('devices', ['1', '2'], 'Numbers of devices to spread the towers over.')
-_ONNX = flags.DEFINE_list(
-    'onnx', [*VARIANTS], f'Rows of ONNX Runtime: {", ".join(VARIANTS)}, none.'
-)
+_ONNX = flags.DEFINE_boolean('onnx', True, 'Whether to time ONNX Runtime where it is installed.')
 _TORCH = flags.DEFINE_boolean('torch', True, 'Whether to time PyTorch where it is installed.')
 _FILES = flags.DEFINE_integer('files', 0, 'JPEG files; 0: only images in memory.', lower_bound=0)
 _REPEATS = flags.DEFINE_integer('repeats', 15, 'Rounds.', lower_bound=1)
@@ -74,7 +72,6 @@ _OUT = flags.DEFINE_string('out', None, 'A JSON file for the result, with the ti
 flags.register_validator(
     'devices', lambda names: names and all(n in ('1', '2') for n in names), '1, 2 or 1,2'
 )
-validate_choices(_ONNX, (*VARIANTS, 'none'))
 
 
 def make_contenders(
@@ -94,15 +91,12 @@ def make_contenders(
     expected = np.log(next(iter(nets.values()))(images_BHWC))
     if _TORCH.value and importlib.util.find_spec('torch'):
         nets['PyTorch eager'] = PyTorch(config).make_classifier(mean_HWC)
-    if importlib.util.find_spec('onnxruntime') and importlib.util.find_spec('onnx'):
-        threads = cpu_devices.processor_count()
-        for variant in _ONNX.value:
-            if variant != 'none':
-                net = OnnxRuntime(config, params, mean_HWC, variant, threads)
-                difference = np.abs(np.log(net.probabilities(images_BHWC)) - expected).max()
-                if not difference < TOLERANCE:
-                    raise ValueError(f'ONNX Runtime, {variant}, differs by {difference} from ours')
-                nets[f'ONNX Runtime {variant}'] = net.probabilities
+    if _ONNX.value and all(importlib.util.find_spec(name) for name in ('onnxruntime', 'onnx')):
+        net = OnnxRuntime(config, params, mean_HWC, cpu_devices.processor_count())
+        difference = np.abs(np.log(net.probabilities(images_BHWC)) - expected).max()
+        if not difference < TOLERANCE:
+            raise ValueError(f'ONNX Runtime differs by {difference} from ours')
+        nets[ONNX_RUNTIME] = net.probabilities
     return nets
 
 
@@ -120,11 +114,11 @@ def table(what: str, seconds: Mapping[str, list[float]], number: int) -> str:
 
 
 def speed(seconds: Mapping[str, list[float]], name: str) -> float | None:
-    """Returns the median of the time of the last row of ONNX Runtime over that of a contender."""
-    references = [own for other, own in seconds.items() if other.startswith('ONNX Runtime')]
-    if not references:
+    """Returns the median of the time of ONNX Runtime over that of a contender."""
+    if ONNX_RUNTIME not in seconds:
         return None
-    return statistics.median(r / s for r, s in zip(references[-1], seconds[name], strict=True))
+    rounds = zip(seconds[ONNX_RUNTIME], seconds[name], strict=True)
+    return statistics.median(reference / own for reference, own in rounds)
 
 
 def benchmark(batch: int, repeats: int, width: float) -> None:

@@ -113,7 +113,7 @@ def test_predict_times_images_and_files(tmp_path):
     results = json.loads(file.read_text())['results']
     names = [f'alexnet_jax {devices}' for devices in ('1 device', '2 devices')]
     names += ['PyTorch eager'] * HAS_TORCH
-    names += ['ONNX Runtime exported', 'ONNX Runtime products'] * HAS_ONNX
+    names += ['ONNX Runtime'] * HAS_ONNX
     expected = [(what, name) for what in ('images', 'files') for name in names]
     assert [(r['what'], r['contender']) for r in results] == expected
     assert all(len(r['seconds']) == 2 and min(r['seconds']) > 0 for r in results)
@@ -124,14 +124,13 @@ def test_predict_times_images_and_files(tmp_path):
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason='ONNX Runtime is not installed')
-@pytest.mark.parametrize('variant', onnx_net.VARIANTS)
-def test_onnx_runtime_has_the_same_net(variant):
+def test_onnx_runtime_has_the_same_net():
     """The constants are such that the normalization counts."""
     config = nets.small(model__response_normalization__alpha=0.02)
     size, params = config.dataset.image_size, alexnet.initialize(config)
     mean = np.full((size, size, 3), 127.5, np.float32)
     images = nets.batch(config)['image']
-    runtime = onnx_net.OnnxRuntime(config, params, mean, variant, threads=1)
+    runtime = onnx_net.OnnxRuntime(config, params, mean, threads=1)
     expected = classifiers.make_ours(config, params, mean)(images)
     np.testing.assert_allclose(runtime.probabilities(images), expected, rtol=1e-5)
 
