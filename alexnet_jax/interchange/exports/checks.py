@@ -18,7 +18,7 @@ import numpy as np
 from alexnet_jax.data import augmentation, loader
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.evaluation import trained_net
-from alexnet_jax.interchange import onnx_check, safetensors_files
+from alexnet_jax.interchange import safetensors_files
 from alexnet_jax.interchange.exports import stablehlo_file
 from alexnet_jax.interchange.extras import import_extra
 from alexnet_jax.interchange.portable_net import PortableNet
@@ -26,6 +26,7 @@ from alexnet_jax.model import towers
 from alexnet_jax.model.layer_table import CHANNELS
 from alexnet_jax.model.net import Net
 from alexnet_jax.model.parameters import leaves_by_name
+from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
@@ -208,7 +209,7 @@ def onnx_logits(net: PortableNet, file: Path, preprocessing: bool) -> Outputs:
     Raises:
       UserError: ONNX Runtime is not installed.
     """
-    session = onnx_check.open_session(file)
+    session = open_session(file)
     (pixels,) = session.get_inputs()
 
     def outputs(images_BHWC: np.ndarray) -> np.ndarray:
@@ -216,6 +217,23 @@ def onnx_logits(net: PortableNet, file: Path, preprocessing: bool) -> Outputs:
         return session.run(['logits'], {pixels.name: x})[0]
 
     return outputs
+
+
+def open_session(file: Path) -> Any:
+    """Opens an ONNX file in ONNX Runtime, on the CPU, with a thread for each core.
+
+    Returns:
+      An `onnxruntime.InferenceSession`.
+
+    Raises:
+      UserError: ONNX Runtime is not installed.
+    """
+    runtime = import_extra('onnxruntime', 'running an ONNX file')
+    options = runtime.SessionOptions()
+    # Where the number is not given, ONNX Runtime binds its threads to cores, which containers
+    # refuse with a warning for each thread.
+    options.intra_op_num_threads = cpu_devices.processor_count()
+    return runtime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
 
 
 def stablehlo_log_probabilities(file: Path) -> Outputs:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.interchange import grouped_layout, onnx_file, safetensors_files
-from alexnet_jax.interchange.exports import checks, description, readme, stablehlo_file
+from alexnet_jax.interchange import grouped_layout, safetensors_files
+from alexnet_jax.interchange.exports import checks, description, onnx_file, readme, stablehlo_file
 from alexnet_jax.interchange.portable_net import PortableNet, read_run
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_writable

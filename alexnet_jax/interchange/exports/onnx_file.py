@@ -70,7 +70,7 @@ def write(net: PortableNet, file: Path, preprocessing: bool = True) -> None:
       OSError: the file cannot be written.
     """
     check(net.config)
-    from alexnet_jax.interchange import onnx_graph  # it imports onnx
+    from alexnet_jax.interchange.exports import onnx_graph  # it imports onnx
 
     onnx: Any = import_extra('onnx', 'an ONNX file')
     model = onnx_graph.build(net, preprocessing)
