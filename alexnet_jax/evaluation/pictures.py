@@ -116,7 +116,7 @@ def map_ahead(function: Callable[[_T], _U], items: Iterable[_T], number: int) ->
     Args:
       function: the function; what it raises is raised here.
       items: its arguments.
-      number: of items that the threads may be ahead, at least 1.
+      number: how many items the threads may be ahead of the caller, at least 1.
     """
     futures: collections.deque[Future[_U]] = collections.deque()
     pool = ThreadPoolExecutor(cpu_devices.processor_count(), 'pictures')

@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 
 MANY_IMAGES = 10_000  # from this number on, progress is shown
 NEWEST, BEST = 'newest', 'best'  # checkpoints of a run
-ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
-
-
 Checkpoint = str | int  # NEWEST, BEST, or a number of training steps
+ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
 
 
 def mesh_of_this_machine(config: schema.Config) -> jax.sharding.Mesh:
@@ -116,20 +114,6 @@ def open_splits(config: schema.Config) -> sources.Splits:
         raise UserError(f'{error}{hint}') from error
 
 
-class LabelledImages(NamedTuple):
-    """The images of a split as they are stored, without their pixels.
-
-    Attributes:
-      classes: the names of the labels.
-      names: the names of the images; the place of the record where an image has no name.
-      labels: (N,) int32.
-    """
-
-    classes: list[str]
-    names: list[str]
-    labels: np.ndarray
-
-
 def read_inputs(workdir: Workdir) -> Inputs:
     """Reads the mean image and the names of the classes of a run.
 
@@ -149,6 +133,20 @@ def read_inputs(workdir: Workdir) -> Inputs:
             f'{workdir.path} is a run of an earlier version, which did not keep its mean image, '
             f'and its data set cannot be used ({error}): resume the run once where the data set is'
         ) from error
+
+
+class LabelledImages(NamedTuple):
+    """The images of a split as they are stored, without their pixels.
+
+    Attributes:
+      classes: the names of the labels.
+      names: the names of the images; the place of the record where an image has no name.
+      labels: (N,) int32.
+    """
+
+    classes: list[str]
+    names: list[str]
+    labels: np.ndarray
 
 
 def read_labels(source: sources.Source) -> LabelledImages:

@@ -63,6 +63,8 @@ class Workdir:
             recorded. The change is recorded.
           source: for a run that starts from another run's state, 'workdir' and 'step' of that
             state; None as the step stands for whichever was the newest.
+          imported: for a run whose weights were imported, plain values that say where they come
+            from.
 
         Raises:
           UserError: the folder cannot be written, another process is using it, or it belongs to a
@@ -103,8 +105,8 @@ class Workdir:
         Returns:
           'config', the settings of the run as nested plain values; 'starts', the result of
           `describe_start` for each time that the run was started or resumed; and where they are
-          known 'data' and 'from', as `claim` got them, and 'changes', a list of dicts with 'time',
-          'step' and 'settings', the recorded and the new value by name.
+          known 'data', 'from' and 'imported', as `claim` got them, and 'changes', a list of dicts
+          with 'time', 'step' and 'settings', the recorded and the new value by name.
 
         Raises:
           UserError: the folder is not that of a run, or the file is damaged, cannot be read, or was
@@ -160,7 +162,8 @@ class Workdir:
         """Reads the mean image, the colours and the names of the classes.
 
         Returns:
-          They; None if the run is of a version that did not keep them, and was not resumed since.
+          The inputs; None if the run is of a version that did not keep them, and was not resumed
+          since.
 
         Raises:
           UserError: the folder holds no run; the file cannot be read or is damaged; or it is

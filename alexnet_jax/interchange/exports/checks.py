@@ -115,15 +115,9 @@ class Reference:
 
 def crops(net: PortableNet, images_BHWC: np.ndarray) -> np.ndarray:
     """Returns the central crops of images as the net takes them: (B, crop, crop, 3) float32."""
-    mean_HWC = net.inputs.mean_HWC
-    crop, settings = net.config.augmentation.crop, net.config.augmentation
-    view = augmentation.test_views(len(mean_HWC), crop, mirror=False)[0]
     with _on_cpu():
-        place = jnp.int32(view.top), jnp.int32(view.left), jnp.bool(view.mirrored)
-        x = jnp.asarray(images_BHWC)
-        return np.asarray(
-            augmentation.take_view(x, jnp.asarray(mean_HWC), crop, *place, settings.deviations)
-        )
+        arrays = jnp.asarray(images_BHWC), jnp.asarray(net.inputs.mean_HWC)
+        return np.asarray(augmentation.take_centre(*arrays, net.config.augmentation))
 
 
 def _mesh_of_cpu() -> jax.sharding.Mesh:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.interchange import grouped_layout, safetensors_files
+from alexnet_jax.evaluation.trained_net import NEWEST, Checkpoint
+from alexnet_jax.interchange import grouped_layout, metadata, safetensors_files
 from alexnet_jax.interchange.exports import checks, description, onnx_file, readme, stablehlo_file
 from alexnet_jax.interchange.portable_net import PortableNet, read_run
 from alexnet_jax.runtime import atomic_files
@@ -21,8 +22,8 @@ from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 
 # The files of each format.
 FILES = {
-    'safetensors': ('alexnet_jax.safetensors',),
-    'torch': ('model.safetensors', 'alexnet_torch.py'),
+    'safetensors': (safetensors_files.FILES[safetensors_files.OURS],),
+    'torch': (safetensors_files.FILES[safetensors_files.TORCH], 'alexnet_torch.py'),
     'onnx': ('model.onnx',),
     'stablehlo': ('model.stablehlo',),
 }
@@ -34,7 +35,7 @@ def export(
     workdir: Path,
     formats: Sequence[str],
     out: Path,
-    checkpoint: str | int = 'newest',
+    checkpoint: Checkpoint = NEWEST,
     preprocessing: bool = True,
 ) -> None:
     """Exports a checkpoint of a run, and prints the files and the result of their check.
@@ -54,7 +55,7 @@ def export(
     """
     check_writable(out, '--out')
     net = read_run(workdir, checkpoint)
-    net = dataclasses.replace(net, config=safetensors_files.portable_config(net.config))
+    net = dataclasses.replace(net, config=metadata.portable_config(net.config))
     if 'torch' in formats:
         grouped_layout.shapes(net.config)  # refuses what it cannot express
     if 'onnx' in formats:

@@ -1,7 +1,7 @@
 """Caffe's nets: layout, colours and settings, compared with those of our net.
 
-A convolution with groups has a tower for each group. Caffe's nets read images in the order blue,
-green, red, so that the first kernels and the mean image are reversed here.
+Each group of a convolution is a tower. Caffe's nets take images in the order blue, green, red;
+therefore the first kernels and the mean image are reversed here.
 
 Sources: BVLC/caffe, models/bvlc_alexnet and models/bvlc_reference_caffenet (the two nets differ in
 the order of normalization and pooling), src/caffe/layers/lrn_layer.cpp (alpha is divided by the

@@ -1,6 +1,7 @@
 """ONNX files: what ONNX Runtime computes from them, against our net; and what they say."""
 
 import base64
+import dataclasses
 import json
 import sys
 
@@ -118,6 +119,15 @@ def test_a_file_says_what_it_takes_and_gives(tmp_path):
     assert properties['step'] == '7'
     assert '72 pixels' in properties['preprocessing']
     assert '64 x 64' in properties['preprocessing']
+
+
+def test_names_of_classes_may_be_any_text(tmp_path):
+    """Folders may have names with bytes that are not UTF-8, which Python has as surrogates."""
+    net = small_net(dataset__classes=2)
+    inputs = dataclasses.replace(net.inputs, classes=('größe', '\udcff'))
+    onnx_file.write(dataclasses.replace(net, inputs=inputs), tmp_path / 'net')
+    properties = checks.open_session(tmp_path / 'net').get_modelmeta().custom_metadata_map
+    assert json.loads(properties['classes']) == ['größe', '\udcff']
 
 
 def test_a_net_of_bfloat16_is_computed_in_float32(tmp_path):

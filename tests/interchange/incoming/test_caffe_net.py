@@ -9,8 +9,9 @@ import pytest
 import caffe_files
 import nets
 from alexnet_jax.interchange import grouped_layout
+from alexnet_jax.interchange.grouped_layout import dropout_factors
 from alexnet_jax.interchange.incoming import caffe_net
-from alexnet_jax.interchange.incoming.weights import dropout_factors, to_params
+from alexnet_jax.interchange.incoming.weights import to_params
 from alexnet_jax.model import alexnet
 from alexnet_jax.runtime.user_errors import UserError
 from caffe_files import Form, Layer

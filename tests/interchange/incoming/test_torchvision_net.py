@@ -10,8 +10,9 @@ from safetensors.numpy import save_file
 
 import nets
 from alexnet_jax.interchange import grouped_layout
+from alexnet_jax.interchange.grouped_layout import dropout_factors
 from alexnet_jax.interchange.incoming import torchvision_net
-from alexnet_jax.interchange.incoming.weights import dropout_factors, to_params
+from alexnet_jax.interchange.incoming.weights import to_params
 from alexnet_jax.runtime.user_errors import UserError
 
 LAYERS = {
