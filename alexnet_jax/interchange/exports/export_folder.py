@@ -164,16 +164,16 @@ def _check_folder(out: Path, formats: Sequence[str], config: dict[str, Any]) -> 
         that would remain from an export of another net.
     """
     where = printable(str(out))
-    exists = [x for x in (CONFIG, README, *sum(FILES.values(), ())) if os.path.lexists(out / x)]
-    if not exists:
+    existing = [x for x in (CONFIG, README, *sum(FILES.values(), ())) if os.path.lexists(out / x)]
+    if not existing:
         return []
     before = _read_json(out / CONFIG)
     if not isinstance(before, dict) or not {'architecture', 'alexnet_jax'} <= before.keys():
         raise UserError(
-            f'{where} has files that are not of an export ({list_names(exists, 3)}): choose '
+            f'{where} has files that are not of an export ({list_names(existing, 3)}): choose '
             'another --out'
         )
-    others = [name for name in FILES if name not in formats and FILES[name][0] in exists]
+    others = [name for name in FILES if name not in formats and FILES[name][0] in existing]
     if others and before != json.loads(json.dumps(config)):
         every = ','.join(name for name in FILES if name in formats or name in others)
         raise UserError(
