@@ -1,4 +1,4 @@
-"""What exported files say about their net beside its arrays: settings, classes, preprocessing."""
+"""What exported files say about their net besides its arrays: settings, classes, preprocessing."""
 
 import dataclasses
 import json

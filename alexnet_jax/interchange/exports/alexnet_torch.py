@@ -8,7 +8,7 @@
 
 or, from the shell: python alexnet_torch.py dog.jpg
 
-It needs PyTorch, safetensors and, for `read_picture`, Pillow and NumPy; nothing of alexnet_jax. The
+It needs PyTorch, safetensors and, for `read_picture`, Pillow and NumPy, but not alexnet_jax. The
 towers of the net are groups of its convolutions. `net.train()` makes a net that can be trained on.
 """
 

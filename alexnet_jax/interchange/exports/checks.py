@@ -46,8 +46,8 @@ def is_installed(package: str) -> bool:
 def pictures(workdir: Path, net: PortableNet) -> tuple[np.ndarray, str]:
     """Returns pictures for the check, and what they are, in words.
 
-    They are taken from the run's test images, evenly spread, if these are at hand; otherwise they
-    are random.
+    They are some of the run's test images, evenly spread, if these can be read; otherwise they are
+    random.
 
     Returns:
       (B, size, size, 3) uint8, and a description.

@@ -18,7 +18,7 @@ from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.runtime import VERSION, atomic_files
 from alexnet_jax.runtime.user_errors import UserError
 
-# A protobuf message has at most 2 GiB; the graph and the names of the classes are small beside it.
+# A protobuf message has at most 2 GiB; the rest is for the graph and the names of the classes.
 LARGEST = 2**31 - 2**26  # bytes of all weights
 
 

@@ -24,8 +24,8 @@ from alexnet_jax.interchange.incoming.weights import Weights, check_names
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError
 
-# The mean colour that Caffe's users subtract where they have no mean image, red, green, blue: in
-# models/bvlc_reference_caffenet/train_val.prototxt it stands as blue, green, red.
+# The mean colour that Caffe's users subtract where they have no mean image: red, green, blue. In
+# models/bvlc_reference_caffenet/train_val.prototxt the order is blue, green, red.
 MEAN_COLOUR = (123.0, 117.0, 104.0)
 
 _NORMALIZE_FIRST, _POOL_FIRST = 'bvlc_alexnet', 'bvlc_reference_caffenet'

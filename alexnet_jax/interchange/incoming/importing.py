@@ -123,7 +123,7 @@ def import_export(path: Path, request: Request) -> Imported:
         compared with those of the export.
 
     Raises:
-      UserError: the file cannot be read, is damaged, or does not suit what is asked for.
+      UserError: the file cannot be read, is damaged, or does not fit the request.
     """
     names = safetensors_files.FILES.values()
     files = [path / name for name in names] if path.is_dir() else [path]
