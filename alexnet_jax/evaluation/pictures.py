@@ -23,8 +23,8 @@ Picture = str | os.PathLike[str] | bytes | bytearray | np.ndarray | Image.Image
 
 MAX_BYTES = 2**30  # of a file; an uncompressed image of images.MAX_PIXELS pixels has fewer
 
-# Pillow reads the pixels of a file when they are needed. If an image is in a list twice, two threads
-# would read from its file at once.
+# Pillow reads the pixels of a file when they are needed. If an image is in a list twice, two
+# threads would read from its file at once.
 _PILLOW_LOCK = threading.Lock()
 
 _T = TypeVar('_T')
