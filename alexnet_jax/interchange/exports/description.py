@@ -79,6 +79,7 @@ def _preprocessing(net: PortableNet) -> dict[str, Any]:
         'image_size': size,
         'crop': crop,
         'resize': config.dataset.resize,
+        'background': config.dataset.background,
         'mean': 'image' if is_image else 'colour',
         'mean_colour': [float(x) for x in _mean_colour(net)],
         'deviations': deviations,

@@ -37,7 +37,7 @@ and safetensors.
 import alexnet_torch
 
 net = alexnet_torch.load('.')
-image = alexnet_torch.read_picture('picture.jpg', net.size)
+image = net.read_picture('picture.jpg')
 net.classify(image[None])   # names and probabilities
 logits = net(image[None])   # pixels of 0 to 255 in, logits out
 ```
