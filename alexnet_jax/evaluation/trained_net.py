@@ -7,6 +7,7 @@ imported where they are needed: a net can also be used without its data set.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -63,9 +64,10 @@ def restore(
 
     Raises:
       UserError: there is no such checkpoint.
+      ValueError: `checkpoint` is neither of the two words nor a whole number.
     """
+    step = _step(checkpoint)
     memory.check(config, mesh, is_training=False)
-    step = checkpoint if isinstance(checkpoint, int) else None
     if checkpoint == BEST:
         with workdir.open_checkpoints() as checkpoints:
             step = checkpoints.best
@@ -73,6 +75,19 @@ def restore(
             raise UserError(f'{workdir.path} has no best checkpoint: use --checkpoint=newest')
     state, position = workdir.restore(state_shapes(config, mesh), step)
     return position.step, state.params
+
+
+def _step(checkpoint: Checkpoint) -> int | None:
+    """Returns the training steps of a checkpoint that is chosen by them; None for the others."""
+    if checkpoint in (NEWEST, BEST):
+        return None
+    try:
+        return operator.index(checkpoint)  # any whole number, such as one of NumPy
+    except TypeError:
+        raise ValueError(
+            f"checkpoint={checkpoint!r} is neither 'newest' nor 'best' nor a number of training "
+            'steps'
+        ) from None
 
 
 def read_config(workdir: Path) -> schema.Config:
