@@ -24,7 +24,7 @@ from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.printing import complain, printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.run_files.inputs_file import Inputs
+from alexnet_jax.training.run_files.inputs_file import Inputs, class_difference
 from alexnet_jax.training.state import compute_inputs, place_constants, state_shapes
 from alexnet_jax.training.workdir import Workdir
 
@@ -324,22 +324,3 @@ class TrainedNet:
         )
         for batch in loader.evaluation_batches(self.source, reading, batch_size):
             yield batch, batch['weight'] > 0
-
-
-def class_difference(
-    classes: Sequence[str], others: Sequence[str], places: tuple[str, str] = ('in the run', 'here')
-) -> str:
-    """Names the first class that differs in a few words; '' if none does.
-
-    Args:
-      classes: the names of the classes in their order.
-      others: the names to compare them with.
-      places: where each of the two lists is from, for the message.
-    """
-    if len(classes) != len(others):
-        return f'{len(classes):,} and {len(others):,} classes'
-    for number, (name, other) in enumerate(zip(classes, others, strict=True)):
-        if name != other:
-            one, two = (printable(x) for x in (name, other))
-            return f'class {number} is {one} {places[0]} and {two} {places[1]}'
-    return ''
