@@ -30,6 +30,7 @@ from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import printable, show
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError, report_user_errors
+from alexnet_jax.training.workdir import Workdir
 
 if TYPE_CHECKING:  # this imports JAX, without which --help is quick
     from alexnet_jax.interchange.incoming.importing import Imported
@@ -122,7 +123,8 @@ def _workdir() -> Path:
         raise UserError('no folder is named for the run: --workdir=DIR (see --help)')
     workdir = check_path(_WORKDIR.value, '--workdir')
     check_writable(workdir, '--workdir')
-    if workdir.is_dir() and any(workdir.iterdir()):
+    has_files = workdir.is_dir() and any(path.name != 'lock' for path in workdir.iterdir())
+    if has_files and not Workdir(workdir).lacks_imported_weights():  # an interrupted import
         raise UserError(f'{printable(str(workdir))} is not empty: choose another --workdir')
     return workdir
 

@@ -6,9 +6,10 @@ deployment, and not as an archive. It contains the plain formula of every operat
 kernels are not covered by that promise, and runs on one device.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -54,9 +55,22 @@ def write(net: PortableNet, file: Path) -> None:
     size = net.config.dataset.image_size
     (batch,) = jax.export.symbolic_shape('batch')
     images = jax.ShapeDtypeStruct((batch, size, size, CHANNELS), jnp.uint8)
-    exported = jax.export.export(jax.jit(log_probabilities(net)), platforms=PLATFORMS)(images)
+    with _paths_left_out():
+        exported = jax.export.export(jax.jit(log_probabilities(net)), platforms=PLATFORMS)(images)
     with explain_os_errors(f'write {file}'), atomic_files.replace(file) as partial:
         partial.write_bytes(exported.serialize())
+
+
+@contextlib.contextmanager
+def _paths_left_out() -> Iterator[None]:
+    """Makes JAX record the source files of operations by name, without the folders they lie in."""
+    setting = 'jax_hlo_source_file_canonicalization_regex'
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, r'.*[/\\]')
+    try:
+        yield
+    finally:
+        jax.config.update(setting, before)
 
 
 def in_float32(net: PortableNet) -> PortableNet:
