@@ -94,7 +94,7 @@ class Workdir:
         return self._has_record()
 
     def lacks_imported_weights(self) -> bool:
-        """Returns whether an import of weights has recorded its run here and saved no checkpoint."""
+        """Returns whether an import has recorded its run here, but saved no checkpoint."""
         return self.exists() and 'imported' in self.read_record() and self.newest_step() is None
 
     def source(self) -> tuple[Workdir, int | None] | None:
@@ -343,7 +343,8 @@ class Workdir:
         origin = 'its own initial state' if recorded is None else differences.name_source(recorded)
         raise UserError(
             f'{self.path} is a run that was started from {origin}, not from '
-            f'{differences.name_source(source)}: leave out --from to resume it, or choose another --workdir'
+            f'{differences.name_source(source)}: leave out --from to resume it, or choose another '
+            '--workdir'
         )
 
     def _refusal(self, changes: Mapping[str, list[Any]]) -> str:

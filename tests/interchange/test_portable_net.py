@@ -58,9 +58,10 @@ def test_an_interrupted_import_can_be_repeated(net, tmp_path, monkeypatch, last)
         step(*arguments)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Workdir, last, interrupted)
+    monkeypatch.setattr(Workdir, last, interrupted)
+    with pytest.raises(KeyboardInterrupt):
         portable_net.write_run(net, tmp_path, {'file': 'first'})
+    monkeypatch.setattr(Workdir, last, step)
     assert folder.lacks_imported_weights()
     for use in (lambda: folder.check(config), folder.checkpoint_step):
         with pytest.raises(UserError, match='no checkpoint yet: wait for the import of its weigh'):
