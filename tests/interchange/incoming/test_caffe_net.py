@@ -185,7 +185,7 @@ ROUNDED_UP = {'augmentation__crop': 68, 'model__conv1__extra_padding': True}
         (layers(RECIPES[0]), {'model__width': 1 / 24}, r'pass --config.model.width=0.083'),
         (layers(RECIPES[0]), {'dataset__classes': 9}, 'leave --config.dataset.classes out'),
         (layers(RECIPES[0]), {'augmentation__crop': 80}, r'--config.augmentation.crop'),
-        (layers(RECIPES[0]), ROUNDED_UP, 'rounds the size of the maps of conv1 down, the config up'),
+        (layers(RECIPES[0]), ROUNDED_UP, 'rounds the size of the maps of conv1 down'),
         (layers(RECIPES[0]), {'model__conv2__kernel': 3}, r'--config.model.conv2.kernel'),
         (layers(RECIPES[0]), {'model__conv6__maps': 9}, 'lacks conv6.weight, conv6.bias'),
         (replaced('conv1', ODD, ODD[:, 0, 0, 0]), {}, '--config.model.conv1.maps'),
