@@ -16,7 +16,7 @@ import nets
 import portable_nets
 import runs
 from alexnet_jax.evaluation import classifier, pictures
-from alexnet_jax.interchange import safetensors_files
+from alexnet_jax.interchange import portable_net, safetensors_files
 from alexnet_jax.interchange.exports import checks, export_folder, stablehlo_file
 from alexnet_jax.interchange.portable_net import read_run
 from alexnet_jax.runtime.user_errors import UserError
@@ -170,6 +170,21 @@ def test_a_file_that_computes_something_else_is_not_written(trained_run, tmp_pat
     monkeypatch.setattr(stablehlo_file, 'write', write_other_net)
     with pytest.raises(UserError, match='the stablehlo export differs from the net: on 64 test'):
         export_folder.export(trained_run, ['safetensors', 'stablehlo'], out)
+    assert files(out) == before
+
+
+def test_files_of_two_nets_with_the_same_settings_are_not_mixed(trained_run, tmp_path):
+    """As of two files of weights that were imported with one recipe."""
+    net = read_run(trained_run)
+    fc8 = net.params['fc8'] | {'bias': net.params['fc8']['bias'] + np.float32(1)}
+    other = dataclasses.replace(net, params=net.params | {'fc8': fc8})
+    for name, x in {'run': net, 'other': other}.items():
+        portable_net.write_run(x, tmp_path / name, {})
+    out = tmp_path / 'export'
+    export_folder.export(tmp_path / 'run', ['safetensors'], out)
+    before = files(out)
+    with pytest.raises(UserError, match='has files of another net or checkpoint: alexnet_jax'):
+        export_folder.export(tmp_path / 'other', ['torch'], out)
     assert files(out) == before
 
 

@@ -76,6 +76,8 @@ def export(
         files = [CONFIG, README, *(file for name in formats for file in FILES[name])]
         for file in files:
             atomic_files.sync(folder / file)
+        # config.json is the last one: a later export then notices that this one was interrupted.
+        for file in reversed(files):
             os.replace(folder / file, out / file)
         atomic_files.sync_folder(out)
     checked = f', checked on {pictures}' if pictures else ''
