@@ -147,6 +147,8 @@ def _train(
         loop = Loop(config, mesh, splits, plan, folder, stop)
         if loop.step:
             show(f'resuming in {workdir.path} after step {loop.step} of {plan.steps}')
+        elif 'imported' in folder.read_record():
+            show(f'training begins with the imported weights in {workdir.path}')
         if not loop.run():
             show(
                 f'stopped by {stop.signal} after step {loop.step} of {plan.steps} and saved: '

@@ -71,22 +71,39 @@ def test_the_files_agree_with_a_net_that_is_loaded(everything, trained_run):
     np.testing.assert_allclose(exported.call(images) / scale, log_p / scale, rtol=0, atol=1e-5)
 
 
-def test_the_examples_of_readme_name_the_class_of_a_picture(everything, trained_run, monkeypatch):
-    """They are the code for ONNX and StableHLO, from a picture's file to a name."""
-    out, _ = everything
-    monkeypatch.chdir(shutil.copytree(out, out.with_name('examples')))
+def run_examples(folder, monkeypatch):
+    """Runs the code of the README for ONNX and StableHLO on a picture; returns its variables."""
+    monkeypatch.chdir(folder)
     picture = np.kron(np.random.default_rng(0).integers(0, 256, (9, 9), np.uint8), np.ones((8, 8)))
     Image.fromarray(picture.astype(np.uint8)).save('picture.jpg')
     _, _, text = Path('README.md').read_text().partition('## A picture for ONNX and StableHLO')
     values = {}
     for block in re.findall(r'^```python\n(.*?)^```', text, re.DOTALL | re.MULTILINE):
         exec(block, values)
-    net = classifier.load(trained_run)
+    return values
+
+
+def probabilities_of_picture(run):
+    net = classifier.load(run)
     images = pictures.read('picture.jpg', net.config.dataset)[None]
-    expected = net.log_probabilities(images, views=1)
+    return np.exp(net.log_probabilities(images, views=1))
+
+
+def test_the_examples_of_readme_name_the_class_of_a_picture(everything, trained_run, monkeypatch):
+    out, _ = everything
+    values = run_examples(shutil.copytree(out, out.with_name('examples')), monkeypatch)
+    expected = probabilities_of_picture(trained_run)
     for p in (values['probabilities'], np.exp(values['log_probabilities'])):
-        np.testing.assert_allclose(p, np.exp(expected), rtol=0, atol=1e-3)
+        np.testing.assert_allclose(p, expected, rtol=0, atol=1e-3)
     assert values['names'] == [str(x) for x in range(10)]
+
+
+def test_the_example_for_onnx_can_do_the_preprocessing(trained_run, tmp_path, monkeypatch):
+    export_folder.export(trained_run, ['onnx'], tmp_path / 'out', preprocessing=False)
+    values = run_examples(tmp_path / 'out', monkeypatch)
+    assert values['name'] == 'crops'
+    expected = probabilities_of_picture(trained_run)
+    np.testing.assert_allclose(values['probabilities'], expected, rtol=0, atol=1e-3)
 
 
 def test_config_json_says_what_a_user_of_the_net_needs(everything):

@@ -123,7 +123,9 @@ def _check(
             remarks[FILES[name][0]].append('equal to the run, bit by bit')
     missing = {name: x for name, x in _RUNTIMES.items() if not checks.is_installed(x)}
     for name in missing.keys() & set(formats):
-        remarks[FILES[name][0]].append(f'not run: {missing[name]} is not installed')
+        remarks[FILES[name][0]].append(
+            f'not run: {missing[name]} is not installed (pip install {missing[name]})'
+        )
     runnable = [name for name in formats if name not in missing and name != 'safetensors']
     pictures = ''
     if runnable:

@@ -78,10 +78,18 @@ Its outputs are `logits` and `probabilities`, (batch, {classes}) float32. It nee
 another runtime for ONNX.
 
 ```python
+import base64
+
 import onnxruntime
 
 session = onnxruntime.InferenceSession('model.onnx')
-logits, probabilities = session.run(['logits', 'probabilities'], {{'images': images}})
+name, pixels = session.get_inputs()[0].name, images
+if name == 'crops':   # exported with --nopreprocessing
+    properties = session.get_modelmeta().custom_metadata_map
+    mean = np.frombuffer(base64.b64decode(properties['mean_image']), '<f4')
+    pixels = images[:, {top}:{bottom}, {top}:{bottom}].transpose(0, 3, 1, 2)
+    pixels = pixels - mean.reshape(3, {crop}, {crop}){divided}
+logits, probabilities = session.run(['logits', 'probabilities'], {{name: pixels}})
 names[probabilities[0].argmax()]   # the most probable class
 ```
 """,
@@ -116,11 +124,17 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
       net: the net.
       formats: the formats whose files are in the folder.
     """
-    config = net.config
+    config, size, crop = net.config, net.config.dataset.image_size, net.config.augmentation.crop
+    deviations = config.augmentation.deviations
+    divided = f'\n    pixels /= np.float32({[[[[x]] for x in deviations]]})'
+    top = (size - crop) // 2
     values = dict(
         towers=count(config.model.towers, 'tower'),
-        size=config.dataset.image_size,
-        crop=config.augmentation.crop,
+        size=size,
+        crop=crop,
+        top=top,
+        bottom=top + crop,
+        divided=divided if any(x != 1 for x in deviations) else '',
         classes=config.dataset.classes,
         filter=_FILTERS.get(config.dataset.resize, config.dataset.resize.upper()),
         jax=jax.__version__,
