@@ -79,6 +79,9 @@ def as_series(pictures: Picture | Iterable[Picture]) -> tuple[Iterable[Picture],
     if hasattr(pictures, '__array__'):
         array = np.asarray(pictures)
         return (array, False) if array.ndim == 4 else ([array], True)
+    # The lines of an open file, and the numbers of a memoryview, would be a series.
+    if hasattr(pictures, 'read') or isinstance(pictures, memoryview):
+        raise TypeError(f'{type(pictures).__name__} is not a picture: give its bytes')
     if isinstance(pictures, Iterable):
         return pictures, False
     raise TypeError(f'{type(pictures).__name__} is neither a picture nor a series of them')

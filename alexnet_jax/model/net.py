@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,17 @@ class Net(nnx.Module):
         missing = -number % self.mesh.shape[towers.DATA]
         images = jnp.pad(images.astype(jnp.float32), ((0, missing), (0, 0), (0, 0), (0, 0)))
         return _compile(self.config, self.mesh)(self.params, images)[:number]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            'a net cannot be pickled, because its arrays are on devices: load it in each process, '
+            'or pickle jax.device_get(net.params)'
+        )
+
+    def __copy__(self) -> Self:
+        net = object.__new__(type(self))
+        net.__setstate__(self.__getstate__())  # without __reduce__
+        return net
 
     @property
     def params(self) -> dict[str, Any]:
