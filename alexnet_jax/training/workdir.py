@@ -189,6 +189,12 @@ class Workdir:
 
         inputs_file.write(self._inputs_file, inputs)
 
+    def check_output(self, file: Path, flag: str) -> None:
+        """Raises a UserError if the file that a program is to write is one that the run needs."""
+        own = self._config_file, self._metrics_file, self._inputs_file
+        if file.resolve() in [x.resolve() for x in own]:
+            raise UserError(f'{flag}={file} is a file that the run needs: choose another name')
+
     def read_metrics(self) -> list[dict[str, float]]:
         """Reads `metrics.jsonl`: for each line, the step and named finite numbers.
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import nets
 import runs
+from alexnet_jax import predict as predict_program
 from alexnet_jax.evaluation import trained_net
 
 # Runs the program on each of several lists of arguments, as many times as a user would start it.
@@ -28,8 +29,7 @@ for arguments in json.loads(sys.argv[1]):
     err = io.StringIO()
     with flagsaver.flagsaver(), contextlib.redirect_stderr(err):
         try:
-            parser = predict.functools.partial(predict.parse_flags, positional=True)
-            app.run(predict.main, ['predict', *arguments], flags_parser=parser)
+            app.run(predict.main, ['predict', *arguments], flags_parser=predict.parse)
         except SystemExit as end:
             results.append([end.code, err.getvalue()])
 print(json.dumps([results, 'jax' in sys.modules]))
@@ -156,6 +156,20 @@ def test_ctrl_c_is_one_line_and_what_was_printed_stays(copy, digits, tmp_path):
     assert [line for line in err.splitlines() if line] == ['alexnet_jax: interrupted']
 
 
+def test_a_picture_that_begins_with_a_hyphen_is_told_from_a_flag(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / '-x.png').touch()
+    with pytest.raises(SystemExit):
+        predict_program.parse(['predict', 'a.png', '-x.png'])
+    assert (
+        '-x.png is taken for a flag, because it begins with -: write ./-x'
+        in capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit):
+        predict_program.parse(['predict', '-y.png'])
+    assert "Unknown command line flag 'y.png'" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_line_before_jax_is_imported(trained_run, digits, tmp_path):
     (tmp_path / 'words.txt').write_bytes(b'\xff')
     workdir, picture = f'--workdir={trained_run}', f'{digits}/0.png'
@@ -173,6 +187,7 @@ def test_mistakes_are_one_line_before_jax_is_imported(trained_run, digits, tmp_p
         ([picture, workdir, f'--out={tmp_path}'], 'is a folder: give the name of a file'),
         ([picture, workdir, '--out=/no/such/x'], 'there is no folder /no/such'),
         ([picture, workdir, f'--out={picture}'], 'is one of the pictures: choose a new file'),
+        ([picture, workdir, f'--out={trained_run}/config.json'], 'is a file that the run needs'),
         ([picture, workdir, '--names=/no/such'], '/no/such cannot be read: No such file'),
         ([picture, workdir, f'--names={tmp_path}/words.txt'], 'is not text in UTF-8'),
         ([workdir, '/no/such.png'], '/no/such.png cannot be read: there is no such file'),
