@@ -208,7 +208,7 @@ def test_a_number_of_views_is_one_that_the_paper_has(images, net):
 
 
 def test_a_run_that_did_not_keep_its_mean_image_needs_the_data_set(
-    trained_run, net, tmp_path, images
+    trained_run, net, tmp_path, images, capsys
 ):
     """Such are the runs of earlier versions."""
     shutil.copytree(net.workdir.path, tmp_path / 'copy')
@@ -219,6 +219,12 @@ def test_a_run_that_did_not_keep_its_mean_image_needs_the_data_set(
     shutil.copytree(trained_run, tmp_path / 'run')
     (tmp_path / 'run' / 'inputs.npz').unlink()
     assert classifier.load(tmp_path / 'run').predict(images[0]) == net.predict(images[0])
+    assert capsys.readouterr().err == ''
+    record = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    record['data']['train']['images'] += 1
+    (tmp_path / 'run' / 'config.json').write_text(json.dumps(record))
+    classifier.load(tmp_path / 'run').predict(images[0])
+    assert 'the numbers of the classes may be others' in capsys.readouterr().err
 
 
 def python_of_readme(section):
