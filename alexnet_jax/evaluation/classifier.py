@@ -21,7 +21,7 @@ from alexnet_jax.evaluation.trained_net import (
 )
 from alexnet_jax.model import inference, towers
 from alexnet_jax.model.layer_table import layer_table
-from alexnet_jax.model.net import Net
+from alexnet_jax.model.net import Net, check_mesh
 from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files.inputs_file import Inputs
@@ -51,11 +51,13 @@ def load(
 
     Raises:
       UserError: the folder holds no run, a run of another version, or no checkpoint.
+      ValueError: `mesh` does not suit the towers, or `checkpoint` is something else.
     """
     folder = Workdir(check_path(str(workdir), 'workdir'))
     config = folder.read_config()
     layer_table(config)  # raises a UserError for sizes that do not fit together
     mesh = mesh or mesh_of_this_machine(config)
+    check_mesh(config, mesh)
     step, params = restore(folder, config, mesh, checkpoint)
     return Classifier(folder, config, mesh, step, params)
 
@@ -67,7 +69,7 @@ class Prediction(NamedTuple):
       name: the name of the class in the data set, such as a WordNet id.
       probability: its probability, the mean over the views.
       label: the number of the class.
-      description: what the class is in words; '' where nobody has said it.
+      description: the class in words; '' where there is no description.
     """
 
     name: str
@@ -79,7 +81,7 @@ class Prediction(NamedTuple):
 def name_answers(
     log_p_K: np.ndarray, classes: Sequence[str], descriptions: Sequence[str], top: int
 ) -> list[Prediction]:
-    """Names the most probable classes, of equally probable ones the lower number first.
+    """Names the most probable classes; equally probable ones are in the order of their numbers.
 
     Args:
       log_p_K: (K,) float32, logarithms of probabilities.
@@ -104,7 +106,7 @@ class Classifier(Net):
     Attributes:
       workdir: the folder of the run.
       step: the training steps done.
-      batch_size: the pictures that are computed together.
+      batch_size: the number of pictures that are computed together.
     """
 
     def __init__(
@@ -176,12 +178,9 @@ class Classifier(Net):
         parts = [
             self.log_probabilities(images_BHWC, views) for images_BHWC in self._batches(series)
         ]
-        predictions = [self.name_answers(log_p_K, top) for part in parts for log_p_K in part]
+        names = self.inputs.classes, self.inputs.descriptions
+        predictions = [name_answers(log_p_K, *names, top) for part in parts for log_p_K in part]
         return predictions[0] if single else predictions
-
-    def name_answers(self, log_p_K: np.ndarray, top: int = 5) -> list[Prediction]:
-        """Names the most probable classes; see the function of this name."""
-        return name_answers(log_p_K, self.inputs.classes, self.inputs.descriptions, top)
 
     def features(self, pictures: Picture | Iterable[Picture], layer: str = 'fc7') -> np.ndarray:
         """Computes the outputs of a layer for the centre crop, for retrieval or another classifier.

@@ -33,10 +33,8 @@ if TYPE_CHECKING:
 
 MANY_IMAGES = 10_000  # from this number on, progress is shown
 NEWEST, BEST = 'newest', 'best'  # checkpoints of a run
-ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
-
-
 Checkpoint = str | int  # NEWEST, BEST, or a number of training steps
+ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
 
 
 def mesh_of_this_machine(config: schema.Config) -> jax.sharding.Mesh:
@@ -77,7 +75,7 @@ def restore(
     return position.step, state.params
 
 
-def _step(checkpoint: Checkpoint) -> int | None:
+def _step(checkpoint: Any) -> int | None:
     """Returns the training steps of a checkpoint that is chosen by them; None for the others."""
     if checkpoint in (NEWEST, BEST):
         return None
@@ -131,20 +129,6 @@ def open_splits(config: schema.Config) -> sources.Splits:
         raise UserError(f'{error}{hint}') from error
 
 
-class LabelledImages(NamedTuple):
-    """The images of a split as they are stored, without their pixels.
-
-    Attributes:
-      classes: the names of the labels.
-      names: the names of the images; the place of the record where an image has no name.
-      labels: (N,) int32.
-    """
-
-    classes: list[str]
-    names: list[str]
-    labels: np.ndarray
-
-
 def read_inputs(workdir: Workdir) -> Inputs:
     """Reads the mean image and the names of the classes of a run.
 
@@ -178,6 +162,20 @@ def _inputs_of_data_set(folder: Workdir, config: schema.Config, splits: sources.
         )
     unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
     return compute_inputs(config, splits, unreadable)
+
+
+class LabelledImages(NamedTuple):
+    """The images of a split as they are stored, without their pixels.
+
+    Attributes:
+      classes: the names of the labels.
+      names: the names of the images; the place of the record where an image has no name.
+      labels: (N,) int32.
+    """
+
+    classes: list[str]
+    names: list[str]
+    labels: np.ndarray
 
 
 def read_labels(source: sources.Source) -> LabelledImages:

@@ -91,7 +91,8 @@ def write_run(net: PortableNet, workdir: Path, origin: Mapping[str, Any]) -> Non
 
     Args:
       net: the net.
-      workdir: the folder; it is created, and it must not hold a run.
+      workdir: the folder; it is created, and it must not hold a run. What an import that was
+        interrupted has left there is replaced.
       origin: plain values that describe where the weights come from; config.json records them.
 
     Raises:
@@ -99,7 +100,7 @@ def write_run(net: PortableNet, workdir: Path, origin: Mapping[str, Any]) -> Non
     """
     folder = Workdir(workdir)
     check_writable(workdir, '--workdir')
-    if folder.exists():
+    if folder.exists() and not folder.lacks_imported_weights():
         raise UserError(f'{workdir} holds a run already: choose another --workdir')
     config = dataclasses.replace(net.config, mesh=ANY_MESH)
     mesh = mesh_of_this_machine(config)

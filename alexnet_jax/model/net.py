@@ -50,7 +50,7 @@ class Net(nnx.Module):
             raise TypeError(f'config is {config!r}: alexnet_jax.load_config returns one')
         self.config = config
         self.mesh = towers.choose_mesh(config) if mesh is None else mesh
-        _check_mesh(config, self.mesh)
+        check_mesh(config, self.mesh)
         shardings = towers.shardings(self.mesh, alexnet.partitions(config, self.mesh))
         params = alexnet.initialize(config) if params is None else params
         _check_shapes(config, params)
@@ -99,7 +99,8 @@ class Net(nnx.Module):
         return nnx.to_pure_dict(nnx.state(self.towers, ARRAYS))
 
 
-def _check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
+def check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Raises a ValueError if a mesh does not suit the towers of a net."""
     if mesh.axis_names != (towers.DATA, towers.TOWER):
         raise ValueError(f'the mesh has the axes {mesh.axis_names}, not (data, tower)')
     if config.model.towers % mesh.shape[towers.TOWER]:

@@ -13,6 +13,7 @@ from alexnet_jax.model.layer_table import FIRST
 from alexnet_jax.model.parameters import shapes_by_name
 from alexnet_jax.runtime.printing import list_names, printable, warn
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.optimizer import frozen_layers
 from alexnet_jax.training.workdir import Workdir
 
 _OF_BOTH = ('stride', 'padding', 'extra_padding', 'then')
@@ -65,8 +66,7 @@ def check_workdir(config: Config, workdir: Path, is_new: bool = True) -> None:
 
 def _warn_of_frozen_layers(config: Config) -> None:
     layers = config.pretrained.layers if config.pretrained.workdir else ()
-    frozen = [name for name, layer in config.model.layers().items() if not layer.rate_factor]
-    random = [name for name in frozen if name not in (*layers, FIRST)]
+    random = [name for name in frozen_layers(config) if name not in (*layers, FIRST)]
     if random:
         warn(
             f'frozen with random weights: {list_names(random)}, where rate_factor is 0 and '

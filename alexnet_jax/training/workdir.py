@@ -17,7 +17,7 @@ from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime import locks
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files import config_file, differences, metrics_file
-from alexnet_jax.training.run_files.start_record import describe_start, now
+from alexnet_jax.training.run_files.start_record import describe_start, now, with_full_path
 
 if TYPE_CHECKING:
     import jax
@@ -63,12 +63,13 @@ class Workdir:
             recorded. The change is recorded.
           source: for a run that starts from another run's state, 'workdir' and 'step' of that
             state; None as the step stands for whichever was the newest.
+          imported: for a run of imported weights, plain values that describe where they come from.
 
         Raises:
           UserError: the folder cannot be written, another process is using it, or it belongs to a
             run with other settings, other data or another source.
         """
-        source = _with_full_path(source)
+        source = with_full_path(source)
         with locks.acquire(self.path / 'lock', 'choose another --workdir'):
             self._record_start(config, mesh, data, extend, source, imported)
             yield self
@@ -86,11 +87,15 @@ class Workdir:
           UserError: the folder belongs to a run with other settings or another source.
         """
         if self.exists():
-            self._check(config, extend, _with_full_path(source))
+            self._check(config, extend, with_full_path(source))
 
     def exists(self) -> bool:
         """Returns whether the folder is that of a run."""
         return self._has_record()
+
+    def lacks_imported_weights(self) -> bool:
+        """Returns whether an import has recorded its run here, but saved no checkpoint."""
+        return self.exists() and 'imported' in self.read_record() and self.newest_step() is None
 
     def source(self) -> tuple[Workdir, int | None] | None:
         """Returns the workdir and the step of the state that the run was started from, if any."""
@@ -103,8 +108,8 @@ class Workdir:
         Returns:
           'config', the settings of the run as nested plain values; 'starts', the result of
           `describe_start` for each time that the run was started or resumed; and where they are
-          known 'data' and 'from', as `claim` got them, and 'changes', a list of dicts with 'time',
-          'step' and 'settings', the recorded and the new value by name.
+          known 'data', 'from' and 'imported', as `claim` got them, and 'changes', a list of dicts
+          with 'time', 'step' and 'settings', the recorded and the new value by name.
 
         Raises:
           UserError: the folder is not that of a run, or the file is damaged, cannot be read, or was
@@ -160,7 +165,8 @@ class Workdir:
         """Reads the mean image, the colours and the names of the classes.
 
         Returns:
-          They; None if the run is of a version that did not keep them, and was not resumed since.
+          The inputs; None if the run is of a version that did not keep them, and was not resumed
+          since.
 
         Raises:
           UserError: the folder holds no run; the file cannot be read or is damaged; or it is
@@ -268,7 +274,10 @@ class Workdir:
         return restored
 
     def _no_checkpoint(self) -> UserError:
-        return UserError(f'{self.path} has no checkpoint yet: train it first, or wait')
+        remedy = 'train it first, or wait'
+        if self.lacks_imported_weights():
+            remedy = 'wait for the import of its weights, or repeat it if it was interrupted'
+        return UserError(f'{self.path} has no checkpoint yet: {remedy}')
 
     def _record_start(
         self,
@@ -280,7 +289,7 @@ class Workdir:
         imported: Mapping[str, Any] | None,
     ) -> None:
         record: dict[str, Any] = {'starts': []}
-        if self._has_record():
+        if self._has_record() and (imported is None or not self.lacks_imported_weights()):
             record, changes = self._check(config, extend, source)
             self._check_data(record, data, config)
             if changes:
@@ -302,6 +311,8 @@ class Workdir:
         """Returns the record and the settings that differ; raises a UserError if they may not."""
         record = self.read_record()
         self._resolve(record)  # its settings are in range
+        if self.lacks_imported_weights():  # training would begin with random ones
+            raise self._no_checkpoint()
         self._check_source(record.get('from'), source)
         changes = differences.changes(record['config'], config, differences.changes_training)
         if changes and not (extend and all(map(schema.may_extend, changes))):
@@ -335,10 +346,11 @@ class Workdir:
             and source.get('step') in (None, recorded.get('step'))
         ):
             return
-        origin = 'its own initial state' if recorded is None else _name_source(recorded)
+        origin = 'its own initial state' if recorded is None else differences.name_source(recorded)
         raise UserError(
             f'{self.path} is a run that was started from {origin}, not from '
-            f'{_name_source(source)}: leave out --from to resume it, or choose another --workdir'
+            f'{differences.name_source(source)}: leave out --from to resume it, or choose another '
+            '--workdir'
         )
 
     def _refusal(self, changes: Mapping[str, list[Any]]) -> str:
@@ -386,14 +398,3 @@ class Workdir:
             f'{"; ".join(filter(None, reasons))}: set --config.{setting} to the place of the '
             f'original images{place}{self._from_hint({})}'
         )
-
-
-def _with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if source is None:
-        return None
-    return dict(source) | {'workdir': str(Path(source['workdir']).expanduser().resolve())}
-
-
-def _name_source(source: Mapping[str, Any]) -> str:
-    step = source.get('step')
-    return f'{source.get("workdir")}' + ('' if step is None else f' after step {step}')

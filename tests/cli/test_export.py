@@ -13,7 +13,7 @@ import pytest
 import nets
 import portable_nets
 import runs
-from alexnet_jax.interchange import onnx_check, safetensors_files
+from alexnet_jax.interchange import safetensors_files
 from alexnet_jax.interchange.exports import checks, export_folder, stablehlo_file
 from alexnet_jax.interchange.portable_net import read_run
 from alexnet_jax.runtime.user_errors import UserError
@@ -61,7 +61,7 @@ def test_the_files_agree_with_a_net_that_is_loaded(everything, trained_run):
     )
     expected = portable_nets.logits(net, images)
     scale = abs(expected).max()
-    onnx = onnx_check.logits(out / 'model.onnx', images)
+    onnx = checks.onnx_logits(net, out / 'model.onnx', preprocessing=True)(images)
     np.testing.assert_allclose(onnx / scale, expected / scale, rtol=0, atol=checks.TOLERANCE)
     exported = jax.export.deserialize(bytearray((out / 'model.stablehlo').read_bytes()))
     log_p = np.asarray(jax.nn.log_softmax(expected))

@@ -202,6 +202,12 @@ def test_outputs_do_not_depend_on_the_mesh(images, net):
         )
 
 
+def test_a_mesh_with_other_axes_is_refused(net):
+    mesh = jax.make_mesh((1,), ('x',), devices=jax.devices()[:1])
+    with pytest.raises(ValueError, match=r'the mesh has the axes .*, not \(data, tower\)'):
+        classifier.load(net.workdir.path, mesh=mesh)
+
+
 def test_a_number_of_views_is_one_that_the_paper_has(images, net):
     with pytest.raises(ValueError, match='3 views: 1, 5 or 10 are averaged'):
         net.predict(images[0], views=3)
@@ -235,6 +241,8 @@ def python_of_readme(section):
 
 
 PRINTED = """
+import sys
+print(sorted({'grain', 'tensorflow_datasets'} & sys.modules.keys()))
 print(logits.shape, net.predict('a.png')[0].label)
 print(tuple(flax.nnx.get_partition_spec(flax.nnx.state(net))['towers']['fc6']['kernel_TIO'].get_value()))
 """
@@ -242,12 +250,13 @@ print(tuple(flax.nnx.get_partition_spec(flax.nnx.state(net))['towers']['fc6']['k
 
 @pytest.mark.slow
 def test_the_example_of_the_readme(trained_run, images, net, tmp_path):
+    """What reads data sets is not imported: that would take a quarter of the time."""
     shutil.copytree(trained_run, tmp_path / 'runs' / 'digits')
     for name in ('a.png', 'b.png'):
         Image.fromarray(images[0]).save(tmp_path / name)
     code = python_of_readme('In Python') + PRINTED
     label = net.predict(images[0])[0].label
-    assert run_in(tmp_path, code) == [f'(2, 10) {label}', "('tower',)"]
+    assert run_in(tmp_path, code) == ['[]', f'(2, 10) {label}', "('tower',)"]
 
 
 STARTED = """

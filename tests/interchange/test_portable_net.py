@@ -48,6 +48,32 @@ def test_a_folder_with_a_run_is_not_overwritten(net, tmp_path):
         portable_net.write_run(net, tmp_path, {})
 
 
+@pytest.mark.parametrize('last', ['_record_start', 'write_inputs'])
+def test_an_interrupted_import_can_be_repeated(net, tmp_path, monkeypatch, last):
+    """It never passes for a run whose training begins with random weights."""
+    folder, config = Workdir(tmp_path), net.config
+    step = getattr(Workdir, last)
+
+    def interrupted(*arguments):
+        step(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Workdir, last, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        portable_net.write_run(net, tmp_path, {'file': 'first'})
+    monkeypatch.setattr(Workdir, last, step)
+    assert folder.lacks_imported_weights()
+    for use in (lambda: folder.check(config), folder.checkpoint_step):
+        with pytest.raises(UserError, match='no checkpoint yet: wait for the import of its weigh'):
+            use()
+    other = dataclasses.replace(config, seed=config.seed + 1)
+    portable_net.write_run(dataclasses.replace(net, config=other), tmp_path, {'file': 'second'})
+    assert not folder.lacks_imported_weights()
+    nets.assert_equal_leaves(portable_net.read_run(tmp_path).params, net.params)
+    assert folder.read_record()['imported'] == {'file': 'second'}
+    assert folder.read_config().seed == config.seed + 1
+
+
 def test_the_mean_image_of_imported_weights_is_never_that_of_other_images(net, tmp_path):
     portable_net.write_run(net, tmp_path, {})
     (tmp_path / 'inputs.npz').unlink()

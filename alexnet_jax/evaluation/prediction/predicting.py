@@ -20,12 +20,12 @@ _Form = tuple[int, str, str]  # the settings that decide how a picture becomes a
 
 
 class Answer(NamedTuple):
-    """What is known about a picture.
+    """The probabilities of a picture, or why there are none.
 
     Attributes:
       name: the name of the picture.
       log_p_K: (K,) float32, the logarithms of the probabilities; None if there are none.
-      problem: why not, in a few words that follow the name; '' if there are.
+      problem: why there are none, in a few words that follow the name; '' if there are.
     """
 
     name: str

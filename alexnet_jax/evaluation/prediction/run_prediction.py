@@ -1,6 +1,7 @@
 """Loads nets, and writes their predictions for pictures as soon as they are computed (§4.1)."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from alexnet_jax.evaluation.prediction import (
 from alexnet_jax.evaluation.prediction.picture_sources import Pictures
 from alexnet_jax.evaluation.trained_net import NEWEST, Checkpoint
 from alexnet_jax.runtime import compilation_cache, cpu_devices
-from alexnet_jax.runtime.printing import complain, printable
+from alexnet_jax.runtime.printing import complain, count, printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.training.run_files.inputs_file import Inputs
 
@@ -59,9 +60,10 @@ def run(request: Request) -> int:
         another net.
     """
     cpu_devices.prepare_cpu_devices()  # before JAX starts, which opening checkpoints causes
-    cpu_devices.devices()  # their lack would be told as that of the checkpoints
+    cpu_devices.devices()  # if there are none, the error would otherwise name the checkpoints
     compilation_cache.enable()
-    nets = predicting.load(request.workdirs, request.checkpoint)
+    with contextlib.redirect_stdout(sys.stderr):  # a run may be so old that data are prepared
+        nets = predicting.load(request.workdirs, request.checkpoint)
     descriptions = _descriptions(nets[0].inputs, request.names)
     start, pictures, classes = time.monotonic(), request.pictures, nets[0].classes
     for problem in pictures.problems:
@@ -106,15 +108,11 @@ def _descriptions(inputs: Inputs, names: Sequence[tuple[str, str]] | None) -> tu
 
 def _summarize(pictures: Pictures, unread: int, seconds: float, out: Path | None) -> None:
     """Prints how many pictures there were on stderr, where it is not among the answers."""
-    parts = [f'{_count(len(pictures.sources), "picture")} in {seconds:.1f} s']
+    parts = [f'{count(len(pictures.sources), "picture")} in {seconds:.1f} s']
     if unread:
         parts.append(f'{unread:,} of them could not be read')
     if pictures.problems:
-        parts.append(f'{_count(len(pictures.problems), "folder")} could not be read')
+        parts.append(f'{count(len(pictures.problems), "folder")} could not be read')
     if out is not None:
         parts.append(f'written to {printable(str(out))}')
     complain('; '.join(parts) + picture_sources.describe_others(pictures.others))
-
-
-def _count(number: int, noun: str) -> str:
-    return f'{number:,} {noun}{"s" * (number != 1)}'

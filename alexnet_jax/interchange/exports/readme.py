@@ -6,6 +6,7 @@ import jax
 
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model.layer_table import parameter_count
+from alexnet_jax.runtime.printing import count
 
 _SECTIONS = {
     'safetensors': """\
@@ -36,7 +37,7 @@ and safetensors.
 import alexnet_torch
 
 net = alexnet_torch.load('.')
-image = alexnet_torch.read_picture('picture.jpg', net.size)
+image = net.read_picture('picture.jpg')
 net.classify(image[None])   # names and probabilities
 logits = net(image[None])   # pixels of 0 to 255 in, logits out
 ```
@@ -90,13 +91,13 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
     """
     config = net.config
     values = dict(
-        towers=_count(config.model.towers, 'tower'),
+        towers=count(config.model.towers, 'tower'),
         size=config.dataset.image_size,
         crop=config.augmentation.crop,
         classes=config.dataset.classes,
         jax=jax.__version__,
     )
-    after = f' after {_count(net.step, "training step")}' if net.step else ''  # 0: not known
+    after = f' after {count(net.step, "training step")}' if net.step else ''  # 0: not known
     head = (
         '# An AlexNet\n\n'
         f'Exported by alexnet_jax{after}: {config.dataset.classes:,} classes, '
@@ -107,7 +108,3 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
     chosen = set(formats)
     sections = [text.format(**values) for name, text in _SECTIONS.items() if name in chosen]
     return '\n'.join([head, *sections])
-
-
-def _count(number: int, noun: str) -> str:
-    return f'{number:,} {noun}{"" if number == 1 else "s"}'

@@ -6,9 +6,10 @@ deployment, and not as an archive. It contains the plain formula of every operat
 kernels are not covered by that promise, and runs on one device.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -54,9 +55,22 @@ def write(net: PortableNet, file: Path) -> None:
     size = net.config.dataset.image_size
     (batch,) = jax.export.symbolic_shape('batch')
     images = jax.ShapeDtypeStruct((batch, size, size, CHANNELS), jnp.uint8)
-    exported = jax.export.export(jax.jit(log_probabilities(net)), platforms=PLATFORMS)(images)
+    with _paths_left_out():
+        exported = jax.export.export(jax.jit(log_probabilities(net)), platforms=PLATFORMS)(images)
     with explain_os_errors(f'write {file}'), atomic_files.replace(file) as partial:
         partial.write_bytes(exported.serialize())
+
+
+@contextlib.contextmanager
+def _paths_left_out() -> Iterator[None]:
+    """Makes JAX record the source files of operations by name, without the folders they lie in."""
+    setting = 'jax_hlo_source_file_canonicalization_regex'
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, r'.*[/\\]')
+    try:
+        yield
+    finally:
+        jax.config.update(setting, before)
 
 
 def in_float32(net: PortableNet) -> PortableNet:
@@ -69,7 +83,6 @@ def log_probabilities(net: PortableNet) -> Callable[[Array], Array]:
     """Returns the net at test time as a function of images, (B, size, size, 3) uint8, to (B, K)."""
     net = in_float32(net)
     graph, settings = _graph(net), net.config.augmentation
-    view = augmentation.test_views(len(net.inputs.mean_HWC), settings.crop, mirror=False)[0]
     params = jax.tree.map(jnp.asarray, net.params)
     mean_HWC = jnp.asarray(net.inputs.mean_HWC)
     apply = functools.partial(alexnet.apply, graph)
@@ -77,11 +90,8 @@ def log_probabilities(net: PortableNet) -> Callable[[Array], Array]:
         apply = jax.vmap(apply, in_axes=None, out_axes=None, axis_name=axis, axis_size=1)
 
     def alexnet_log_probabilities(images_BHWC: Array) -> Array:  # the name of the function there
-        place = jnp.int32(view.top), jnp.int32(view.left), jnp.bool(view.mirrored)
-        views_BHWC = augmentation.take_view(
-            images_BHWC, mean_HWC, settings.crop, *place, settings.deviations
-        )
-        return jax.nn.log_softmax(apply(params, views_BHWC))
+        crops_BHWC = augmentation.take_centre(images_BHWC, mean_HWC, settings)
+        return jax.nn.log_softmax(apply(params, crops_BHWC))
 
     return alexnet_log_probabilities
 

@@ -48,3 +48,9 @@ def data_difference(split: str, recorded: Any, current: Any) -> str:
     if 'images' in differing:
         return f'{split}: {recorded["images"]:,} images then, {current["images"]:,} now'
     return f'{split}: other images, as many' if differing else ''
+
+
+def name_source(source: Mapping[str, Any]) -> str:
+    """Names the state of another run in a few words."""
+    step = source.get('step')
+    return f'{source.get("workdir")}' + ('' if step is None else f' after step {step}')
