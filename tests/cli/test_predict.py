@@ -15,16 +15,16 @@ from PIL import Image
 
 import nets
 import runs
-from alexnet_jax import predict as predict_program
 from alexnet_jax.evaluation import trained_net
 
 # Runs the program on each of several lists of arguments, as many times as a user would start it.
 MISTAKES = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from absl import app
 from absl.testing import flagsaver
 from alexnet_jax import predict
 results = []
+os.chdir(sys.argv[2])
 for arguments in json.loads(sys.argv[1]):
     err = io.StringIO()
     with flagsaver.flagsaver(), contextlib.redirect_stderr(err):
@@ -156,22 +156,9 @@ def test_ctrl_c_is_one_line_and_what_was_printed_stays(copy, digits, tmp_path):
     assert [line for line in err.splitlines() if line] == ['alexnet_jax: interrupted']
 
 
-def test_a_picture_that_begins_with_a_hyphen_is_told_from_a_flag(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / '-x.png').touch()
-    with pytest.raises(SystemExit):
-        predict_program.parse(['predict', 'a.png', '-x.png'])
-    assert (
-        '-x.png is taken for a flag, because it begins with -: write ./-x'
-        in capsys.readouterr().err
-    )
-    with pytest.raises(SystemExit):
-        predict_program.parse(['predict', '-y.png'])
-    assert "Unknown command line flag 'y.png'" in capsys.readouterr().err
-
-
 def test_mistakes_are_one_line_before_jax_is_imported(trained_run, digits, tmp_path):
     (tmp_path / 'words.txt').write_bytes(b'\xff')
+    (tmp_path / '-x').touch()  # as if it were the name of a picture
     workdir, picture = f'--workdir={trained_run}', f'{digits}/0.png'
     cases = [
         ([], 'no picture is named: python -m alexnet_jax.predict --workdir=DIR'),
@@ -183,6 +170,7 @@ def test_mistakes_are_one_line_before_jax_is_imported(trained_run, digits, tmp_p
         ([picture, workdir, '--format=xml'], 'format'),
         ([picture, workdir, '--checkpoint=last'], '--checkpoint=last must be newest, best'),
         ([picture, workdir, '--tpo=1'], 'Did you mean: top'),
+        ([picture, workdir, '-x'], '-x is taken for a flag, because it begins with -: write ./-x'),
         ([picture, workdir, workdir], 'are the same run: name it once'),
         ([picture, workdir, f'--out={tmp_path}'], 'is a folder: give the name of a file'),
         ([picture, workdir, '--out=/no/such/x'], 'there is no folder /no/such'),
@@ -194,6 +182,7 @@ def test_mistakes_are_one_line_before_jax_is_imported(trained_run, digits, tmp_p
         ([workdir, str(tmp_path)], f'there are no pictures in {tmp_path}'),
     ]
     command = [sys.executable, '-c', MISTAKES, json.dumps([arguments for arguments, _ in cases])]
+    command.append(str(tmp_path))
     code, out, err = runs.run(command)
     assert code == 0, err
     results, has_jax = json.loads(out.splitlines()[-1])
