@@ -22,7 +22,6 @@ Exit codes: 0, all pictures were read; 1, some could not be read; 2, a mistake i
 one line explains; 130, Ctrl-C: what was printed stays; 141, nobody reads the output any more.
 """
 
-import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -81,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
                 '... (see --help)'
             )
         workdirs, checkpoint = run_flags.workdirs(), run_flags.checkpoint()
-        top, out, names = _top(workdirs), _out(), _names()
+        top, out, names = _top(workdirs), _out(workdirs), _names()
         pictures = picture_sources.find(arguments[1:])
         _check_that_no_picture_is_replaced(out, pictures)
         views = None if _VIEWS.value is None else int(_VIEWS.value)
@@ -116,11 +115,14 @@ def _classes(workdirs: Sequence[Path]) -> int:
     return numbers[0]
 
 
-def _out() -> Path | None:
+def _out(workdirs: Sequence[Path]) -> Path | None:
+    """Returns the file to write; None for stdout."""
     if _OUT.value is None:
         return None
     out = check_path(_OUT.value, '--out')
     check_output_file(out, '--out')
+    for workdir in workdirs:
+        Workdir(workdir).check_output(out, '--out')
     return out
 
 
@@ -142,6 +144,19 @@ def _check_that_no_picture_is_replaced(out: Path | None, pictures: Pictures) -> 
             )
 
 
+def parse(arguments: list[str]) -> list[str]:
+    """Parses the flags; returns the program and the pictures."""
+
+    def describe_unknown(error: flags.UnrecognizedFlagError) -> str:
+        for argument in arguments[1:]:
+            if argument.startswith('-') and os.path.lexists(argument):  # from *.png, for example
+                name = printable(argument)
+                return f'{name} is taken for a flag, because it begins with -: write ./{name}'
+        return str(error)
+
+    return parse_flags(arguments, describe_unknown, positional=True)
+
+
 def _format(out: Path | None) -> str:
     if _FORMAT.value is not None:
         return _FORMAT.value
@@ -150,4 +165,4 @@ def _format(out: Path | None) -> str:
 
 
 if __name__ == '__main__':
-    sys.exit(app.run(main, flags_parser=functools.partial(parse_flags, positional=True)))
+    sys.exit(app.run(main, flags_parser=parse))

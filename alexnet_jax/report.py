@@ -24,6 +24,7 @@ from alexnet_jax.reporting.page import Section, page
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_output_file, check_path
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
+from alexnet_jax.training.workdir import Workdir
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of the run.')
 _OUT = flags.DEFINE_string('out', None, 'The file to write. Default: report.html in the workdir.')
@@ -52,6 +53,7 @@ def main(_: Sequence[str]) -> None:
         changes = moved_images.places()
         if workdir.is_dir():
             check_output_file(out, '--out')
+            Workdir(workdir).check_output(out, '--out')
         text = _page_of(workdir, changes, _comparisons(workdir))
         with atomic_files.replace(out) as partial:
             partial.write_text(text, encoding='utf-8')

@@ -21,7 +21,7 @@ from alexnet_jax.evaluation.trained_net import (
 )
 from alexnet_jax.model import inference, towers
 from alexnet_jax.model.layer_table import layer_table
-from alexnet_jax.model.net import Net
+from alexnet_jax.model.net import Net, check_mesh
 from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files.inputs_file import Inputs
@@ -51,11 +51,13 @@ def load(
 
     Raises:
       UserError: the folder holds no run, a run of another version, or no checkpoint.
+      ValueError: `mesh` does not suit the towers, or `checkpoint` is something else.
     """
     folder = Workdir(check_path(str(workdir), 'workdir'))
     config = folder.read_config()
     layer_table(config)  # raises a UserError for sizes that do not fit together
     mesh = mesh or mesh_of_this_machine(config)
+    check_mesh(config, mesh)
     step, params = restore(folder, config, mesh, checkpoint)
     return Classifier(folder, config, mesh, step, params)
 

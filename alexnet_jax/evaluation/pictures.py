@@ -82,6 +82,8 @@ def as_series(pictures: Picture | Iterable[Picture]) -> tuple[Iterable[Picture],
     if hasattr(pictures, 'read'):  # iterating over it would yield lines
         kind = type(pictures).__name__
         raise TypeError(f'{kind} is an open file: give its path, or its bytes, file.read()')
+    if isinstance(pictures, memoryview):  # iterating over it would yield numbers
+        raise TypeError('a memoryview is not a picture: give its bytes')
     if isinstance(pictures, Iterable):
         return pictures, False
     raise TypeError(f'{type(pictures).__name__} is neither a picture nor a series of them')

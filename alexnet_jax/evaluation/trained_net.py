@@ -75,7 +75,7 @@ def restore(
     return position.step, state.params
 
 
-def _step(checkpoint: Checkpoint) -> int | None:
+def _step(checkpoint: Any) -> int | None:
     """Returns the training steps of a checkpoint that is chosen by them; None for the others."""
     if checkpoint in (NEWEST, BEST):
         return None
@@ -142,12 +142,26 @@ def read_inputs(workdir: Workdir) -> Inputs:
         return inputs
     config = read_config(workdir.path)
     try:
-        return compute_inputs(config, open_splits(config))
+        return _inputs_of_data_set(workdir, config, open_splits(config))
     except UserError as error:
         raise UserError(
             f'{workdir.path} is a run of an earlier version, which did not keep its mean image, '
             f'and its data set cannot be used ({error}): resume the run once where the data set is'
         ) from error
+
+
+def _inputs_of_data_set(folder: Workdir, config: schema.Config, splits: sources.Splits) -> Inputs:
+    """Computes what a run of an earlier version did not keep from the images of today."""
+    from alexnet_jax.data import loader
+
+    if difference := folder.data_difference('train', splits.identity()):
+        complain(
+            f'the images are not those that {printable(str(folder.path))} was trained on '
+            f'({difference}): the mean image is not that of the training, and the numbers of '
+            'the classes may be others'
+        )
+    unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
+    return compute_inputs(config, splits, unreadable)
 
 
 class LabelledImages(NamedTuple):
@@ -224,26 +238,13 @@ class TrainedNet:
         self.step, self.params = restore(folder, self.config, self.mesh, checkpoint)
         splits = open_splits(self.config)
         self.source = splits.eval
-        self.inputs = folder.read_inputs() or self._inputs_of_data_set(folder, splits)
+        self.inputs = folder.read_inputs() or _inputs_of_data_set(folder, self.config, splits)
         if difference := class_difference(self.inputs.classes, self.source.classes):
             raise UserError(
                 f'the images have other classes than {printable(str(workdir))} ({difference}): '
                 'choose images of the same classes in the same order'
             )
         self._mean_HWC = place_constants(self.config, self.mesh, self.inputs).mean_HWC
-
-    def _inputs_of_data_set(self, folder: Workdir, splits: sources.Splits) -> Inputs:
-        """Computes what a run of an earlier version did not keep from the images of today."""
-        if difference := folder.data_difference('train', splits.identity()):
-            complain(
-                f'the images are not those that {printable(str(folder.path))} was trained on '
-                f'({difference}): the mean image is not that of the training, and the numbers of '
-                'the classes may be others'
-            )
-        from alexnet_jax.data import loader
-
-        unreadable = loader.UnreadableImages(splits.train, self.config.loader.skip_bad)
-        return compute_inputs(self.config, splits, unreadable)
 
     def labels(self) -> np.ndarray:
         """Reads the label of every test image: (N,) int32."""

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class Net(nnx.Module):
             raise TypeError(f'config is {config!r}: alexnet_jax.load_config returns one')
         self.config = config
         self.mesh = towers.choose_mesh(config) if mesh is None else mesh
-        _check_mesh(config, self.mesh)
+        check_mesh(config, self.mesh)
         shardings = towers.shardings(self.mesh, alexnet.partitions(config, self.mesh))
         params = alexnet.initialize(config) if params is None else params
         _check_shapes(config, params)
@@ -97,13 +97,25 @@ class Net(nnx.Module):
         images = jnp.pad(images.astype(jnp.float32), ((0, missing), (0, 0), (0, 0), (0, 0)))
         return _compile(self.config, self.mesh)(self.params, images)[:number]
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            'a net cannot be pickled, because its arrays are on devices: load it in each process, '
+            'or pickle jax.device_get(net.params)'
+        )
+
+    def __copy__(self) -> Self:
+        net = object.__new__(type(self))
+        net.__setstate__(self.__getstate__())  # without __reduce__
+        return net
+
     @property
     def params(self) -> dict[str, Any]:
         """The parameters: nested dict of float32 arrays on the mesh, (T, ...) except fc8's bias."""
         return nnx.to_pure_dict(nnx.state(self.towers, ARRAYS))
 
 
-def _check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
+def check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Raises a ValueError if a mesh does not suit the towers of a net."""
     if mesh.axis_names != (towers.DATA, towers.TOWER):
         raise ValueError(f'the mesh has the axes {mesh.axis_names}, not (data, tower)')
     if config.model.towers % mesh.shape[towers.TOWER]:

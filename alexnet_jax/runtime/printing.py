@@ -61,10 +61,12 @@ def printable(text: str, keep: str = '') -> str:
       One line, such as 'a\nb' with a backslash and an n for a name with a line break. A text that
       begins or ends with a space is in quotes.
     """
-    escaped = ''.join(
-        c if c.isprintable() or c in keep or unicodedata.category(c) == 'Zs' else _escape(c)
-        for c in text
-    )
+    escaped = text
+    if not text.isprintable():  # few names of many are not
+        escaped = ''.join(
+            c if c.isprintable() or c in keep or unicodedata.category(c) == 'Zs' else _escape(c)
+            for c in text
+        )
     return escaped if keep or text == text.strip(' ') else repr(escaped)
 
 

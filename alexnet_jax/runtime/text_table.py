@@ -28,7 +28,7 @@ def align_columns(rows: Sequence[Sequence[str]]) -> str:
 
 def display_width(text: str) -> int:
     """Returns how many columns of a terminal a text takes: two for an East Asian character."""
-    return sum(_width(character) for character in text)
+    return len(text) if text.isascii() else sum(_width(character) for character in text)
 
 
 def _width(character: str) -> int:

@@ -17,7 +17,7 @@ from alexnet_jax.config.validation import resolve
 from alexnet_jax.runtime import locks
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files import config_file, differences, metrics_file
-from alexnet_jax.training.run_files.start_record import describe_start, now
+from alexnet_jax.training.run_files.start_record import describe_start, now, with_full_path
 
 if TYPE_CHECKING:
     import jax
@@ -69,7 +69,7 @@ class Workdir:
           UserError: the folder cannot be written, another process is using it, or it belongs to a
             run with other settings, other data or another source.
         """
-        source = _with_full_path(source)
+        source = with_full_path(source)
         with locks.acquire(self.path / 'lock', 'choose another --workdir'):
             self._record_start(config, mesh, data, extend, source, imported)
             yield self
@@ -87,7 +87,7 @@ class Workdir:
           UserError: the folder belongs to a run with other settings or another source.
         """
         if self.exists():
-            self._check(config, extend, _with_full_path(source))
+            self._check(config, extend, with_full_path(source))
 
     def exists(self) -> bool:
         """Returns whether the folder is that of a run."""
@@ -194,6 +194,12 @@ class Workdir:
         from alexnet_jax.training.run_files import inputs_file
 
         inputs_file.write(self._inputs_file, inputs)
+
+    def check_output(self, file: Path, flag: str) -> None:
+        """Raises a UserError if the file that a program is to write is one that the run needs."""
+        own = self._config_file, self._metrics_file, self._inputs_file
+        if file.resolve() in [x.resolve() for x in own]:
+            raise UserError(f'{flag}={file} is a file that the run needs: choose another name')
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Reads `metrics.jsonl`: for each line, the step and named finite numbers.
@@ -392,9 +398,3 @@ class Workdir:
             f'{"; ".join(filter(None, reasons))}: set --config.{setting} to the place of the '
             f'original images{place}{self._from_hint({})}'
         )
-
-
-def _with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if source is None:
-        return None
-    return dict(source) | {'workdir': str(Path(source['workdir']).expanduser().resolve())}

@@ -19,17 +19,17 @@ from alexnet_jax.evaluation import trained_net
 
 # Runs the program on each of several lists of arguments, as many times as a user would start it.
 MISTAKES = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from absl import app
 from absl.testing import flagsaver
 from alexnet_jax import predict
 results = []
+os.chdir(sys.argv[2])
 for arguments in json.loads(sys.argv[1]):
     err = io.StringIO()
     with flagsaver.flagsaver(), contextlib.redirect_stderr(err):
         try:
-            parser = predict.functools.partial(predict.parse_flags, positional=True)
-            app.run(predict.main, ['predict', *arguments], flags_parser=parser)
+            app.run(predict.main, ['predict', *arguments], flags_parser=predict.parse)
         except SystemExit as end:
             results.append([end.code, err.getvalue()])
 print(json.dumps([results, 'jax' in sys.modules]))
@@ -158,6 +158,7 @@ def test_ctrl_c_is_one_line_and_what_was_printed_stays(copy, digits, tmp_path):
 
 def test_mistakes_are_one_line_before_jax_is_imported(trained_run, digits, tmp_path):
     (tmp_path / 'words.txt').write_bytes(b'\xff')
+    (tmp_path / '-x').touch()  # as if it were the name of a picture
     workdir, picture = f'--workdir={trained_run}', f'{digits}/0.png'
     cases = [
         ([], 'no picture is named: python -m alexnet_jax.predict --workdir=DIR'),
@@ -169,16 +170,19 @@ def test_mistakes_are_one_line_before_jax_is_imported(trained_run, digits, tmp_p
         ([picture, workdir, '--format=xml'], 'format'),
         ([picture, workdir, '--checkpoint=last'], '--checkpoint=last must be newest, best'),
         ([picture, workdir, '--tpo=1'], 'Did you mean: top'),
+        ([picture, workdir, '-x'], '-x is taken for a flag, because it begins with -: write ./-x'),
         ([picture, workdir, workdir], 'are the same run: name it once'),
         ([picture, workdir, f'--out={tmp_path}'], 'is a folder: give the name of a file'),
         ([picture, workdir, '--out=/no/such/x'], 'there is no folder /no/such'),
         ([picture, workdir, f'--out={picture}'], 'is one of the pictures: choose a new file'),
+        ([picture, workdir, f'--out={trained_run}/config.json'], 'is a file that the run needs'),
         ([picture, workdir, '--names=/no/such'], '/no/such cannot be read: No such file'),
         ([picture, workdir, f'--names={tmp_path}/words.txt'], 'is not text in UTF-8'),
         ([workdir, '/no/such.png'], '/no/such.png cannot be read: there is no such file'),
         ([workdir, str(tmp_path)], f'there are no pictures in {tmp_path}'),
     ]
     command = [sys.executable, '-c', MISTAKES, json.dumps([arguments for arguments, _ in cases])]
+    command.append(str(tmp_path))
     code, out, err = runs.run(command)
     assert code == 0, err
     results, has_jax = json.loads(out.splitlines()[-1])

@@ -120,6 +120,7 @@ def test_a_run_in_training_is_shown_by_its_newest_checkpoint(workdir, tmp_path):
         (['--workdir=.', '--out=/no/such/page.html'], 'there is no folder /no/such'),
         (['--workdir=.', '--out=tests'], '--out=tests is a folder: give the name of a file'),
         (['--workdir=.', '--out=/proc/x'], 'cannot write to /proc'),
+        (['--workdir=.', '--out=config.json'], '--out=config.json is a file that the run needs'),
         (['--workdir=.', '--out=/dev/null'], 'is not a file that can be replaced'),
         (['--workdir=.', '--out='], '--out'),
         (['--workdir=.', '--relu=x', '--tanh='], '--tanh'),

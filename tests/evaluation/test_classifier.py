@@ -129,6 +129,9 @@ def test_any_series_of_pictures_has_a_list_of_predictions(images, net):
         net.predict(7)
     with pytest.raises(TypeError, match='int is not a picture'):
         net.predict([7])
+    for opened in (io.BytesIO(b'x'), memoryview(b'x')):
+        with pytest.raises(TypeError, match=f'{type(opened).__name__} is not a picture: give its'):
+            net.predict(opened)
 
 
 def test_the_number_of_classes_that_are_named(images, net):
@@ -213,13 +216,19 @@ def test_outputs_do_not_depend_on_the_mesh(images, net):
         )
 
 
+def test_a_mesh_with_other_axes_is_refused(net):
+    mesh = jax.make_mesh((1,), ('x',), devices=jax.devices()[:1])
+    with pytest.raises(ValueError, match=r'the mesh has the axes .*, not \(data, tower\)'):
+        classifier.load(net.workdir.path, mesh=mesh)
+
+
 def test_a_number_of_views_is_one_that_the_paper_has(images, net):
     with pytest.raises(ValueError, match='3 views: 1, 5 or 10 are averaged'):
         net.predict(images[0], views=3)
 
 
 def test_a_run_that_did_not_keep_its_mean_image_needs_the_data_set(
-    trained_run, net, tmp_path, images
+    trained_run, net, tmp_path, images, capsys
 ):
     """Such are the runs of earlier versions."""
     shutil.copytree(net.workdir.path, tmp_path / 'copy')
@@ -230,6 +239,12 @@ def test_a_run_that_did_not_keep_its_mean_image_needs_the_data_set(
     shutil.copytree(trained_run, tmp_path / 'run')
     (tmp_path / 'run' / 'inputs.npz').unlink()
     assert classifier.load(tmp_path / 'run').predict(images[0]) == net.predict(images[0])
+    assert capsys.readouterr().err == ''
+    record = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    record['data']['train']['images'] += 1
+    (tmp_path / 'run' / 'config.json').write_text(json.dumps(record))
+    classifier.load(tmp_path / 'run').predict(images[0])
+    assert 'the numbers of the classes may be others' in capsys.readouterr().err
 
 
 def python_of_readme(section):

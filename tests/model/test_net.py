@@ -1,11 +1,14 @@
 """The net that a notebook calls, on one device and on two."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -99,6 +102,18 @@ def test_a_new_interpreter_gives_the_same_logits_on_one_and_two_devices():
     assert results[1].shape == (2, 10)
     assert results[1].std() > 0
     np.testing.assert_allclose(results[1], results[2], rtol=1e-5, atol=1e-6)
+
+
+def test_it_is_copied_and_not_pickled(config):
+    net = Net(config, mesh=nets.mesh_of(1))
+    shallow, deep = copy.copy(net), copy.deepcopy(net)
+    zeros = jax.tree.map(jnp.zeros_like, nnx.state(net))
+    nnx.update(net, zeros)
+    images = np.ones((1, config.augmentation.crop, config.augmentation.crop, 3), np.float32)
+    np.testing.assert_array_equal(shallow(images), net(images))
+    assert np.abs(deep(images) - net(images)).max() > 0
+    with pytest.raises(TypeError, match='a net cannot be pickled, because its arrays are on'):
+        pickle.dumps(net)
 
 
 def test_an_empty_batch_has_no_logits(config):

@@ -1,5 +1,6 @@
 """Finds the pictures that a command names: files, folders, and what is on standard input."""
 
+import codecs
 import io
 import os
 import re
@@ -26,6 +27,7 @@ _SIGNATURES = re.compile(
     rb'\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|II\*\x00|MM\x00\*|BM.{10}\x00\x00',
     re.DOTALL,
 )
+_UTF_16 = re.compile(rb'\xff\xfe.\0.\0|\xfe\xff\0.\0.', re.DOTALL)  # a list, as Windows writes it
 _CONTROL = re.compile(rb'[\x00-\x1f\x7f]')
 _PICTURES_BETWEEN_SHOWS = 1_000
 _LONGEST_PATH = 4096  # bytes, the limit of Linux
@@ -126,11 +128,14 @@ def is_picture(data: bytes) -> bool:
 def split_paths(data: bytes) -> Iterator[str]:
     """Yields the paths of a list with one on each line, or with NUL after each.
 
-    Empty lines are left out, and the line ends of Windows are removed.
+    Empty lines are left out, and the line ends and the byte order mark of Windows are removed.
 
     Raises:
       UserError: this is no such list.
     """
+    if _UTF_16.match(data):
+        raise UserError('standard input is a list of paths in UTF-16: it must be in UTF-8')
+    data = data.removeprefix(codecs.BOM_UTF8)
     if b'\0' in data:
         paths, has_lines = data.split(b'\0'), False
     else:

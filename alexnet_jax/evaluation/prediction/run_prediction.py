@@ -1,6 +1,7 @@
 """Loads nets, and writes their predictions for pictures as soon as they are computed (§4.1)."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +62,8 @@ def run(request: Request) -> int:
     cpu_devices.prepare_cpu_devices()  # before JAX starts, which opening checkpoints causes
     cpu_devices.devices()  # if there are none, the error would otherwise name the checkpoints
     compilation_cache.enable()
-    nets = predicting.load(request.workdirs, request.checkpoint)
+    with contextlib.redirect_stdout(sys.stderr):  # a run may be so old that data are prepared
+        nets = predicting.load(request.workdirs, request.checkpoint)
     descriptions = _descriptions(nets[0].inputs, request.names)
     start, pictures, classes = time.monotonic(), request.pictures, nets[0].classes
     for problem in pictures.problems:

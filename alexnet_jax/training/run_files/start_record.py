@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import platform
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,3 +31,10 @@ def describe_start(mesh: jax.sharding.Mesh) -> dict[str, Any]:
         'device_kind': mesh.devices.flat[0].device_kind,
         'processor': platform.processor() or platform.machine(),
     }
+
+
+def with_full_path(source: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Returns the state of another run with the absolute path of its workdir; None for None."""
+    if source is None:
+        return None
+    return dict(source) | {'workdir': str(Path(source['workdir']).expanduser().resolve())}

@@ -86,6 +86,7 @@ def test_standard_input_may_be_a_picture(monkeypatch, format):
         b'odd.data\r\n\r\nf/a.png',
         b'odd.data\0f/a.png\0',
         b'\nodd.data\n\nf/a.png\n\n',
+        b'\xef\xbb\xbfodd.data\r\nf/a.png\r\n',
     ],
 )
 def test_standard_input_may_be_a_list(folder, monkeypatch, data):
@@ -105,6 +106,13 @@ def test_a_list_may_have_folders_and_any_name(folder, monkeypatch):
 def test_anything_else_on_standard_input_is_refused(data):
     with pytest.raises(UserError, match='neither a picture in a known format nor a list of paths'):
         list(split_paths(data))
+
+
+@pytest.mark.parametrize('encoding', ['utf-16-le', 'utf-16-be'])
+def test_a_list_in_another_encoding_is_refused(encoding):
+    """Its halves of letters would be names of files, and '.' the current folder."""
+    with pytest.raises(UserError, match='a list of paths in UTF-16: it must be in UTF-8'):
+        list(split_paths('\ufeffa.png\r\n'.encode(encoding)))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ import nets
 import runs
 from alexnet_jax.data.pixel_statistics import Colours
 from alexnet_jax.evaluation import classifier
+from alexnet_jax.evaluation.prediction import predicting
 from alexnet_jax.evaluation.prediction.picture_sources import Pictures, PictureSource, find
 from alexnet_jax.evaluation.prediction.run_prediction import Request, run
+from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files.inputs_file import Inputs
 from alexnet_jax.training.workdir import Workdir
@@ -66,6 +68,21 @@ def test_answers_are_on_stdout_and_everything_else_on_stderr(trained_run, folder
     assert re.fullmatch(
         r'4 pictures in [\d.]+ s; 1 of them could not be read; other files: 1 \.txt', summary
     )
+
+
+def test_what_is_prepared_for_an_earlier_run_is_not_among_the_answers(
+    trained_run, folder, capsys, monkeypatch
+):
+    load = predicting.load
+
+    def prepare(*arguments):
+        show('preparing digits')
+        return load(*arguments)
+
+    monkeypatch.setattr(predicting, 'load', prepare)
+    pictures = find([str(folder / 'a.png')])
+    _, out, err = predict(capsys, [trained_run], pictures, format='json')
+    assert (len(out.splitlines()), err) == (1, 'preparing digits\n')
 
 
 def test_csv_and_json_say_the_same(trained_run, folder, capsys, tmp_path):

@@ -34,7 +34,7 @@ def test_a_missing_file_is_no_error(tmp_path):
 
 def test_a_folder_in_its_place_is_told(tmp_path):
     (tmp_path / 'inputs.npz').mkdir()
-    with pytest.raises(UserError, match='inputs.npz is a folder: move it elsewhere; then train'):
+    with pytest.raises(UserError, match=r'inputs.npz is a folder: move it elsewhere; then train'):
         read(tmp_path / 'inputs.npz')
 
 
