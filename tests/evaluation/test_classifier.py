@@ -129,9 +129,8 @@ def test_any_series_of_pictures_has_a_list_of_predictions(images, net):
         net.predict(7)
     with pytest.raises(TypeError, match='int is not a picture'):
         net.predict([7])
-    for opened in (io.BytesIO(b'x'), memoryview(b'x')):
-        with pytest.raises(TypeError, match=f'{type(opened).__name__} is not a picture: give its'):
-            net.predict(opened)
+    with pytest.raises(TypeError, match='a memoryview is not a picture: give its bytes'):
+        net.predict(memoryview(b'x'))
 
 
 def test_the_number_of_classes_that_are_named(images, net):
