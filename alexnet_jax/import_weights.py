@@ -62,7 +62,7 @@ flags.adopt_module_key_flags(command_line)  # --help shows them
 flags.FLAGS.set_default('config', 'bvlc_alexnet')  # for --settings
 flags.FLAGS['config'].help += (
     ' If the flag is left out, the file decides between bvlc_alexnet, bvlc_reference_caffenet and '
-    'torchvision.'
+    'torchvision, and --settings shows bvlc_alexnet.'
 )
 _SOURCES = {
     'from_caffe': _FROM_CAFFE,

@@ -125,6 +125,9 @@ class Classifier(Net):
         self.batch_size = -(-size // replicas) * replicas
         self._cache = _Cache()
 
+    def _summary(self) -> dict[str, Any]:
+        return {'workdir': str(self.workdir.path), 'step': self.step, **super()._summary()}
+
     @property
     def inputs(self) -> Inputs:
         """The mean image and the names of the classes.
@@ -169,9 +172,11 @@ class Classifier(Net):
 
         Raises:
           UserError: a picture cannot be read; the message names it.
-          TypeError: this is neither a picture nor a series of them.
+          TypeError: this is neither a picture nor a series of them, or `top` is not an integer.
           ValueError: `top` is below 1, or `views` is another number.
         """
+        if not isinstance(top, (int, np.integer)):
+            raise TypeError(f'top={top!r} must be an integer; several pictures are given as a list')
         if top < 1:
             raise ValueError(f'top={top} must be at least 1')
         series, single = as_series(pictures)
@@ -200,7 +205,7 @@ class Classifier(Net):
         """
         layers = [*self.config.model.convolutions(), *self.config.model.dense()]
         if layer not in layers:
-            raise ValueError(f'the net has no layer {layer!r} before fc8: {", ".join(layers)}')
+            raise ValueError(f'layer={layer!r} must be a layer before fc8: {", ".join(layers)}')
         compute = inference.make_hidden(self.config, self.mesh, layer)
         (centre,) = inference.first_views(self.config, 1)
         series, single = as_series(pictures)

@@ -79,9 +79,11 @@ def as_series(pictures: Picture | Iterable[Picture]) -> tuple[Iterable[Picture],
     if hasattr(pictures, '__array__'):
         array = np.asarray(pictures)
         return (array, False) if array.ndim == 4 else ([array], True)
-    # The lines of an open file, and the numbers of a memoryview, would be a series.
-    if hasattr(pictures, 'read') or isinstance(pictures, memoryview):
-        raise TypeError(f'{type(pictures).__name__} is not a picture: give its bytes')
+    if hasattr(pictures, 'read'):  # iterating over it would yield lines
+        kind = type(pictures).__name__
+        raise TypeError(f'{kind} is an open file: give its path, or its bytes, file.read()')
+    if isinstance(pictures, memoryview):  # iterating over it would yield numbers
+        raise TypeError('memoryview is not a picture: give its bytes')
     if isinstance(pictures, Iterable):
         return pictures, False
     raise TypeError(f'{type(pictures).__name__} is neither a picture nor a series of them')

@@ -101,7 +101,10 @@ def read(file: Path) -> PortableNet:
         with safetensors.safe_open(file, framework='numpy') as content:
             return _read(file, content, size)
     except safetensors.SafetensorError as error:
-        raise UserError(f'{where} is damaged ({first_line(error)}): copy it again') from error
+        raise UserError(
+            f'{where} is damaged, or is not a safetensors file ({first_line(error)}): copy it '
+            'again, or give another file'
+        ) from error
 
 
 def _read(file: Path, content: Any, size: int) -> PortableNet:

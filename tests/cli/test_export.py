@@ -5,15 +5,18 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import jax.export
 import numpy as np
 import pytest
+from PIL import Image
 
 import nets
 import portable_nets
 import runs
-from alexnet_jax.interchange import safetensors_files
+from alexnet_jax.evaluation import classifier, pictures
+from alexnet_jax.interchange import portable_net, safetensors_files
 from alexnet_jax.interchange.exports import checks, export_folder, stablehlo_file
 from alexnet_jax.interchange.portable_net import read_run
 from alexnet_jax.runtime.user_errors import UserError
@@ -66,6 +69,41 @@ def test_the_files_agree_with_a_net_that_is_loaded(everything, trained_run):
     exported = jax.export.deserialize(bytearray((out / 'model.stablehlo').read_bytes()))
     log_p = np.asarray(jax.nn.log_softmax(expected))
     np.testing.assert_allclose(exported.call(images) / scale, log_p / scale, rtol=0, atol=1e-5)
+
+
+def run_examples(folder, monkeypatch):
+    """Runs the code of the README for ONNX and StableHLO on a picture; returns its variables."""
+    monkeypatch.chdir(folder)
+    picture = np.kron(np.random.default_rng(0).integers(0, 256, (9, 9), np.uint8), np.ones((8, 8)))
+    Image.fromarray(picture.astype(np.uint8)).save('picture.jpg')
+    _, _, text = Path('README.md').read_text().partition('## A picture for ONNX and StableHLO')
+    values = {}
+    for block in re.findall(r'^```python\n(.*?)^```', text, re.DOTALL | re.MULTILINE):
+        exec(block, values)
+    return values
+
+
+def probabilities_of_picture(run):
+    net = classifier.load(run)
+    images = pictures.read('picture.jpg', net.config.dataset)[None]
+    return np.exp(net.log_probabilities(images, views=1))
+
+
+def test_the_examples_of_readme_name_the_class_of_a_picture(everything, trained_run, monkeypatch):
+    out, _ = everything
+    values = run_examples(shutil.copytree(out, out.with_name('examples')), monkeypatch)
+    expected = probabilities_of_picture(trained_run)
+    for p in (values['probabilities'], np.exp(values['log_probabilities'])):
+        np.testing.assert_allclose(p, expected, rtol=0, atol=1e-3)
+    assert values['names'] == [str(x) for x in range(10)]
+
+
+def test_the_example_for_onnx_can_do_the_preprocessing(trained_run, tmp_path, monkeypatch):
+    export_folder.export(trained_run, ['onnx'], tmp_path / 'out', preprocessing=False)
+    values = run_examples(tmp_path / 'out', monkeypatch)
+    assert values['name'] == 'crops'
+    expected = probabilities_of_picture(trained_run)
+    np.testing.assert_allclose(values['probabilities'], expected, rtol=0, atol=1e-3)
 
 
 def test_config_json_says_what_a_user_of_the_net_needs(everything):
@@ -149,6 +187,21 @@ def test_a_file_that_computes_something_else_is_not_written(trained_run, tmp_pat
     monkeypatch.setattr(stablehlo_file, 'write', write_other_net)
     with pytest.raises(UserError, match='the stablehlo export differs from the net: on 64 test'):
         export_folder.export(trained_run, ['safetensors', 'stablehlo'], out)
+    assert files(out) == before
+
+
+def test_files_of_two_nets_with_the_same_settings_are_not_mixed(trained_run, tmp_path):
+    """As of two files of weights that were imported with one recipe."""
+    net = read_run(trained_run)
+    fc8 = net.params['fc8'] | {'bias': net.params['fc8']['bias'] + np.float32(1)}
+    other = dataclasses.replace(net, params=net.params | {'fc8': fc8})
+    for name, x in {'run': net, 'other': other}.items():
+        portable_net.write_run(x, tmp_path / name, {})
+    out = tmp_path / 'export'
+    export_folder.export(tmp_path / 'run', ['safetensors'], out)
+    before = files(out)
+    with pytest.raises(UserError, match='has files of another net or checkpoint: alexnet_jax'):
+        export_folder.export(tmp_path / 'other', ['torch'], out)
     assert files(out) == before
 
 

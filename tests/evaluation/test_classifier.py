@@ -129,9 +129,8 @@ def test_any_series_of_pictures_has_a_list_of_predictions(images, net):
         net.predict(7)
     with pytest.raises(TypeError, match='int is not a picture'):
         net.predict([7])
-    for opened in (io.BytesIO(b'x'), memoryview(b'x')):
-        with pytest.raises(TypeError, match=f'{type(opened).__name__} is not a picture: give its'):
-            net.predict(opened)
+    with pytest.raises(TypeError, match='memoryview is not a picture: give its bytes'):
+        net.predict(memoryview(b'x'))
 
 
 def test_the_number_of_classes_that_are_named(images, net):
@@ -140,6 +139,20 @@ def test_the_number_of_classes_that_are_named(images, net):
     for top in (0, -1):
         with pytest.raises(ValueError, match=f'top={top} must be at least 1'):
             net.predict(images[0], top=top)
+    with pytest.raises(TypeError, match=r"top='b\.png' must be an integer; several pictures are"):
+        net.predict(images[0], 'b.png')
+
+
+def test_an_open_file_is_not_taken_for_a_series_of_lines(net):
+    with pytest.raises(TypeError, match=r'BytesIO is an open file: give its path, or its bytes'):
+        net.predict(io.BytesIO(b'line\nline'))
+
+
+def test_a_net_is_described_in_one_line(net):
+    place = f"workdir='{net.workdir.path}', step={net.step}"
+    parameters = sum(x.size for x in jax.tree.leaves(net.params))
+    counts = f'towers=2, devices=2, parameters={parameters}, classes=10'
+    assert repr(net) == str(net) == f'Classifier({place}, {counts})'
 
 
 def test_an_image_of_pillow_may_stand_twice_in_a_list(images, net, tmp_path):
@@ -187,7 +200,7 @@ def test_features_are_the_inputs_of_the_next_layer(evaluated, images, net):
     maps = net.features([*images[:2]], layer='conv5')
     assert maps.shape == (2, 1, 1, 16)
     assert net.features([], layer='conv5').shape == (0, 1, 1, 16)
-    with pytest.raises(ValueError, match="no layer 'fc9' before fc8: conv1, "):
+    with pytest.raises(ValueError, match="layer='fc9' must be a layer before fc8: conv1, "):
         net.features(images[0], layer='fc9')
 
 

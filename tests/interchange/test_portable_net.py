@@ -36,8 +36,9 @@ def test_a_run_that_is_written_has_the_same_bits(net, trained_run, tmp_path):
 def test_a_run_that_is_written_can_be_trained(net, trained_run, tmp_path, data_dir):
     """Training begins at step 0 with these weights."""
     portable_net.write_run(net, tmp_path, {})
-    code, _, err = runs.run(runs.command(tmp_path, data_dir))
+    code, out, err = runs.run(runs.command(tmp_path, data_dir))
     assert (code, err) == (0, '')
+    assert f'training begins with the imported weights in {tmp_path}' in out
     losses = [Workdir(x).read_metrics()[0]['train/loss'] for x in (trained_run, tmp_path)]
     assert losses[1] < losses[0] - 0.1  # in nats; both are means over the first four steps
 

@@ -1,5 +1,6 @@
 """Reads names and descriptions of classes from a text such as ImageNet's synset_words.txt."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from alexnet_jax.runtime.printing import list_names, printable
 from alexnet_jax.runtime.user_errors import UserError
 
 _SHOWN = 3  # names in a message
+_WORDNET_ID = re.compile(r'n[0-9]{8}')
 
 
 class Descriptions(NamedTuple):
@@ -64,6 +66,11 @@ def read_lines(file: Path, flag: str) -> list[str]:
     except UnicodeDecodeError as error:
         raise UserError(f'{shown} is not text in UTF-8: {error.reason}') from error
     return [line.strip() for line in text.splitlines()]
+
+
+def are_missing(classes: Sequence[str], descriptions: Sequence[str]) -> bool:
+    """Returns whether the classes are WordNet ids, and none has a description."""
+    return not any(descriptions) and all(map(_WORDNET_ID.fullmatch, classes))
 
 
 def match(pairs: Sequence[tuple[str, str]], classes: Sequence[str], flag: str) -> Descriptions:

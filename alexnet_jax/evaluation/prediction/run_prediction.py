@@ -70,6 +70,8 @@ def run(request: Request) -> int:
         complain(f'alexnet_jax: {problem}')
     sources, out, done, unread = pictures.sources, request.out, 0, 0
     layout = formats.Layout(request.top, classes, any(descriptions), [x.name for x in sources])
+    if request.format == 'table' and class_descriptions.are_missing(classes, descriptions):
+        complain('the classes are WordNet ids: --names=synset_words.txt adds what they mean')
     form = formats.choose(request.format, layout, to_file=out is not None)
     with (
         contextlib.closing(predicting.predict(nets, sources, request.views)) as batches,

@@ -14,7 +14,7 @@ towers of the net are groups of its convolutions. `net.train()` makes a net that
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +200,25 @@ def load(folder: str | Path = '.') -> AlexNet:
     return net.eval()
 
 
-if __name__ == '__main__':
-    net = load(Path(__file__).parent)
-    for file in sys.argv[1:]:
-        (best,) = net.classify(net.read_picture(file)[None])
+def main(files: Sequence[str]) -> int:
+    """Prints the most probable classes of each picture; returns the exit code."""
+    if not files or files[0] in ('-h', '--help'):
+        print(
+            'usage: python alexnet_torch.py PICTURE ...', file=sys.stdout if files else sys.stderr
+        )
+        return 0 if files else 2
+    net, unread = load(Path(__file__).parent), 0
+    for file in files:
+        try:
+            picture = net.read_picture(file)
+        except OSError as error:
+            print(f'{file} cannot be read: {error.strerror or "not an image"}', file=sys.stderr)
+            unread += 1
+            continue
+        (best,) = net.classify(picture[None])
         print(f'{file}: ' + ', '.join(f'{name} {100 * p:.1f}%' for name, p in best))
+    return 1 if unread else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -2,10 +2,12 @@
 
 The first entries are those that users of model hubs know from timm. 'preprocessing' says the same
 in the units of this project, and in words. 'layers' lists the net for programs in other frameworks,
-such as alexnet_torch.py. 'alexnet_jax' has the settings of the run.
+such as alexnet_torch.py. 'alexnet_jax' has the settings of the run, and the SHA-256 of its weights
+and mean image, by which two nets with the same settings are told apart.
 """
 
 import dataclasses
+import hashlib
 from typing import Any
 
 from alexnet_jax.config import model_schema, schema
@@ -14,6 +16,7 @@ from alexnet_jax.interchange import grouped_layout, metadata
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model.layer_table import CHANNELS, layer_table
 from alexnet_jax.model.layers import steps
+from alexnet_jax.model.parameters import leaves_by_name
 from alexnet_jax.ops.convolution import padding_after
 from alexnet_jax.training.run_files import config_file
 
@@ -32,9 +35,18 @@ def describe(net: PortableNet) -> dict[str, Any]:
         'layers': _layers(config),
         'alexnet_jax': {
             'step': net.step,
+            'weights_sha256': _sha256(net),
             'settings': config_file.plain(metadata.portable_config(config)),
         },
     }
+
+
+def _sha256(net: PortableNet) -> str:
+    """Returns the SHA-256 of all that the logits depend on beside the settings."""
+    result = hashlib.sha256(net.inputs.mean_HWC.tobytes())
+    for _, x in sorted(leaves_by_name(net.params).items()):
+        result.update(x.tobytes())
+    return result.hexdigest()
 
 
 def _timm(net: PortableNet) -> dict[str, Any]:

@@ -76,6 +76,8 @@ def export(
         files = [CONFIG, README, *(file for name in formats for file in FILES[name])]
         for file in files:
             atomic_files.sync(folder / file)
+        # config.json is the last one: a later export then notices that this one was interrupted.
+        for file in reversed(files):
             os.replace(folder / file, out / file)
         atomic_files.sync_folder(out)
     checked = f', checked on {pictures}' if pictures else ''
@@ -121,7 +123,9 @@ def _check(
             remarks[FILES[name][0]].append('equal to the run, bit by bit')
     missing = {name: x for name, x in _RUNTIMES.items() if not checks.is_installed(x)}
     for name in missing.keys() & set(formats):
-        remarks[FILES[name][0]].append(f'not run: {missing[name]} is not installed')
+        remarks[FILES[name][0]].append(
+            f'not run: {missing[name]} is not installed (pip install {missing[name]})'
+        )
     runnable = [name for name in formats if name not in missing and name != 'safetensors']
     pictures = ''
     if runnable:

@@ -8,6 +8,9 @@ from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model.layer_table import parameter_count
 from alexnet_jax.runtime.printing import count
 
+_PICTURES = 'pictures'  # a section for the formats that take pixels
+_FILTERS = {'area': 'BOX'}  # of Pillow, where its name is another
+
 _SECTIONS = {
     'safetensors': """\
 ## alexnet_jax.safetensors
@@ -45,6 +48,26 @@ logits = net(image[None])   # pixels of 0 to 255 in, logits out
 On a GPU, PyTorch computes convolutions with fewer bits by default (TF32); for the same logits as
 here, set `torch.backends.cudnn.allow_tf32 = False`.
 """,
+    _PICTURES: """\
+## A picture for ONNX and StableHLO
+
+This needs Pillow and NumPy. The pixels of a picture that is larger than {size} x {size} differ from
+those of alexnet_jax by rounding errors, and a little more at the edges; `config.json` describes all
+steps.
+
+```python
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+picture = ImageOps.exif_transpose(Image.open('picture.jpg')).convert('RGB')
+square = ImageOps.fit(picture, ({size}, {size}), Image.Resampling.{filter})
+images = np.array(square)[None]   # (1, {size}, {size}, 3) uint8
+names = json.loads(Path('config.json').read_text('utf-8'))['label_names']
+```
+""",
     'onnx': """\
 ## model.onnx: ONNX
 
@@ -55,10 +78,19 @@ Its outputs are `logits` and `probabilities`, (batch, {classes}) float32. It nee
 another runtime for ONNX.
 
 ```python
+import base64
+
 import onnxruntime
 
 session = onnxruntime.InferenceSession('model.onnx')
-(logits,) = session.run(['logits'], {{session.get_inputs()[0].name: images}})
+name, pixels = session.get_inputs()[0].name, images
+if name == 'crops':   # exported with --nopreprocessing
+    properties = session.get_modelmeta().custom_metadata_map
+    mean = np.frombuffer(base64.b64decode(properties['mean_image']), '<f4')
+    pixels = images[:, {top}:{bottom}, {top}:{bottom}].transpose(0, 3, 1, 2)
+    pixels = pixels - mean.reshape(3, {crop}, {crop}){divided}
+logits, probabilities = session.run(['logits', 'probabilities'], {{name: pixels}})
+names[probabilities[0].argmax()]   # the most probable class
 ```
 """,
     'stablehlo': """\
@@ -69,10 +101,13 @@ in float32, with the preprocessing and the weights inside; for CPU, CUDA, ROCm a
 and flatbuffers.
 
 ```python
+from pathlib import Path
+
 import jax.export
 
-exported = jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read()))
+exported = jax.export.deserialize(bytearray(Path('model.stablehlo').read_bytes()))
 log_probabilities = jax.jit(exported.call)(images)   # compiles it for this batch size
+names[log_probabilities[0].argmax()]   # the most probable class
 ```
 
 JAX {jax} wrote it. JAX versions of the six months after that one can load it, and those of up to
@@ -89,12 +124,19 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
       net: the net.
       formats: the formats whose files are in the folder.
     """
-    config = net.config
+    config, size, crop = net.config, net.config.dataset.image_size, net.config.augmentation.crop
+    deviations = config.augmentation.deviations
+    divided = f'\n    pixels /= np.float32({[[[[x]] for x in deviations]]})'
+    top = (size - crop) // 2
     values = dict(
         towers=count(config.model.towers, 'tower'),
-        size=config.dataset.image_size,
-        crop=config.augmentation.crop,
+        size=size,
+        crop=crop,
+        top=top,
+        bottom=top + crop,
+        divided=divided if any(x != 1 for x in deviations) else '',
         classes=config.dataset.classes,
+        filter=_FILTERS.get(config.dataset.resize, config.dataset.resize.upper()),
         jax=jax.__version__,
     )
     after = f' after {count(net.step, "training step")}' if net.step else ''  # 0: not known
@@ -106,5 +148,7 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
         'what is\ndone to a picture before the net gets it.\n'
     )
     chosen = set(formats)
+    if chosen & {'onnx', 'stablehlo'}:
+        chosen.add(_PICTURES)
     sections = [text.format(**values) for name, text in _SECTIONS.items() if name in chosen]
     return '\n'.join([head, *sections])

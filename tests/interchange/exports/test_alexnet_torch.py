@@ -136,12 +136,15 @@ def test_the_module_reads_pictures_as_we_do(resize, tmp_path):
 def test_the_file_is_a_program(exported, tmp_path):
     folder, _, _ = exported
     Image.new('RGB', (90, 80), 'red').save(tmp_path / 'red.png')
-    done = subprocess.run(
-        [sys.executable, folder / 'alexnet_torch.py', tmp_path / 'red.png'],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f'{tmp_path}/red.png: Gefäß')
+    done = run(folder, tmp_path, 'none.png', 'red.png')
+    assert done.stdout.startswith('red.png: Gefäß')
     assert done.stdout.count('%') == 5
+    assert done.stderr == 'none.png cannot be read: No such file or directory\n'
+    assert done.returncode == 1
+    done = run(folder, tmp_path)
+    assert (done.returncode, done.stderr) == (2, 'usage: python alexnet_torch.py PICTURE ...\n')
+
+
+def run(folder, cwd, *arguments):
+    command = [sys.executable, folder / 'alexnet_torch.py', *arguments]
+    return subprocess.run(command, cwd=cwd, text=True, capture_output=True)
