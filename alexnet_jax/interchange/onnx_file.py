@@ -86,15 +86,16 @@ def metadata(net: PortableNet, preprocessing: bool) -> dict[str, str]:
     """Returns the properties of the file, which runtimes show by name.
 
     Returns:
-      'classes' and 'descriptions' (JSON lists, in the order of the logits), 'config' (JSON; the
-      settings, without paths of this machine), 'colours' (JSON), 'step', 'preprocessing' and
-      'arithmetic' (in words), and without the preprocessing 'mean_image'.
+      'classes' and 'descriptions' (JSON lists in ASCII, in the order of the logits, since a name may
+      have bytes that are not UTF-8), 'config' (JSON; the settings, without paths of this machine),
+      'colours' (JSON), 'step', 'preprocessing' and 'arithmetic' (in words), and without the
+      preprocessing 'mean_image'.
     """
     inputs, settings = net.inputs, net.config.augmentation
     colours = {name: np.asarray(x).tolist() for name, x in vars(inputs.colours).items()}
     properties = {
-        'classes': json.dumps(inputs.classes, ensure_ascii=False),
-        'descriptions': json.dumps(inputs.descriptions, ensure_ascii=False),
+        'classes': json.dumps(inputs.classes),
+        'descriptions': json.dumps(inputs.descriptions),
         'config': json.dumps(config_file.plain(portable_config(net.config))),
         'colours': json.dumps(colours),
         'step': str(net.step),

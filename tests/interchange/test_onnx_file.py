@@ -1,6 +1,7 @@
 """ONNX files: what ONNX Runtime computes from them, against our net; and what they say."""
 
 import base64
+import dataclasses
 import json
 import sys
 
@@ -265,3 +266,13 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(UserError, match='needs the package onnxruntime: pip install onnxruntime'):
         onnx_check.logits(file, random_images(net.config))
+
+
+def test_names_of_classes_may_be_any_text(run_file):
+    """A property of an ONNX file is UTF-8; the names of folders need not be."""
+    net, _ = run_file
+    classes = ('größe', '\udcff', '猫', *net.inputs.classes[3:])
+    inputs = dataclasses.replace(net.inputs, classes=classes)
+    properties = onnx_file.metadata(dataclasses.replace(net, inputs=inputs), preprocessing=True)
+    assert all(text.encode() for text in properties.values())
+    assert tuple(json.loads(properties['classes'])) == classes
