@@ -86,8 +86,8 @@ def metadata(net: PortableNet, preprocessing: bool) -> dict[str, str]:
     """Returns the properties of the file, which runtimes show by name.
 
     Returns:
-      'classes' and 'descriptions' (JSON lists in ASCII, in the order of the logits, since a name may
-      have bytes that are not UTF-8), 'config' (JSON; the settings, without paths of this machine),
+      'classes' and 'descriptions' (JSON lists in the order of the logits, in ASCII, since a name
+      may have bytes that are not UTF-8), 'config' (JSON; the settings, without paths of this machine),
       'colours' (JSON), 'step', 'preprocessing' and 'arithmetic' (in words), and without the
       preprocessing 'mean_image'.
     """
