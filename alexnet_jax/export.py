@@ -44,6 +44,8 @@ _PREPROCESSING = flags.DEFINE_bool(
     '--nopreprocessing it takes the result of that.',
 )
 flags.adopt_module_key_flags(run_flags)  # --help shows them
+flags.FLAGS['workdir'].help = 'The folder of the run.'
+flags.FLAGS['checkpoint'].help = flags.FLAGS['checkpoint'].help.replace('of each run', 'of the run')
 
 
 def main(_: Sequence[str]) -> None:

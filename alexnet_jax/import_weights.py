@@ -2,17 +2,17 @@ r"""Makes a run of published weights: Caffe's AlexNets, torchvision's, or one of
 
     python -m alexnet_jax.import_weights --from_caffe=bvlc_alexnet.caffemodel \
             --mean=imagenet_mean.binaryproto --classes=synset_words.txt --workdir=runs/caffe
-        Caffe's bvlc_alexnet or bvlc_reference_caffenet, or a net that was fine-tuned from them;
-        which of the two, the file says
+        Caffe's bvlc_alexnet or bvlc_reference_caffenet, or a net that was fine-tuned from one of
+        them; the program tells them apart by the order of their layers
     python -m alexnet_jax.import_weights --from_torchvision=alexnet.safetensors --workdir=runs/tv
         torchvision's alexnet; a .pth is read where torch is installed, and never executed
     python -m alexnet_jax.import_weights --from_export=FOLDER --workdir=runs/copy
-        what alexnet_jax.export has written as safetensors, in our layout or in PyTorch's
+        a safetensors file of alexnet_jax.export, in our layout or in PyTorch's
     python -m alexnet_jax.import_weights --from_caffe=FILE --config.model.width=0.5 --workdir=DIR
         a net with other sizes than the recipe's
 
-The workdir is then like that of any run: evaluate, predict, export and report take it, and main
-trains it further or fine-tunes it (--config.pretrained.workdir).
+The workdir is then like that of any run: evaluate, predict, export and report accept it, and main
+trains the net further or fine-tunes it (--config.pretrained.workdir).
 
 Exit codes: 0 success, 2 a mistake in the command or the files (one line says which).
 """
@@ -32,7 +32,7 @@ from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError, report_user_errors
 from alexnet_jax.training.workdir import Workdir
 
-if TYPE_CHECKING:  # they import JAX: --help is quick without
+if TYPE_CHECKING:  # this imports JAX, without which --help is quick
     from alexnet_jax.interchange.incoming.importing import Imported
 
 _FROM_CAFFE = flags.DEFINE_string('from_caffe', None, "Caffe's weights, a .caffemodel file.")
@@ -62,7 +62,7 @@ flags.adopt_module_key_flags(command_line)  # --help shows them
 flags.FLAGS.set_default('config', 'bvlc_alexnet')  # for --settings
 flags.FLAGS['config'].help += (
     ' If the flag is left out, the file decides between bvlc_alexnet, bvlc_reference_caffenet and '
-    'torchvision.'
+    'torchvision, and --settings shows bvlc_alexnet.'
 )
 _SOURCES = {
     'from_caffe': _FROM_CAFFE,

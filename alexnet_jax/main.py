@@ -8,6 +8,8 @@
         continues a finished or stopped run with more epochs, or another learning rate
     python -m alexnet_jax.main --from=runs/digits:270 --workdir=DIR
         starts a new run from the state that another run had after step 270
+    python -m alexnet_jax.main --config.pretrained.workdir=DIR --config.dataset.folder=PICTURES ...
+        fine-tunes a trained or imported net for other classes, with a folder of pictures for each
     python -m alexnet_jax.main --config=PATH --config.optimizer.batch_size=256
         a config file of one's own, with another value of a setting
     python -m alexnet_jax.main --settings
@@ -107,7 +109,8 @@ def main(
     mesh = towers.choose_mesh(config)
     description = towers.describe_mesh(mesh, config.model.towers)
     memory.check(config, mesh)
-    pretrained.check_workdir(config, workdir, is_new=source is None)
+    if layers := pretrained.check_workdir(config, workdir, is_new=source is None):
+        description += f'\n{layers}'
     if dry_run:
         net = terminal.net_table(config, mesh)
         print(f'{description}\n\n{terminal.settings_text(config)}\n\n{net}')

@@ -14,8 +14,9 @@
     find . -name '*.jpg' -print0 | python -m alexnet_jax.predict --workdir=runs/digits -
         or the pictures and folders in a list there: one on each line, or with NUL after each
 
-The data set of the run is not needed. Flags and pictures may stand in any order; after -- there are
-pictures alone. A picture that cannot be read is named on stderr and has no line in CSV and JSON.
+The data set of the run is not needed. Flags and pictures may be in any order; everything after --
+is a picture or a folder. A picture that cannot be read is named on stderr and has no line in CSV
+and JSON.
 
 Exit codes: 0, all pictures were read; 1, some could not be read; 2, a mistake in the command, which
 one line explains; 130, Ctrl-C: what was printed stays; 141, nobody reads the output any more.

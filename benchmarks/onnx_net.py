@@ -28,7 +28,7 @@ class OnnxRuntime:
         mean_HWC: np.ndarray,
         threads: int,
     ) -> None:
-        graphs: Any = importlib.import_module('alexnet_jax.interchange.onnx_graph')
+        graphs: Any = importlib.import_module('alexnet_jax.interchange.exports.onnx_graph')
         runtime: Any = importlib.import_module('onnxruntime')
         names = tuple(f'class {k}' for k in range(config.dataset.classes))
         net = PortableNet(config, params, Inputs(mean_HWC, COLOURS_2012, names))

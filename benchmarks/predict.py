@@ -10,9 +10,9 @@ of two. ONNX Runtime and PyTorch take the same images, crop them, subtract the s
 the softmax, in float32 on all cores. Before the clock starts, ONNX Runtime's probabilities are
 compared with ours.
 
-ONNX Runtime runs the graph that our exporter writes; response normalization has its fastest form
-there (interchange/onnx_graph.py). PyTorch is eager, in the form of step.py. --noonnx and --notorch
-leave them out.
+ONNX Runtime runs the graph that our exporter writes, in which response normalization has its
+fastest form (interchange/exports/onnx_graph.py). PyTorch is eager, in the form of step.py. --noonnx
+and --notorch leave them out.
 
 --files=64 also times the path from JPEG files to probabilities: so many photographs of 500x375 are
 decoded and scaled by `alexnet_jax.data.images` in one pool of threads, the same for all, and

@@ -29,8 +29,8 @@ def write_folder(folder: Path, images: int, test_images: int, seed: int = 0) -> 
 def draw(digit: int, rng: np.random.Generator) -> Image.Image:
     """Draws a digit with Pillow's own font, brighter than its background, at random.
 
-    It is half to nine tenths as high as the image and rotated by up to 30 degrees, and its grey
-    exceeds that of the background by at least 60 of 255.
+    It is half to nine tenths as high as the image and rotated by up to 15 degrees, and its grey
+    exceeds that of the background by at least 80 of 255.
     """
     background = int(rng.integers(0, 80))
     grey = int(rng.integers(background + 80, 256))

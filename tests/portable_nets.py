@@ -88,11 +88,14 @@ CONFIGS = {
         model__fc7__nonlinearity='tanh',
         model__bottleneck__units=64,
     ),
+    # Windows of even sizes begin one map or pixel earlier than they end. Pools that are further
+    # apart than they are wide leave out those that would begin beyond the edge.
     'even windows, pools with gaps, an odd crop': lambda: nets.small(
         **FEW,
         **STRONG,
         augmentation__crop=67,
         model__response_normalization__size=4,
+        model__response_normalization__beta=0.6,
         model__spatial_normalization__size=4,
         model__max_pooling__window=2,
         model__max_pooling__stride=3,

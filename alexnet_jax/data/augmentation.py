@@ -207,6 +207,13 @@ def test_views(size: int, crop: int, mirror: bool) -> list[View]:
     return [View(*place, m) for m in ((False, True) if mirror else (False,)) for place in places]
 
 
+def take_centre(images_BHWC: Array, mean_HWC: Array, settings: Augmentation) -> Array:
+    """Takes the central crop of every image as a net gets it; see `take_view`."""
+    centre = test_views(mean_HWC.shape[0], settings.crop, mirror=False)[0]
+    place = jnp.int32(centre.top), jnp.int32(centre.left), jnp.bool(centre.mirrored)
+    return take_view(images_BHWC, mean_HWC, settings.crop, *place, settings.deviations)
+
+
 def take_view(
     images_BHWC: Array,
     mean_HWC: Array,

@@ -67,7 +67,7 @@ class Prediction(NamedTuple):
       name: the name of the class in the data set, such as a WordNet id.
       probability: its probability, the mean over the views.
       label: the number of the class.
-      description: what the class is in words; '' where nobody has said it.
+      description: the class in words; '' where there is no description.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Prediction(NamedTuple):
 def name_answers(
     log_p_K: np.ndarray, classes: Sequence[str], descriptions: Sequence[str], top: int
 ) -> list[Prediction]:
-    """Names the most probable classes, of equally probable ones the lower number first.
+    """Names the most probable classes; equally probable ones are in the order of their numbers.
 
     Args:
       log_p_K: (K,) float32, logarithms of probabilities.
@@ -104,7 +104,7 @@ class Classifier(Net):
     Attributes:
       workdir: the folder of the run.
       step: the training steps done.
-      batch_size: the pictures that are computed together.
+      batch_size: the number of pictures that are computed together.
     """
 
     def __init__(
@@ -122,6 +122,9 @@ class Classifier(Net):
         size = _BATCH_OF_CPU if is_cpu else config.evaluation.batch_size
         self.batch_size = -(-size // replicas) * replicas
         self._cache = _Cache()
+
+    def _summary(self) -> dict[str, Any]:
+        return {'workdir': str(self.workdir.path), 'step': self.step, **super()._summary()}
 
     @property
     def inputs(self) -> Inputs:
@@ -167,21 +170,20 @@ class Classifier(Net):
 
         Raises:
           UserError: a picture cannot be read; the message names it.
-          TypeError: this is neither a picture nor a series of them.
+          TypeError: this is neither a picture nor a series of them, or `top` is not an integer.
           ValueError: `top` is below 1, or `views` is another number.
         """
+        if not isinstance(top, (int, np.integer)):
+            raise TypeError(f'top={top!r} must be an integer; several pictures are given as a list')
         if top < 1:
             raise ValueError(f'top={top} must be at least 1')
         series, single = as_series(pictures)
         parts = [
             self.log_probabilities(images_BHWC, views) for images_BHWC in self._batches(series)
         ]
-        predictions = [self.name_answers(log_p_K, top) for part in parts for log_p_K in part]
+        names = self.inputs.classes, self.inputs.descriptions
+        predictions = [name_answers(log_p_K, *names, top) for part in parts for log_p_K in part]
         return predictions[0] if single else predictions
-
-    def name_answers(self, log_p_K: np.ndarray, top: int = 5) -> list[Prediction]:
-        """Names the most probable classes; see the function of this name."""
-        return name_answers(log_p_K, self.inputs.classes, self.inputs.descriptions, top)
 
     def features(self, pictures: Picture | Iterable[Picture], layer: str = 'fc7') -> np.ndarray:
         """Computes the outputs of a layer for the centre crop, for retrieval or another classifier.
@@ -201,7 +203,7 @@ class Classifier(Net):
         """
         layers = [*self.config.model.convolutions(), *self.config.model.dense()]
         if layer not in layers:
-            raise ValueError(f'the net has no layer {layer!r} before fc8: {", ".join(layers)}')
+            raise ValueError(f'layer={layer!r} must be a layer before fc8: {", ".join(layers)}')
         compute = inference.make_hidden(self.config, self.mesh, layer)
         (centre,) = inference.first_views(self.config, 1)
         series, single = as_series(pictures)

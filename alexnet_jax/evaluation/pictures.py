@@ -23,8 +23,8 @@ Picture = str | os.PathLike[str] | bytes | bytearray | np.ndarray | Image.Image
 
 MAX_BYTES = 2**30  # of a file; an uncompressed image of images.MAX_PIXELS pixels has fewer
 
-# Pillow reads the pixels of a file when they are needed. Two threads that read the same image at
-# once, which may stand twice in a list, would use its file together.
+# Pillow reads the pixels of a file when they are needed. If an image is in a list twice, two
+# threads would read from its file at once.
 _PILLOW_LOCK = threading.Lock()
 
 _T = TypeVar('_T')
@@ -79,6 +79,9 @@ def as_series(pictures: Picture | Iterable[Picture]) -> tuple[Iterable[Picture],
     if hasattr(pictures, '__array__'):
         array = np.asarray(pictures)
         return (array, False) if array.ndim == 4 else ([array], True)
+    if hasattr(pictures, 'read'):  # iterating over it would yield lines
+        kind = type(pictures).__name__
+        raise TypeError(f'{kind} is an open file: give its path, or its bytes, file.read()')
     if isinstance(pictures, Iterable):
         return pictures, False
     raise TypeError(f'{type(pictures).__name__} is neither a picture nor a series of them')
@@ -116,7 +119,7 @@ def map_ahead(function: Callable[[_T], _U], items: Iterable[_T], number: int) ->
     Args:
       function: the function; what it raises is raised here.
       items: its arguments.
-      number: of items that the threads may be ahead, at least 1.
+      number: how many items the threads may be ahead of the caller, at least 1.
     """
     futures: collections.deque[Future[_U]] = collections.deque()
     pool = ThreadPoolExecutor(cpu_devices.processor_count(), 'pictures')

@@ -7,8 +7,9 @@ imported where they are needed: a net can also be used without its data set.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +24,7 @@ from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.printing import complain, printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.run_files.inputs_file import Inputs
+from alexnet_jax.training.run_files.inputs_file import Inputs, class_difference
 from alexnet_jax.training.state import compute_inputs, place_constants, state_shapes
 from alexnet_jax.training.workdir import Workdir
 
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
 
 MANY_IMAGES = 10_000  # from this number on, progress is shown
 NEWEST, BEST = 'newest', 'best'  # checkpoints of a run
-ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
-
-
 Checkpoint = str | int  # NEWEST, BEST, or a number of training steps
+ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
 
 
 def mesh_of_this_machine(config: schema.Config) -> jax.sharding.Mesh:
@@ -63,9 +62,10 @@ def restore(
 
     Raises:
       UserError: there is no such checkpoint.
+      ValueError: `checkpoint` is neither of the two words nor a whole number.
     """
+    step = _step(checkpoint)
     memory.check(config, mesh, is_training=False)
-    step = checkpoint if isinstance(checkpoint, int) else None
     if checkpoint == BEST:
         with workdir.open_checkpoints() as checkpoints:
             step = checkpoints.best
@@ -73,6 +73,19 @@ def restore(
             raise UserError(f'{workdir.path} has no best checkpoint: use --checkpoint=newest')
     state, position = workdir.restore(state_shapes(config, mesh), step)
     return position.step, state.params
+
+
+def _step(checkpoint: Checkpoint) -> int | None:
+    """Returns the training steps of a checkpoint that is chosen by them; None for the others."""
+    if checkpoint in (NEWEST, BEST):
+        return None
+    try:
+        return operator.index(checkpoint)  # any whole number, such as one of NumPy
+    except TypeError:
+        raise ValueError(
+            f"checkpoint={checkpoint!r} is neither 'newest' nor 'best' nor a number of training "
+            'steps'
+        ) from None
 
 
 def read_config(workdir: Path) -> schema.Config:
@@ -116,20 +129,6 @@ def open_splits(config: schema.Config) -> sources.Splits:
         raise UserError(f'{error}{hint}') from error
 
 
-class LabelledImages(NamedTuple):
-    """The images of a split as they are stored, without their pixels.
-
-    Attributes:
-      classes: the names of the labels.
-      names: the names of the images; the place of the record where an image has no name.
-      labels: (N,) int32.
-    """
-
-    classes: list[str]
-    names: list[str]
-    labels: np.ndarray
-
-
 def read_inputs(workdir: Workdir) -> Inputs:
     """Reads the mean image and the names of the classes of a run.
 
@@ -149,6 +148,20 @@ def read_inputs(workdir: Workdir) -> Inputs:
             f'{workdir.path} is a run of an earlier version, which did not keep its mean image, '
             f'and its data set cannot be used ({error}): resume the run once where the data set is'
         ) from error
+
+
+class LabelledImages(NamedTuple):
+    """The images of a split as they are stored, without their pixels.
+
+    Attributes:
+      classes: the names of the labels.
+      names: the names of the images; the place of the record where an image has no name.
+      labels: (N,) int32.
+    """
+
+    classes: list[str]
+    names: list[str]
+    labels: np.ndarray
 
 
 def read_labels(source: sources.Source) -> LabelledImages:
@@ -309,22 +322,3 @@ class TrainedNet:
         )
         for batch in loader.evaluation_batches(self.source, reading, batch_size):
             yield batch, batch['weight'] > 0
-
-
-def class_difference(
-    classes: Sequence[str], others: Sequence[str], places: tuple[str, str] = ('in the run', 'here')
-) -> str:
-    """Names the first class that differs in a few words; '' if none does.
-
-    Args:
-      classes: the names of the classes in their order.
-      others: the names to compare them with.
-      places: where each of the two lists is from, for the message.
-    """
-    if len(classes) != len(others):
-        return f'{len(classes):,} and {len(others):,} classes'
-    for number, (name, other) in enumerate(zip(classes, others, strict=True)):
-        if name != other:
-            one, two = (printable(x) for x in (name, other))
-            return f'class {number} is {one} {places[0]} and {two} {places[1]}'
-    return ''

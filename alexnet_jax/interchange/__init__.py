@@ -1,1 +1,1 @@
-"""Trained nets that leave in the formats of other programs, and weights that come in."""
+"""Exports of trained nets in the formats of other programs, and imports of weights."""

@@ -1,4 +1,4 @@
-"""Packages that one file format needs, and that are not among the requirements."""
+"""Packages that a single file format needs, and that are not among the requirements."""
 
 import importlib
 from typing import Any
@@ -7,7 +7,7 @@ from alexnet_jax.runtime.user_errors import UserError
 
 
 def import_extra(package: str, purpose: str) -> Any:
-    """Imports a package of the extra 'export'.
+    """Imports a package that need not be installed.
 
     Args:
       package: the name of the package and of its module.

@@ -97,6 +97,21 @@ def shapes(config: schema.Config) -> dict[str, tuple[int, ...]]:
     return result
 
 
+def dropout_factors(config: schema.Config) -> dict[str, float]:
+    """Returns by how much dropout multiplies the inputs of each layer at test time (§4.2).
+
+    Returns:
+      The factors of the fully-connected layers by name, without those that are 1.
+    """
+    model, rate, factors = config.model, 0.0, {}
+    for name in model.dense():
+        hidden = model.hidden().get(name)
+        factors[name] = (1 - rate) * (1 - hidden.input_dropout if hidden else 1)
+        rate = hidden.dropout if hidden else 0.0
+    factors['fc8'] = 1 - rate
+    return {name: factor for name, factor in factors.items() if factor != 1}
+
+
 def to_grouped(config: schema.Config, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Converts parameters to the grouped layout.
 

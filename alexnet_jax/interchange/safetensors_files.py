@@ -1,6 +1,6 @@
 """Nets as safetensors files: in our own layout, and in that of a grouped PyTorch net.
 
-The metadata hold what a net needs beside its arrays: 'format', the layout of the arrays; 'version'
+The metadata hold what a net needs besides its arrays: 'format', the layout of the arrays; 'version'
 of this form; 'config', the settings as JSON; 'classes' and 'descriptions', JSON lists; 'step', the
 training steps done. Paths of the machine that wrote the file are left out of the settings.
 
@@ -25,7 +25,7 @@ import safetensors.numpy
 from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.data.pixel_statistics import Colours
-from alexnet_jax.interchange import grouped_layout
+from alexnet_jax.interchange import grouped_layout, metadata
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.layer_table import parameter_count
@@ -37,9 +37,11 @@ from alexnet_jax.training.run_files import config_file
 from alexnet_jax.training.run_files.inputs_file import Inputs
 
 OURS, TORCH = 'alexnet_jax', 'torch'  # layouts, as the metadata name them
+# The file of each layout in the folder of an export.
+FILES = {OURS: 'alexnet_jax.safetensors', TORCH: 'model.safetensors'}
 VERSION = '1'
 
-MEAN, DEVIATIONS = 'mean', 'deviations'  # arrays that the PyTorch module has beside the weights
+MEAN, DEVIATIONS = 'mean', 'deviations'  # arrays that the PyTorch module has besides the weights
 
 _Shapes = dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of each array, by name
 
@@ -55,46 +57,26 @@ def write(net: PortableNet, file: Path, layout: str = OURS) -> None:
     Raises:
       UserError: the layout cannot express a layer of the net, or the file cannot be written.
     """
-    metadata = {
-        'format': layout,
-        'version': VERSION,
-        'config': json.dumps(config_file.plain(portable_config(net.config))),
-        'classes': json.dumps(net.inputs.classes),
-        'descriptions': json.dumps(net.inputs.descriptions),
-        'step': str(net.step),
-    }
-    colours = dataclasses.asdict(net.inputs.colours)
+    texts = {'format': layout, 'version': VERSION} | metadata.describe_net(net)
     if layout == TORCH:
         deviations = np.asarray(net.config.augmentation.deviations, np.float32)[:, None, None]
         arrays = grouped_layout.to_grouped(net.config, net.params) | {
             MEAN: net.inputs.mean_HWC.transpose(2, 0, 1),
             DEVIATIONS: deviations,
         }
-        metadata['colours'] = json.dumps({name: x.tolist() for name, x in colours.items()})
+        texts['colours'] = metadata.colours_as_json(net.inputs.colours)
     else:
-        inputs = {'mean_HWC': net.inputs.mean_HWC, 'colours': colours}
+        inputs = {'mean_HWC': net.inputs.mean_HWC, 'colours': vars(net.inputs.colours)}
         arrays = leaves_by_name({'params': net.params, 'inputs': inputs})
     arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
     with explain_os_errors(f'write {file}'), atomic_files.replace(file) as partial:
         try:
             partial.touch()
             mode = partial.stat().st_mode  # as the umask says; the library lets only the owner read
-            safetensors.numpy.save_file(arrays, partial, metadata)
+            safetensors.numpy.save_file(arrays, partial, texts)
             partial.chmod(mode)
         except safetensors.SafetensorError as error:
             raise OSError(first_line(error)) from error
-
-
-def portable_config(config: schema.Config) -> schema.Config:
-    """Returns the settings without paths of this machine.
-
-    Of a folder of images, its name remains.
-    """
-    dataset = dataclasses.replace(
-        config.dataset, data_dir='', folder=Path(config.dataset.folder).name
-    )
-    pretrained = dataclasses.replace(config.pretrained, workdir='')
-    return dataclasses.replace(config, dataset=dataset, pretrained=pretrained)
 
 
 def read(file: Path) -> PortableNet:
@@ -119,31 +101,34 @@ def read(file: Path) -> PortableNet:
         with safetensors.safe_open(file, framework='numpy') as content:
             return _read(file, content, size)
     except safetensors.SafetensorError as error:
-        raise UserError(f'{where} is damaged ({first_line(error)}): copy it again') from error
+        raise UserError(
+            f'{where} is damaged, or is not a safetensors file ({first_line(error)}): copy it '
+            'again, or give another file'
+        ) from error
 
 
 def _read(file: Path, content: Any, size: int) -> PortableNet:
     where = printable(str(file))
-    metadata = content.metadata() or {}
-    layout = metadata.get('format')
-    if layout not in (OURS, TORCH) or 'config' not in metadata:
+    texts = content.metadata() or {}
+    layout = texts.get('format')
+    if layout not in (OURS, TORCH) or 'config' not in texts:
         raise UserError(
             f'{where} has no settings in its metadata: it was not written by alexnet_jax.export'
         )
-    if metadata.get('version') != VERSION:
+    if texts.get('version') != VERSION:
         raise UserError(
-            f'{where} is of version {printable(str(metadata.get("version"))[:20])}, and this '
+            f'{where} is of version {printable(str(texts.get("version"))[:20])}, and this '
             f'alexnet_jax reads version {VERSION}: use a newer one'
         )
     try:
-        config = _settings(file, metadata)
+        config = _settings(file, texts)
         _check_size(config, size)
         expected = _expected_torch(config) if layout == TORCH else _expected_ours(config)
         _check_arrays(expected, content)
         arrays = {name: content.get_tensor(name) for name in expected}
-        names = [tuple(_json(metadata, key, list)) for key in ('classes', 'descriptions')]
+        names = [tuple(_json(texts, key, list)) for key in ('classes', 'descriptions')]
         if layout == TORCH:
-            colours, mean_HWC = _colours_of(metadata), arrays.pop(MEAN).transpose(1, 2, 0)
+            colours, mean_HWC = _colours_of(texts), arrays.pop(MEAN).transpose(1, 2, 0)
             _check_deviations(config, arrays.pop(DEVIATIONS))
             params = grouped_layout.from_grouped(config, arrays)
         else:
@@ -152,13 +137,13 @@ def _read(file: Path, content: Any, size: int) -> PortableNet:
             )
             mean_HWC, params = arrays['inputs.mean_HWC'], _nest(config, arrays)
         inputs = Inputs(np.ascontiguousarray(mean_HWC), colours, *names)
-        return PortableNet(config, params, inputs, _step(metadata))
+        return PortableNet(config, params, inputs, _step(texts))
     except (UserError, ValueError) as error:
         raise UserError(f'{where} cannot be used: {error}') from error
 
 
-def _settings(file: Path, metadata: Mapping[str, str]) -> schema.Config:
-    raw = _json(metadata, 'config', dict)
+def _settings(file: Path, texts: Mapping[str, str]) -> schema.Config:
+    raw = _json(texts, 'config', dict)
     try:
         if problem := config_file.settings_problem(raw):
             raise UserError(f'its settings are damaged: {problem}')
@@ -167,10 +152,10 @@ def _settings(file: Path, metadata: Mapping[str, str]) -> schema.Config:
         raise UserError('its settings are damaged: too many sections within others') from error
 
 
-def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
+def _json(texts: Mapping[str, str], key: str, kind: type) -> Any:
     """Returns a value of the metadata that is JSON."""
     try:
-        value = json.loads(metadata[key])
+        value = json.loads(texts[key])
     except KeyError as error:
         raise UserError(f"its metadata lack '{key}'") from error
     except (ValueError, RecursionError) as error:
@@ -180,16 +165,16 @@ def _json(metadata: Mapping[str, str], key: str, kind: type) -> Any:
     return value
 
 
-def _step(metadata: Mapping[str, str]) -> int:
-    text = metadata.get('step', '')
+def _step(texts: Mapping[str, str]) -> int:
+    text = texts.get('step', '')
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise UserError("'step' in its metadata is not a number of training steps")
     return int(text)
 
 
-def _colours_of(metadata: Mapping[str, str]) -> Colours:
+def _colours_of(texts: Mapping[str, str]) -> Colours:
     """Returns the principal colours from the metadata of the layout of PyTorch."""
-    values, shapes = _json(metadata, 'colours', dict), {'eigenvectors': (3, 3)}
+    values, shapes = _json(texts, 'colours', dict), {'eigenvectors': (3, 3)}
     arrays = {}
     for field in dataclasses.fields(Colours):
         try:

@@ -12,7 +12,7 @@ from jax import Array
 from alexnet_jax.config.schema import Config
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.alexnet import ARRAYS, AlexNet
-from alexnet_jax.model.layer_table import CHANNELS
+from alexnet_jax.model.layer_table import CHANNELS, parameter_count
 from alexnet_jax.model.parameters import shapes_by_name
 
 
@@ -56,6 +56,21 @@ class Net(nnx.Module):
         _check_shapes(config, params)
         graph = alexnet.graph(config, self.mesh)
         self.towers: AlexNet = nnx.merge(graph, jax.device_put(params, shardings))
+
+    def __repr__(self) -> str:
+        """Describes the net in one line; `net.towers` shows all layers."""
+        summary = ', '.join(f'{name}={value!r}' for name, value in self._summary().items())
+        return f'{type(self).__name__}({summary})'
+
+    __str__ = __repr__  # NNX has both
+
+    def _summary(self) -> dict[str, Any]:
+        return {
+            'towers': self.config.model.towers,
+            'devices': self.mesh.devices.size,
+            'parameters': parameter_count(self.config),
+            'classes': self.config.dataset.classes,
+        }
 
     def __call__(self, images_BHWC: Any) -> Array:
         """Computes the logits.

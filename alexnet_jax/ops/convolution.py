@@ -33,6 +33,14 @@ def convolved_size(
     return 1 + (-(-free // stride) if extra_padding else free // stride)
 
 
+def padding_after(
+    size: int, kernel: int, stride: int, padding: int, extra_padding: bool = True
+) -> int:
+    """Returns the zero pixels at the right and the bottom of an image: `padding` and the extra."""
+    last = (convolved_size(size, kernel, stride, padding, extra_padding) - 1) * stride
+    return max(padding, last + kernel - size - padding)
+
+
 class Steps(NamedTuple):
     """How a kernel moves over an image: see `convolution`."""
 

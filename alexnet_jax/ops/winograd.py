@@ -32,7 +32,7 @@ _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
 KERNELS = (3, 5)
 
 # The points of large tiles, and infinity. Of all sets of seven that were tried, this one has the
-# smallest rounding error (docs/log.md).
+# smallest rounding error.
 _POINTS_OF_LARGE_TILES = (0.0, 1.0, -1.0, 0.5, 2.0, -1.5)
 _MOST_ROWS = 512  # of a matrix product: with more, the points of the maps do not stay in the cache
 

@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 from alexnet_jax.runtime.printing import printable
-from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 
 _PATTERN = re.compile(r'[][*?]')
 # Flags and settings, by the last part of their names, whose folders Orbax or TFDS reads.
@@ -99,6 +99,24 @@ def check_writable(folder: Path, flag: str) -> None:
     except OSError as error:
         reason = f'cannot write to {place}: {error.strerror}'
         raise UserError(f'{reason}; choose another {flag}') from error
+
+
+def check_input_file(file: Path, kind: str) -> None:
+    """Checks that there is a file to read.
+
+    Args:
+      file: the file.
+      kind: what it must be, for the message, such as 'a .safetensors file'.
+
+    Raises:
+      UserError: there is no such file, or it is a folder or a device.
+    """
+    shown = printable(str(file))
+    with explain_os_errors(f'read {shown}'):
+        if not file.exists():
+            raise UserError(f'there is no file {shown}: give the path of {kind}')
+        if not file.is_file():
+            raise UserError(f'{shown} is not a file: give the path of {kind}')
 
 
 def check_output_file(file: Path, flag: str) -> None:

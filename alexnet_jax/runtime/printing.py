@@ -78,6 +78,11 @@ def list_names(names: Sequence[str], most: int = 10) -> str:
     return shown if len(names) <= most else f'{shown} and {len(names) - most:,} more'
 
 
+def count(number: int, noun: str) -> str:
+    """Formats a number with its noun, such as '1 picture' or '2,000 pictures'."""
+    return f'{number:,} {noun}{"" if number == 1 else "s"}'
+
+
 def is_terminal(stream: TextIO | None) -> bool:
     """Returns whether a stream is a terminal; a stream that is closed or missing is none."""
     try:

@@ -38,14 +38,14 @@ def _width(character: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """Returns a text, and if it is wider than this, its beginning and '...'."""
+    """Returns a text, or, if it is wider than `columns`, its beginning and '...'."""
     if display_width(text) <= columns:
         return text
     return _fitting(text, columns - 3) + '...'
 
 
 def cut_start(text: str, columns: int) -> str:
-    """Returns a text, and if it is wider than this, '...' and its end."""
+    """Returns a text, or, if it is wider than `columns`, '...' and its end."""
     if display_width(text) <= columns:
         return text
     return '...' + _fitting(text[::-1], columns - 3)[::-1]

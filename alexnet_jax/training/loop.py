@@ -17,11 +17,13 @@ from alexnet_jax.config.durations import Durations
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import loader, sources
 from alexnet_jax.model import towers
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import log, progress_line
 from alexnet_jax.training.checkpoint import Position
 from alexnet_jax.training.optimizer import Rates, rates
+from alexnet_jax.training.run_files.inputs_file import Inputs, class_difference
 from alexnet_jax.training.state import (
     State,
     compute_inputs,
@@ -85,10 +87,7 @@ class Loop:
         self.best: tuple[int, float] | None = None
         self.unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
         self._reading = loader.Reading.from_config(config)
-        inputs = workdir.read_inputs()
-        if inputs is None:  # the first start, or a run of a version that did not keep them
-            inputs = compute_inputs(config, splits, self.unreadable)
-            workdir.write_inputs(inputs)
+        inputs = read_or_write_inputs(workdir, config, splits, self.unreadable)
         self._constants = place_constants(config, mesh, inputs)
         self._train_step = make_train_step(config, mesh)
         self._evaluation = make_evaluate(config, mesh)
@@ -346,3 +345,29 @@ class Loop:
     def _show_filters(self) -> None:
         kernel_THWIO = jax.device_get(self.state.params['conv1']['kernel_THWIO'])
         self._writer.filters(self._position.step, kernel_THWIO)
+
+
+def read_or_write_inputs(
+    workdir: Workdir, config: Config, splits: sources.Splits, unreadable: loader.UnreadableImages
+) -> Inputs:
+    """Reads the mean image and the classes of a run; at its first start, computes and writes them.
+
+    Args:
+      workdir: the folder of the run, claimed by this process.
+      config: its settings.
+      splits: the images.
+      unreadable: collects the training images that cannot be read.
+
+    Raises:
+      UserError: the file in the workdir is damaged or has other classes than the training images.
+    """
+    inputs = workdir.read_inputs()
+    if inputs is None:  # the first start, or a run of a version that did not keep them
+        inputs = compute_inputs(config, splits, unreadable)
+        workdir.write_inputs(inputs)
+    if difference := class_difference(inputs.classes, splits.train.classes):
+        raise UserError(
+            f'the images have other classes than {printable(str(workdir.path))} ({difference}): '
+            'choose images of the same classes in the same order, or another --workdir'
+        )
+    return inputs

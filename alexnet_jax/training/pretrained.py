@@ -13,6 +13,7 @@ from alexnet_jax.model.layer_table import FIRST
 from alexnet_jax.model.parameters import shapes_by_name
 from alexnet_jax.runtime.printing import list_names, printable, warn
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.optimizer import frozen_layers
 from alexnet_jax.training.workdir import Workdir
 
 _OF_BOTH = ('stride', 'padding', 'extra_padding', 'then')
@@ -23,7 +24,7 @@ _OF_COMPUTATION = (*_OF_BOTH, 'nonlinearity', 'input_dropout', 'dropout')
 _OF_SHAPE = (*_OF_BOTH, 'maps', 'units', 'kernel', 'reads', 'shared', 'batch_normalization')
 
 
-def check_workdir(config: Config, workdir: Path, is_new: bool = True) -> None:
+def check_workdir(config: Config, workdir: Path, is_new: bool = True) -> str:
     """Checks, before any data are prepared, that the other run is there and its layers fit.
 
     Prints a warning where a frozen layer has random weights, and where a layer computes something
@@ -35,20 +36,24 @@ def check_workdir(config: Config, workdir: Path, is_new: bool = True) -> None:
       workdir: the folder of this run; it need not exist.
       is_new: whether the run begins with initial parameters, unless its workdir has a checkpoint.
 
+    Returns:
+      A line that says which layers begin with the parameters of the other run and which with random
+      ones; '' if no layer is taken.
+
     Raises:
       UserError: `pretrained.workdir` is not a run or has no checkpoint, one of the nets lacks a
         layer of `pretrained.layers`, or has it in another shape.
     """
     settings = config.pretrained
     if not is_new or Workdir(workdir).newest_step() is not None:
-        return
+        return ''
     _warn_of_frozen_layers(config)
     if not settings.workdir:
-        return
+        return ''
     run = Workdir(Path(settings.workdir).expanduser())
     try:
         other = run.read_config()
-        run.checkpoint_step()
+        step = run.checkpoint_step()
     except UserError as error:
         raise UserError(f'pretrained.workdir={settings.workdir}: {error}') from error
     _check_names(settings, config.model.layers(), other.model.layers())
@@ -61,12 +66,16 @@ def check_workdir(config: Config, workdir: Path, is_new: bool = True) -> None:
             f'the layers of {printable(settings.workdir)} were trained with other settings: '
             f'{list_names(differences, 3)}'
         )
+    random = [name for name in config.model.layers() if name not in settings.layers]
+    return (
+        f'{list_names(settings.layers)} begin as in {printable(settings.workdir)} after step {step}'
+        + (f'; random: {list_names(random)}' if random else '')
+    )
 
 
 def _warn_of_frozen_layers(config: Config) -> None:
     layers = config.pretrained.layers if config.pretrained.workdir else ()
-    frozen = [name for name, layer in config.model.layers().items() if not layer.rate_factor]
-    random = [name for name in frozen if name not in (*layers, FIRST)]
+    random = [name for name in frozen_layers(config) if name not in (*layers, FIRST)]
     if random:
         warn(
             f'frozen with random weights: {list_names(random)}, where rate_factor is 0 and '

@@ -108,8 +108,8 @@ class Workdir:
         Returns:
           'config', the settings of the run as nested plain values; 'starts', the result of
           `describe_start` for each time that the run was started or resumed; and where they are
-          known 'data' and 'from', as `claim` got them, and 'changes', a list of dicts with 'time',
-          'step' and 'settings', the recorded and the new value by name.
+          known 'data', 'from' and 'imported', as `claim` got them, and 'changes', a list of dicts
+          with 'time', 'step' and 'settings', the recorded and the new value by name.
 
         Raises:
           UserError: the folder is not that of a run, or the file is damaged, cannot be read, or was
@@ -165,7 +165,8 @@ class Workdir:
         """Reads the mean image, the colours and the names of the classes.
 
         Returns:
-          They; None if the run is of a version that did not keep them, and was not resumed since.
+          The inputs; None if the run is of a version that did not keep them, and was not resumed
+          since.
 
         Raises:
           UserError: the folder holds no run; the file cannot be read or is damaged; or it is

@@ -5,15 +5,18 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import jax.export
 import numpy as np
 import pytest
+from PIL import Image
 
 import nets
 import portable_nets
 import runs
-from alexnet_jax.interchange import onnx_check, portable_net, safetensors_files
+from alexnet_jax.evaluation import classifier, pictures
+from alexnet_jax.interchange import portable_net, safetensors_files
 from alexnet_jax.interchange.exports import checks, export_folder, stablehlo_file
 from alexnet_jax.interchange.portable_net import read_run
 from alexnet_jax.runtime.user_errors import UserError
@@ -61,11 +64,29 @@ def test_the_files_agree_with_a_net_that_is_loaded(everything, trained_run):
     )
     expected = portable_nets.logits(net, images)
     scale = abs(expected).max()
-    onnx = onnx_check.logits(out / 'model.onnx', images)
+    onnx = checks.onnx_logits(net, out / 'model.onnx', preprocessing=True)(images)
     np.testing.assert_allclose(onnx / scale, expected / scale, rtol=0, atol=checks.TOLERANCE)
     exported = jax.export.deserialize(bytearray((out / 'model.stablehlo').read_bytes()))
     log_p = np.asarray(jax.nn.log_softmax(expected))
     np.testing.assert_allclose(exported.call(images) / scale, log_p / scale, rtol=0, atol=1e-5)
+
+
+def test_the_examples_of_readme_name_the_class_of_a_picture(everything, trained_run, monkeypatch):
+    """They are the code for ONNX and StableHLO, from a picture's file to a name."""
+    out, _ = everything
+    monkeypatch.chdir(shutil.copytree(out, out.with_name('examples')))
+    picture = np.kron(np.random.default_rng(0).integers(0, 256, (9, 9), np.uint8), np.ones((8, 8)))
+    Image.fromarray(picture.astype(np.uint8)).save('picture.jpg')
+    _, _, text = Path('README.md').read_text().partition('## A picture for ONNX and StableHLO')
+    values = {}
+    for block in re.findall(r'^```python\n(.*?)^```', text, re.DOTALL | re.MULTILINE):
+        exec(block, values)
+    net = classifier.load(trained_run)
+    images = pictures.read('picture.jpg', net.config.dataset)[None]
+    expected = net.log_probabilities(images, views=1)
+    for p in (values['probabilities'], np.exp(values['log_probabilities'])):
+        np.testing.assert_allclose(p, np.exp(expected), rtol=0, atol=1e-3)
+    assert values['names'] == [str(x) for x in range(10)]
 
 
 def test_config_json_says_what_a_user_of_the_net_needs(everything):

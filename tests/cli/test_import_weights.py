@@ -127,8 +127,8 @@ def test_a_thousand_classes_are_those_of_2012():
         ('a\n\nb\n', 'line 2 of .* is empty'),
         ('a\nb\na\n', 'lines 1 and 3 of .* both name a'),
         ('n00000001 x\nn00000001 y\nb\n', 'lines 1 and 2 of .* both name n00000001'),
-        (b'\xff\xfe\n', 'is not a text in UTF-8'),
-        (None, 'is not a file'),
+        (b'\xff\xfe\n', 'is not text in UTF-8'),
+        (None, 'cannot be read: No such file'),
     ],
 )
 def test_class_names_that_do_not_fit(text, reason, tmp_path):

@@ -85,6 +85,10 @@ def test_tensorflow_is_never_imported(splits):
             {'dataset__name': 'imagenet2012_256', 'dataset__classes': 1000},
             'alexnet_jax.prepare --tars=DIR (or set --config.dataset.data_dir',
         ),
+        (
+            {'dataset__name': 'imagenet2012_256_bilinear', 'dataset__classes': 1000},
+            'alexnet_jax.prepare --tars=DIR --filter=bilinear (or set',
+        ),
         ({'dataset__folder': '/no/such/folder'}, 'dataset.folder=/no/such/folder is not a folder'),
     ],
 )

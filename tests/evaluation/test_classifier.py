@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -136,6 +137,20 @@ def test_the_number_of_classes_that_are_named(images, net):
     for top in (0, -1):
         with pytest.raises(ValueError, match=f'top={top} must be at least 1'):
             net.predict(images[0], top=top)
+    with pytest.raises(TypeError, match=r"top='b\.png' must be an integer; several pictures are"):
+        net.predict(images[0], 'b.png')
+
+
+def test_an_open_file_is_not_taken_for_a_series_of_lines(net):
+    with pytest.raises(TypeError, match=r'BytesIO is an open file: give its path, or its bytes'):
+        net.predict(io.BytesIO(b'line\nline'))
+
+
+def test_a_net_is_described_in_one_line(net):
+    place = f"workdir='{net.workdir.path}', step={net.step}"
+    parameters = sum(x.size for x in jax.tree.leaves(net.params))
+    counts = f'towers=2, devices=2, parameters={parameters}, classes=10'
+    assert repr(net) == str(net) == f'Classifier({place}, {counts})'
 
 
 def test_an_image_of_pillow_may_stand_twice_in_a_list(images, net, tmp_path):
@@ -183,7 +198,7 @@ def test_features_are_the_inputs_of_the_next_layer(evaluated, images, net):
     maps = net.features([*images[:2]], layer='conv5')
     assert maps.shape == (2, 1, 1, 16)
     assert net.features([], layer='conv5').shape == (0, 1, 1, 16)
-    with pytest.raises(ValueError, match="no layer 'fc9' before fc8: conv1, "):
+    with pytest.raises(ValueError, match="layer='fc9' must be a layer before fc8: conv1, "):
         net.features(images[0], layer='fc9')
 
 
@@ -225,6 +240,8 @@ def python_of_readme(section):
 
 
 PRINTED = """
+import sys
+print(sorted({'grain', 'tensorflow_datasets'} & sys.modules.keys()))
 print(logits.shape, net.predict('a.png')[0].label)
 print(tuple(flax.nnx.get_partition_spec(flax.nnx.state(net))['towers']['fc6']['kernel_TIO'].get_value()))
 """
@@ -232,12 +249,13 @@ print(tuple(flax.nnx.get_partition_spec(flax.nnx.state(net))['towers']['fc6']['k
 
 @pytest.mark.slow
 def test_the_example_of_the_readme(trained_run, images, net, tmp_path):
+    """What reads data sets is not imported: that would take a quarter of the time."""
     shutil.copytree(trained_run, tmp_path / 'runs' / 'digits')
     for name in ('a.png', 'b.png'):
         Image.fromarray(images[0]).save(tmp_path / name)
     code = python_of_readme('In Python') + PRINTED
     label = net.predict(images[0])[0].label
-    assert run_in(tmp_path, code) == [f'(2, 10) {label}', "('tower',)"]
+    assert run_in(tmp_path, code) == ['[]', f'(2, 10) {label}', "('tower',)"]
 
 
 STARTED = """

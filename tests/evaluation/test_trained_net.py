@@ -133,6 +133,10 @@ def test_a_checkpoint_is_the_newest_the_best_or_one_by_its_step(workdir, monkeyp
     assert TrainedNet(workdir).step == 9
     assert TrainedNet(workdir, checkpoint='best').step == 4
     assert TrainedNet(workdir, checkpoint=3).step == 3
+    assert TrainedNet(workdir, checkpoint=np.int64(3)).step == 3
+    for other in ('3', 'latest', 3.0, None):
+        with pytest.raises(ValueError, match=r'is neither .newest. nor .best. nor a number of'):
+            classifier.load(workdir, checkpoint=other)
     net = classifier.load(workdir, checkpoint='best')
     np.testing.assert_array_equal(net.params['fc8']['bias'], np.full(10, 4))
     monkeypatch.setattr(FakeCheckpoints, 'best', None)

@@ -170,7 +170,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(UserError, match='is not a file'):
         safetensors_files.read(tmp_path)
     (tmp_path / 'empty').touch()
-    with pytest.raises(UserError, match='empty is damaged'):
+    with pytest.raises(UserError, match='empty is damaged, or is not a safetensors file'):
         safetensors_files.read(tmp_path / 'empty')
 
 

@@ -12,6 +12,7 @@ from alexnet_jax.ops.convolution import (
     convolution,
     convolution_at_test_time,
     convolved_size,
+    padding_after,
     unshared_convolution,
 )
 from devices import run
@@ -77,6 +78,20 @@ def test_without_extra_padding_the_incomplete_window_is_left_out(across, kernel,
     expected = padded_vjp(jnp.pad(g, ((0, 0), (0, 1), (0, 1), (0, 0))))
     for a, b in zip(vjp(g), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('extra_padding', [True, False])
+@pytest.mark.parametrize(('across', 'kernel', 'stride', 'padding'), [*CASES, *INCOMPLETE])
+def test_with_its_padding_written_out_a_size_is_rounded_down(
+    across, kernel, stride, padding, extra_padding
+):
+    """As ONNX and PyTorch do: both get the same number of windows, and no more padding."""
+    steps = (stride, padding, extra_padding)
+    after = padding_after(across, kernel, *steps)
+    windows, rest = divmod(padding + across + after - kernel, stride)
+    assert windows + 1 == convolved_size(across, kernel, *steps)
+    assert after >= padding
+    assert not rest or after == padding
 
 
 def test_torchvisions_first_layer_has_55_pixels():

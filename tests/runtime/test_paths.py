@@ -95,6 +95,15 @@ def test_looking_whether_a_folder_can_be_written_creates_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_an_input_file_that_is_missing_or_a_folder_is_noticed(tmp_path):
+    with pytest.raises(UserError, match=r'there is no file .*/no: give the path of a picture'):
+        paths.check_input_file(tmp_path / 'no', 'a picture')
+    with pytest.raises(UserError, match='is not a file: give the path of a picture'):
+        paths.check_input_file(tmp_path, 'a picture')
+    (tmp_path / 'file').touch()
+    paths.check_input_file(tmp_path / 'file', 'a picture')
+
+
 def test_an_output_file_that_cannot_be_written_is_noticed(tmp_path):
     (tmp_path / 'file').write_text('before')
     (tmp_path / 'link').symlink_to('/dev/null')

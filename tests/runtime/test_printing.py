@@ -21,6 +21,11 @@ def test_names_are_escaped_for_the_terminal(text, shown):
     assert printing.printable(text) == shown
 
 
+def test_a_number_has_its_noun():
+    counts = [printing.count(number, 'picture') for number in (0, 1, 2000)]
+    assert counts == ['0 pictures', '1 picture', '2,000 pictures']
+
+
 def test_a_disk_that_was_full_is_written_to_again(monkeypatch):
     """What could not be printed meanwhile is dropped, and nothing of it comes later."""
     reader, writer = os.pipe()

@@ -61,7 +61,7 @@ def start(tmp_path, monkeypatch):
         folder.path.mkdir(exist_ok=True)
         monkeypatch.setattr(training_loop, 'make_train_step', lambda *_: script.train)
         monkeypatch.setattr(training_loop, 'make_evaluate', lambda *_: script.evaluate)
-        monkeypatch.setattr(Workdir, 'read_inputs', lambda _: types.SimpleNamespace())
+        monkeypatch.setattr(training_loop, 'read_or_write_inputs', lambda *_: None)
         constants = types.SimpleNamespace(mean_HWC=None)
         monkeypatch.setattr(training_loop, 'place_constants', lambda *_: constants)
         monkeypatch.setattr(

@@ -95,10 +95,14 @@ def test_another_run_is_checked_before_the_data_are_prepared(trained_run, tmp_pa
     six = width(pretrained__workdir=other, pretrained__layers=('conv6',), model__conv6__maps=8)
     with pytest.raises(UserError, match=f'names conv6, and {other} has no such layer'):
         pretrained.check_workdir(six, new)
-    pretrained.check_workdir(width(pretrained__workdir=other, pretrained__layers=('conv1',)), new)
-    pretrained.check_workdir(width(), new)
+    some = width(pretrained__workdir=other, pretrained__layers=('conv1', 'fc8'))
+    assert pretrained.check_workdir(some, new) == (
+        f'conv1, fc8 begin as in {other} after step 23; '
+        'random: conv2, conv3, conv4, conv5, fc6, fc7'
+    )
+    assert pretrained.check_workdir(width(), new) == ''
     (new / 'checkpoints' / '5').mkdir(parents=True)
-    pretrained.check_workdir(config, new)
+    assert pretrained.check_workdir(config, new) == ''
 
 
 ALL = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')

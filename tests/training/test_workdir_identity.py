@@ -1,7 +1,11 @@
 """Which run a workdir belongs to: its settings, its data, and the run that it was started from."""
 
+import dataclasses
 import json
+import re
+import types
 
+import numpy as np
 import pytest
 
 import nets
@@ -9,6 +13,7 @@ import runs
 from alexnet_jax.config import schema
 from alexnet_jax.config.settings import catalogue
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training import loop
 from alexnet_jax.training.workdir import Workdir
 
 DATA = {
@@ -193,3 +198,24 @@ def test_settings_without_effect_are_not_compared(tmp_path):
     claim(tmp_path, **{f'learning_rate__{section}': 7})
     assert 'learning_rate.schedule' in refusal(tmp_path, learning_rate__schedule=other)
     assert 'model.conv6.maps=0 (now 8)' in refusal(tmp_path, model__conv6__maps=8)
+
+
+def test_a_run_keeps_its_mean_image_and_its_classes(tmp_path):
+    """Statistics that change between two starts do not matter; other classes are refused."""
+    constants = {'augmentation__constants': '2012', 'augmentation__mean': 'colour'}
+    config = nets.small(**constants)
+    folder = tmp_path / 'run'
+    claim(folder, **constants)
+
+    def start(classes):
+        splits = types.SimpleNamespace(train=types.SimpleNamespace(classes=classes))
+        return loop.read_or_write_inputs(Workdir(folder), config, splits, None)
+
+    names = [str(number) for number in range(10)]
+    first = start(names)
+    changed = dataclasses.replace(first, mean_HWC=first.mean_HWC + 1)
+    Workdir(folder).write_inputs(changed)
+    np.testing.assert_array_equal(start(names).mean_HWC, changed.mean_HWC)
+    message = f'other classes than {re.escape(str(folder))} .class 0 is 0 in the run and 9 here.: '
+    with pytest.raises(UserError, match=message):
+        start(names[::-1])

@@ -124,6 +124,7 @@ INSTRUCTIONS = {
     'imagenet2012_256_raw': f'{_TARS} --storage=raw',
     'imagenet2012': f'{_TARS} --size=original',
     'imagenet2012_256_lanczos': f'{_TARS} --filter=lanczos',
+    'imagenet2012_256_bilinear': f'{_TARS} --filter=bilinear',
     'imagenet2010_256': (
         'put ILSVRC2010_images_train.tar, _val.tar and _test.tar and the unpacked devkit into DIR, '
         'then run: python -m alexnet_jax.prepare --tars=DIR'

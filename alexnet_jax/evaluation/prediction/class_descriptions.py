@@ -1,5 +1,6 @@
-"""Reads descriptions of classes in words from a file such as ImageNet's synset_words.txt."""
+"""Reads names and descriptions of classes from a text such as ImageNet's synset_words.txt."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from alexnet_jax.runtime.printing import list_names, printable
 from alexnet_jax.runtime.user_errors import UserError
 
 _SHOWN = 3  # names in a message
+_WORDNET_ID = re.compile(r'n[0-9]{8}')
 
 
 class Descriptions(NamedTuple):
@@ -39,6 +41,23 @@ def read(file: Path, flag: str) -> list[tuple[str, str]]:
     Raises:
       UserError: the file cannot be read, or is not such a text.
     """
+    pairs = []
+    for line in filter(None, read_lines(file, flag)):
+        name, _, description = line.partition('\t' if '\t' in line else ' ')
+        pairs.append((name.strip(), ' '.join(description.split())))
+    return pairs
+
+
+def read_lines(file: Path, flag: str) -> list[str]:
+    """Reads the lines of a text in UTF-8, without white space around them.
+
+    Args:
+      file: the file.
+      flag: the name of the flag that gives it, for messages.
+
+    Raises:
+      UserError: it cannot be read, or is not such a text.
+    """
     shown = f'{flag}={printable(str(file))}'
     try:
         text = read_file(file).decode('utf-8-sig')
@@ -46,12 +65,12 @@ def read(file: Path, flag: str) -> list[tuple[str, str]]:
         raise UserError(f'{shown} {describe_error(error)}') from error
     except UnicodeDecodeError as error:
         raise UserError(f'{shown} is not text in UTF-8: {error.reason}') from error
-    pairs = []
-    for line in text.splitlines():
-        if line.strip():
-            name, _, description = line.strip().partition('\t' if '\t' in line.strip() else ' ')
-            pairs.append((name.strip(), ' '.join(description.split())))
-    return pairs
+    return [line.strip() for line in text.splitlines()]
+
+
+def are_missing(classes: Sequence[str], descriptions: Sequence[str]) -> bool:
+    """Returns whether the classes are WordNet ids, and none has a description."""
+    return not any(descriptions) and all(map(_WORDNET_ID.fullmatch, classes))
 
 
 def match(pairs: Sequence[tuple[str, str]], classes: Sequence[str], flag: str) -> Descriptions:

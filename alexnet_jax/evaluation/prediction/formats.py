@@ -80,7 +80,7 @@ class Table:
 
 
 class Csv:
-    """A line for each picture under a header, with an apostrophe before what is like a formula.
+    """A line for each picture under a header, with an apostrophe before what looks like a formula.
 
     Args:
       layout: what is known before the first picture.

@@ -21,7 +21,7 @@ from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 STANDARD_INPUT = '-'  # as an argument
 _NAME_OF_STANDARD_INPUT = '(standard input)'  # as grep names it
 
-# How a picture of each format begins. Damaged pictures are told by them from lists of paths.
+# The first bytes of each format. They distinguish a damaged picture from a list of paths.
 _SIGNATURES = re.compile(
     rb'\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|II\*\x00|MM\x00\*|BM.{10}\x00\x00',
     re.DOTALL,

@@ -11,20 +11,21 @@ from alexnet_jax.data.images import BadImage
 from alexnet_jax.evaluation import classifier, ensemble, pictures
 from alexnet_jax.evaluation.classifier import Classifier
 from alexnet_jax.evaluation.prediction.picture_sources import PictureSource
-from alexnet_jax.evaluation.trained_net import Checkpoint, class_difference
+from alexnet_jax.evaluation.trained_net import Checkpoint
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.run_files.inputs_file import class_difference
 
 _Form = tuple[int, str, str]  # the settings that decide how a picture becomes an image
 
 
 class Answer(NamedTuple):
-    """What is known about a picture.
+    """The probabilities of a picture, or why there are none.
 
     Attributes:
       name: the name of the picture.
       log_p_K: (K,) float32, the logarithms of the probabilities; None if there are none.
-      problem: why not, in a few words that follow the name; '' if there are.
+      problem: why there are none, in a few words that follow the name; '' if there are.
     """
 
     name: str

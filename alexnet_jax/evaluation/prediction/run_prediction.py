@@ -16,7 +16,7 @@ from alexnet_jax.evaluation.prediction import (
 from alexnet_jax.evaluation.prediction.picture_sources import Pictures
 from alexnet_jax.evaluation.trained_net import NEWEST, Checkpoint
 from alexnet_jax.runtime import compilation_cache, cpu_devices
-from alexnet_jax.runtime.printing import complain, printable
+from alexnet_jax.runtime.printing import complain, count, printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.training.run_files.inputs_file import Inputs
 
@@ -59,7 +59,7 @@ def run(request: Request) -> int:
         another net.
     """
     cpu_devices.prepare_cpu_devices()  # before JAX starts, which opening checkpoints causes
-    cpu_devices.devices()  # their lack would be told as that of the checkpoints
+    cpu_devices.devices()  # if there are none, the error would otherwise name the checkpoints
     compilation_cache.enable()
     nets = predicting.load(request.workdirs, request.checkpoint)
     descriptions = _descriptions(nets[0].inputs, request.names)
@@ -68,6 +68,8 @@ def run(request: Request) -> int:
         complain(f'alexnet_jax: {problem}')
     sources, out, done, unread = pictures.sources, request.out, 0, 0
     layout = formats.Layout(request.top, classes, any(descriptions), [x.name for x in sources])
+    if request.format == 'table' and class_descriptions.are_missing(classes, descriptions):
+        complain('the classes are WordNet ids: --names=synset_words.txt adds what they mean')
     form = formats.choose(request.format, layout, to_file=out is not None)
     with (
         contextlib.closing(predicting.predict(nets, sources, request.views)) as batches,
@@ -106,15 +108,11 @@ def _descriptions(inputs: Inputs, names: Sequence[tuple[str, str]] | None) -> tu
 
 def _summarize(pictures: Pictures, unread: int, seconds: float, out: Path | None) -> None:
     """Prints how many pictures there were on stderr, where it is not among the answers."""
-    parts = [f'{_count(len(pictures.sources), "picture")} in {seconds:.1f} s']
+    parts = [f'{count(len(pictures.sources), "picture")} in {seconds:.1f} s']
     if unread:
         parts.append(f'{unread:,} of them could not be read')
     if pictures.problems:
-        parts.append(f'{_count(len(pictures.problems), "folder")} could not be read')
+        parts.append(f'{count(len(pictures.problems), "folder")} could not be read')
     if out is not None:
         parts.append(f'written to {printable(str(out))}')
     complain('; '.join(parts) + picture_sources.describe_others(pictures.others))
-
-
-def _count(number: int, noun: str) -> str:
-    return f'{number:,} {noun}{"s" * (number != 1)}'

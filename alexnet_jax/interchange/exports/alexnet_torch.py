@@ -2,19 +2,19 @@
 
     import alexnet_torch
     net = alexnet_torch.load('.')
-    image = alexnet_torch.read_picture('dog.jpg', net.size)
+    image = net.read_picture('dog.jpg')
     net.classify(image[None])       # [[('Siberian husky', 0.84), ...]]
     logits = net(image[None])       # (1, classes)
 
 or, from the shell: python alexnet_torch.py dog.jpg
 
-It needs PyTorch, safetensors and, for `read_picture`, Pillow and NumPy; nothing of alexnet_jax. The
+It needs PyTorch, safetensors and, for `read_picture`, Pillow and NumPy, but not alexnet_jax. The
 towers of the net are groups of its convolutions. `net.train()` makes a net that can be trained on.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ class AlexNet(nn.Sequential):
             self.add_module(name, module)
         descriptions = config['label_descriptions']  # in English, where the names are numbers
         self.names = [descriptions.get(name, name) for name in config['label_names']]
-        self.size = config['preprocessing']['image_size']  # pixels across an image
-        self.crop = config['preprocessing']['crop']  # pixels across what the net is applied to
+        preprocessing = config['preprocessing']
+        self.size = preprocessing['image_size']  # pixels across an image
+        self.crop = preprocessing['crop']  # pixels across what the net is applied to
+        self.resize = preprocessing['resize']  # the filter that scales pictures
+        self.background = preprocessing['background']  # behind transparent pixels
         self.register_buffer('mean', torch.zeros(3, self.size, self.size))
         self.register_buffer('deviations', torch.ones(3, 1, 1))
 
@@ -63,6 +66,24 @@ class AlexNet(nn.Sequential):
         probabilities, classes = self.forward(images).softmax(1).topk(min(top, len(self.names)))
         rows = zip(classes.tolist(), probabilities.tolist(), strict=True)
         return [[(self.names[c], p) for c, p in zip(*row, strict=True)] for row in rows]
+
+    def read_picture(self, file: str | Path) -> Tensor:
+        """Reads the central square of a picture, scaled to (3, size, size) uint8."""
+        import numpy as np
+        from PIL import Image, ImageOps
+
+        picture = ImageOps.exif_transpose(Image.open(file))
+        if picture.has_transparency_data:
+            picture = picture.convert('RGBA')
+            behind = Image.new('RGBA', picture.size, self.background)
+            picture = Image.alpha_composite(behind, picture)
+        short = min(picture.size)
+        left, top = ((n - short) // 2 for n in picture.size)
+        square = picture.convert('RGB').crop((left, top, left + short, top + short))
+        is_enlarged = short < self.size and self.resize != 'nearest'
+        name = 'bicubic' if is_enlarged else {'area': 'box'}.get(self.resize, self.resize)
+        scaled = square.resize((self.size, self.size), Image.Resampling[name.upper()])
+        return torch.from_numpy(np.array(scaled)).permute(2, 0, 1)
 
 
 def modules(layers: list[dict[str, Any]]) -> Iterator[tuple[str, nn.Module]]:
@@ -179,18 +200,25 @@ def load(folder: str | Path = '.') -> AlexNet:
     return net.eval()
 
 
-def read_picture(file: str | Path, size: int) -> Tensor:
-    """Reads the central square of a picture, scaled to (3, size, size) uint8."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    picture = ImageOps.exif_transpose(Image.open(file)).convert('RGB')
-    square = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+def main(files: Sequence[str]) -> int:
+    """Prints the most probable classes of each picture; returns the exit code."""
+    if not files or files[0] in ('-h', '--help'):
+        print(
+            'usage: python alexnet_torch.py PICTURE ...', file=sys.stdout if files else sys.stderr
+        )
+        return 0 if files else 2
+    net, unread = load(Path(__file__).parent), 0
+    for file in files:
+        try:
+            picture = net.read_picture(file)
+        except OSError as error:
+            print(f'{file} cannot be read: {error.strerror or "not an image"}', file=sys.stderr)
+            unread += 1
+            continue
+        (best,) = net.classify(picture[None])
+        print(f'{file}: ' + ', '.join(f'{name} {100 * p:.1f}%' for name, p in best))
+    return 1 if unread else 0
 
 
 if __name__ == '__main__':
-    net = load(Path(__file__).parent)
-    for file in sys.argv[1:]:
-        (best,) = net.classify(read_picture(file, net.size)[None])
-        print(f'{file}: ' + ', '.join(f'{name} {100 * p:.1f}%' for name, p in best))
+    sys.exit(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ import numpy as np
 from alexnet_jax.data import augmentation, loader
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.evaluation import trained_net
-from alexnet_jax.interchange import onnx_check, safetensors_files
+from alexnet_jax.interchange import safetensors_files
 from alexnet_jax.interchange.exports import stablehlo_file
 from alexnet_jax.interchange.extras import import_extra
 from alexnet_jax.interchange.portable_net import PortableNet
@@ -26,6 +26,7 @@ from alexnet_jax.model import towers
 from alexnet_jax.model.layer_table import CHANNELS
 from alexnet_jax.model.net import Net
 from alexnet_jax.model.parameters import leaves_by_name
+from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError
@@ -45,8 +46,8 @@ def is_installed(package: str) -> bool:
 def pictures(workdir: Path, net: PortableNet) -> tuple[np.ndarray, str]:
     """Returns pictures for the check, and what they are, in words.
 
-    They are taken from the run's test images, evenly spread, if these are at hand; otherwise they
-    are random.
+    They are some of the run's test images, evenly spread, if these can be read; otherwise they are
+    random.
 
     Returns:
       (B, size, size, 3) uint8, and a description.
@@ -114,15 +115,9 @@ class Reference:
 
 def crops(net: PortableNet, images_BHWC: np.ndarray) -> np.ndarray:
     """Returns the central crops of images as the net takes them: (B, crop, crop, 3) float32."""
-    mean_HWC = net.inputs.mean_HWC
-    crop, settings = net.config.augmentation.crop, net.config.augmentation
-    view = augmentation.test_views(len(mean_HWC), crop, mirror=False)[0]
     with _on_cpu():
-        place = jnp.int32(view.top), jnp.int32(view.left), jnp.bool(view.mirrored)
-        x = jnp.asarray(images_BHWC)
-        return np.asarray(
-            augmentation.take_view(x, jnp.asarray(mean_HWC), crop, *place, settings.deviations)
-        )
+        arrays = jnp.asarray(images_BHWC), jnp.asarray(net.inputs.mean_HWC)
+        return np.asarray(augmentation.take_centre(*arrays, net.config.augmentation))
 
 
 def _mesh_of_cpu() -> jax.sharding.Mesh:
@@ -208,7 +203,7 @@ def onnx_logits(net: PortableNet, file: Path, preprocessing: bool) -> Outputs:
     Raises:
       UserError: ONNX Runtime is not installed.
     """
-    session = onnx_check.open_session(file)
+    session = open_session(file)
     (pixels,) = session.get_inputs()
 
     def outputs(images_BHWC: np.ndarray) -> np.ndarray:
@@ -216,6 +211,23 @@ def onnx_logits(net: PortableNet, file: Path, preprocessing: bool) -> Outputs:
         return session.run(['logits'], {pixels.name: x})[0]
 
     return outputs
+
+
+def open_session(file: Path) -> Any:
+    """Opens an ONNX file in ONNX Runtime, on the CPU, with a thread for each core.
+
+    Returns:
+      An `onnxruntime.InferenceSession`.
+
+    Raises:
+      UserError: ONNX Runtime is not installed.
+    """
+    runtime = import_extra('onnxruntime', 'running an ONNX file')
+    options = runtime.SessionOptions()
+    # Where the number is not given, ONNX Runtime binds its threads to cores, which containers
+    # refuse with a warning for each thread.
+    options.intra_op_num_threads = cpu_devices.processor_count()
+    return runtime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
 
 
 def stablehlo_log_probabilities(file: Path) -> Outputs:

@@ -11,12 +11,13 @@ import hashlib
 from typing import Any
 
 from alexnet_jax.config import model_schema, schema
-from alexnet_jax.interchange import grouped_layout
+from alexnet_jax.data import augmentation
+from alexnet_jax.interchange import grouped_layout, metadata
 from alexnet_jax.interchange.portable_net import PortableNet
-from alexnet_jax.interchange.safetensors_files import portable_config
 from alexnet_jax.model.layer_table import CHANNELS, layer_table
+from alexnet_jax.model.layers import steps
 from alexnet_jax.model.parameters import leaves_by_name
-from alexnet_jax.ops.convolution import convolved_size
+from alexnet_jax.ops.convolution import padding_after
 from alexnet_jax.training.run_files import config_file
 
 
@@ -35,7 +36,7 @@ def describe(net: PortableNet) -> dict[str, Any]:
         'alexnet_jax': {
             'step': net.step,
             'weights_sha256': _sha256(net),
-            'settings': config_file.plain(portable_config(config)),
+            'settings': config_file.plain(metadata.portable_config(config)),
         },
     }
 
@@ -68,9 +69,8 @@ def _timm(net: PortableNet) -> dict[str, Any]:
 
 def _mean_colour(net: PortableNet) -> Any:
     """Returns the mean over the central crop of what is subtracted: red, green, blue."""
-    crop, size = net.config.augmentation.crop, net.config.dataset.image_size
-    first = (size - crop) // 2
-    return net.inputs.mean_HWC[first : first + crop, first : first + crop].mean((0, 1), float)
+    crop = net.config.augmentation.crop
+    return augmentation.central(net.inputs.mean_HWC, crop).mean((0, 1), float)
 
 
 def _preprocessing(net: PortableNet) -> dict[str, Any]:
@@ -80,9 +80,7 @@ def _preprocessing(net: PortableNet) -> dict[str, Any]:
     mean = 'the mean image' if is_image else 'the mean colour'
     deviations = list(config.augmentation.deviations)
     steps = [
-        f'1. Take the central square of the picture, in RGB, and scale it to {size} x {size} '
-        f'pixels with the filter {config.dataset.resize}; a smaller picture is enlarged with the '
-        'filter bicubic.',
+        f'1. {metadata.describe_scaling(config)}',
         f'2. Take the central {crop} x {crop} pixels, on the scale of 0 to 255.',
         f'3. Subtract the central {crop} x {crop} pixels of {mean}, which the file of the weights '
         'has.',
@@ -93,6 +91,7 @@ def _preprocessing(net: PortableNet) -> dict[str, Any]:
         'image_size': size,
         'crop': crop,
         'resize': config.dataset.resize,
+        'background': config.dataset.background,
         'mean': 'image' if is_image else 'colour',
         'mean_colour': [float(x) for x in _mean_colour(net)],
         'deviations': deviations,
@@ -121,7 +120,8 @@ def _layers(config: schema.Config) -> list[dict[str, Any]]:
             outputs = towers * row.maps
             layer |= {'kind': kind, 'inputs': maps, 'outputs': outputs}
             layer |= {'kernel': settings.kernel, 'stride': settings.stride}
-            layer |= {'padding': _padding(settings, size), 'groups': groups[row.name]}
+            after = padding_after(size, settings.kernel, *steps(settings))
+            layer |= {'padding': [settings.padding, after], 'groups': groups[row.name]}
             norm = model.batch_normalization
             layer['batch_normalization'] = (
                 dataclasses.asdict(norm) if settings.batch_normalization else None
@@ -142,14 +142,6 @@ def _layers(config: schema.Config) -> list[dict[str, Any]]:
             maps, pixels = outputs, 1
         layers.append(layer)
     return layers
-
-
-def _padding(layer: model_schema.Convolution, size: int) -> list[int]:
-    """Returns the zero pixels at the left and top, and those at the right and bottom."""
-    if not layer.extra_padding:
-        return [layer.padding, layer.padding]
-    pixels = convolved_size(size, layer.kernel, layer.stride, layer.padding)
-    return [layer.padding, (pixels - 1) * layer.stride + layer.kernel - size - layer.padding]
 
 
 def _operation(name: str, model: model_schema.Model) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.interchange import grouped_layout, onnx_file, safetensors_files
-from alexnet_jax.interchange.exports import checks, description, readme, stablehlo_file
+from alexnet_jax.evaluation.trained_net import NEWEST, Checkpoint
+from alexnet_jax.interchange import grouped_layout, metadata, safetensors_files
+from alexnet_jax.interchange.exports import checks, description, onnx_file, readme, stablehlo_file
 from alexnet_jax.interchange.portable_net import PortableNet, read_run
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_writable
@@ -21,8 +22,8 @@ from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 
 # The files of each format.
 FILES = {
-    'safetensors': ('alexnet_jax.safetensors',),
-    'torch': ('model.safetensors', 'alexnet_torch.py'),
+    'safetensors': (safetensors_files.FILES[safetensors_files.OURS],),
+    'torch': (safetensors_files.FILES[safetensors_files.TORCH], 'alexnet_torch.py'),
     'onnx': ('model.onnx',),
     'stablehlo': ('model.stablehlo',),
 }
@@ -34,7 +35,7 @@ def export(
     workdir: Path,
     formats: Sequence[str],
     out: Path,
-    checkpoint: str | int = 'newest',
+    checkpoint: Checkpoint = NEWEST,
     preprocessing: bool = True,
 ) -> None:
     """Exports a checkpoint of a run, and prints the files and the result of their check.
@@ -54,7 +55,7 @@ def export(
     """
     check_writable(out, '--out')
     net = read_run(workdir, checkpoint)
-    net = dataclasses.replace(net, config=safetensors_files.portable_config(net.config))
+    net = dataclasses.replace(net, config=metadata.portable_config(net.config))
     if 'torch' in formats:
         grouped_layout.shapes(net.config)  # refuses what it cannot express
     if 'onnx' in formats:
@@ -165,16 +166,16 @@ def _check_folder(out: Path, formats: Sequence[str], config: dict[str, Any]) -> 
         that would remain from an export of another net.
     """
     where = printable(str(out))
-    exists = [x for x in (CONFIG, README, *sum(FILES.values(), ())) if os.path.lexists(out / x)]
-    if not exists:
+    existing = [x for x in (CONFIG, README, *sum(FILES.values(), ())) if os.path.lexists(out / x)]
+    if not existing:
         return []
     before = _read_json(out / CONFIG)
     if not isinstance(before, dict) or not {'architecture', 'alexnet_jax'} <= before.keys():
         raise UserError(
-            f'{where} has files that are not of an export ({list_names(exists, 3)}): choose '
+            f'{where} has files that are not of an export ({list_names(existing, 3)}): choose '
             'another --out'
         )
-    others = [name for name in FILES if name not in formats and FILES[name][0] in exists]
+    others = [name for name in FILES if name not in formats and FILES[name][0] in existing]
     if others and before != json.loads(json.dumps(config)):
         every = ','.join(name for name in FILES if name in formats or name in others)
         raise UserError(

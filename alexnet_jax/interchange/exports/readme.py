@@ -6,6 +6,10 @@ import jax
 
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model.layer_table import parameter_count
+from alexnet_jax.runtime.printing import count
+
+_PICTURES = 'pictures'  # a section for the formats that take pixels
+_FILTERS = {'area': 'BOX'}  # of Pillow, where its name is another
 
 _SECTIONS = {
     'safetensors': """\
@@ -36,13 +40,33 @@ and safetensors.
 import alexnet_torch
 
 net = alexnet_torch.load('.')
-image = alexnet_torch.read_picture('picture.jpg', net.size)
+image = net.read_picture('picture.jpg')
 net.classify(image[None])   # names and probabilities
 logits = net(image[None])   # pixels of 0 to 255 in, logits out
 ```
 
 On a GPU, PyTorch computes convolutions with fewer bits by default (TF32); for the same logits as
 here, set `torch.backends.cudnn.allow_tf32 = False`.
+""",
+    _PICTURES: """\
+## A picture for ONNX and StableHLO
+
+This needs Pillow and NumPy. The pixels of a picture that is larger than {size} x {size} differ from
+those of alexnet_jax by rounding errors, and a little more at the edges; `config.json` describes all
+steps.
+
+```python
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+picture = ImageOps.exif_transpose(Image.open('picture.jpg')).convert('RGB')
+square = ImageOps.fit(picture, ({size}, {size}), Image.Resampling.{filter})
+images = np.array(square)[None]   # (1, {size}, {size}, 3) uint8
+names = json.loads(Path('config.json').read_text('utf-8'))['label_names']
+```
 """,
     'onnx': """\
 ## model.onnx: ONNX
@@ -57,7 +81,8 @@ another runtime for ONNX.
 import onnxruntime
 
 session = onnxruntime.InferenceSession('model.onnx')
-(logits,) = session.run(['logits'], {{session.get_inputs()[0].name: images}})
+logits, probabilities = session.run(['logits', 'probabilities'], {{'images': images}})
+names[probabilities[0].argmax()]   # the most probable class
 ```
 """,
     'stablehlo': """\
@@ -68,10 +93,13 @@ in float32, with the preprocessing and the weights inside; for CPU, CUDA, ROCm a
 and flatbuffers.
 
 ```python
+from pathlib import Path
+
 import jax.export
 
-exported = jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read()))
+exported = jax.export.deserialize(bytearray(Path('model.stablehlo').read_bytes()))
 log_probabilities = jax.jit(exported.call)(images)   # compiles it for this batch size
+names[log_probabilities[0].argmax()]   # the most probable class
 ```
 
 JAX {jax} wrote it. JAX versions of the six months after that one can load it, and those of up to
@@ -90,13 +118,14 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
     """
     config = net.config
     values = dict(
-        towers=_count(config.model.towers, 'tower'),
+        towers=count(config.model.towers, 'tower'),
         size=config.dataset.image_size,
         crop=config.augmentation.crop,
         classes=config.dataset.classes,
+        filter=_FILTERS.get(config.dataset.resize, config.dataset.resize.upper()),
         jax=jax.__version__,
     )
-    after = f' after {_count(net.step, "training step")}' if net.step else ''  # 0: not known
+    after = f' after {count(net.step, "training step")}' if net.step else ''  # 0: not known
     head = (
         '# An AlexNet\n\n'
         f'Exported by alexnet_jax{after}: {config.dataset.classes:,} classes, '
@@ -105,9 +134,7 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
         'what is\ndone to a picture before the net gets it.\n'
     )
     chosen = set(formats)
+    if chosen & {'onnx', 'stablehlo'}:
+        chosen.add(_PICTURES)
     sections = [text.format(**values) for name, text in _SECTIONS.items() if name in chosen]
     return '\n'.join([head, *sections])
-
-
-def _count(number: int, noun: str) -> str:
-    return f'{number:,} {noun}{"" if number == 1 else "s"}'

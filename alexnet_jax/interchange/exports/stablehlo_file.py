@@ -83,7 +83,6 @@ def log_probabilities(net: PortableNet) -> Callable[[Array], Array]:
     """Returns the net at test time as a function of images, (B, size, size, 3) uint8, to (B, K)."""
     net = in_float32(net)
     graph, settings = _graph(net), net.config.augmentation
-    view = augmentation.test_views(len(net.inputs.mean_HWC), settings.crop, mirror=False)[0]
     params = jax.tree.map(jnp.asarray, net.params)
     mean_HWC = jnp.asarray(net.inputs.mean_HWC)
     apply = functools.partial(alexnet.apply, graph)
@@ -91,11 +90,8 @@ def log_probabilities(net: PortableNet) -> Callable[[Array], Array]:
         apply = jax.vmap(apply, in_axes=None, out_axes=None, axis_name=axis, axis_size=1)
 
     def alexnet_log_probabilities(images_BHWC: Array) -> Array:  # the name of the function there
-        place = jnp.int32(view.top), jnp.int32(view.left), jnp.bool(view.mirrored)
-        views_BHWC = augmentation.take_view(
-            images_BHWC, mean_HWC, settings.crop, *place, settings.deviations
-        )
-        return jax.nn.log_softmax(apply(params, views_BHWC))
+        crops_BHWC = augmentation.take_centre(images_BHWC, mean_HWC, settings)
+        return jax.nn.log_softmax(apply(params, crops_BHWC))
 
     return alexnet_log_probabilities
 

@@ -1,1 +1,1 @@
-"""Weights that come in: files of other programs and of our own exports, and how they are read."""
+"""Imports of weights from the files of other programs and from our own exports."""

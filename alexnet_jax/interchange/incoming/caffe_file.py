@@ -18,6 +18,7 @@ import numpy as np
 
 from alexnet_jax.interchange.incoming import wire_format
 from alexnet_jax.interchange.incoming.wire_format import DamagedError, Field, Reader
+from alexnet_jax.runtime.paths import check_input_file
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 
@@ -118,11 +119,8 @@ def read_blob(path: Path) -> np.ndarray:
 
 
 def _read(path: Path, parse: Callable[[Reader, memoryview], T], kind: str) -> T:
+    check_input_file(path, kind)
     with explain_os_errors(f'read {path}'):
-        if not path.exists():
-            raise UserError(f'there is no file {printable(str(path))}: give the path of {kind}')
-        if not path.is_file():
-            raise UserError(f'{printable(str(path))} is not a file: give the path of {kind}')
         if not path.stat().st_size:
             raise UserError(f'{printable(str(path))} is empty: download it again')
         with path.open('rb') as file:

@@ -1,7 +1,7 @@
 """Caffe's nets: layout, colours and settings, compared with those of our net.
 
-A convolution with groups has a tower for each group. Caffe's nets read images in the order blue,
-green, red, so that the first kernels and the mean image are reversed here.
+Each group of a convolution is a tower. Caffe's nets take images in the order blue, green, red;
+therefore the first kernels and the mean image are reversed here.
 
 Sources: BVLC/caffe, models/bvlc_alexnet and models/bvlc_reference_caffenet (the two nets differ in
 the order of normalization and pooling), src/caffe/layers/lrn_layer.cpp (alpha is divided by the
@@ -21,11 +21,13 @@ from alexnet_jax.interchange import grouped_layout
 from alexnet_jax.interchange.incoming import caffe_file
 from alexnet_jax.interchange.incoming.caffe_file import Layer, Net
 from alexnet_jax.interchange.incoming.weights import Weights, check_names
+from alexnet_jax.model.layer_table import layer_table
+from alexnet_jax.ops.convolution import convolved_size
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError
 
-# The mean colour that Caffe's users subtract where they have no mean image, red, green, blue: in
-# models/bvlc_reference_caffenet/train_val.prototxt it stands as blue, green, red.
+# The mean colour that Caffe's users subtract where they have no mean image: red, green, blue. In
+# models/bvlc_reference_caffenet/train_val.prototxt the order is blue, green, red.
 MEAN_COLOUR = (123.0, 117.0, 104.0)
 
 _NORMALIZE_FIRST, _POOL_FIRST = 'bvlc_alexnet', 'bvlc_reference_caffenet'
@@ -178,6 +180,11 @@ def _problems(net: Net, config: schema.Config) -> Iterator[str]:
             yield from _differences(layer, expected, 'model.max_pooling')
         elif layer.type == 'LRN':
             yield from _normalization_problems(layer, model)
+    for name in _layers_rounded_up(config):
+        yield (
+            f'Caffe rounds the size of the maps of {name} down, the config up: set '
+            f'--config.model.{name}.extra_padding=False'
+        )
     if any(after.values()):
         for name, layer in model.convolutions().items():
             if tuple(after.get(name, ())) != layer.then:
@@ -186,6 +193,18 @@ def _problems(net: Net, config: schema.Config) -> Iterator[str]:
                     f'the config by {", ".join(layer.then) or "nothing"}: choose another --config, '
                     f'or set --config.model.{name}.then'
                 )
+
+
+def _layers_rounded_up(config: schema.Config) -> list[str]:
+    """Returns the convolutions whose maps are larger than Caffe's because of `extra_padding`."""
+    rows, rounded_up = {row.name: row for row in layer_table(config)}, []
+    size = config.augmentation.crop
+    for name, layer in config.model.convolutions().items():
+        windows = (layer.kernel, layer.stride, layer.padding)
+        if rows[name].size > convolved_size(size, *windows, extra_padding=False):
+            rounded_up.append(name)
+        size = rows[name].pooled
+    return rounded_up
 
 
 def _normalization_problems(layer: Layer, model: Model) -> Iterator[str]:

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_jax.data.preparation import imagenet
+from alexnet_jax.evaluation.prediction import class_descriptions
 from alexnet_jax.runtime.printing import printable
-from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
+from alexnet_jax.runtime.user_errors import UserError
 
 _WORDNET_LINE = re.compile(r'(n\d{8})(?:\s+(.*))?')
-_LARGEST_FILE = 1 << 26  # bytes
 
 
 def read_names(path: Path, number: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Reads a file with the name of a class in each line, in the order of the net's outputs.
+    """Reads a file with the name of a class on each line, in the order of the net's outputs.
 
     Args:
       path: lines such as 'n01440764 tench, Tinca tinca', 'n01440764' or 'tench'. A WordNet id is
@@ -26,18 +26,7 @@ def read_names(path: Path, number: int) -> tuple[tuple[str, ...], tuple[str, ...
     Raises:
       UserError: the file cannot be read, has another number of names, or has a name twice.
     """
-    shown = printable(str(path))
-    with explain_os_errors(f'read {path}'):
-        if not path.is_file():
-            raise UserError(f'--classes={shown} is not a file: give one with a name in each line')
-        if path.stat().st_size > _LARGEST_FILE:
-            raise UserError(f'{shown} is too large for a list of names: give another --classes')
-        data = path.read_bytes()
-    try:
-        lines = data.decode('utf-8-sig').splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f'{shown} is not a text in UTF-8: give another --classes') from error
-    lines = [line.strip() for line in lines]
+    lines, shown = class_descriptions.read_lines(path, '--classes'), printable(str(path))
     while lines and not lines[-1]:
         lines.pop()
     if len(lines) != number:

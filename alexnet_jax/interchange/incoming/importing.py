@@ -1,4 +1,4 @@
-"""Makes nets of the files of other programs and of our exports."""
+"""Makes nets from the files of other programs and from our exports."""
 
 import dataclasses
 import hashlib
@@ -30,13 +30,12 @@ _NO_MEAN = (
     'no mean image was given (--mean=FILE): the colour 123, 117, 104 (red, green, blue) is '
     "subtracted, as Caffe's users do without one"
 )
-_EXPORTS = ('alexnet_jax.safetensors', 'model.safetensors')  # in our layout, in PyTorch's
 _SETTINGS_OF_NET = ('model.', 'dataset.classes', 'dataset.image_size', 'augmentation.crop')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """What the user has asked for beside the file.
+    """What the user has asked for, besides the file of weights.
 
     Attributes:
       config: the config file; None for the one that the weights belong to.
@@ -59,10 +58,10 @@ class Imported:
       net: the net.
       recipe: the name of its config, or the path.
       origin: plain values for the record of the run.
-      shapes: the shape of each layer's weights, for an import as they are in the file.
+      shapes: the shape of each layer's weights: that in the file, or ours for an export.
       mean: where the mean image comes from.
       classes: where the names of the classes come from.
-      notes: what the user should know beside.
+      notes: further remarks for the user.
     """
 
     net: PortableNet
@@ -124,14 +123,15 @@ def import_export(path: Path, request: Request) -> Imported:
         compared with those of the export.
 
     Raises:
-      UserError: the file cannot be read, is damaged, or does not suit what is asked for.
+      UserError: the file cannot be read, is damaged, or does not fit the request.
     """
-    files = [path / name for name in _EXPORTS] if path.is_dir() else [path]
+    names = safetensors_files.FILES.values()
+    files = [path / name for name in names] if path.is_dir() else [path]
     files = [file for file in files if file.is_file()]
     if not files:
         raise UserError(
             f'there is no file {printable(str(path))}: give the .safetensors file that '
-            f'alexnet_jax.export has written, or a folder with {" or ".join(_EXPORTS)}'
+            f'alexnet_jax.export has written, or a folder with {" or ".join(names)}'
         )
     file = files[0]
     exported = safetensors_files.read(file)

@@ -1,8 +1,8 @@
 """Files of named arrays: .safetensors, and PyTorch's .pth without executing what it contains.
 
 A .pth is a pickle, which could call any function. `torch.load(weights_only=True)` refuses all but
-those that make tensors. What it would allocate is compared with the file before: a compressed
-archive may unpack to any size, and so may a number in a pickle.
+those that make tensors. Before that, the memory that it would allocate is compared with the size of
+the file: a compressed archive may unpack to any size, and a pickle may state any number of values.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from alexnet_jax.runtime.paths import check_input_file
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, first_line
 
@@ -40,7 +41,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
       UserError: the file cannot be read, is damaged, or has arrays of other dtypes.
     """
     shown = printable(str(path))
-    _check_file(path, 'a .safetensors file')
+    check_input_file(path, 'a .safetensors file')
     with explain_os_errors(f'read {path}'), path.open('rb') as file:
         start, size = file.read(8), path.stat().st_size
     length = int.from_bytes(start, 'little')
@@ -82,7 +83,7 @@ def read_pth(path: Path) -> dict[str, np.ndarray]:
         but a state dict.
     """
     shown = printable(str(path))
-    _check_file(path, 'a .pth or .safetensors file')
+    check_input_file(path, 'a .pth or .safetensors file')
     with explain_os_errors(f'read {path}'):
         with path.open('rb') as file:
             start = file.read(4)
@@ -140,14 +141,6 @@ def _state_dict(torch: Any, content: Any, path: Path) -> dict[str, np.ndarray]:
             tensor = tensor.to(torch.float32)
         arrays[name] = tensor.numpy()
     return arrays
-
-
-def _check_file(path: Path, kind: str) -> None:
-    with explain_os_errors(f'read {path}'):
-        if not path.exists():
-            raise UserError(f'there is no file {printable(str(path))}: give the path of {kind}')
-        if not path.is_file():
-            raise UserError(f'{printable(str(path))} is not a file: give the path of {kind}')
 
 
 def _check_archive(path: Path) -> None:

@@ -1,8 +1,9 @@
 """Weights of another program in the grouped layout, and how they become parameters of our net.
 
-Caffe and PyTorch divide by 1 - rate in training what dropout leaves, and do nothing at test time.
-Our net, like the 2012 code, multiplies by 1 - rate at test time (§4.2). The weights that read these
-units are therefore divided by 1 - rate on import. For a rate of 0.5 that is exact.
+In training, Caffe and PyTorch divide the units that dropout keeps by 1 - rate; at test time they
+change nothing. Our net, like the 2012 code, multiplies all units by 1 - rate at test time (§4.2).
+Therefore the weights that read such units are divided by 1 - rate on import, which is exact for a
+rate of 0.5.
 """
 
 import dataclasses
@@ -74,21 +75,10 @@ def to_params(weights: Weights, config: schema.Config) -> dict[str, Any]:
             )
     # What is not finite, or too large for float32, is refused when the net is complete.
     with np.errstate(over='ignore', invalid='ignore'):
-        for name, factor in dropout_factors(config).items():
+        for name, factor in grouped_layout.dropout_factors(config).items():
             weight = _own_float32(arrays[f'{name}.weight'])
             arrays[f'{name}.weight'] = weight / np.float32(factor)
         return jax.tree.map(_own_float32, grouped_layout.from_grouped(config, arrays))
-
-
-def dropout_factors(config: schema.Config) -> dict[str, float]:
-    """Returns the factor by which each layer's inputs are multiplied at test time, where not 1."""
-    model, rate, factors = config.model, 0.0, {}
-    for name in model.dense():
-        hidden = model.hidden().get(name)
-        factors[name] = (1 - rate) * (1 - hidden.input_dropout if hidden else 1)
-        rate = hidden.dropout if hidden else 0.0
-    factors['fc8'] = 1 - rate
-    return {name: factor for name, factor in factors.items() if factor != 1}
 
 
 def _own_float32(array: np.ndarray) -> np.ndarray:

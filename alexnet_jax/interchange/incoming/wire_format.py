@@ -2,8 +2,8 @@
 
 Source: https://protobuf.dev/programming-guides/encoding. A message is a sequence of fields; each
 has a number, a wire type and a value. The reader executes nothing, copies no long value, never
-descends on its own, and compares every length with what is left of the message. So its memory is
-bounded by a constant, and by the numbers that stand unpacked, which it collects.
+descends on its own, and compares every length with what is left of the message. Apart from unpacked
+numbers, which it collects in arrays, the memory that it needs does not depend on the message.
 """
 
 from collections.abc import Iterator

@@ -6,6 +6,7 @@ With it a workdir is complete: it can be copied to a machine that does not have 
 import dataclasses
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from alexnet_jax.data import system_errors
 from alexnet_jax.data.pixel_statistics import Colours
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, first_line
 
 _COLOURS = ('mean', 'eigenvalues', 'eigenvectors')
@@ -114,6 +116,8 @@ def read(file: Path, size: int, classes: int, remedy: str) -> Inputs | None:
         data = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except IsADirectoryError as error:
+        raise UserError(f'{file} is a folder: move it elsewhere; then {remedy}') from error
     except (OSError, MemoryError) as error:
         raise system_errors.user_error(f'cannot read {file}', error) from error
     try:
@@ -131,3 +135,22 @@ def _parse(data: bytes) -> Inputs:
         classes, descriptions = json.loads(archive['names'].tobytes())
         colours = Colours(*(archive[name].astype(np.float64) for name in _COLOURS))
         return Inputs(archive['mean_HWC'], colours, tuple(classes), tuple(descriptions))
+
+
+def class_difference(
+    classes: Sequence[str], others: Sequence[str], places: tuple[str, str] = ('in the run', 'here')
+) -> str:
+    """Names the first class that differs in a few words; '' if none does.
+
+    Args:
+      classes: the names of the classes in their order.
+      others: the names to compare them with.
+      places: where each of the two lists is from, for the message.
+    """
+    if len(classes) != len(others):
+        return f'{len(classes):,} and {len(others):,} classes'
+    for number, (name, other) in enumerate(zip(classes, others, strict=True)):
+        if name != other:
+            one, two = (printable(x) for x in (name, other))
+            return f'class {number} is {one} {places[0]} and {two} {places[1]}'
+    return ''

@@ -24,6 +24,13 @@ def test_lines_as_in_the_files_of_imagenet(tmp_path):
     assert complaint == ''
 
 
+def test_wordnet_ids_without_words_are_noticed():
+    ids = ('n01440764', 'n01443537')
+    assert class_descriptions.are_missing(ids, ('', ''))
+    assert not class_descriptions.are_missing(ids, ('tench', ''))
+    assert not class_descriptions.are_missing(('7', 'n01443537'), ('', ''))
+
+
 def test_what_does_not_fit_is_told_in_one_line(tmp_path):
     pairs = read(tmp_path, b'n01440764 tench\nn01440764 a fish\nn9 x\nn8 y\n')
     descriptions, complaint = class_descriptions.match(pairs, CLASSES, '--names')

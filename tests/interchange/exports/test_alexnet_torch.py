@@ -118,26 +118,33 @@ def test_a_step_of_training_lowers_the_loss(exported):
     assert losses[-1] < losses[0]
 
 
-def test_the_module_reads_pictures_almost_as_we_do(exported, tmp_path):
-    """Pillow and our resizing differ by rounding alone, for a picture that is not a JPEG."""
-    _, module, net = exported
-    rng = np.random.default_rng(0)
-    rough = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
-    rough.resize((160, 120), Image.Resampling.BICUBIC).save(tmp_path / 'a.png')
-    ours = pictures.read(tmp_path / 'a.png', net.config.dataset)
-    theirs = module.read_picture(tmp_path / 'a.png', 72).permute(1, 2, 0).numpy()
-    assert np.abs(ours.astype(int) - theirs).max() <= 1
+@pytest.mark.parametrize('resize', ['area', 'bilinear', 'bicubic', 'lanczos', 'nearest'])
+def test_the_module_reads_pictures_as_we_do(resize, tmp_path):
+    """Large and small pictures that are not JPEGs; the libraries round by up to 2 of 255."""
+    settings = dict(dataset__resize=resize, dataset__background='black')
+    net = portable_nets.random_net(nets.small(**portable_nets.FEW, **settings))
+    torch_net = write(net, tmp_path / 'net').load(tmp_path / 'net')
+    rough = np.random.default_rng(0).integers(0, 256, (9, 12, 4), np.uint8)
+    for size in ((163, 122), (122, 163), (61, 50)):
+        picture = Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC)
+        picture.save(tmp_path / 'a.png')
+        ours = pictures.read(tmp_path / 'a.png', net.config.dataset)
+        theirs = torch_net.read_picture(tmp_path / 'a.png').permute(1, 2, 0).numpy()
+        assert np.abs(ours.astype(int) - theirs).max() <= 2
 
 
 def test_the_file_is_a_program(exported, tmp_path):
     folder, _, _ = exported
     Image.new('RGB', (90, 80), 'red').save(tmp_path / 'red.png')
-    done = subprocess.run(
-        [sys.executable, folder / 'alexnet_torch.py', tmp_path / 'red.png'],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f'{tmp_path}/red.png: Gefäß')
+    done = run(folder, tmp_path, 'none.png', 'red.png')
+    assert done.stdout.startswith('red.png: Gefäß')
     assert done.stdout.count('%') == 5
+    assert done.stderr == 'none.png cannot be read: No such file or directory\n'
+    assert done.returncode == 1
+    done = run(folder, tmp_path)
+    assert (done.returncode, done.stderr) == (2, 'usage: python alexnet_torch.py PICTURE ...\n')
+
+
+def run(folder, cwd, *arguments):
+    command = [sys.executable, folder / 'alexnet_torch.py', *arguments]
+    return subprocess.run(command, cwd=cwd, text=True, capture_output=True)

@@ -32,6 +32,12 @@ def test_a_missing_file_is_no_error(tmp_path):
     assert read(tmp_path / 'nowhere' / 'inputs.npz') is None
 
 
+def test_a_folder_in_its_place_is_told(tmp_path):
+    (tmp_path / 'inputs.npz').mkdir()
+    with pytest.raises(UserError, match=r'inputs\.npz is a folder: move it elsewhere; then train'):
+        read(tmp_path / 'inputs.npz')
+
+
 def test_no_flipped_bit_is_believed(tmp_path):
     """Each one in the contents is noticed; one in a header that nobody uses changes nothing."""
     file = tmp_path / 'inputs.npz'

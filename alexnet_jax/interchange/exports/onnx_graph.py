@@ -16,7 +16,8 @@ from alexnet_jax.data import augmentation
 from alexnet_jax.interchange import grouped_layout
 from alexnet_jax.interchange.portable_net import PortableNet
 from alexnet_jax.model.layer_table import CHANNELS
-from alexnet_jax.ops.convolution import convolved_size
+from alexnet_jax.model.layers import steps
+from alexnet_jax.ops.convolution import convolved_size, padding_after
 from alexnet_jax.ops.max_pooling import pooled_size
 
 # ONNX 1.12 of June 2022. No later version adds an operator that the net needs, and later ones
@@ -110,19 +111,15 @@ class _Builder:
 
     def _convolution(self, name: str, layer: model_schema.Convolution) -> None:
         weight = self._constant(f'{name}.weight', self.arrays[f'{name}.weight'])
-        steps = layer.stride, layer.padding, layer.extra_padding
-        size = convolved_size(self.size, layer.kernel, *steps)
-        # At the right and bottom, as many zero pixels as the last window needs. Where it is left
-        # out, ONNX rounds down too.
-        after = (size - 1) * layer.stride + layer.kernel - self.size - layer.padding
-        after = max(after, layer.padding)
+        # With this padding, ONNX, which rounds the size down, has the same number of windows.
+        after = padding_after(self.size, layer.kernel, *steps(layer))
         sizes: dict[str, Any] = dict(
             group=self.groups[name],
             kernel_shape=[layer.kernel] * 2,
             strides=[layer.stride] * 2,
             pads=[layer.padding] * 2 + [after] * 2,
         )
-        self.size = size
+        self.size = convolved_size(self.size, layer.kernel, *steps(layer))
         if layer.batch_normalization:
             self._add(name, 'Conv', weight, **sizes)
             norm = grouped_layout.batch_normalization_name(name)
@@ -176,8 +173,9 @@ class _Builder:
 
         The sums are a convolution of the squares, whose kernel is alpha for the maps of a window
         and 0 for the others. ONNX Runtime 1.32 spends 262 ms of one core on 16 images of the
-        paper's net in this form, and 427 ms with the operator LRN. That operator also has other
-        windows of an even size than ours (ops/formula.py), and ONNX Runtime refuses these.
+        paper's net in this form, and 427 ms with the operator LRN. The windows of that
+        operator also differ from ours if their size is even (ops/formula.py), and ONNX Runtime
+        refuses such sizes.
         """
         towers = self.config.model.towers if settings.reads == 'own' else 1
         own = np.arange(maps // towers)
@@ -216,20 +214,15 @@ class _Builder:
     def _dense_layers(self) -> None:
         """Adds the fully-connected layers.
 
-        At test time units are scaled by the fraction that dropout keeps in training (§4.2). That is
-        alpha of the layer that reads them.
+        The scale of dropout at test time (§4.2) is alpha of the layer that reads the units.
         """
-        model, scale = self.config.model, 1.0
+        model, factors = self.config.model, grouped_layout.dropout_factors(self.config)
         self._add('flat', 'Flatten', axis=1)
         for name in [*model.dense(), 'fc8']:
             constants = [f'{name}.weight', f'{name}.bias']
             for key in constants:
                 self._constant(key, self.arrays[key])
-            hidden = model.hidden().get(name)
-            scale *= 1 - hidden.input_dropout if hidden else 1
             output = LOGITS if name == 'fc8' else name
-            self._add(output, 'Gemm', *constants, alpha=scale, transB=1)
-            scale = 1.0
-            if hidden:
+            self._add(output, 'Gemm', *constants, alpha=factors.get(name, 1.0), transB=1)
+            if hidden := model.hidden().get(name):
                 self._add(f'{name}.{hidden.nonlinearity}', hidden.nonlinearity.capitalize())
-                scale = 1 - hidden.dropout

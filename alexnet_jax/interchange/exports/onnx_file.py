@@ -6,24 +6,19 @@ layer of the paper. Everything is computed in float32, also for a net that was t
 """
 
 import base64
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from alexnet_jax.config import schema
 from alexnet_jax.data import augmentation
-from alexnet_jax.interchange import grouped_layout
+from alexnet_jax.interchange import grouped_layout, metadata
 from alexnet_jax.interchange.extras import import_extra
 from alexnet_jax.interchange.portable_net import PortableNet
-from alexnet_jax.interchange.safetensors_files import portable_config
 from alexnet_jax.runtime import VERSION, atomic_files
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.run_files import config_file
 
-# A protobuf message has at most 2 GiB; the graph and the names of the classes are small beside it.
+# A protobuf message has at most 2 GiB; the rest is for the graph and the names of the classes.
 LARGEST = 2**31 - 2**26  # bytes of all weights
 
 
@@ -70,65 +65,54 @@ def write(net: PortableNet, file: Path, preprocessing: bool = True) -> None:
       OSError: the file cannot be written.
     """
     check(net.config)
-    from alexnet_jax.interchange import onnx_graph  # it imports onnx
+    from alexnet_jax.interchange.exports import onnx_graph  # it imports onnx
 
     onnx: Any = import_extra('onnx', 'an ONNX file')
     model = onnx_graph.build(net, preprocessing)
     model.producer_name, model.producer_version = 'alexnet_jax', VERSION
-    onnx.helper.set_model_props(model, metadata(net, preprocessing))
+    onnx.helper.set_model_props(model, properties(net, preprocessing))
     onnx.checker.check_model(model, full_check=True)
     with atomic_files.replace(file) as partial:
         partial.write_bytes(model.SerializeToString())
     atomic_files.sync_folder(file.parent)
 
 
-def metadata(net: PortableNet, preprocessing: bool) -> dict[str, str]:
+def properties(net: PortableNet, preprocessing: bool) -> dict[str, str]:
     """Returns the properties of the file, which runtimes show by name.
 
     Returns:
-      'classes' and 'descriptions' (JSON lists in the order of the logits, in ASCII, since a name
-      may have bytes that are not UTF-8), 'config' (JSON; the settings, without paths of this machine),
-      'colours' (JSON), 'step', 'preprocessing' and 'arithmetic' (in words), and without the
-      preprocessing 'mean_image'.
+      Those of `metadata.describe_net`; 'colours' (JSON), 'preprocessing' and 'arithmetic' (in
+      words), and without the preprocessing 'mean_image'.
     """
-    inputs, settings = net.inputs, net.config.augmentation
-    colours = {name: np.asarray(x).tolist() for name, x in vars(inputs.colours).items()}
-    properties = {
-        'classes': json.dumps(inputs.classes),
-        'descriptions': json.dumps(inputs.descriptions),
-        'config': json.dumps(config_file.plain(portable_config(net.config))),
-        'colours': json.dumps(colours),
-        'step': str(net.step),
+    dtype = net.config.model.dtype
+    trained = '' if dtype == 'float32' else f'; the net was trained in {dtype}'
+    result = metadata.describe_net(net) | {
+        'colours': metadata.colours_as_json(net.inputs.colours),
         'preprocessing': describe_preprocessing(net.config, preprocessing),
-        'arithmetic': 'float32',
+        'arithmetic': f'float32{trained}',
     }
-    if net.config.model.dtype != 'float32':
-        properties['arithmetic'] = f'float32; the net was trained in {net.config.model.dtype}'
     if not preprocessing:
-        mean_CHW = augmentation.central(inputs.mean_HWC, settings.crop).transpose(2, 0, 1)
-        properties['mean_image'] = base64.b64encode(mean_CHW.astype('<f4').tobytes()).decode()
-    return properties
+        mean_HWC = augmentation.central(net.inputs.mean_HWC, net.config.augmentation.crop)
+        mean_CHW = mean_HWC.transpose(2, 0, 1).astype('<f4')
+        result['mean_image'] = base64.b64encode(mean_CHW.tobytes()).decode()
+    return result
 
 
 def describe_preprocessing(config: schema.Config, preprocessing: bool) -> str:
     """Describes in words what the graph takes."""
     size, crop = config.dataset.image_size, config.augmentation.crop
-    picture = (
-        f'A picture is scaled until its short side has {size} pixels '
-        f'(filter {config.dataset.resize}; bicubic where it is enlarged), and its central {size} x '
-        f'{size} pixels are taken; the colours are red, green, blue.'
-    )
     deviations = config.augmentation.deviations
     is_scaled = any(deviation != 1 for deviation in deviations)
+    picture = metadata.describe_scaling(config)
     if preprocessing:
         divides = f', and divides them by {deviations}' if is_scaled else ''
         return (
-            f'{picture} These are the input, images: (batch, {size}, {size}, 3), uint8. The graph '
-            f'takes the central {crop} x {crop} pixels of them and subtracts the mean{divides}.'
+            f'{picture} These pixels are the input, images: (batch, {size}, {size}, 3), uint8. The '
+            f'graph takes the central {crop} x {crop} of them and subtracts the mean{divides}.'
         )
     divided = f', divided by {deviations}' if is_scaled else ''
     return (
         f'{picture} The input is crops: (batch, 3, {crop}, {crop}), float32. They are the central '
-        f'{crop} x {crop} pixels of these, on the scale of 0 to 255, minus mean_image (base64 of '
+        f'{crop} x {crop} pixels, on the scale of 0 to 255, minus mean_image (base64 of '
         f'(3, {crop}, {crop}) float32, little-endian){divided}.'
     )

@@ -9,8 +9,9 @@ import pytest
 import caffe_files
 import nets
 from alexnet_jax.interchange import grouped_layout
+from alexnet_jax.interchange.grouped_layout import dropout_factors
 from alexnet_jax.interchange.incoming import caffe_net
-from alexnet_jax.interchange.incoming.weights import dropout_factors, to_params
+from alexnet_jax.interchange.incoming.weights import to_params
 from alexnet_jax.model import alexnet
 from alexnet_jax.runtime.user_errors import UserError
 from caffe_files import Form, Layer
@@ -167,6 +168,7 @@ def replaced(name, *blobs):
 
 
 ODD = np.zeros((7, 3, 11, 11), np.float32)
+ROUNDED_UP = {'augmentation__crop': 68, 'model__conv1__extra_padding': True}
 
 
 @pytest.mark.parametrize(
@@ -183,6 +185,7 @@ ODD = np.zeros((7, 3, 11, 11), np.float32)
         (layers(RECIPES[0]), {'model__width': 1 / 24}, r'pass --config.model.width=0.083'),
         (layers(RECIPES[0]), {'dataset__classes': 9}, 'leave --config.dataset.classes out'),
         (layers(RECIPES[0]), {'augmentation__crop': 80}, r'--config.augmentation.crop'),
+        (layers(RECIPES[0]), ROUNDED_UP, 'rounds the size of the maps of conv1 down'),
         (layers(RECIPES[0]), {'model__conv2__kernel': 3}, r'--config.model.conv2.kernel'),
         (layers(RECIPES[0]), {'model__conv6__maps': 9}, 'lacks conv6.weight, conv6.bias'),
         (replaced('conv1', ODD, ODD[:, 0, 0, 0]), {}, '--config.model.conv1.maps'),
