@@ -58,7 +58,7 @@ class Inputs:
             return 'a value is not finite'
         if len(self.descriptions) != len(self.classes):
             return f'{len(self.classes):,} classes and {len(self.descriptions):,} descriptions'
-        if not all(map(_is_text, (*self.classes, *self.descriptions))):
+        if not all(isinstance(x, str) for x in (*self.classes, *self.descriptions)):
             return 'the name of a class is not a text'
         if len(set(self.classes)) != len(self.classes):
             return 'two classes have the same name'
@@ -78,11 +78,6 @@ class Inputs:
             raise ValueError(f'a mean image of {len(self.mean_HWC)} pixels, not of {size}')
         if len(self.classes) != classes:
             raise ValueError(f'{len(self.classes):,} classes, not {classes:,}')
-
-
-def _is_text(value: Any) -> bool:
-    """Returns whether a value is a text that can be written as UTF-8; JSON has others."""
-    return isinstance(value, str) and value == value.encode(errors='ignore').decode()
 
 
 def write(file: Path, inputs: Inputs) -> None:
