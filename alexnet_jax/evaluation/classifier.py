@@ -12,16 +12,9 @@ from alexnet_jax.config import schema
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.evaluation import pictures
 from alexnet_jax.evaluation.pictures import Picture, as_series, map_ahead
-from alexnet_jax.evaluation.trained_net import (
-    NEWEST,
-    Checkpoint,
-    mesh_of_this_machine,
-    read_inputs,
-    restore,
-)
+from alexnet_jax.evaluation.trained_net import NEWEST, Checkpoint, read_inputs, restore
 from alexnet_jax.model import inference, towers
-from alexnet_jax.model.layer_table import layer_table
-from alexnet_jax.model.net import Net, check_mesh
+from alexnet_jax.model.net import Net
 from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files.inputs_file import Inputs
@@ -55,11 +48,7 @@ def load(
     """
     folder = Workdir(check_path(str(workdir), 'workdir'))
     config = folder.read_config()
-    layer_table(config)  # raises a UserError for sizes that do not fit together
-    mesh = mesh or mesh_of_this_machine(config)
-    check_mesh(config, mesh)
-    step, params = restore(folder, config, mesh, checkpoint)
-    return Classifier(folder, config, mesh, step, params)
+    return Classifier(folder, config, *restore(folder, config, mesh, checkpoint))
 
 
 class Prediction(NamedTuple):

@@ -20,6 +20,7 @@ from alexnet_jax.config import schema
 from alexnet_jax.data import images
 from alexnet_jax.model import inference, memory, towers
 from alexnet_jax.model.layer_table import layer_table
+from alexnet_jax.model.net import check_mesh
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.printing import complain, printable
 from alexnet_jax.runtime.progress import ProgressBars
@@ -43,27 +44,43 @@ def mesh_of_this_machine(config: schema.Config) -> jax.sharding.Mesh:
     return towers.choose_mesh(dataclasses.replace(config, mesh=ANY_MESH))
 
 
+class Restored(NamedTuple):
+    """The parameters of a checkpoint.
+
+    Attributes:
+      mesh: the devices that hold them.
+      step: the training steps done.
+      params: nested dict of float32 arrays, as `alexnet.initialize` returns it.
+    """
+
+    mesh: jax.sharding.Mesh
+    step: int
+    params: dict[str, Any]
+
+
 def restore(
     workdir: Workdir,
     config: schema.Config,
-    mesh: jax.sharding.Mesh,
+    mesh: jax.sharding.Mesh | None = None,
     checkpoint: Checkpoint = NEWEST,
-) -> tuple[int, Any]:
+) -> Restored:
     """Restores the parameters of a checkpoint.
 
     Args:
       workdir: the folder of the run.
       config: the settings of the run.
-      mesh: the devices to place the parameters on.
+      mesh: the devices to place the parameters on; None chooses them from this machine's, whatever
+        the net was trained on.
       checkpoint: 'newest'; 'best', the one with the lowest test error; or its training steps.
 
-    Returns:
-      The training steps done, and the parameters on the mesh.
-
     Raises:
-      UserError: there is no such checkpoint.
-      ValueError: `checkpoint` is neither of the two words nor a whole number.
+      UserError: there is no such checkpoint, or the sizes of the layers do not fit together.
+      ValueError: `mesh` does not suit the towers, or `checkpoint` is neither of the two words nor a
+        whole number.
     """
+    layer_table(config)  # raises a UserError for sizes that do not fit together
+    mesh = mesh or mesh_of_this_machine(config)
+    check_mesh(config, mesh)
     step = _step(checkpoint)
     memory.check(config, mesh, is_training=False)
     if checkpoint == BEST:
@@ -72,7 +89,7 @@ def restore(
         if step is None:
             raise UserError(f'{workdir.path} has no best checkpoint: use --checkpoint=newest')
     state, position = workdir.restore(state_shapes(config, mesh), step)
-    return position.step, state.params
+    return Restored(mesh, position.step, state.params)
 
 
 def _step(checkpoint: Any) -> int | None:
@@ -233,9 +250,7 @@ class TrainedNet:
     ) -> None:
         folder = Workdir(workdir)
         self.workdir, self.config = workdir, config or read_config(workdir)
-        layer_table(self.config)  # raises a UserError for sizes that do not fit together
-        self.mesh = mesh or mesh_of_this_machine(self.config)
-        self.step, self.params = restore(folder, self.config, self.mesh, checkpoint)
+        self.mesh, self.step, self.params = restore(folder, self.config, mesh, checkpoint)
         splits = open_splits(self.config)
         self.source = splits.eval
         self.inputs = folder.read_inputs() or _inputs_of_data_set(folder, self.config, splits)

@@ -18,7 +18,6 @@ from alexnet_jax.evaluation.trained_net import (
     restore,
 )
 from alexnet_jax.model import alexnet, memory
-from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.model.parameters import leaves_by_name, shapes_by_name
 from alexnet_jax.runtime.paths import check_writable
 from alexnet_jax.runtime.user_errors import UserError
@@ -75,8 +74,7 @@ def read_run(workdir: Path, checkpoint: Checkpoint = NEWEST) -> PortableNet:
     """
     folder = Workdir(workdir)
     config = folder.read_config()
-    layer_table(config)  # raises a UserError for sizes that do not fit together
-    step, params = restore(folder, config, mesh_of_this_machine(config), checkpoint)
+    _, step, params = restore(folder, config, checkpoint=checkpoint)
     inputs = read_inputs(folder)
     try:
         return PortableNet(config, jax.device_get(params), inputs, step)
