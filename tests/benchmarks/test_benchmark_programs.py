@@ -315,7 +315,8 @@ def test_help_succeeds_and_a_mistake_is_one_line(name):
 
 
 @pytest.mark.slow
-def test_fine_tuning_compares_its_runs(tmp_path, trained_run):
+def test_fine_tuning_compares_its_runs(tmp_path, trained_run, monkeypatch):
+    monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')  # compiles five programs
     file = tmp_path / 'fine_tuning.json'
     out = program(
         *('fine_tuning.py', '--images=2', '--test_images=2', '--epochs=0.5', '--seeds=1'),
