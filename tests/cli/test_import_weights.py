@@ -166,8 +166,9 @@ def test_the_classes_of_an_export_are_compared_and_its_sizes_stay(export, tmp_pa
     names.write_text('a\nb\nc\nd\nf\ne\n')
     with pytest.raises(UserError, match='names 2 classes otherwise than the export, such as f in'):
         importing.import_export(folder, Request(classes=names))
-    with pytest.raises(UserError, match=r'--config\.model\.width would change the net itself'):
-        importing.import_export(folder, Request(overrides={'model.width': 0.5}))
+    for name, value in (('model.width', 0.5), ('augmentation.deviations', (2.0, 2.0, 2.0))):
+        with pytest.raises(UserError, match=rf'--config\.{name} would change the net itself'):
+            importing.import_export(folder, Request(overrides={name: value}))
 
 
 @pytest.mark.parametrize('export', [safetensors_files.TORCH], indirect=True)

@@ -30,7 +30,13 @@ _NO_MEAN = (
     'no mean image was given (--mean=FILE): the colour 123, 117, 104 (red, green, blue) is '
     "subtracted, as Caffe's users do without one"
 )
-_SETTINGS_OF_NET = ('model.', 'dataset.classes', 'dataset.image_size', 'augmentation.crop')
+_SETTINGS_OF_NET = (
+    'model.',
+    'dataset.classes',
+    'dataset.image_size',
+    'augmentation.crop',
+    'augmentation.deviations',
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
