@@ -9,6 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+# The shapes of the published weights, (maps out, maps in, rows, columns) or (units out, units in).
+SHAPES = {
+    'conv1': (96, 3, 11, 11),
+    'conv2': (256, 48, 5, 5),
+    'conv3': (384, 256, 3, 3),
+    'conv4': (384, 192, 3, 3),
+    'conv5': (256, 192, 3, 3),
+    'fc6': (4096, 9216),
+    'fc7': (4096, 4096),
+    'fc8': (1000, 4096),
+}
+
 V1_TYPES = {
     'Convolution': 4,
     'Data': 5,

@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet_jax.config import schema
 from alexnet_jax.data.images import BadImage
-from alexnet_jax.evaluation import pictures
+from alexnet_jax.evaluation import error_rates, pictures
 from alexnet_jax.evaluation.pictures import Picture, as_series, map_ahead
 from alexnet_jax.evaluation.trained_net import NEWEST, Checkpoint, read_inputs, restore
 from alexnet_jax.model import inference, towers
@@ -78,7 +78,7 @@ def name_answers(
       descriptions: a description of each class; '' where there is none.
       top: how many classes are named; all where there are fewer.
     """
-    order = np.argsort(-log_p_K, kind='stable')[:top].tolist()
+    order = error_rates.most_probable(log_p_K[None], top)[0].tolist()
     return [Prediction(classes[k], float(np.exp(log_p_K[k])), k, descriptions[k]) for k in order]
 
 
@@ -278,7 +278,7 @@ class Classifier(Net):
 
 
 class _Cache:
-    """What a classifier keeps from its first use on; NNX must not take it for a part of the net."""
+    """Values that are read once; as attributes of the net, NNX would take them for a part of it."""
 
     def __init__(self) -> None:
         self.inputs: Inputs | None = None

@@ -71,3 +71,8 @@ def interval(error: float, images: int) -> tuple[float, float]:
     spread = error * (1 - error) / images + (z / (2 * images)) ** 2
     half = z / shrink * math.sqrt(max(0.0, spread))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def most_probable(log_p_NK: np.ndarray, number: int) -> np.ndarray:
+    """Returns the most probable labels first, of equal ones the lower first: (N, number) int64."""
+    return np.argsort(-log_p_NK, axis=1, kind='stable')[:, :number]

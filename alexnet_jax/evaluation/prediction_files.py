@@ -45,13 +45,8 @@ def write(
     return paths + confusion.write(folder, counts_KK, images.classes)
 
 
-def most_probable(log_p_NK: np.ndarray, number: int) -> np.ndarray:
-    """Returns the most probable labels first, of equal ones the lower first: (N, number) int64."""
-    return np.argsort(-log_p_NK, axis=1, kind='stable')[:, :number]
-
-
 def _predictions(images: LabelledImages, log_p_NK: np.ndarray) -> Iterator[Sequence[Any]]:
-    best, p_NK = most_probable(log_p_NK, ANSWERS), np.exp(log_p_NK)
+    best, p_NK = error_rates.most_probable(log_p_NK, ANSWERS), np.exp(log_p_NK)
     ranks = range(1, best.shape[1] + 1)
     answers = [name for i in ranks for name in (f'answer {i}', f'probability {i}')]
     yield ['index', 'name', 'class', *answers]

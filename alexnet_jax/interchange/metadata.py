@@ -1,4 +1,4 @@
-"""What exported files say about their net besides its arrays: settings, classes, preprocessing."""
+"""The texts in exported files: settings, classes and preprocessing of their net."""
 
 import dataclasses
 import json

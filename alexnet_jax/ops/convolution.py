@@ -42,7 +42,7 @@ def padding_after(
 
 
 class Steps(NamedTuple):
-    """How a kernel moves over an image: see `convolution`."""
+    """The steps of a kernel over an image: see `convolution`."""
 
     stride: int
     padding: int

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from alexnet_jax.evaluation import confusion
+from alexnet_jax.evaluation import confusion, error_rates
 from alexnet_jax.evaluation import prediction_files as predictions_of
 from alexnet_jax.reporting import figures
 from alexnet_jax.reporting.markup import Html, joined, tag
@@ -104,7 +104,7 @@ def _example(
             class_='true' if k == label else None,
             style=f'--p:{100 * p_K[k]:.1f}%',
         )
-        for k in predictions_of.most_probable(log_p_K[None], predictions_of.ANSWERS)[0]
+        for k in error_rates.most_probable(log_p_K[None], predictions_of.ANSWERS)[0]
     ]
     address = figures.png(figures.thumbnail(image))
     return tag(

@@ -2,22 +2,13 @@
 
 import pytest
 
+import caffe_files
 import nets
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.layer_table import layer_table, parameter_count
 from alexnet_jax.training.optimizer import Progress, rates
 
-# The shapes of the published weights, (maps out, maps in, rows, columns) or (units out, units in).
-CAFFE = {
-    'conv1': (96, 3, 11, 11),
-    'conv2': (256, 48, 5, 5),
-    'conv3': (384, 256, 3, 3),
-    'conv4': (384, 192, 3, 3),
-    'conv5': (256, 192, 3, 3),
-    'fc6': (4096, 9216),
-    'fc7': (4096, 4096),
-    'fc8': (1000, 4096),
-}
+# The shapes of the published weights, as in caffe_files.SHAPES.
 TORCHVISION = {
     'conv1': (64, 3, 11, 11),
     'conv2': (192, 64, 5, 5),
@@ -29,8 +20,8 @@ TORCHVISION = {
     'fc8': (1000, 4096),
 }
 PUBLISHED = {
-    'bvlc_alexnet': (CAFFE, 60_965_224),
-    'bvlc_reference_caffenet': (CAFFE, 60_965_224),
+    'bvlc_alexnet': (caffe_files.SHAPES, 60_965_224),
+    'bvlc_reference_caffenet': (caffe_files.SHAPES, 60_965_224),
     'torchvision': (TORCHVISION, 61_100_840),
 }
 

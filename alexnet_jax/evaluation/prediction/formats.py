@@ -20,7 +20,7 @@ _NARROWEST = 40  # columns of a terminal that tables are cut to
 
 
 class Layout:
-    """What every format needs to know before the first picture.
+    """The facts that every format needs before the first picture.
 
     Args:
       top: the number of classes that are named for each picture.

@@ -23,7 +23,7 @@ from alexnet_jax.training.run_files.inputs_file import Inputs
 
 
 class Request(NamedTuple):
-    """What is to be predicted, and how it is written.
+    """The pictures to predict, the nets, and the form of the answers.
 
     Attributes:
       workdirs: the folders of the runs whose probabilities are averaged.
@@ -79,7 +79,8 @@ def run(request: Request) -> int:
         formats.open_output(out, exact=request.format == 'csv') as write,
     ):
         write(form.header())
-        if len(sources) > nets[0].batch_size:
+        is_long = len(sources) > nets[0].batch_size
+        if is_long:
             bars.show_images('predicting', 0, len(sources))
         for batch in batches:
             with bars.hidden():
@@ -91,7 +92,7 @@ def run(request: Request) -> int:
                         write(form.format(name, best))
             done += len(batch)
             unread += sum(answer.log_p_K is None for answer in batch)
-            if len(sources) > nets[0].batch_size:
+            if is_long:
                 bars.show_images('predicting', done, len(sources))
     if len(sources) > 1 or out is not None:
         _summarize(pictures, unread, time.monotonic() - start, out)

@@ -1,4 +1,4 @@
-"""What `config.json` of an export says: layers, class names and preprocessing, as plain values.
+"""The contents of an export's `config.json`: layers, class names, preprocessing, as plain values.
 
 The first entries are those that users of model hubs know from timm. 'preprocessing' says the same
 in the units of this project, and in words. 'layers' lists the net for programs in other frameworks,

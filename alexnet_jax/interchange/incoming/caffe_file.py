@@ -12,7 +12,7 @@ import mmap
 import string
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -70,8 +70,39 @@ _SECTIONS: dict[str, dict[str, tuple[float, tuple[int, ...]]]] = {
         'pad': (0, (4, 9)),
     },
 }
-_SECTION_FIELDS = {'Convolution': 106, 'LRN': 118, 'Pooling': 121}
-_SECTION_FIELDS_V1 = {'Convolution': 10, 'LRN': 18, 'Pooling': 19}
+
+
+class _Form(NamedTuple):
+    """The form of a layer in one generation of the format.
+
+    Attributes:
+      name: the number of the field with the layer's name.
+      type: that of the field with its type.
+      blobs: that of the fields with its arrays.
+      sections: by type, that of the field with the layer's settings.
+      read_type: reads the type; '' for those that no net here can have.
+    """
+
+    name: int
+    type: int
+    blobs: int
+    sections: Mapping[str, int]
+    read_type: Callable[[Field], str]
+
+
+def _type_v1(field: Field) -> str:
+    return _TYPES_V1.get(field.value, '') if isinstance(field.value, int) else ''
+
+
+def _type_v0(field: Field) -> str:
+    return _TYPES_V0.get(wire_format.text(field), '')
+
+
+# LayerParameter, V1LayerParameter, V0LayerParameter. In V0, padding is a layer of its own, so the
+# settings of the layers are left out.
+_V2 = _Form(1, 2, 7, {'Convolution': 106, 'LRN': 118, 'Pooling': 121}, wire_format.text)
+_V1 = _Form(4, 5, 6, {'Convolution': 10, 'LRN': 18, 'Pooling': 19}, _type_v1)
+_V0 = _Form(1, 2, 50, {}, _type_v0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,9 +181,9 @@ def _net(reader: Reader, message: memoryview) -> Net:
         if field.number == 1:
             name = wire_format.text(field)
         elif field.number == 100:
-            layers.append(_layer(reader, _submessage(field)))
+            layers.append(_layer(reader, _submessage(field), _V2))
         elif field.number == 2:
-            layers.append(_layer_v1(reader, _submessage(field)))
+            layers.append(_layer(reader, _submessage(field), _V1))
         if len(layers) > _MOST_LAYERS:
             raise DamagedError(f'it has more than {_MOST_LAYERS:,} layers')
     if not any(layer.blobs for layer in layers):
@@ -160,51 +191,22 @@ def _net(reader: Reader, message: memoryview) -> Net:
     return Net(name, tuple(layers))
 
 
-def _layer(reader: Reader, message: memoryview) -> Layer:
-    """Reads a LayerParameter."""
+def _layer(reader: Reader, message: memoryview, form: _Form) -> Layer:
+    """Reads a layer; one of V1 may contain one of V0 in place of its fields."""
     name, kind, blobs, sections = '', '', [], {}
     for field in reader.fields(message):
-        if field.number == 1:
+        if form is _V1 and field.number == 1:
+            return _layer(reader, _submessage(field), _V0)
+        if field.number == form.name:
             name = wire_format.text(field)
-        elif field.number == 2:
-            kind = wire_format.text(field)
-        elif field.number == 7:
+        elif field.number == form.type:
+            kind = form.read_type(field)
+        elif field.number == form.blobs:
             blobs.append(_blob(reader, _submessage(field)))
-        elif field.number in _SECTION_FIELDS.values():
+        elif field.number in form.sections.values():
             sections[field.number] = _submessage(field)
-    settings = _settings(reader, kind, sections.get(_SECTION_FIELDS.get(kind)))
+    settings = _settings(reader, kind, sections.get(form.sections.get(kind)))
     return Layer(name, kind, settings, tuple(blobs))
-
-
-def _layer_v1(reader: Reader, message: memoryview) -> Layer:
-    """Reads a V1LayerParameter, which may contain a V0LayerParameter in place of its fields."""
-    name, kind, blobs, sections = '', '', [], {}
-    for field in reader.fields(message):
-        if field.number == 1:
-            return _layer_v0(reader, _submessage(field))
-        if field.number == 4:
-            name = wire_format.text(field)
-        elif field.number == 5 and isinstance(field.value, int):
-            kind = _TYPES_V1.get(field.value, '')
-        elif field.number == 6:
-            blobs.append(_blob(reader, _submessage(field)))
-        elif field.number in _SECTION_FIELDS_V1.values():
-            sections[field.number] = _submessage(field)
-    settings = _settings(reader, kind, sections.get(_SECTION_FIELDS_V1.get(kind)))
-    return Layer(name, kind, settings, tuple(blobs))
-
-
-def _layer_v0(reader: Reader, message: memoryview) -> Layer:
-    """Reads a V0LayerParameter. Its padding is a layer of its own, so its settings are left out."""
-    name, kind, blobs = '', '', []
-    for field in reader.fields(message):
-        if field.number == 1:
-            name = wire_format.text(field)
-        elif field.number == 2:
-            kind = _TYPES_V0.get(wire_format.text(field), '')
-        elif field.number == 50:
-            blobs.append(_blob(reader, _submessage(field)))
-    return Layer(name, kind, {}, tuple(blobs))
 
 
 def _settings(reader: Reader, kind: str, section: memoryview | None) -> dict[str, float]:

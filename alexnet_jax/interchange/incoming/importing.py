@@ -41,7 +41,7 @@ _SETTINGS_OF_NET = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """What the user has asked for, besides the file of weights.
+    """The options of an import besides the file of weights.
 
     Attributes:
       config: the config file; None for the one that the weights belong to.

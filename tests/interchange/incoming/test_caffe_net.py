@@ -47,16 +47,8 @@ def test_the_recipes_have_the_shapes_of_the_published_nets():
     """As in models/bvlc_alexnet/deploy.prototxt; both nets have the same."""
     for recipe in RECIPES:
         shapes = grouped_layout.shapes(nets.override(nets.load(recipe)))
-        assert {k.removesuffix('.weight'): v for k, v in shapes.items() if 'weight' in k} == {
-            'conv1': (96, 3, 11, 11),
-            'conv2': (256, 48, 5, 5),
-            'conv3': (384, 256, 3, 3),
-            'conv4': (384, 192, 3, 3),
-            'conv5': (256, 192, 3, 3),
-            'fc6': (4096, 9216),
-            'fc7': (4096, 4096),
-            'fc8': (1000, 4096),
-        }
+        weights = {k.removesuffix('.weight'): v for k, v in shapes.items() if 'weight' in k}
+        assert weights == caffe_files.SHAPES
 
 
 @pytest.mark.parametrize(
