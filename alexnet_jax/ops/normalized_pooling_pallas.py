@@ -33,15 +33,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from alexnet_jax.ops.formula import LARGEST_WINDOW, Formula
+from alexnet_jax.ops.kernels.arithmetic import Arithmetic, to_float32
+from alexnet_jax.ops.kernels.segments import Segments, expect_int32_indices, launch
 from alexnet_jax.ops.max_pooling import pooled_size
-from alexnet_jax.ops.response_normalization_pallas import (
-    Segments,
-    expect_int32_indices,
-    launch,
-    normalize,
-    pull_back,
-    reach,
-)
 
 # Pools per thread in `forward`. With more, fewer pixels are normalized by two threads, but there
 # are fewer threads. Not yet timed on a GPU.
@@ -126,7 +120,7 @@ def forward(
     shape = (images, pools.rows, pools.columns, maps)
     dtypes = [x_BHWC.dtype, pools.mask_dtype][: 1 + with_mask]
     results = launch(
-        functools.partial(_forward, formula=formula, pools=pools),
+        functools.partial(_forward, arithmetic=Arithmetic(formula, interpret), pools=pools),
         'normalized_pooling_forward',
         [x_BHWC],
         [(images * pools.rows * pools.columns * maps, dtype) for dtype in dtypes],
@@ -163,7 +157,7 @@ def backward(
     """
     pools = Pools.of_array(x_BHWC, window, stride)
     (flat,) = launch(
-        functools.partial(_backward, formula=formula, pools=pools),
+        functools.partial(_backward, arithmetic=Arithmetic(formula, interpret), pools=pools),
         'normalized_pooling_backward',
         [x_BHWC, mask_BhwC, cotangent_BhwC],
         [(x_BHWC.size, x_BHWC.dtype)],
@@ -203,66 +197,59 @@ def _divide(a: Array, b: int) -> tuple[Array, Array]:
     return jax.lax.div(a, np.int32(b)), jax.lax.rem(a, np.int32(b))
 
 
-class Largest(NamedTuple):
-    """The largest of several values of one map, and a bit for each pixel that has it."""
-
-    value: Array
-    bits: Any
-
-    def shift(self, places: int) -> 'Largest':
-        """Shifts the mask bits left."""
-        return self._replace(bits=self.bits << np.int32(places))
-
-
-def _larger(a: Largest, b: Largest) -> Largest:
-    """Returns the larger of two; NaN if either is NaN, and the bits of both if they are equal."""
-    larger = a.value > b.value
-    rest = jnp.where(a.value == b.value, a.bits | b.bits, b.bits)
-    return Largest(
-        jnp.where(larger | jnp.isnan(a.value), a.value, b.value), jnp.where(larger, a.bits, rest)
-    )
-
-
 def _forward(
     x_ref: Any,
     y_ref: Any,
     mask_ref: Any = None,
     *,
-    formula: Formula,
+    arithmetic: Arithmetic,
     pools: Pools,
     segments: Callable[[], Segments],
 ) -> None:
     places = Places.of_segments(segments(), pools.strips, pools.columns)
     first = places.row * DOWN
     lines = [
-        _line(x_ref, places, first * pools.stride + i, formula, pools)
+        _line(x_ref, places, first * pools.stride + i, arithmetic, pools)
         for i in range((DOWN - 1) * pools.stride + pools.window)
     ]
     for n in range(DOWN):
         place = places.at(first + n, places.column, pools.rows, pools.columns)
         own = lines[n * pools.stride :][: pools.window]
-        for offset, of_map in enumerate(zip(*own, strict=True)):
-            shifted = (line.shift(i * pools.window) for i, line in enumerate(of_map))
-            largest = functools.reduce(_larger, shifted)
-            place.store(y_ref, offset, largest.value)
-            if mask_ref is not None:
-                bits = jnp.where(jnp.isnan(largest.value), np.int32(0), largest.bits)
-                place.store(mask_ref, offset, bits)
+        values = [functools.reduce(arithmetic.maximum, of_map) for of_map in zip(*(line.largest for line in own), strict=True)]
+        place.store(y_ref, values)
+        if mask_ref is not None:
+            pixels = [pixel for line in own for pixel in line.pixels]
+            place.store(mask_ref, [_bits([p[m] for p in pixels], y) for m, y in enumerate(values)])
 
 
-def _line(x_ref: Any, places: Places, row: Array, formula: Formula, pools: Pools) -> list[Largest]:
-    """Computes the largest value in one row of a pool, for each map of the segment."""
+class Line(NamedTuple):
+    """Pixels side by side: of each, and of the largest, the normalized value of each map."""
+
+    pixels: list[list[Array]]
+    largest: list[Array]
+
+
+def _line(x_ref: Any, places: Places, row: Array, arithmetic: Arithmetic, pools: Pools) -> Line:
+    """Computes one row of a pool."""
     pixels = []
     for j in range(pools.window):
         column = places.column * pools.stride + j
         pixel = places.at(row, column, pools.height, pools.width)
-        values = normalize(functools.partial(pixel.load, x_ref), pixel.length, formula)
+        load = functools.partial(pixel.load, x_ref, change=arithmetic.rectify)
+        values = arithmetic.normalize(load, pixel.length)
         # The comparison uses the digits that are stored.
         values = [v.astype(x_ref.dtype).astype(jnp.float32) for v in values]
         if pools.overhang:
             values = [jnp.where(pixel.exist, v, -jnp.inf) for v in values]
-        pixels.append([Largest(v, np.int32(1 << j)) for v in values])
-    return [functools.reduce(_larger, of_map) for of_map in zip(*pixels, strict=True)]
+        pixels.append(values)
+    largest = [functools.reduce(arithmetic.maximum, of_map) for of_map in zip(*pixels, strict=True)]
+    return Line(pixels, largest)
+
+
+def _bits(values: Sequence[Array], largest: Array) -> Array:
+    """Returns a bit for each value that is the largest; none where that is NaN."""
+    bits = [jnp.where(v == largest, np.int32(1 << i), np.int32(0)) for i, v in enumerate(values)]
+    return functools.reduce(operator.or_, bits)
 
 
 def _backward(
@@ -271,20 +258,19 @@ def _backward(
     g_ref: Any,
     dx_ref: Any,
     *,
-    formula: Formula,
+    arithmetic: Arithmetic,
     pools: Pools,
     segments: Callable[[], Segments],
 ) -> None:
     places = Places.of_segments(segments(), *pools.blocks)
-    maps = reach(places.segments.length, formula)
+    maps = arithmetic.reach(places.segments.length)
     covering = _covering_pools(mask_ref, g_ref, places, maps, pools)
     for i, j in itertools.product(range(pools.stride), repeat=2):
         row, column = places.row * pools.stride + i, places.column * pools.stride + j
         pixel = places.at(row, column, pools.height, pools.width)
-        g = {m: _cotangent(covering, i, j, m, pools.window) for m in maps}
-        load = functools.partial(pixel.load, x_ref)
-        for offset, dx in enumerate(pull_back(load, g, pixel.length, formula)):
-            pixel.store(dx_ref, offset, dx)
+        g = functools.partial(_cotangent, covering, i, j, pools.window)
+        load = functools.partial(pixel.load, x_ref, change=arithmetic.rectify)
+        pixel.store(dx_ref, [*arithmetic.pull_back(load, g, pixel.length)])
 
 
 class CoveringPool(NamedTuple):
@@ -308,14 +294,14 @@ def _covering_pools(
     covering = []
     for up, left in itertools.product(range((pools.window - 1) // pools.stride + 1), repeat=2):
         pool = places.at(places.row - up, places.column - left, pools.rows, pools.columns)
-        bits = {m: pool.load(mask_ref, m).astype(jnp.int32) for m in maps}
-        g = {m: pool.load(g_ref, m).astype(jnp.float32) for m in maps}
+        bits = pool.load(mask_ref, maps, lambda bits: bits.astype(jnp.int32))
+        g = pool.load(g_ref, maps, to_float32)
         covering.append(CoveringPool(up * pools.stride, left * pools.stride, bits, g))
     return covering
 
 
 def _cotangent(
-    covering: Sequence[CoveringPool], i: int, j: int, map_index: int, window: int
+    covering: Sequence[CoveringPool], i: int, j: int, window: int, map_index: int
 ) -> Array | float:
     """Sums the cotangents of the pools whose largest value pixel (i, j) of the block holds."""
     parts = []
