@@ -29,7 +29,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from alexnet_jax.ops.formula import Formula
 from alexnet_jax.ops.kernels import segments
-from alexnet_jax.ops.kernels.arithmetic import Arithmetic, to_float32
+from alexnet_jax.ops.kernels.arithmetic import Arithmetic
 from alexnet_jax.ops.kernels.segments import (
     Segments,
     expect_int32_indices,
@@ -155,7 +155,7 @@ def _gpu_forward(
     x_ref: Any, y_ref: Any, *, arithmetic: Arithmetic, segments: Callable[[], Segments]
 ) -> None:
     own = segments()
-    load = functools.partial(own.load, x_ref, change=arithmetic.rectify)
+    load = functools.partial(own.load, x_ref)
     own.store(y_ref, arithmetic.normalize(load, own.length))
 
 
@@ -163,9 +163,9 @@ def _gpu_backward(
     x_ref: Any, g_ref: Any, dx_ref: Any, *, arithmetic: Arithmetic, segments: Callable[[], Segments]
 ) -> None:
     own = segments()
-    load = functools.partial(own.load, x_ref, change=arithmetic.rectify)
-    g = own.load(g_ref, arithmetic.reach(own.length), to_float32)
-    own.store(dx_ref, [*arithmetic.pull_back(load, g.__getitem__, own.length)])
+    load = functools.partial(own.load, x_ref)
+    g = own.load(g_ref, arithmetic.reach(own.length))
+    own.store(dx_ref, [*arithmetic.pull_back(load, lambda j: g[j].astype(jnp.float32), own.length)])
 
 
 # --- TPU: the arrays are (pixels, maps); a block has entire pixels, and a window sum is a matrix

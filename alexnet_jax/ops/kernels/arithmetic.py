@@ -8,7 +8,7 @@ instructions to 5 for each S^-0.75 and its argument.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +37,8 @@ class Arithmetic(NamedTuple):
     def normalize(self, load: Load, length: int) -> list[Array]:
         """Computes the float32 results of a segment of `length` maps."""
         before, after = self.formula.before, self.formula.after
-        r = load(range(-before, length + after))
-        sums = _sums({j: a * a for j, a in r.items()}, self.formula.size)
-        return [r[i] * self._powers(sums(i - before))[0] for i in range(length)]
+        r, squares = self._activations(load(range(-before, length + after)))
+        return [r(i) * self._powers(squares(i - before))[0] for i in range(length)]
 
     def reach(self, length: int) -> range:
         """Returns the maps, relative to a segment's first one, whose S depends on the segment."""
@@ -58,17 +57,30 @@ class Arithmetic(NamedTuple):
         _, _, alpha, beta, rectify = self.formula
         before, after = self.formula.before, self.formula.after
         near = self.reach(length)
-        r = load(range(near.start - before, near.stop + after))
-        squares = _sums({j: a * a for j, a in r.items()}, self.formula.size)
-        scaled, inner = {}, {}
-        for j in near:
+        r, squares = self._activations(load(range(near.start - before, near.stop + after)))
+
+        @functools.cache
+        def scaled_and_inner(j: int) -> tuple[Array, Array]:
             power, inverse = self._powers(squares(j - before))
-            scaled[j] = g(j) * power
-            inner[j] = scaled[j] * (r[j] * inverse)  # 0 where the pixel has no map j, as r is
-        mirrored = _sums(inner, self.formula.size)
+            scaled = g(j) * power
+            return scaled, scaled * (r(j) * inverse)  # 0 where the pixel has no map j, as r is
+
+        mirrored = _sums(lambda j: scaled_and_inner(j)[1], self.formula.size)
         for i in range(length):
-            d_r = self._multiply_add(-2 * alpha * beta * r[i], mirrored(i - after), scaled[i])
-            yield jnp.where(r[i] > 0, d_r, 0.0) if rectify else d_r
+            total = mirrored(i - after)
+            d_r = self._multiply_add(-2 * alpha * beta * r(i), total, scaled_and_inner(i)[0])
+            yield jnp.where(r(i) > 0, d_r, 0.0) if rectify else d_r
+
+    def _activations(
+        self, x: Mapping[int, Array]
+    ) -> tuple[Callable[[int], Array], Callable[[int], Array]]:
+        """Returns r, and the sum of its squares from a map on, as functions of the map.
+
+        They compute each value where it is first used, because the compiler keeps about this order:
+        fewer registers are in use at a time.
+        """
+        r = functools.cache(lambda j: self.rectify(x[j]))
+        return r, _sums(lambda j: r(j) * r(j), self.formula.size)
 
     def rectify(self, x: Array) -> Array:
         """Computes max(x, 0) in float32 where the formula says so; a NaN stays."""
@@ -119,7 +131,7 @@ def instruction(name: str, *arguments: Array) -> Array:
     return result
 
 
-def _sums(values: Mapping[int, Array], size: int) -> Callable[[int], Array]:
+def _sums(values: Callable[[int], Array], size: int) -> Callable[[int], Array]:
     """Returns a function that sums `size` adjacent values from an index on.
 
     Windows overlap, so sums of 2, 4, 8 ... adjacent values are computed once.
@@ -128,7 +140,7 @@ def _sums(values: Mapping[int, Array], size: int) -> Callable[[int], Array]:
     @functools.cache
     def total(first: int, count: int) -> Array:
         if count == 1:
-            return values[first]
+            return values(first)
         part = 1 << (count - 1).bit_length() - 1  # the largest power of two below the count
         return total(first, part) + total(first + part, count - part)
 

@@ -26,6 +26,9 @@ ACCESS_BYTES = 16  # a thread's widest access
 LONGEST = 8
 BLOCK = 256  # threads, and segments, per program
 NUM_WARPS = 8  # 32 threads each: a thread per segment
+# Programs that add up take several steps, so that few sums are written, but leave every
+# multiprocessor several programs.
+PROGRAMS, MOST_STEPS = 1024, 16
 
 # In interpret mode every block is a step of a loop on the CPU, so there should be few, large ones.
 INTERPRETED_BLOCK = 2**30
@@ -57,26 +60,26 @@ def launch(
       results: size and dtype of each array that the kernel writes.
       pixels, maps: the extent of the work.
       interpret: whether the CPU interprets the kernel.
-      sums: whether the kernel also calls `Segments.store_sums`, with one more result.
+      sums: whether the kernel gets one more array to write, and as `segments` a `Steps`, whose
+        `store_sums` writes to it.
 
     Returns:
-      The flat results; with `sums` the last one is (maps,) float32, the sum of what the threads
-      stored.
+      The flat results; with `sums` the last one is (maps,) float32, the sums over all pixels.
     """
     _expect_triton()
     length = segment_length(maps)
-    count = pixels * maps // length
+    groups = maps // length
+    count = pixels * groups
     block = min(INTERPRETED_BLOCK, pl.next_power_of_2(count)) if interpret else BLOCK
     if sums:
-        lanes = Lanes.of_maps(maps // length, block)
-        grid = pl.cdiv(pixels, lanes.pixels)
-        make = functools.partial(Segments.of_lanes, maps, length, pixels, lanes)
-        results = [*results, (grid * lanes.pixels_across * maps, jnp.float32)]
+        segments: Any = Steps.of_pixels(pixels, groups, length, block)
+        grid = pl.cdiv(pixels, segments.count * segments.pixels_per_step)
+        results = [*results, (grid * segments.pixels_per_step * maps, jnp.float32)]
     else:
+        segments = functools.partial(Segments.of_program, groups, length, pixels, block)
         grid = pl.cdiv(count, block)
-        make = functools.partial(Segments.of_program, maps, length, count, block)
     values = pl.pallas_call(
-        functools.partial(kernel, segments=make),
+        functools.partial(kernel, segments=segments),
         out_shape=[result_type(arrays, (size,), dtype) for size, dtype in results],
         grid=(grid,),
         compiler_params=plgpu.CompilerParams(num_warps=NUM_WARPS, num_stages=1),
@@ -109,109 +112,59 @@ def _expect_triton() -> None:
     warnings.filterwarnings('ignore', message, DeprecationWarning)
 
 
-class Lanes(NamedTuple):
-    """An arrangement of a program's threads in which each map has threads of its own.
-
-    The threads are `down` rows of `across` lanes, both powers of two, because Triton adds up only
-    along the axes of such an array. A row holds as many pixels as fit; its last lanes may have
-    nothing to do.
-
-    Attributes:
-      down, across: the arrangement.
-      groups: lanes, and so segments, per pixel.
-    """
-
-    down: int
-    across: int
-    groups: int
-
-    @classmethod
-    def of_maps(cls, groups: int, block: int) -> 'Lanes':
-        """Returns the shortest rows in which at most a sixteenth of the lanes is idle."""
-        across = pl.next_power_of_2(groups)
-        while across < block and (across % groups) * 16 > across:
-            across *= 2
-        return cls(max(1, block // across), across, groups)
-
-    @property
-    def pixels_across(self) -> int:
-        """The number of pixels in a row of lanes."""
-        return self.across // self.groups
-
-    @property
-    def pixels(self) -> int:
-        """The number of pixels per program."""
-        return self.down * self.pixels_across
-
-
 class Segments(NamedTuple):
     """The segments handled by one program: `length` adjacent maps of one pixel each.
 
     Attributes:
-      maps: maps per pixel.
+      groups: segments per pixel.
       length: maps per segment.
-      start: (block,) int32, the flat index of each segment's first map.
-      first: (block,) int32, the number of that map within its pixel.
+      index: (block,) int32, the number of each segment in the array.
+      group: (block,) int32, the number of each segment in its pixel.
       exist: (block,) bool, whether the array has such a segment.
-      lanes: how the threads are arranged, where their values are to be added up.
     """
 
-    maps: int
+    groups: int
     length: int
-    start: Array
-    first: Array
+    index: Array
+    group: Array
     exist: Array
-    lanes: Lanes | None = None
 
     @classmethod
-    def of_program(cls, maps: int, length: int, count: int, block: int) -> 'Segments':
-        """Returns the segments handled by this program: `block` of `count` adjacent segments."""
+    def of_program(cls, groups: int, length: int, pixels: int, block: int) -> 'Segments':
+        """Returns the segments handled by this program: `block` adjacent ones."""
         # No index overflows: block * length is a power of two, so 2**31 is a multiple of it.
         index = pl.program_id(0) * block + jnp.arange(block, dtype=jnp.int32)
-        start = index * length
-        return cls(maps, length, start, jax.lax.rem(start, np.int32(maps)), index < count)
+        group = jax.lax.rem(index, np.int32(groups))
+        return cls(groups, length, index, group, index < pixels * groups)
 
-    @classmethod
-    def of_lanes(cls, maps: int, length: int, pixels: int, lanes: Lanes) -> 'Segments':
-        """Returns the segments of the `lanes.pixels` pixels handled by this program."""
-        lane = jnp.arange(lanes.down * lanes.across, dtype=jnp.int32)
-        within = jax.lax.rem(lane, np.int32(lanes.across))
-        across = jax.lax.div(within, np.int32(lanes.groups))
-        first = jax.lax.rem(within, np.int32(lanes.groups)) * length
-        row = jax.lax.div(lane, np.int32(lanes.across))
-        pixel = pl.program_id(0) * lanes.pixels + row * lanes.pixels_across + across
-        exist = (across < lanes.pixels_across) & (pixel < pixels)
-        return cls(maps, length, pixel * maps + first, first, exist, lanes)
-
-    def load(self, ref: Any, offsets: range, change: Callable[[Array], Array]) -> dict[int, Array]:
+    def load(self, ref: Any, offsets: range) -> dict[int, Array]:
         """Loads maps at some offsets from the first ones, as wide as their addresses allow.
 
         Args:
           ref: a flat array.
           offsets: the offsets of the maps.
-          change: is applied to what is loaded, (block, maps of a piece) or (block,).
 
         Returns:
-          (block,) values by their offset; of 0, changed, beyond the pixel.
+          (block,) values by their offset; 0 beyond the pixel.
         """
         values = {}
         for offset, width in self._pieces(offsets, np.dtype(ref.dtype).itemsize):
-            inside = self.exist
-            if offset < 0:
-                inside &= self.first >= -offset
-            elif offset >= self.length:
-                inside &= self.first < self.maps - offset
-            index, mask = _adjacent(self.start + offset, inside, width)
+            inside, beyond = self.exist, offset // self.length
+            if beyond < 0:
+                inside &= self.group >= -beyond
+            elif beyond > 0:
+                inside &= self.group < self.groups - beyond
+            index, mask = _adjacent(self.index * self.length + offset, inside, width)
             zero = np.zeros((), ref.dtype)
-            piece = change(plgpu.load(ref.at[index], mask=mask, other=zero))
+            piece = plgpu.load(ref.at[index], mask=mask, other=zero)
             values |= zip(range(offset, offset + width), _split(piece, width), strict=True)
         return values
 
     def store(self, ref: Any, values: Sequence[Array]) -> None:
-        """Stores (block,) float32 values for each map of the segment."""
+        """Stores (block,) values for each map of the segment, rounded to the array's dtype."""
         for offset, width in self._pieces(range(self.length), np.dtype(ref.dtype).itemsize):
-            index, mask = _adjacent(self.start + offset, self.exist, width)
-            piece = _join(values[offset : offset + width]).astype(ref.dtype)
+            index, mask = _adjacent(self.index * self.length + offset, self.exist, width)
+            piece = join(values[offset : offset + width]).astype(ref.dtype)
             plgpu.store(ref.at[index], piece, mask=mask)
 
     def _pieces(self, offsets: range, itemsize: int) -> Iterator[tuple[int, int]]:
@@ -224,21 +177,69 @@ class Segments(NamedTuple):
             yield offset, width
             offset += width
 
-    def store_sums(self, ref: Any, values: Sequence[Array]) -> None:
-        """Stores sums of (block,) float32 values for each map of the segment over the pixels.
+
+class Steps(NamedTuple):
+    """The pixels of a program, taken in steps; a thread has the same maps in each.
+
+    So a thread can add up what it computes for these maps, and no threads exchange sums.
+
+    Attributes:
+      pixels: the extent of the work.
+      groups: segments per pixel.
+      length: maps per segment.
+      block: threads. The last ones have nothing to do if `groups` does not divide their number.
+      count: steps per program.
+    """
+
+    pixels: int
+    groups: int
+    length: int
+    block: int
+    count: int
+
+    @classmethod
+    def of_pixels(cls, pixels: int, groups: int, length: int, block: int) -> 'Steps':
+        """Returns as many steps as leave PROGRAMS programs, and at most MOST_STEPS."""
+        block = max(block, pl.next_power_of_2(groups))
+        steps = pl.cdiv(pixels, block // groups)
+        return cls(pixels, groups, length, block, min(max(steps // PROGRAMS, 1), MOST_STEPS))
+
+    @property
+    def pixels_per_step(self) -> int:
+        """The number of pixels that a program handles at a time."""
+        return self.block // self.groups
+
+    def store_sums(self, ref: Any, of_step: Callable[[Segments], list[Array]]) -> None:
+        """Calls a function for the segments of each step, and stores the sums of its results.
 
         Args:
-          ref: a flat array with `lanes.pixels_across` pixels for each program: the sums over the
-            rows of lanes.
-          values: are 0 where no segment exists.
+          ref: a flat array with `pixels_per_step` pixels for each program.
+          of_step: returns (block,) float32 values for each map of a segment, 0 where none exists.
         """
-        down, across, groups = self.lanes
-        table = _join(values).reshape(down, across, self.length).sum(0)
-        lane = jnp.arange(across, dtype=jnp.int32)
-        active = self.lanes.pixels_across * groups
-        start = (pl.program_id(0) * active + lane) * self.length
-        index, mask = _adjacent(start, lane < active, self.length)
-        plgpu.store(ref.at[index], table.reshape(index.shape), mask=mask)
+        lane = jnp.arange(self.block, dtype=jnp.int32)
+        row, group = divide(lane, self.groups)
+        active = row < self.pixels_per_step
+
+        def segments(step: Array | int) -> Segments:
+            pixel = (pl.program_id(0) * self.count + step) * self.pixels_per_step + row
+            exist = active & (pixel < self.pixels)
+            return Segments(self.groups, self.length, pixel * self.groups + group, group, exist)
+
+        def add(step: Array, sums: list[Array]) -> list[Array]:
+            return [a + b for a, b in zip(sums, of_step(segments(step)), strict=True)]
+
+        if self.count == 1:
+            sums = of_step(segments(0))
+        else:
+            zeros = [jnp.zeros(self.block, jnp.float32) for _ in range(self.length)]
+            sums = jax.lax.fori_loop(0, self.count, add, zeros)
+        index = pl.program_id(0) * (self.pixels_per_step * self.groups) + lane
+        Segments(self.groups, self.length, index, group, active).store(ref, sums)
+
+
+def divide(a: Array, b: int) -> tuple[Array, Array]:
+    """Computes quotient and remainder of numbers that are not negative."""
+    return jax.lax.div(a, np.int32(b)), jax.lax.rem(a, np.int32(b))
 
 
 def _adjacent(start: Array, mask: Array, width: int) -> tuple[Array, Array]:
@@ -256,9 +257,9 @@ def _split(values: Array, width: int) -> list[Array]:
     return [column.reshape(-1) for column in jnp.split(values, width, axis=1)]
 
 
-def _join(columns: Sequence[Array]) -> Array:
+def join(columns: Sequence[Array]) -> Array:
     """Returns columns side by side, (block, width); Triton joins two arrays at a time."""
     if len(columns) == 1:
         return columns[0]
-    halves = [_join(columns[::2]), _join(columns[1::2])]
+    halves = [join(columns[::2]), join(columns[1::2])]
     return jnp.stack(halves, axis=-1).reshape(len(columns[0]), -1)
