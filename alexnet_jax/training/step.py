@@ -82,5 +82,5 @@ def make_train_step(
         return State(state.step + 1, params, velocity), metrics
 
     in_specs = (state_specs, images, *[replicated] * 3)
-    sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=(state_specs, replicated))
-    return jax.jit(sharded, donate_argnums=0)
+    out_specs = (state_specs, replicated)
+    return towers.compile_program(step, config, mesh, in_specs, out_specs, donate_argnums=0)
