@@ -2,9 +2,10 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jax import Array
 
@@ -14,13 +15,44 @@ from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.batch_normalization import update_averages
 from alexnet_jax.model.dropout import Masks
 from alexnet_jax.ops.top_k_credit import credit
-from alexnet_jax.training.optimizer import Rates, apply_updates
+from alexnet_jax.training.optimizer import Progress, Rates, apply_updates, rates
 from alexnet_jax.training.state import State, make_optimizer, partitions
 
 StepFunction = Callable[
-    [State, dict[str, Array], augmentation.Constants, Rates, Array], tuple[State, dict[str, Array]]
+    [State, dict[str, Array], augmentation.Constants, Array | np.ndarray],
+    tuple[State, dict[str, Array]],
 ]
 ApplyTraining = Callable[[Any, Array, Masks], tuple[Array, Any]]
+
+
+class Hyperparameters(NamedTuple):
+    """The numbers that the schedules set for each step; a step takes them as one array.
+
+    Attributes:
+      rates: the learning rates.
+      deviation: the standard deviation of the colour noise; a float or () float32.
+    """
+
+    rates: Rates
+    deviation: Any
+
+    SIZE = 5  # numbers in the array
+
+    @classmethod
+    def at(cls, config: Config, epoch: float, progress: Progress) -> 'Hyperparameters':
+        """Returns the numbers after `epoch` passes over the training set, as floats."""
+        deviation = config.augmentation.colour.deviation_at(epoch)
+        return cls(rates(config, epoch, progress), deviation)
+
+    def pack(self) -> np.ndarray:
+        """Returns the (SIZE,) float32 array that a step takes."""
+        return np.array([*self.rates, self.deviation], np.float32)
+
+    @classmethod
+    def unpack(cls, array: Array) -> 'Hyperparameters':
+        """Returns the numbers of an array from `pack`, each () float32."""
+        *rates, deviation = (array[i] for i in range(cls.SIZE))
+        return cls(Rates(*rates), deviation)
 
 
 def make_train_step(
@@ -35,10 +67,10 @@ def make_train_step(
         `alexnet.apply_training` without `graph`; None for the net of the settings.
 
     Returns:
-      `step(state, batch, constants, rates, deviation)`. `batch` holds 'image', (B, size, size, 3)
-      uint8, and 'label', (B,) int32; `rates` are the learning rates and `deviation` is the standard
-      deviation of the colour noise, all () float32. It returns the new state, for which it reuses
-      the old state's memory, and the batch means of 'loss' (nats) and 'top1_error' (a fraction).
+      `step(state, batch, constants, hyperparameters)`. `batch` holds 'image', (B, size, size, 3)
+      uint8, and 'label', (B,) int32; `hyperparameters` is the array of `Hyperparameters.pack`. It
+      returns the new state, for which it reuses the old state's memory, and the batch means of
+      'loss' (nats) and 'top1_error' (a fraction).
     """
     net = apply_training or functools.partial(alexnet.apply_training, alexnet.graph(config, mesh))
     optimizer, memory = make_optimizer(config), config.model.batch_normalization.memory
@@ -47,16 +79,17 @@ def make_train_step(
     images, replicated = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
 
     def step(
-        state: State, batch: Any, constants: augmentation.Constants, rates: Rates, deviation: Array
+        state: State, batch: Any, constants: augmentation.Constants, hyperparameters: Array
     ) -> tuple[State, Any]:
         """Computes the part of one device."""
+        numbers = Hyperparameters.unpack(hyperparameters)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, mask_key = jax.random.split(key)
         with jax.named_scope('views'):
             draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
             draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
             views_BHWC = augmentation.random_views(
-                batch['image'], constants, draw, views, deviation
+                batch['image'], constants, draw, views, numbers.deviation
             )
         masks = Masks(mask_key, batch_size)
 
@@ -72,7 +105,7 @@ def make_train_step(
         (value, (logits_BK, moments)), gradients = differentiate(state.params)
         with jax.named_scope('update'):
             updates, velocity = optimizer.update(
-                gradients, state.velocity, state.params, learning_rate=rates
+                gradients, state.velocity, state.params, learning_rate=numbers.rates
             )
             params = apply_updates(config, state.params, updates)
             params = update_averages(params, moments, memory)
@@ -81,6 +114,5 @@ def make_train_step(
         metrics = {'loss': value, 'top1_error': 1 - correct / batch_size}
         return State(state.step + 1, params, velocity), metrics
 
-    in_specs = (state_specs, images, *[replicated] * 3)
-    out_specs = (state_specs, replicated)
+    in_specs, out_specs = (state_specs, images, *[replicated] * 2), (state_specs, replicated)
     return towers.compile_program(step, config, mesh, in_specs, out_specs, donate_argnums=0)
