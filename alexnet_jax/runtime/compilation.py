@@ -1,4 +1,4 @@
-"""How programs are compiled: the precision of their products, and operations that are deterministic.
+"""How programs are compiled: the precision of their products, and whether they are deterministic.
 
 Every program that contains the net is compiled by `compile_program`, in training and at test time.
 The others of a run (the mean of log probabilities over the views, the results of each image, the
@@ -63,9 +63,7 @@ def compile_program(
     return jax.jit(with_precision, **options)
 
 
-def describe_arithmetic(
-    device: jax.Device, dtype: str, precision: str, deterministic: bool
-) -> str:
+def describe_arithmetic(device: jax.Device, dtype: str, precision: str, deterministic: bool) -> str:
     """Returns what a net's dtype and precision mean on a device, in a few words.
 
     Args:

@@ -37,7 +37,7 @@ def test_the_main_job(tmp_path, data_dir):
         optimized=True,
     )
     assert code == 0, err
-    assert '2 towers, 1 on each of 2 devices (cpu)' in out
+    assert '2 towers, 1 on each of 2 devices (cpu); float32\n' in out
     table = re.search(
         r'centre crop +([\d.]+)% +([\d.]+)%\nmean of 5 views +([\d.]+)% +([\d.]+)%', out
     )
