@@ -91,11 +91,10 @@ def make_train_step(
             views_BHWC = augmentation.random_views(
                 batch['image'], constants, draw, views, numbers.deviation
             )
-        masks = Masks(mask_key, batch_size)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.replicate_over_data(params)
-            logits_BK, moments = net(params, views_BHWC, masks)
+            logits_BK, moments = net(params, views_BHWC, Masks(mask_key, batch_size))
             with jax.named_scope('loss'):
                 losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
                 total = towers.total_over_data(losses.sum())
