@@ -80,13 +80,15 @@ def test_step_times_two_devices_forward_and_the_gradient(tmp_path):
     file = tmp_path / 'step.json'
     out = program(
         *('step.py', '--batch=2', '--width=0.0625', '--repeats=1', '--devices=2', f'--out={file}'),
-        *('--what=forward,gradient', '--dtype=bfloat16', '--torch=none'),
+        *('--what=forward,gradient', '--dtype=bfloat16', '--torch=none', '--deterministic'),
+        '--precision=highest',
     )
     results = json.loads(file.read_text())['results']
-    name = 'alexnet_jax 2 devices, bfloat16'
+    name = 'alexnet_jax 2 devices highest, bfloat16'
     whats = ['forward', 'gradient']
     assert [(r['what'], r['contender']) for r in results] == [(what, name) for what in whats]
     assert 'forward and backward' in out
+    assert '1 rounds, width 0.0625, deterministic' in out
 
 
 @pytest.mark.slow
