@@ -286,7 +286,9 @@ def test_a_thread_loads_nothing_twice_and_stores_16_bytes_at_a_time(dtype):
         equations = call.params['jaxpr'].eqns
         loads.append([e.outvars[0].aval for e in equations if e.primitive.name == 'masked_load'])
         stores.append([e.invars[1].aval for e in equations if e.primitive.name == 'masked_swap'])
-    maps = [[sum(a.shape[1:] or (1,), start=0) for a in kind if a.dtype == x.dtype] for kind in loads]
+    maps = [
+        [sum(a.shape[1:] or (1,), start=0) for a in kind if a.dtype == x.dtype] for kind in loads
+    ]
     # Forward 12 maps of 5 x 3 pixels; backward 12 maps of the cotangent for 4 pools, and 16 maps of
     # 4 pixels.
     assert [sum(kind) for kind in maps] == [15 * 12, 4 * 12 + 4 * 16]

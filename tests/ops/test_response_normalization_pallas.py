@@ -227,7 +227,8 @@ def test_gpu_loads_each_neighbour_once_as_wide_as_16_bytes(dtype):
         counts.append(
             [
                 sorted(
-                    (e.invars[1] if name == 'masked_swap' else e.outvars[0]).aval.shape[1] * itemsize
+                    (e.invars[1] if name == 'masked_swap' else e.outvars[0]).aval.shape[1]
+                    * itemsize
                     for e in accesses
                     if e.primitive.name == name
                 )
