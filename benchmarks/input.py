@@ -41,7 +41,6 @@ from statistics import mean, median
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import app, flags, logging
@@ -78,9 +77,9 @@ from alexnet_jax.data.preparation.storage import VERSION, Storage
 from alexnet_jax.model import towers
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.user_errors import UserError, parse_flags
-from alexnet_jax.training import optimizer
+from alexnet_jax.training.optimizer import Progress
 from alexnet_jax.training.state import compute_inputs, place_constants, place_initial_state
-from alexnet_jax.training.step import make_train_step
+from alexnet_jax.training.step import Hyperparameters, make_train_step
 
 TORCH = importlib.util.find_spec('torch') is not None
 PACKAGES = ('numpy', 'pillow', 'simplejpeg', 'kornia_rs', 'grain', 'array-record')
@@ -296,7 +295,7 @@ def training(folder: Path, rounds: int, batch_size: int, width: float) -> Rates:
     splits = datasets.open_splits(data)
     constants = place_constants(config, mesh, compute_inputs(config, splits))
     train_step, state = make_train_step(config, mesh), place_initial_state(config, mesh)
-    rate, deviation = config.learning_rate.initial, config.augmentation.colour.deviation
+    numbers = Hyperparameters.at(config, 0.0, Progress()).pack()
     stream = loader.training_batches(
         Repeated(splits.train), reading, config.seed, batch_size, first_step=0
     )
@@ -310,8 +309,7 @@ def training(folder: Path, rounds: int, batch_size: int, width: float) -> Rates:
             nonlocal state, batch
             pending, start = None, time.perf_counter()
             for _ in range(STEPS):
-                numbers = optimizer.Rates.equal(rate), jnp.float32(deviation)
-                state, metrics = train_step(state, batch, constants, *numbers)
+                state, metrics = train_step(state, batch, constants, numbers)
                 batch = next_batch()
                 if pending is not None:
                     check_finite(float(jax.device_get(pending)['loss']))

@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags, logging
@@ -66,9 +65,9 @@ from alexnet_jax.model import alexnet, dropout, towers
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError, parse_flags
-from alexnet_jax.training.optimizer import Rates
+from alexnet_jax.training.optimizer import Progress
 from alexnet_jax.training.state import place_initial_state, state_shapes
-from alexnet_jax.training.step import ApplyTraining, StepFunction, make_train_step
+from alexnet_jax.training.step import ApplyTraining, Hyperparameters, StepFunction, make_train_step
 
 TITLES = {
     'step': 'training step',
@@ -148,12 +147,11 @@ class Ours:
         """Returns the training step, which changes its own state."""
         train_step = self._train_step()
         state = place_initial_state(self._config, self._mesh)
-        rate = Rates.equal(self._config.learning_rate.initial)
-        deviation = jnp.float32(self._config.augmentation.colour.deviation)
+        numbers = Hyperparameters.at(self._config, 0.0, Progress()).pack()
 
         def run() -> None:
             nonlocal state
-            state, metrics = train_step(state, self._batch, self._constants, rate, deviation)
+            state, metrics = train_step(state, self._batch, self._constants, numbers)
             jax.block_until_ready((state, metrics))
             check_finite(float(metrics['loss']))
 
@@ -193,9 +191,8 @@ class Ours:
         """
         train_step: Any = self._train_step()
         state = state_shapes(self._config, self._mesh)
-        number = jax.ShapeDtypeStruct((), jnp.float32)
-        rates = Rates(*[number] * 4)
-        plan = train_step.lower(state, self._batch, self._constants, rates, number).compile()
+        numbers = Hyperparameters.at(self._config, 0.0, Progress()).pack()
+        plan = train_step.lower(state, self._batch, self._constants, numbers).compile()
         analysis = plan.memory_analysis()
         return analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
 

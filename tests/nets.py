@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.config import schema
@@ -17,7 +16,7 @@ from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, dropout, towers
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state, state_shapes
-from alexnet_jax.training.step import make_train_step
+from alexnet_jax.training.step import Hyperparameters, make_train_step
 from devices import UNOPTIMIZED
 
 ROOT = Path(__file__).parent.parent
@@ -124,8 +123,7 @@ def compiled_step(
             for name, x in batch(config).items()
         },
         constants(),
-        Rates.equal(0.0),
-        jnp.float32(0),
+        hyperparameters(0.0),
     )
     return (
         make_train_step(config, mesh)
@@ -142,7 +140,7 @@ def run_steps(
     state, metrics = place_initial_state(config, mesh), []
     for i in range(number):
         data = towers.put_batch(mesh, batch(config, seed=i))
-        state, values = step(state, data, constants(), Rates.equal(0.01), jnp.float32(0))
+        state, values = step(state, data, constants(), hyperparameters(0.01))
         metrics.append({name: float(x) for name, x in values.items()})
     return state, metrics
 
@@ -157,6 +155,11 @@ def constants(value: float = 127.0, size: int = 72) -> augmentation.Constants:
     """Returns the constants of a training set of grey images."""
     mean = np.full((size, size, 3), value, np.float32)
     return augmentation.Constants(mean, np.eye(3, dtype=np.float32))
+
+
+def hyperparameters(rate: float, deviation: float = 0.0) -> np.ndarray:
+    """Returns what a step takes: one learning rate for all parameters, and the colour noise."""
+    return Hyperparameters(Rates.equal(rate), deviation).pack()
 
 
 def collectives(compiled: jax.stages.Compiled) -> dict[str, int]:

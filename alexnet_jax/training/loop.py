@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from alexnet_jax.config.durations import Durations
@@ -22,7 +21,6 @@ from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import log, progress_line
 from alexnet_jax.training.checkpoint import Position
-from alexnet_jax.training.optimizer import Rates, rates
 from alexnet_jax.training.run_files.inputs_file import Inputs, class_difference
 from alexnet_jax.training.state import (
     State,
@@ -32,7 +30,7 @@ from alexnet_jax.training.state import (
     place_initial_state,
     state_shapes,
 )
-from alexnet_jax.training.step import make_train_step
+from alexnet_jax.training.step import Hyperparameters, make_train_step
 from alexnet_jax.training.validation import make_evaluate
 from alexnet_jax.training.workdir import Workdir
 
@@ -144,18 +142,14 @@ class Loop:
                 self._line.begin()
             for step in range(first, self._plan.steps):
                 epoch = self._plan.epoch(step)
-                rate = rates(self._config, epoch, self._position.progress)
+                numbers = Hyperparameters.at(self._config, epoch, self._position.progress)
                 self.state, metrics = self._train_step(
-                    self.state,
-                    batch,
-                    self._constants,
-                    Rates(*(jnp.float32(x) for x in rate)),
-                    jnp.float32(self._config.augmentation.colour.deviation_at(epoch)),
+                    self.state, batch, self._constants, numbers.pack()
                 )
                 batch, error = self._fetch(batches)  # the next batch is copied while this step runs
                 # The metrics of the step before: waiting for this one would leave the devices idle.
                 self._record(pending)
-                pending = step + 1, rate.weights, metrics
+                pending = step + 1, numbers.rates.weights, metrics
                 if self._due(step + 1) or self._is_time_to_save() or self._stop.signal or error:
                     self._record(pending)
                     pending = None

@@ -2,10 +2,10 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import optax
+import numpy as np
 from jax import Array
 
 from alexnet_jax.config.schema import Config
@@ -13,14 +13,45 @@ from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.batch_normalization import update_averages
 from alexnet_jax.model.dropout import Masks
-from alexnet_jax.ops.top_k_credit import credit
-from alexnet_jax.training.optimizer import Rates, apply_updates
+from alexnet_jax.ops.top_k_credit import credit, softmax_cross_entropy
+from alexnet_jax.training.optimizer import Progress, Rates, apply_updates, rates
 from alexnet_jax.training.state import State, make_optimizer, partitions
 
 StepFunction = Callable[
-    [State, dict[str, Array], augmentation.Constants, Rates, Array], tuple[State, dict[str, Array]]
+    [State, dict[str, Array], augmentation.Constants, Array | np.ndarray],
+    tuple[State, dict[str, Array]],
 ]
 ApplyTraining = Callable[[Any, Array, Masks], tuple[Array, Any]]
+
+
+class Hyperparameters(NamedTuple):
+    """The numbers that the schedules set for each step; a step takes them as one array.
+
+    Attributes:
+      rates: the learning rates.
+      deviation: the standard deviation of the colour noise; a float or () float32.
+    """
+
+    rates: Rates
+    deviation: Any
+
+    SIZE = 5  # numbers in the array
+
+    @classmethod
+    def at(cls, config: Config, epoch: float, progress: Progress) -> 'Hyperparameters':
+        """Returns the numbers after `epoch` passes over the training set, as floats."""
+        deviation = config.augmentation.colour.deviation_at(epoch)
+        return cls(rates(config, epoch, progress), deviation)
+
+    def pack(self) -> np.ndarray:
+        """Returns the (SIZE,) float32 array that a step takes."""
+        return np.array([*self.rates, self.deviation], np.float32)
+
+    @classmethod
+    def unpack(cls, array: Array) -> 'Hyperparameters':
+        """Returns the numbers of an array from `pack`, each () float32."""
+        *rates, deviation = (array[i] for i in range(cls.SIZE))
+        return cls(Rates(*rates), deviation)
 
 
 def make_train_step(
@@ -35,10 +66,10 @@ def make_train_step(
         `alexnet.apply_training` without `graph`; None for the net of the settings.
 
     Returns:
-      `step(state, batch, constants, rates, deviation)`. `batch` holds 'image', (B, size, size, 3)
-      uint8, and 'label', (B,) int32; `rates` are the learning rates and `deviation` is the standard
-      deviation of the colour noise, all () float32. It returns the new state, for which it reuses
-      the old state's memory, and the batch means of 'loss' (nats) and 'top1_error' (a fraction).
+      `step(state, batch, constants, hyperparameters)`. `batch` holds 'image', (B, size, size, 3)
+      uint8, and 'label', (B,) int32; `hyperparameters` is the array of `Hyperparameters.pack`. It
+      returns the new state, for which it reuses the old state's memory, and the batch means of
+      'loss' (nats) and 'top1_error' (a fraction).
     """
     net = apply_training or functools.partial(alexnet.apply_training, alexnet.graph(config, mesh))
     optimizer, memory = make_optimizer(config), config.model.batch_normalization.memory
@@ -47,33 +78,41 @@ def make_train_step(
     images, replicated = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
 
     def step(
-        state: State, batch: Any, constants: augmentation.Constants, rates: Rates, deviation: Array
+        state: State, batch: Any, constants: augmentation.Constants, hyperparameters: Array
     ) -> tuple[State, Any]:
         """Computes the part of one device."""
+        numbers = Hyperparameters.unpack(hyperparameters)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, mask_key = jax.random.split(key)
-        draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
-        draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
-        views_BHWC = augmentation.random_views(batch['image'], constants, draw, views, deviation)
+        with jax.named_scope('views'):
+            draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
+            draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
+            views_BHWC = augmentation.random_views(
+                batch['image'], constants, draw, views, numbers.deviation
+            )
         masks = Masks(mask_key, batch_size)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.replicate_over_data(params)
             logits_BK, moments = net(params, views_BHWC, masks)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
-            return towers.total_over_data(losses.sum()) / batch_size, (logits_BK, moments)
+            with jax.named_scope('loss'):
+                losses = softmax_cross_entropy(logits_BK, batch['label'])
+                total = towers.total_over_data(losses.sum())
+            return total / batch_size, (logits_BK, moments)
 
         differentiate = jax.value_and_grad(loss, has_aux=True)
         (value, (logits_BK, moments)), gradients = differentiate(state.params)
-        updates, velocity = optimizer.update(
-            gradients, state.velocity, state.params, learning_rate=rates
-        )
-        correct = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
-        params = apply_updates(config, state.params, updates)
-        params = update_averages(params, moments, memory)
+        with jax.named_scope('update'):
+            updates, velocity = optimizer.update(
+                gradients, state.velocity, state.params, learning_rate=numbers.rates
+            )
+            params = apply_updates(config, state.params, updates)
+            params = update_averages(params, moments, memory)
+        with jax.named_scope('loss'):
+            correct = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
         metrics = {'loss': value, 'top1_error': 1 - correct / batch_size}
         return State(state.step + 1, params, velocity), metrics
 
-    in_specs = (state_specs, images, *[replicated] * 3)
+    in_specs = (state_specs, images, *[replicated] * 2)
     sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=(state_specs, replicated))
     return jax.jit(sharded, donate_argnums=0)

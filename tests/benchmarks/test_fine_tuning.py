@@ -1,6 +1,5 @@
 """What a net has learned on one data set helps it on another one."""
 
-import jax.numpy as jnp
 import numpy as np
 import printed_digits
 import pytest
@@ -12,7 +11,6 @@ from alexnet_jax.config.schema import Pretrained
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.training import pretrained
 from alexnet_jax.training.checkpoint import Position
-from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
 from alexnet_jax.training.workdir import Workdir
 
@@ -44,7 +42,7 @@ def train(state, images, labels, steps, rate):
     for _ in range(steps):
         chosen = rng.integers(len(images), size=CONFIG.optimizer.batch_size)
         batch = towers.put_batch(mesh, {'image': images[chosen], 'label': labels[chosen]})
-        state, _ = step(state, batch, constants, Rates.equal(rate), jnp.float32(0))
+        state, _ = step(state, batch, constants, nets.hyperparameters(rate))
     return state
 
 

@@ -11,7 +11,6 @@ import pytest
 import nets
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state, state_shapes
 from alexnet_jax.training.step import make_train_step
 from devices import run
@@ -163,7 +162,7 @@ def test_a_step_lowers_for_accelerators(platform):
     step = make_train_step(config, mesh)
     state = state_shapes(config, mesh)
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nets.batch(config))
-    traced = step.trace(state, batch, nets.constants(), Rates.equal(0.01), jnp.float32(0))
+    traced = step.trace(state, batch, nets.constants(), nets.hyperparameters(0.01))
     lowered = traced.lower(lowering_platforms=(platform,))
     text = lowered.as_text()
     assert text.count('stablehlo.all_gather') == 3

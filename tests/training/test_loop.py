@@ -7,7 +7,6 @@ import pytest
 
 import nets
 from alexnet_jax.model import towers
-from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
 
 
@@ -40,8 +39,7 @@ def losses_on(batches, number, rate):
             state,
             batches[i % len(batches)],
             nets.constants(),
-            Rates.equal(rate),
-            jnp.float32(0),
+            nets.hyperparameters(rate),
         )
         losses.append(float(metrics['loss']))
     return losses
@@ -80,7 +78,7 @@ def test_colour_noise_reaches_the_net():
 
     def loss(deviation):
         state = place_initial_state(config, mesh)
-        _, metrics = step(state, batch, constants, Rates.equal(0.01), jnp.float32(deviation))
+        _, metrics = step(state, batch, constants, nets.hyperparameters(0.01, deviation))
         return float(metrics['loss'])
 
     _, (metrics,) = nets.run_steps(nets.small(), mesh, 1)

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +13,6 @@ import nets
 from alexnet_jax.data import loader
 from alexnet_jax.data.synthetic import Synthetic
 from alexnet_jax.model import towers
-from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
 
 pytestmark = pytest.mark.slow
@@ -51,8 +49,7 @@ def train(config):
             state,
             towers.put_batch(mesh, batch),
             nets.constants(),
-            Rates.equal(0.01),
-            jnp.float32(0),
+            nets.hyperparameters(0.01),
         )
         losses.append(float(metrics['loss']))
     return {'labels': labels, 'losses': losses}

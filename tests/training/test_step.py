@@ -1,11 +1,9 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import nets
 from alexnet_jax.model import towers
-from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state
 
 
@@ -18,9 +16,7 @@ def test_a_step_is_the_same_where_jax_computes_with_64_bits():
         step = nets.compiled_step.__wrapped__(config, mesh)
         data = towers.put_batch(mesh, nets.batch(config))
         state = place_initial_state(config, mesh)
-        return jax.device_get(
-            step(state, data, nets.constants(), Rates.equal(0.01), jnp.float32(0.1))
-        )
+        return jax.device_get(step(state, data, nets.constants(), nets.hyperparameters(0.01, 0.1)))
 
     expected = one_step()
     with jax.enable_x64(True):
@@ -42,7 +38,7 @@ def test_frozen_layers_keep_every_bit_and_need_no_gradient():
     before = jax.device_get(state.params)
     for i in range(3):
         data = towers.put_batch(mesh, nets.batch(config, seed=i))
-        state, _ = step(state, data, nets.constants(), Rates.equal(0.1), jnp.float32(0))
+        state, _ = step(state, data, nets.constants(), nets.hyperparameters(0.1))
     after = jax.device_get(state.params)
     for name in before:
         for array, x in before[name].items():

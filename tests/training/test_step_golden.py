@@ -15,7 +15,6 @@ import json
 import os
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,9 +23,9 @@ from alexnet_jax.config.durations import durations
 from alexnet_jax.data import augmentation, loader, sources
 from alexnet_jax.data.pixel_statistics import COLOURS_2012
 from alexnet_jax.model import towers
-from alexnet_jax.training.optimizer import Progress, Rates, rates
+from alexnet_jax.training.optimizer import Progress
 from alexnet_jax.training.state import compute_inputs, place_constants, place_initial_state
-from alexnet_jax.training.step import make_train_step
+from alexnet_jax.training.step import Hyperparameters, make_train_step
 
 FILE = Path(__file__).parent / 'golden_losses.json'
 STEPS = 100
@@ -79,13 +78,11 @@ def losses(data_dir, steps=STEPS, tower=2, optimized=False, **changes):
         # The digits have areas of one colour, where values tie, and rounding decides which pixels
         # of a pool get its gradient. Noise leaves no ties.
         batch['image'] ^= rng.integers(0, 64, batch['image'].shape, np.uint8)
-        epoch = plan.epoch(number)
         arguments = (
             state,
             towers.put_batch(mesh, batch),
             constants,
-            Rates(*(jnp.float32(x) for x in rates(config, epoch, Progress()))),
-            jnp.float32(config.augmentation.colour.deviation_at(epoch)),
+            Hyperparameters.at(config, plan.epoch(number), Progress()).pack(),
         )
         if step is None:
             options = None if optimized else {'xla_backend_optimization_level': 0}
