@@ -290,7 +290,7 @@ def _position(map_index: int, per_word: int) -> int:
 
 
 def _words(bits: Sequence[Array], per_word: int) -> list[Array]:
-    """Combines the bits of the maps that share a word."""
+    """Returns the words of maps, of which `per_word` adjacent ones share a word."""
     return [
         functools.reduce(operator.or_, bits[k : k + per_word])
         for k in range(0, len(bits), per_word)
