@@ -246,7 +246,7 @@ def benchmark(about: dict[str, Any]) -> None:
     print(f'\n{table(results)}')
     fraction = others.fraction()
     if fraction is not None:
-        print(f'other processes took {fraction:.0%} of the cores')
+        print(f'other processes took {fraction:.0%} of the cores meanwhile')
     about |= {'batch': _BATCH.value, 'steps': _STEPS.value, 'log_every_steps': _LOG.value}
     about |= {'devices': _DEVICES.value, 'others': fraction, 'results': results}
 
