@@ -72,7 +72,9 @@ class AlexNet(nnx.Module):
         Returns:
           (B, K) float32 logits, equal for all towers.
         """
-        return self.fc8(self.hidden(images_BHWC, masks))
+        units = self.hidden(images_BHWC, masks)
+        with jax.named_scope('fc8'):
+            return self.fc8(units)
 
     def hidden(
         self, images_BHWC: Array, masks: Masks | None = None, layer: str | None = None
@@ -88,15 +90,18 @@ class AlexNet(nnx.Module):
           (B, units) for a fully-connected layer, (B, H, W, maps) for a convolution and the
           operations that follow it, for each tower.
         """
+        # Each layer's name is in the compiled program's metadata, for profiles and for counts.
         towers_here = len(self.fc8.kernel_TIK[...])
         maps = towers.show_to_all(images_BHWC.astype(self.dtype), towers_here)
         for name in self.convolutions:
-            maps = getattr(self, name)(maps, training=masks is not None)
+            with jax.named_scope(name):
+                maps = getattr(self, name)(maps, training=masks is not None)
             if name == layer:
                 return maps
         units = [x.reshape(x.shape[0], -1) for x in maps]
         for name in self.dense_layers:
-            units = getattr(self, name)(units, masks)
+            with jax.named_scope(name):
+                units = getattr(self, name)(units, masks)
             if name == layer:
                 break
         return units

@@ -85,27 +85,32 @@ def make_train_step(
         numbers = Hyperparameters.unpack(hyperparameters)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, mask_key = jax.random.split(key)
-        draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
-        draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
-        views_BHWC = augmentation.random_views(
-            batch['image'], constants, draw, views, numbers.deviation
-        )
+        with jax.named_scope('views'):
+            draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
+            draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
+            views_BHWC = augmentation.random_views(
+                batch['image'], constants, draw, views, numbers.deviation
+            )
         masks = Masks(mask_key, batch_size)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.replicate_over_data(params)
             logits_BK, moments = net(params, views_BHWC, masks)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
-            return towers.total_over_data(losses.sum()) / batch_size, (logits_BK, moments)
+            with jax.named_scope('loss'):
+                losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
+                total = towers.total_over_data(losses.sum())
+            return total / batch_size, (logits_BK, moments)
 
         differentiate = jax.value_and_grad(loss, has_aux=True)
         (value, (logits_BK, moments)), gradients = differentiate(state.params)
-        updates, velocity = optimizer.update(
-            gradients, state.velocity, state.params, learning_rate=numbers.rates
-        )
-        correct = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
-        params = apply_updates(config, state.params, updates)
-        params = update_averages(params, moments, memory)
+        with jax.named_scope('update'):
+            updates, velocity = optimizer.update(
+                gradients, state.velocity, state.params, learning_rate=numbers.rates
+            )
+            params = apply_updates(config, state.params, updates)
+            params = update_averages(params, moments, memory)
+        with jax.named_scope('loss'):
+            correct = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
         metrics = {'loss': value, 'top1_error': 1 - correct / batch_size}
         return State(state.step + 1, params, velocity), metrics
 
