@@ -219,7 +219,11 @@ def put_batch(mesh: jax.sharding.Mesh, batch: Mapping[str, np.ndarray]) -> dict[
     """
     sharding = NamedSharding(mesh, spec(mesh, 'images'))
     if jax.process_count() == 1:
-        return jax.device_put(dict(batch), sharding)
+        # Like device_put, which takes three times as long on the host (a batch: 77 for 30 us).
+        return {
+            name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+            for name, x in batch.items()
+        }
     processes = mesh.shape[DATA] // len(_own_shards(mesh))
     return {
         name: jax.make_array_from_process_local_data(
@@ -227,6 +231,12 @@ def put_batch(mesh: jax.sharding.Mesh, batch: Mapping[str, np.ndarray]) -> dict[
         )
         for name, x in batch.items()
     }
+
+
+def put_replicated(mesh: jax.sharding.Mesh, x: np.ndarray) -> Array:
+    """Copies an array from the host to every device of the mesh, without waiting for it."""
+    sharding = NamedSharding(mesh, partition(mesh))
+    return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
 
 
 def rows_of_process(mesh: jax.sharding.Mesh, batch_size: int) -> slice:

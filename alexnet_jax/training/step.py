@@ -73,7 +73,7 @@ def make_train_step(
     """
     net = apply_training or functools.partial(alexnet.apply_training, alexnet.graph(config, mesh))
     optimizer, memory = make_optimizer(config), config.model.batch_normalization.memory
-    batch_size, views = config.optimizer.batch_size, config.augmentation
+    batch_size = config.optimizer.batch_size
     state_specs = partitions(config, mesh)
     images, replicated = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
 
@@ -84,12 +84,7 @@ def make_train_step(
         numbers = Hyperparameters.unpack(hyperparameters)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, mask_key = jax.random.split(key)
-        with jax.named_scope('views'):
-            draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
-            draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
-            views_BHWC = augmentation.random_views(
-                batch['image'], constants, draw, views, numbers.deviation
-            )
+        views_BHWC = _draw_views(config, view_key, batch['image'], constants, numbers.deviation)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.replicate_over_data(params)
@@ -114,3 +109,18 @@ def make_train_step(
 
     in_specs, out_specs = (state_specs, images, *[replicated] * 2), (state_specs, replicated)
     return towers.compile_program(step, config, mesh, in_specs, out_specs, donate_argnums=0)
+
+
+@jax.named_scope('views')
+def _draw_views(
+    config: Config,
+    key: Array,
+    images_BHWC: Array,
+    constants: augmentation.Constants,
+    deviation: Array,
+) -> Array:
+    """Returns the random views of this device's images, (B, crop, crop, 3) float32."""
+    views, size = config.augmentation, config.dataset.image_size
+    draw = augmentation.draw_views(key, config.optimizer.batch_size, size, views)
+    draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
+    return augmentation.random_views(images_BHWC, constants, draw, views, deviation)

@@ -251,6 +251,17 @@ def test_start_times_cold_and_warm_starts(tmp_path):
     assert 'to the first step' in out
 
 
+def test_loop_times_each_part_of_a_step(tmp_path):
+    file = tmp_path / 'loop.json'
+    out = program('loop.py', '--steps=3', '--repeats=2', '--batch=4', f'--out={file}')
+    results = json.loads(file.read_text())['results']
+    assert list(results) == ['loop', 'and dispatch', 'and copy', 'and loader']
+    for name, rounds in results.items():
+        assert name in out
+        assert [list(each) for each in rounds] == [['ms', 'main thread', 'process']] * 2
+        assert min(x for each in rounds for x in each.values()) > 0
+
+
 def test_start_shows_why_a_run_ended_early():
     code, _, err = start('benchmarks/start.py', '--settings=model.width=-1')
     assert code == 1
@@ -301,7 +312,7 @@ def test_the_least_time_is_that_of_operations_and_bytes():
     assert per_step - roofline.counted_bytes(config, 'gradient')[1] == update
 
 
-SLOW = ['input', 'normalization', 'predict', 'step', 'tune_normalization']
+SLOW = ['input', 'loop', 'normalization', 'predict', 'step', 'tune_normalization']
 
 
 @pytest.mark.parametrize(
