@@ -1,8 +1,10 @@
 """Which implementation computes an operation: plain JAX, or a Pallas kernel where one is faster.
 
-`implementation=None` means the fastest for the platform, 'jax' the specification in plain JAX, and
-'pallas' the kernel, which a CPU interprets slowly. The platform is that of the devices of the mesh,
-so that a program can be compiled for devices that are not attached to this machine.
+`implementation=None` means the fastest for the platform, 'jax' the specification in plain JAX,
+'pallas' the kernel, which a CPU interprets slowly, and 'mosaic_gpu' response normalization's kernel
+in the language that replaces Triton, which must be asked for by name. The platform is that of the
+devices of the mesh, so that a program can be compiled for devices that are not attached to this
+machine.
 """
 
 import concurrent.futures
@@ -16,9 +18,13 @@ import numpy as np
 from absl import logging
 from jax import Array
 
-IMPLEMENTATIONS = (None, 'jax', 'pallas')
+IMPLEMENTATIONS = (None, 'jax', 'pallas', 'mosaic_gpu')
 PLATFORMS_WITH_KERNELS = ('gpu', 'tpu')
-OLDEST_TRITON_GPU = (8, 0)  # compute capability: Triton refuses GPUs before Ampere
+
+# Compute capabilities. Triton refuses GPUs before Ampere. Mosaic GPU ends the process when it
+# compiles one of our kernels for a GPU before Hopper.
+OLDEST_TRITON_GPU, OLDEST_MOSAIC_GPU = (8, 0), (9, 0)
+OLDEST_MOSAIC_JAX = (0, 12)  # before it, `plgpu.load` and `plgpu.store` are others, or missing
 
 
 class Platform(NamedTuple):
@@ -28,11 +34,13 @@ class Platform(NamedTuple):
       name: 'cpu', 'gpu' or 'tpu', as JAX names it.
       is_local: whether such a device is attached here, so that a kernel can be tried on it.
       has_triton: False for NVIDIA GPUs that Triton does not compile for.
+      has_mosaic_gpu: True for NVIDIA GPUs that Mosaic GPU compiles our kernels for.
     """
 
     name: str
     is_local: bool = True
     has_triton: bool = True
+    has_mosaic_gpu: bool = False
 
     @classmethod
     def of_devices(cls, devices: Iterable[Any]) -> 'Platform':
@@ -43,11 +51,15 @@ class Platform(NamedTuple):
             local = set(jax.local_devices(backend=name))
         except RuntimeError:  # this process has no such back end
             local = set()
-        capability = str(getattr(devices[0], 'compute_capability', '')).split('.')
-        is_old = all(part.isdigit() for part in capability) and (
-            tuple(int(part) for part in capability) < OLDEST_TRITON_GPU
+        parts = str(getattr(devices[0], 'compute_capability', '')).split('.')
+        is_nvidia = all(part.isdigit() for part in parts)
+        capability = tuple(int(part) for part in parts) if is_nvidia else ()
+        return cls(
+            name,
+            is_local=any(device in local for device in devices),
+            has_triton=not is_nvidia or capability >= OLDEST_TRITON_GPU,
+            has_mosaic_gpu=capability >= OLDEST_MOSAIC_GPU,
         )
-        return cls(name, any(device in local for device in devices), not is_old)
 
     @classmethod
     def default(cls) -> 'Platform':
@@ -72,16 +84,33 @@ def choose_backend(
         only asked where `implementation` is None.
 
     Returns:
-      'jax'; or for a kernel 'gpu', 'tpu' or 'interpreted'.
+      'jax'; or for a kernel 'gpu', 'tpu', 'interpreted' or 'mosaic_gpu'.
 
     Raises:
-      ValueError: `implementation` is not one of IMPLEMENTATIONS.
+      ValueError: `implementation` is not one of IMPLEMENTATIONS; or it is 'mosaic_gpu', and the
+        platform or this version of JAX does not have it.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation={implementation!r} is not one of {IMPLEMENTATIONS}')
+    if implementation == 'mosaic_gpu':
+        missing = missing_for_mosaic_gpu(platform)
+        if missing:
+            raise ValueError(f"implementation='mosaic_gpu' needs {missing}")
+        return 'mosaic_gpu'
     if implementation == 'jax' or (implementation is None and not kernel_works(platform)):
         return 'jax'
     return platform.name if platform.name in PLATFORMS_WITH_KERNELS else 'interpreted'
+
+
+def missing_for_mosaic_gpu(platform: Platform) -> str:
+    """Returns what Mosaic GPU's kernels need and do not have here; '' where they can be used."""
+    if jax.__version_info__ < OLDEST_MOSAIC_JAX:
+        return f'JAX 0.12 or newer; this is JAX {jax.__version__}'
+    if platform.name != 'gpu':
+        return f'an NVIDIA GPU; the program is compiled for a {platform.name.upper()}'
+    if not platform.has_mosaic_gpu:
+        return 'an NVIDIA GPU of compute capability 9.0 (Hopper) or newer'
+    return ''
 
 
 def kernel_agrees(

@@ -10,10 +10,10 @@ another layout, it copies them first. normalized_pooling_pallas.py builds on the
 With rectify=True the kernels take max(x, 0) first, so that the ReLU before the layer (§3.1) needs
 no pass of its own.
 
-The GPU kernels are compiled by Triton, although JAX 0.12 announces that Pallas will drop it: its
-successor, Mosaic GPU, needs a Hopper GPU or a newer one, and its kernels could not be run where
-this was written. Replacing Triton means replacing the GPU half of this file. The tests run all
-kernels in interpret mode and lower them for both kinds of device; neither compiles them for one.
+The GPU kernels are compiled by Triton, although JAX 0.12 announces that Pallas will drop it. Its
+successor is Mosaic GPU (mosaic_gpu/response_normalization.py), which needs a Hopper GPU or a newer
+one; an Ampere GPU has no other kernel. The tests run all kernels in interpret mode and lower them
+for both kinds of device; neither compiles them for one.
 """
 
 import functools
@@ -31,6 +31,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton as plgpu
 
 from alexnet_jax.ops.formula import Formula
+from alexnet_jax.ops.formula import activations as _rectify
+from alexnet_jax.ops.formula import derivative as _derivative
+from alexnet_jax.ops.formula import powers as _powers
 
 Target = Literal['gpu', 'tpu']
 # Loads the values at an offset from a segment's first map; 0 where the pixel has no such map.
@@ -126,32 +129,6 @@ def _result_type(arrays: Sequence[Array], shape: tuple[int, ...], dtype: Any) ->
     varying = frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
     manual = jax.sharding.ManualAxisType(varying=varying)
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=manual)
-
-
-# --- Elementwise parts of the formula, in float32.
-
-
-def _rectify(x: Array, formula: Formula) -> Array:
-    """Returns the activations r, which are x or max(x, 0)."""
-    x = x.astype(jnp.float32)
-    # jnp.maximum would turn a NaN into 0 in Triton.
-    return jnp.where(x < 0, 0.0, x) if formula.rectify else x
-
-
-def _powers(squares: Array, formula: Formula) -> tuple[Array, Array]:
-    """Computes S^-beta and 1 / S from the sum of the squares in a window."""
-    denominator = formula.k + formula.alpha * squares
-    if formula.beta == 0.75:
-        root = jax.lax.rsqrt(denominator)
-        # The square root of `root` by a second reciprocal root, one instruction on GPUs and TPUs.
-        return root * (root * jax.lax.rsqrt(root)), root * root
-    return jnp.exp(-formula.beta * jnp.log(denominator)), 1 / denominator
-
-
-def _derivative(r: Array, scaled: Array, mirrored: Array, formula: Formula) -> Array:
-    """Computes dx from g S^-beta and the mirrored window's sum of g r S^(-beta - 1)."""
-    d_r = scaled - (2 * formula.alpha * formula.beta) * (r * mirrored)
-    return jnp.where(r > 0, d_r, 0.0) if formula.rectify else d_r
 
 
 # --- GPU: the arrays are flat; a thread holds a segment of adjacent maps and its neighbours in
