@@ -17,13 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax import Array
+from jax.extend import backend
 
 IMPLEMENTATIONS = (None, 'jax', 'pallas', 'mosaic_gpu')
 PLATFORMS_WITH_KERNELS = ('gpu', 'tpu')
 
-# Compute capabilities. Triton refuses GPUs before Ampere. Mosaic GPU ends the process when it
-# compiles one of our kernels for a GPU before Hopper.
-OLDEST_TRITON_GPU, OLDEST_MOSAIC_GPU = (8, 0), (9, 0)
+# Compute capabilities: neither Triton nor Mosaic GPU has GPUs before Ampere. Mosaic GPU writes a
+# kernel for JAX's default device, or for Hopper if that is no GPU. The compiler ends the process,
+# with an error that cannot be caught, where the kernel is then for an older GPU (JAX 0.12.0.1).
+AMPERE, HOPPER = (8, 0), (9, 0)
 OLDEST_MOSAIC_JAX = (0, 12)  # before it, `plgpu.load` and `plgpu.store` are others, or missing
 
 
@@ -34,7 +36,8 @@ class Platform(NamedTuple):
       name: 'cpu', 'gpu' or 'tpu', as JAX names it.
       is_local: whether such a device is attached here, so that a kernel can be tried on it.
       has_triton: False for NVIDIA GPUs that Triton does not compile for.
-      has_mosaic_gpu: True for NVIDIA GPUs that Mosaic GPU compiles our kernels for.
+      has_mosaic_gpu: True for NVIDIA GPUs that Mosaic GPU compiles for, which are those from Hopper
+        on; and those from Ampere on, if they are also JAX's default device.
     """
 
     name: str
@@ -57,8 +60,9 @@ class Platform(NamedTuple):
         return cls(
             name,
             is_local=any(device in local for device in devices),
-            has_triton=not is_nvidia or capability >= OLDEST_TRITON_GPU,
-            has_mosaic_gpu=capability >= OLDEST_MOSAIC_GPU,
+            has_triton=not is_nvidia or capability >= AMPERE,
+            has_mosaic_gpu=capability >= HOPPER
+            or (capability >= AMPERE and _is_default_kind(devices[0])),
         )
 
     @classmethod
@@ -67,9 +71,13 @@ class Platform(NamedTuple):
         return _default(jax.default_backend())
 
 
+def _is_default_kind(device: Any) -> bool:
+    return device.device_kind == backend.get_default_device().device_kind
+
+
 @functools.cache
-def _default(backend: str) -> Platform:
-    return Platform.of_devices(jax.devices(backend))
+def _default(name: str) -> Platform:
+    return Platform.of_devices(jax.devices(name))
 
 
 def choose_backend(
@@ -109,7 +117,10 @@ def missing_for_mosaic_gpu(platform: Platform) -> str:
     if platform.name != 'gpu':
         return f'an NVIDIA GPU; the program is compiled for a {platform.name.upper()}'
     if not platform.has_mosaic_gpu:
-        return 'an NVIDIA GPU of compute capability 9.0 (Hopper) or newer'
+        return (
+            'an NVIDIA GPU of compute capability 9.0 (Hopper) or newer, or from 8.0 (Ampere) on one '
+            "that is JAX's default device"
+        )
     return ''
 
 

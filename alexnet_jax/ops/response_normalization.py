@@ -8,7 +8,7 @@ the sum as the paper prints it; the 2012 code divides it by the size (layer.py:1
 to the caller.
 
 This module is the specification in plain JAX, and it is fast on CPUs. GPUs and TPUs have kernels
-(response_normalization_pallas.py, and for GPUs from Hopper on mosaic_gpu/response_normalization.py).
+(response_normalization_pallas.py; mosaic_gpu/response_normalization.py for GPUs from Hopper on).
 """
 
 import functools

@@ -16,6 +16,7 @@ class Device:
 
     platform: str
     compute_capability: str = '9.0'
+    device_kind: str = 'NVIDIA H100'
 
 
 @pytest.mark.parametrize(
@@ -55,8 +56,8 @@ def test_triton_needs_an_ampere_gpu(capability, has_triton):
     [
         ((0, 12, 0), Device('gpu', '9.0'), None),
         ((0, 12, 1), Device('gpu', '12.0'), None),
-        ((0, 12, 0), Device('gpu', '8.9'), r'of compute capability 9\.0 \(Hopper\) or newer$'),
-        ((0, 12, 0), Device('gpu', 'gfx942'), r'of compute capability 9\.0 \(Hopper\) or newer$'),
+        ((0, 12, 0), Device('gpu', '8.0'), r'of compute capability 9\.0 \(Hopper\) or newer'),
+        ((0, 12, 0), Device('gpu', 'gfx942'), r'of compute capability 9\.0 \(Hopper\) or newer'),
         ((0, 12, 0), Device('cpu', ''), 'an NVIDIA GPU; the program is compiled for a CPU$'),
         ((0, 12, 0), Device('tpu', ''), 'an NVIDIA GPU; the program is compiled for a TPU$'),
         ((0, 11, 2), Device('gpu', '9.0'), 'JAX 0.12 or newer; this is JAX'),
@@ -75,6 +76,25 @@ def test_mosaic_gpu_is_refused_where_its_compiler_would_end_the_process(
     else:
         with pytest.raises(ValueError, match=f"^implementation='mosaic_gpu' needs .*{missing}"):
             choose('mosaic_gpu')
+
+
+@pytest.mark.parametrize(
+    ('capability', 'default', 'has_mosaic_gpu'),
+    [
+        ('8.0', Device('gpu', '8.0', 'NVIDIA A100'), True),
+        ('8.0', Device('gpu', '9.0', 'NVIDIA H100'), False),
+        ('8.0', Device('cpu', '', 'cpu'), False),
+        ('7.5', Device('gpu', '7.5', 'NVIDIA A100'), False),
+        ('9.0', Device('cpu', '', 'cpu'), True),
+    ],
+)
+def test_mosaic_gpu_has_ampere_only_as_the_default_device(
+    capability, default, has_mosaic_gpu, monkeypatch
+):
+    """Otherwise JAX writes the kernel for Hopper."""
+    monkeypatch.setattr(implementations.backend, 'get_default_device', lambda: default)
+    platform = Platform.of_devices([Device('gpu', capability, 'NVIDIA A100')])
+    assert platform.has_mosaic_gpu == has_mosaic_gpu
 
 
 def test_a_kernel_for_a_device_that_is_not_attached_is_not_tried():

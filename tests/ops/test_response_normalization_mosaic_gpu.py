@@ -93,7 +93,7 @@ def test_programs_do_not_race():
     Interpret mode fills what nothing has written with NaN, and refuses addresses beyond an array.
     """
     x, g = draw((2, 16, 48), 0), draw((2, 16, 48), 1)
-    with plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=True)):
+    with plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=True, **module.INTERPRETED)):
         results = both(PAPER, interpret=False)(x, g)
     assert_agrees(results, x, g, PAPER, tolerance=1e-6)
 
@@ -163,7 +163,7 @@ def test_a_barrier_separates_writes_and_reads_of_shared_memory(kernel, buffers):
     for equation in equations(jaxpr.jaxpr):
         name = equation.primitive.name
         assert name not in ('get', 'swap')  # the other ways to read and write
-        if name == 'commit_smem':
+        if name == 'inline_mgpu':
             written, barriers = set(), barriers + 1
         elif name in ('load', 'store') and equation.invars[0].aval.memory_space == plgpu.SMEM:
             buffer = equation.invars[0]

@@ -24,9 +24,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.mosaic import gpu
+from jax.experimental.pallas import mosaic_gpu
 
 from alexnet_jax.ops.formula import Formula, activations, derivative, powers
+
+plgpu: Any = mosaic_gpu  # types are checked with JAX 0.10.2, whose interface is another one
 
 THREADS = 128  # a warpgroup's
 
@@ -34,6 +37,9 @@ THREADS = 128  # a warpgroup's
 # the backward kernel then takes at most 64 registers, so that half of a multiprocessor's warps fit
 # (2026-11-26, JAX 0.12.0.1). No thread has more than 16. Not yet timed on a GPU.
 ELEMENTS, MOST_ELEMENTS = 8, 16
+
+# To interpret mode, a warpgroup is one thread, for which there is no barrier to wait at.
+INTERPRETED = dict(inline_mgpu='ignore')
 
 
 def forward(x: Array, formula: Formula, *, interpret: bool = False) -> Array:
@@ -103,9 +109,7 @@ def _rows(maps: int) -> int:
     return rows
 
 
-def _run(
-    direction: str, formula: Formula, interpret: bool, rows: int, *arrays: Array
-) -> Array:
+def _run(direction: str, formula: Formula, interpret: bool, rows: int, *arrays: Array) -> Array:
     """Runs a kernel on arrays of (pixels, maps), with at least `rows` pixels."""
     x = arrays[0]
     pixels, maps = x.shape
@@ -123,7 +127,7 @@ def _run(
         grid_names=('block',),
         # `_Block.window` has the only barrier that is needed.
         compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),
-        interpret=plgpu.InterpretGPUParams() if interpret else None,
+        interpret=plgpu.InterpretGPUParams(**INTERPRETED) if interpret else None,
         kernel_name=f'response_normalization_{direction}',
     )
     # In a shard_map the result varies over the axes of all arguments, which plgpu.kernel does not
@@ -188,9 +192,15 @@ class _Block(NamedTuple):
             return self.load(buffer.at[:, pl.ds(self.zeros + offset, self.maps)])
 
         _store(buffer.at[:, pl.ds(self.zeros, self.maps)], values)
-        plgpu.commit_smem()  # a barrier: all threads have written
+        _wait_for_all_threads()
         before, after = (min(n, self.zeros) for n in (before, after))  # beyond are zeros only
         return functools.reduce(operator.add, map(shifted, range(-before, after + 1)))
+
+
+@plgpu.inline_mgpu()
+def _wait_for_all_threads(_: Any) -> None:
+    # Not plgpu.commit_smem, whose fence Ampere does not have.
+    gpu.warpgroup_barrier()
 
 
 def _store(ref: Any, values: Array) -> None:
