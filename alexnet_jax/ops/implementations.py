@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax import Array
 from jax.extend import backend
+
+from alexnet_jax.runtime.printing import warn
 
 IMPLEMENTATIONS = (None, 'jax', 'pallas', 'mosaic_gpu')
 PLATFORMS_WITH_KERNELS = ('gpu', 'tpu')
@@ -143,7 +144,7 @@ def kernel_agrees(
       shape: the shape of that array.
     """
     if not platform.has_triton:
-        logging.warning('%s: Triton needs an Ampere GPU or a newer one', fallback)
+        warn(f'{fallback}: Triton needs an Ampere GPU or a newer one')
         return False
     if not platform.is_local:
         return True
@@ -158,7 +159,7 @@ def kernel_agrees(
             np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
     except Exception as error:  # whatever the compiler raises
         reason = str(error).strip().partition('\n')[0]
-        logging.warning('%s: %s', fallback, reason)
+        warn(f'{fallback}: {reason}')
         return False
     return True
 

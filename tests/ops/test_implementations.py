@@ -45,10 +45,12 @@ def test_the_platform_is_that_of_the_devices():
 @pytest.mark.parametrize(
     ('capability', 'has_triton'), [('7.5', False), ('8.0', True), ('10.0', True), ('gfx90a', True)]
 )
-def test_triton_needs_an_ampere_gpu(capability, has_triton):
+def test_triton_needs_an_ampere_gpu(capability, has_triton, capsys):
     platform = Platform.of_devices([Device('gpu', capability)])
     assert platform.has_triton == has_triton
     assert kernel_agrees(platform, 'without a kernel', abs, abs, (2,)) == has_triton
+    warning = 'without a kernel: Triton needs an Ampere GPU'
+    assert (warning in capsys.readouterr().err) != has_triton
 
 
 @pytest.mark.parametrize(

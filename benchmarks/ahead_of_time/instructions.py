@@ -1,0 +1,194 @@
+"""What a compiled GPU program does: its instructions, the bytes that they move, their layers.
+
+Each instruction of the program's main computation that is not free launches one kernel, or calls
+cuDNN, cuBLAS or NCCL once. Its bytes are those of its operands and its result. So the sum is an
+upper estimate of the traffic of the device memory: the cache serves a part of it, and where an
+instruction needs a slice of an operand, all of the operand is counted.
+"""
+
+import collections
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+# These produce no kernel.
+FREE = {
+    'parameter',
+    'constant',
+    'get-tuple-element',
+    'bitcast',
+    'tuple',
+    'partition-id',
+    'all-gather-done',
+    'reduce-scatter-done',
+    'all-reduce-done',
+    'copy-done',
+}
+COLLECTIVES = ('all-gather', 'reduce-scatter', 'all-reduce', 'collective-permute', 'all-to-all')
+ITEMSIZE = {
+    'pred': 1,
+    's8': 1,
+    'u8': 1,
+    's16': 2,
+    'u16': 2,
+    'f16': 2,
+    'bf16': 2,
+    's32': 4,
+    'u32': 4,
+    'f32': 4,
+    's64': 8,
+    'u64': 8,
+    'f64': 8,
+}
+# 'views' is the augmentation. The rest of a step, such as its random keys, has no layer.
+LAYERS = re.compile(r'(?<![a-z])(conv\d|fc\d|bottleneck|views|loss|update)\b')
+
+_ARRAY = re.compile(rf'\b({"|".join(ITEMSIZE)})\[([\d,]*)\]')
+_INSTRUCTION = re.compile(r'\s+(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([a-z][a-z0-9-]*)\((.*)')
+_TRANSPOSE = re.compile(r'= (\w+)\[([\d,]*)\]\S* transpose\(')
+_GROUPS = re.compile(r'replica_groups=(\{\{.*?\}\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)')
+
+
+class Instruction(NamedTuple):
+    """An instruction that launches a kernel.
+
+    Attributes:
+      name: its name in the program.
+      kind: 'convolution', 'product', 'kernel' (of Pallas), 'fusion', 'copy', or the name of a
+        collective operation.
+      size: bytes of its operands and its result.
+      layer: the layer of the net that it belongs to, 'views', 'loss', 'update' or ''.
+      is_backward: whether it belongs to the derivative.
+      source: the operation in the program's source.
+    """
+
+    name: str
+    kind: str
+    size: int
+    layer: str
+    is_backward: bool
+    source: str
+
+
+class Collective(NamedTuple):
+    """A collective operation.
+
+    Attributes:
+      operation: one of COLLECTIVES.
+      groups: the devices that take part, as XLA prints them.
+      size: bytes of its result on one device.
+      is_backward: whether it belongs to the derivative.
+    """
+
+    operation: str
+    groups: str
+    size: int
+    is_backward: bool
+
+
+def instructions(program: str) -> list[Instruction]:
+    """Lists the instructions of a compiled GPU program that launch kernels.
+
+    Args:
+      program: the text of the compiled program.
+    """
+    sizes: dict[str, int] = {}
+    launches = []
+    for name, result, opcode, rest in _main(program):
+        sizes[name] = _bytes(result)
+        if opcode in FREE:
+            continue
+        operands = re.findall(r'%([\w.\-]+)', rest.split('), ')[0])
+        size = sizes[name] + sum(sizes.get(operand, 0) for operand in operands)
+        source = _source(rest)
+        layers = LAYERS.findall(source)
+        launches.append(
+            Instruction(
+                name,
+                _kind(opcode, rest),
+                size,
+                layers[0] if layers else '',
+                'transpose(' in source,
+                source,
+            )
+        )
+    return launches
+
+
+def collectives(program: str) -> list[Collective]:
+    """Lists the collective operations of a compiled program, in its order."""
+    operations = []
+    for _, result, opcode, rest in _main(program):
+        operation = opcode.removesuffix('-start')
+        if operation not in COLLECTIVES:
+            continue
+        groups = _GROUPS.search(rest)
+        operations.append(
+            Collective(
+                operation,
+                groups[1] if groups else '',
+                _last_array(result),
+                'transpose(' in _source(rest) or not _source(rest),
+            )
+        )
+    return operations
+
+
+def transposes(program: str, least: int) -> list[str]:
+    """Lists the shapes of transposed arrays with at least so many bytes, within fusions too."""
+    return [
+        f'{dtype}[{sizes}]'
+        for dtype, sizes in _TRANSPOSE.findall(program)
+        if _array_bytes(dtype, sizes) >= least
+    ]
+
+
+def totals(launches: Sequence[Instruction], by: str) -> dict[str, tuple[int, int]]:
+    """Sums launches and bytes by an attribute of the instructions, the most bytes first."""
+    count, size = collections.Counter(), collections.Counter()
+    for launch in launches:
+        group = getattr(launch, by)
+        count[group] += 1
+        size[group] += launch.size
+    return {group: (count[group], bytes_) for group, bytes_ in size.most_common()}
+
+
+def _main(program: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yields name, type of the result, opcode and the rest of each line of the entry."""
+    for line in program[program.index('\nENTRY ') :].splitlines():
+        match = _INSTRUCTION.match(line)
+        if match:
+            name, result, opcode, rest = match.groups()
+            yield name, re.sub(r'\{[^}]*\}', '', result), opcode, rest
+
+
+def _kind(opcode: str, rest: str) -> str:
+    target = re.search(r'custom_call_target="([^"]+)"', rest)
+    if target:
+        for word, kind in (('conv', 'convolution'), ('gemm', 'product'), ('matmul', 'product')):
+            if word in target[1]:
+                return kind
+        return 'kernel' if 'triton' in target[1] or 'mosaic' in target[1] else target[1]
+    if opcode == 'fusion' and ('__triton' in rest or '"__cudnn$fusion"' in rest):
+        return 'product' if 'gemm' in rest else 'fusion'
+    operation = opcode.removesuffix('-start')
+    return operation if operation in COLLECTIVES else opcode
+
+
+def _source(rest: str) -> str:
+    match = re.search(r'op_name="([^"]*)"', rest)
+    return match[1] if match else ''
+
+
+def _bytes(type_text: str) -> int:
+    return sum(_array_bytes(*array) for array in _ARRAY.findall(type_text))
+
+
+def _last_array(type_text: str) -> int:
+    """Returns the bytes of the last array of a type: operands come first where it is started."""
+    return _array_bytes(*_ARRAY.findall(type_text)[-1])
+
+
+def _array_bytes(dtype: str, sizes: str) -> int:
+    return ITEMSIZE.get(dtype, 0) * math.prod(int(n) for n in sizes.split(',') if n)

@@ -1,0 +1,119 @@
+"""The programs that are compiled ahead of time: the training step, the evaluation, the kernels."""
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, SingleDeviceSharding
+
+from alexnet_jax.config import schema
+from alexnet_jax.data import augmentation
+from alexnet_jax.model import inference, towers
+from alexnet_jax.ops.formula import PAPER
+from alexnet_jax.ops.implementations import Platform
+from alexnet_jax.ops.normalized_pooling import normalized_pooling
+from alexnet_jax.ops.response_normalization import response_normalization
+from alexnet_jax.ops.response_normalization_pallas import SHAPES
+from alexnet_jax.training.state import state_shapes
+from alexnet_jax.training.step import Hyperparameters, make_train_step
+
+WINDOW, STRIDE = 3, 2
+
+
+class Program(NamedTuple):
+    """A program that is lowered but not compiled yet.
+
+    Attributes:
+      name: what it computes.
+      lowered: JAX's Lowered.
+    """
+
+    name: str
+    lowered: Any
+
+
+def training_step(config: schema.Config, devices: Sequence[Any]) -> Program:
+    """Lowers one training step for the mesh that the settings ask for, on these devices."""
+    mesh = towers.choose_mesh(config, devices)
+    numbers = _like(mesh, 'metrics', (Hyperparameters.SIZE,))
+    arguments = _batch(config, mesh), _constants(config, mesh), numbers
+    step: Any = make_train_step(config, mesh)  # a jitted function
+    return Program('training step', step.lower(state_shapes(config, mesh), *arguments))
+
+
+def evaluation(config: schema.Config, devices: Sequence[Any]) -> Program:
+    """Lowers the evaluation of one view of a batch, in the form of the test during training."""
+    mesh = towers.choose_mesh(config, devices)
+    view = inference.test_views(config)[0]
+    log_probabilities = inference.make_log_probabilities(config, mesh, at_test_time=False)
+    params, mean = state_shapes(config, mesh).params, _constants(config, mesh).mean_HWC
+    jitted = jax.jit(lambda params, mean, images: log_probabilities(params, mean, images, view))
+    return Program('evaluation', jitted.lower(params, mean, _batch(config, mesh)['image']))
+
+
+def kernels(
+    devices: Sequence[Any], batch: int, dtype: str, implementation: str | None = 'pallas'
+) -> Iterator[Program]:
+    """Lowers each kernel at the shapes of the paper's net, as in the net: with a ReLU before.
+
+    Forward and backward are separate programs. In the second the forward kernel of the pooling also
+    writes its mask.
+
+    Args:
+      devices: the first of them is the target.
+      batch: images in a batch.
+      dtype: of the arrays.
+      implementation: as for `response_normalization`.
+    """
+    platform = Platform.of_devices(devices)
+    sharding = SingleDeviceSharding(devices[0])
+    options = dict(rectify=True, implementation=implementation, platform=platform)
+    functions = {'response_normalization': functools.partial(response_normalization, **options)}
+    if platform.name == 'gpu':
+        functions['normalized_pooling'] = functools.partial(
+            normalized_pooling,
+            size=PAPER.size,
+            k=PAPER.k,
+            alpha=PAPER.alpha,
+            beta=PAPER.beta,
+            window=WINDOW,
+            stride=STRIDE,
+            **options,
+        )
+    for (name, function), (layer, shape) in itertools.product(functions.items(), SHAPES.items()):
+        x = jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding)
+        y = jax.eval_shape(function, x)
+        g = jax.ShapeDtypeStruct(y.shape, y.dtype, sharding=sharding)
+        forward = jax.jit(function).lower(x)
+        yield Program(f'{name} {layer} {dtype} forward', forward)
+        backward = jax.jit(functools.partial(_pull_back, function)).lower(x, g)
+        yield Program(f'{name} {layer} {dtype} backward', backward)
+
+
+def _pull_back(function: Any, x: Any, g: Any) -> Any:
+    y, pull_back = jax.vjp(function, x)
+    return y, *pull_back(g)
+
+
+def _batch(config: schema.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    images, size = config.optimizer.batch_size, config.dataset.image_size
+    return {
+        'image': _like(mesh, 'images', (images, size, size, 3), jnp.uint8),
+        'label': _like(mesh, 'images', (images,), jnp.int32),
+    }
+
+
+def _constants(config: schema.Config, mesh: jax.sharding.Mesh) -> augmentation.Constants:
+    size = config.dataset.image_size
+    shapes = (size, size, 3), (3, 3)
+    return augmentation.Constants(*(_like(mesh, 'constants', shape) for shape in shapes))
+
+
+def _like(
+    mesh: jax.sharding.Mesh, placement: str, shape: tuple[int, ...] = (), dtype: Any = jnp.float32
+) -> jax.ShapeDtypeStruct:
+    sharding = NamedSharding(mesh, towers.spec(mesh, placement))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

@@ -1,0 +1,137 @@
+"""Compiles the net's programs for a GPU or TPU that is not attached, and counts what they do.
+
+    python benchmarks/compile_for.py --install
+    python benchmarks/compile_for.py --device=h100 --batch=1024 --dtype=bfloat16
+    python benchmarks/compile_for.py --device=h100 --mesh.tower=2 --mesh.data=2 --batch=1024
+    python benchmarks/compile_for.py --device=a100 --what=kernels
+    python benchmarks/compile_for.py --device=v5e --batch=128 --dtype=bfloat16
+
+It needs neither the device nor its driver, but the compilers, which --install puts in a folder of
+their own. It prints the memory plan, the instructions and the bytes that they move for each image,
+by kind and by layer, the collective operations, the registers of the Pallas kernels, and the images
+per second that the device's rates allow at most. Numbers, speed, and the algorithms of cuDNN and
+cuBLAS, which are chosen by timing them, cannot be known in advance.
+
+The settings are those of the paper's net, or of --config with its overrides.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from ahead_of_time import packages, report
+from ahead_of_time.compilation import compile_program
+from ahead_of_time.devices import DEVICES
+
+from alexnet_jax.config import command_line, loading, schema
+from alexnet_jax.config.validation import resolve
+from alexnet_jax.runtime.user_errors import report_user_errors
+
+WHAT = ('step', 'evaluation', 'kernels')
+
+_DEVICE = flags.DEFINE_enum('device', 'h100', list(DEVICES), 'The device to compile for.')
+_WHAT = flags.DEFINE_enum(
+    'what', 'step', WHAT, 'A training step, the evaluation of one view, or each kernel alone.'
+)
+_BATCH = flags.DEFINE_integer('batch', 128, 'Images in a batch, of all devices.', lower_bound=1)
+_DTYPE = flags.DEFINE_enum('dtype', 'float32', schema.DTYPES, 'Dtype of the activations.')
+_TOWER = flags.DEFINE_integer('mesh.tower', 1, 'Devices that the towers are spread over.', 1)
+_DATA = flags.DEFINE_integer('mesh.data', 1, 'Replicas that share each batch.', 1)
+_ROWS = flags.DEFINE_integer('rows', 20, 'The largest instructions to print.', lower_bound=0)
+_OUT = flags.DEFINE_string(
+    'out', None, 'A folder for report.json, program.hlo and the PTX of each kernel.'
+)
+_PACKAGES = flags.DEFINE_string('packages', None, 'The folder of the compilers.')
+_INSTALL = flags.DEFINE_bool('install', False, 'Install the compilers in their folder, and exit.')
+
+flags.FLAGS.set_default('config', 'ilsvrc2012')
+
+
+def settings() -> schema.Config:
+    """Returns the settings of the net, with the flags of this program."""
+    raw = loading.execute(command_line.file())
+    shorthands = {
+        'optimizer.batch_size': _BATCH.value,
+        'evaluation.batch_size': _BATCH.value,
+        'model.dtype': _DTYPE.value,
+        'mesh.tower': _TOWER.value,
+        'mesh.data': _DATA.value,
+    }
+    loading.override(raw, shorthands | command_line.overrides())
+    return resolve(raw)
+
+
+def main(_: list[str]) -> None:
+    """Compiles what the flags ask for, prints a report, and writes it where that is asked for."""
+    with report_user_errors():
+        folder = Path(_PACKAGES.value or packages.default_folder())
+        if _INSTALL.value:
+            packages.install(folder)
+            return
+        device = DEVICES[_DEVICE.value]
+        packages.load(device.platform, folder)
+        reports = kernels(folder) if _WHAT.value == 'kernels' else {_WHAT.value: program(folder)}
+        if _OUT.value:
+            file = Path(_OUT.value) / 'report.json'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(reports, indent=1) + '\n')
+            print(f'written to {_OUT.value}')
+
+
+def program(folder: Path) -> dict[str, Any]:
+    """Compiles the training step or the evaluation; returns and prints the report."""
+    from ahead_of_time import programs_of_net
+    from roofline import operations_per_image
+
+    config, device = settings(), DEVICES[_DEVICE.value]
+    mesh = config.mesh
+    devices = device.devices(mesh.data * mesh.tower)
+    is_step = _WHAT.value == 'step'
+    lower = programs_of_net.training_step if is_step else programs_of_net.evaluation
+    lowered = lower(config, devices).lowered
+    compiled = _compile(lowered, folder, Path(_OUT.value) if _OUT.value else None)
+    images = config.optimizer.batch_size / mesh.data
+    operations = operations_per_image(config, 'step' if is_step else 'forward')
+    work = report.Work(
+        images, operations * images / mesh.tower, config.model.dtype, _precision(config)
+    )
+    result = report.program_report(compiled, device, work)
+    print(
+        f'{device.kind}, data {mesh.data} x tower {mesh.tower}, {_WHAT.value}, batch '
+        f'{config.optimizer.batch_size}, {config.model.dtype}'
+    )
+    report.print_report(result, _ROWS.value)
+    return result
+
+
+def kernels(folder: Path) -> dict[str, dict[str, Any]]:
+    """Compiles each kernel alone; returns and prints the reports by the names of the programs."""
+    from ahead_of_time import programs_of_net
+
+    device, reports = DEVICES[_DEVICE.value], {}
+    for lowered in programs_of_net.kernels(device.devices(1), _BATCH.value, _DTYPE.value):
+        out = Path(_OUT.value) / lowered.name.replace(' ', '_') if _OUT.value else None
+        start = time.perf_counter()
+        result = report.program_report(_compile(lowered.lowered, folder, out), device, None)
+        print(f'{lowered.name}: compiled in {time.perf_counter() - start:.1f} s')
+        report.print_report(result, 0)
+        reports[lowered.name] = result
+    return reports
+
+
+def _compile(lowered: Any, folder: Path, out: Path | None) -> Any:
+    return compile_program(lowered, DEVICES[_DEVICE.value], packages.assembler(folder), out)
+
+
+def _precision(config: schema.Config) -> str:
+    return getattr(config.model, 'precision', 'default')
+
+
+if __name__ == '__main__':
+    app.run(main, flags_parser=command_line.parse)
