@@ -8,7 +8,7 @@ forward and backward with a random cotangent. The contenders:
 
 - formula: alexnet_jax/ops/response_normalization.py in plain JAX, with a hand-written derivative.
 - Pallas: the kernels of alexnet_jax/ops/response_normalization_pallas.py, on GPUs and TPUs.
-- Mosaic GPU: those of alexnet_jax/ops/mosaic_gpu/response_normalization.py, on GPUs from Hopper on.
+- Mosaic GPU: the kernels of alexnet_jax/ops/mosaic_gpu/response_normalization.py, on GPUs.
 - one kernel: on GPUs, alexnet_jax/ops/normalized_pooling_pallas.py, which pools too.
 - automatic derivative: slices and a power in plain JAX, in the dtype of x, differentiated by JAX.
 - PyTorch: eager nn.LocalResponseNorm, maps before rows and columns, on the same kind of device.
@@ -91,7 +91,7 @@ _LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Layers: {", ".join
 _REPEATS = flags.DEFINE_integer('repeats', 9, 'Rounds.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for the result, with the time of each round.')
 _TORCH = flags.DEFINE_bool('torch', True, 'Time PyTorch too, where it is installed.')
-_MOSAIC = flags.DEFINE_bool('mosaic_gpu', True, 'Time the Mosaic GPU kernels, on suitable GPUs.')
+_MOSAIC = flags.DEFINE_bool('mosaic_gpu', True, 'Time the Mosaic GPU kernels, where JAX has them.')
 _CHECK = flags.DEFINE_bool('check', False, 'Check the kernels and time nothing.')
 
 for _flag, _values in ((_DTYPE, schema.DTYPES), (_LAYERS, kernels.SHAPES)):

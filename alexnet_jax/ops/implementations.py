@@ -1,10 +1,10 @@
 """Which implementation computes an operation: plain JAX, or a Pallas kernel where one is faster.
 
 `implementation=None` means the fastest for the platform, 'jax' the specification in plain JAX,
-'pallas' the kernel, which a CPU interprets slowly, and 'mosaic_gpu' response normalization's kernel
-in the language that replaces Triton, which must be asked for by name. The platform is that of the
-devices of the mesh, so that a program can be compiled for devices that are not attached to this
-machine.
+'pallas' the kernel, which a CPU interprets slowly. 'mosaic_gpu' is response normalization's kernel
+for the compiler that replaces Triton in Pallas; None never chooses it, as it has not been timed.
+The platform is that of the devices of the mesh, so that a program can be compiled for devices that
+are not attached to this machine.
 """
 
 import concurrent.futures
@@ -23,9 +23,10 @@ from alexnet_jax.runtime.printing import warn
 IMPLEMENTATIONS = (None, 'jax', 'pallas', 'mosaic_gpu')
 PLATFORMS_WITH_KERNELS = ('gpu', 'tpu')
 
-# Compute capabilities: neither Triton nor Mosaic GPU has GPUs before Ampere. Mosaic GPU writes a
-# kernel for JAX's default device, or for Hopper if that is no GPU. The compiler ends the process,
-# with an error that cannot be caught, where the kernel is then for an older GPU (JAX 0.12.0.1).
+# Compute capabilities. Triton and Mosaic GPU support no GPU before Ampere. Mosaic GPU lowers a
+# kernel for JAX's default device, or for Hopper if that device is not a GPU. If the kernel is then
+# compiled for an older GPU, LLVM ends the process with an error that cannot be caught
+# (JAX 0.12.0.1).
 AMPERE, HOPPER = (8, 0), (9, 0)
 OLDEST_MOSAIC_JAX = (0, 12)  # before it, `plgpu.load` and `plgpu.store` are others, or missing
 
@@ -37,8 +38,8 @@ class Platform(NamedTuple):
       name: 'cpu', 'gpu' or 'tpu', as JAX names it.
       is_local: whether such a device is attached here, so that a kernel can be tried on it.
       has_triton: False for NVIDIA GPUs that Triton does not compile for.
-      has_mosaic_gpu: True for NVIDIA GPUs that Mosaic GPU compiles for, which are those from Hopper
-        on; and those from Ampere on, if they are also JAX's default device.
+      has_mosaic_gpu: True for NVIDIA GPUs that Mosaic GPU compiles our kernels for: all from Hopper
+        on; before Hopper, those from Ampere on of the kind of JAX's default device.
     """
 
     name: str
@@ -119,8 +120,8 @@ def missing_for_mosaic_gpu(platform: Platform) -> str:
         return f'an NVIDIA GPU; the program is compiled for a {platform.name.upper()}'
     if not platform.has_mosaic_gpu:
         return (
-            'an NVIDIA GPU of compute capability 9.0 (Hopper) or newer, or from 8.0 (Ampere) on one '
-            "that is JAX's default device"
+            'an NVIDIA GPU of compute capability 9.0 (Hopper) or newer, '
+            "or of 8.0 (Ampere) or newer if it is JAX's default device"
         )
     return ''
 

@@ -8,7 +8,7 @@ the sum as the paper prints it; the 2012 code divides it by the size (layer.py:1
 to the caller.
 
 This module is the specification in plain JAX, and it is fast on CPUs. GPUs and TPUs have kernels
-(response_normalization_pallas.py; mosaic_gpu/response_normalization.py for GPUs from Hopper on).
+(response_normalization_pallas.py; for newer GPUs also mosaic_gpu/response_normalization.py).
 """
 
 import functools
@@ -46,8 +46,9 @@ def response_normalization(
       k, alpha, beta: the constants of the paper.
       rectify: whether to normalize max(x, 0), which saves a separate pass for the ReLU (§3.1).
       implementation: 'jax' for plain JAX; 'pallas' for the kernels, which a CPU interprets slowly;
-        'mosaic_gpu' for the kernels of GPUs from Hopper on; None for those of 'pallas' on GPUs and
-        TPUs where they compile and agree with plain JAX, and for plain JAX elsewhere.
+        'mosaic_gpu' for the kernels that are to replace those of 'pallas' on GPUs; None for
+        'pallas' on GPUs and TPUs where it compiles and agrees with plain JAX, and for plain JAX
+        elsewhere.
       platform: the platform that the program is compiled for; None for JAX's default.
 
     Returns:

@@ -10,10 +10,10 @@ another layout, it copies them first. normalized_pooling_pallas.py builds on the
 With rectify=True the kernels take max(x, 0) first, so that the ReLU before the layer (§3.1) needs
 no pass of its own.
 
-The GPU kernels are compiled by Triton, although JAX 0.12 announces that Pallas will drop it. Its
-successor is Mosaic GPU (mosaic_gpu/response_normalization.py), which needs a Hopper GPU or a newer
-one; an Ampere GPU has no other kernel. The tests run all kernels in interpret mode and lower them
-for both kinds of device; neither compiles them for one.
+The GPU kernels are compiled by Triton, which JAX 0.11 and later announce that Pallas will drop.
+mosaic_gpu/response_normalization.py has the same kernels for the successor. The tests run all
+kernels in interpret mode and lower them for both kinds of device; test_compiled_for_gpu.py compiles
+them.
 """
 
 import functools

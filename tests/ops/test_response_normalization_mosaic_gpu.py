@@ -93,7 +93,9 @@ def test_programs_do_not_race():
     Interpret mode fills what nothing has written with NaN, and refuses addresses beyond an array.
     """
     x, g = draw((2, 16, 48), 0), draw((2, 16, 48), 1)
-    with plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=True, **module.INTERPRETED)):
+    with plgpu.force_gpu_interpret_mode(
+        plgpu.InterpretGPUParams(detect_races=True, **module.INTERPRETED)
+    ):
         results = both(PAPER, interpret=False)(x, g)
     assert_agrees(results, x, g, PAPER, tolerance=1e-6)
 

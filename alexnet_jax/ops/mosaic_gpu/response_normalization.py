@@ -1,18 +1,19 @@
-"""Response normalization (§3.3) as Mosaic GPU kernels, for GPUs of compute capability 9.0 or newer.
+"""Response normalization (§3.3) as Mosaic GPU kernels, for NVIDIA GPUs from Ampere on.
 
-They compute what the kernels of response_normalization_pallas.py compute, which has their formula;
-only response_normalization.py calls them, for implementation='mosaic_gpu'. JAX has announced that
-these kernels' compiler replaces Triton. It ends the process, with an error that cannot be caught,
-where it has to compile for a GPU before Hopper: implementations.py refuses those first.
+They compute the same as the kernels of response_normalization_pallas.py, whose compiler for GPUs,
+Triton, Pallas will drop for Mosaic GPU. Only response_normalization.py calls them, for
+implementation='mosaic_gpu'. implementations.py first refuses the devices for which the compiler
+would end the process.
 
-A program is one warpgroup, 128 threads, and has a block of entire pixels. Each thread has a few
-values of the block in registers, and lies beside threads with the adjacent maps, so that a warp
-touches adjacent addresses. A warpgroup's arrays cannot be shifted. So what a window sums is written
-to a buffer in shared memory, each pixel between zeros, and read again from shifted addresses. The
-zeros clip the windows at the first and the last map. Every S is computed once.
+A program is one warpgroup, 128 threads, and handles a block of entire pixels. Each thread holds a
+few values of the block in registers. Neighbouring threads hold adjacent maps, so that a warp
+accesses adjacent addresses. A warpgroup's arrays cannot be shifted. Therefore the values that the
+windows sum are written to a buffer in shared memory, where each pixel lies between zeros, and are
+read again from shifted addresses. The zeros clip the windows at the first and the last map. Every S
+is computed once.
 
-The tests run the kernels in interpret mode, which looks for addresses outside an array and for
-races between programs, and compile them for GPUs that are not attached. They have not run on one.
+The tests run the kernels in interpret mode, which reports addresses outside an array and races
+between programs. The kernels compile for all these GPUs, but have not run on one.
 """
 
 import functools
@@ -33,9 +34,10 @@ plgpu: Any = mosaic_gpu  # types are checked with JAX 0.10.2, whose interface is
 
 THREADS = 128  # a warpgroup's
 
-# A thread has up to 8 values of each array where the number of maps allows it: with 48 or 128 maps
-# the backward kernel then takes at most 64 registers, so that half of a multiprocessor's warps fit
-# (2026-11-26, JAX 0.12.0.1). No thread has more than 16. Not yet timed on a GPU.
+# A thread holds up to 8 values of each array where the number of maps allows it, and at most 16.
+# With 48 or 128 maps, forward then takes 37 to 44 registers and backward 54 to 60, without spills,
+# so that at least half of a multiprocessor's warps fit (JAX 0.12.0.1, sm_80 to sm_120). With twice
+# as many values, backward takes 80 to 90. Not yet timed on a GPU.
 ELEMENTS, MOST_ELEMENTS = 8, 16
 
 # To interpret mode, a warpgroup is one thread, for which there is no barrier to wait at.
@@ -125,7 +127,8 @@ def _run(direction: str, formula: Formula, interpret: bool, rows: int, *arrays: 
         scratch_types=[buffer] * len(arrays),
         grid=(pl.cdiv(pixels, rows),),
         grid_names=('block',),
-        # `_Block.window` has the only barrier that is needed.
+        # The barriers in `_Block.window` suffice: no buffer is written again after it was read. JAX
+        # would add 8 in forward and 14 in backward.
         compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),
         interpret=plgpu.InterpretGPUParams(**INTERPRETED) if interpret else None,
         kernel_name=f'response_normalization_{direction}',
@@ -158,14 +161,14 @@ class _Block(NamedTuple):
 
     def of(self, ref: Any) -> Any:
         """Returns the (rows, maps) of an array that this program handles."""
-        # A last block that would reach beyond the array overlaps the one before it: two programs
-        # then write the same values to the same addresses.
+        # The last block begins earlier where it would otherwise reach beyond the array. Then two
+        # programs write the same values to the same addresses.
         start = jnp.minimum(jax.lax.axis_index('block') * self.rows, self.pixels - self.rows)
         return ref.at[pl.ds(start, self.rows)]
 
     def load(self, ref: Any) -> Array:
         """Loads (rows, maps) values."""
-        # Vectors of one: a load from a shifted address is not aligned to more than that.
+        # Single values, since shifted addresses are not aligned for longer vectors.
         layout = plgpu.Layout.WG_STRIDED((self.rows, self.maps), 1)
         return plgpu.load(ref, layout=layout, optimized=False)
 
@@ -193,18 +196,19 @@ class _Block(NamedTuple):
 
         _store(buffer.at[:, pl.ds(self.zeros, self.maps)], values)
         _wait_for_all_threads()
-        before, after = (min(n, self.zeros) for n in (before, after))  # beyond are zeros only
+        # Windows that reach further would add only zeros.
+        before, after = min(before, self.zeros), min(after, self.zeros)
         return functools.reduce(operator.add, map(shifted, range(-before, after + 1)))
-
-
-@plgpu.inline_mgpu()
-def _wait_for_all_threads(_: Any) -> None:
-    # Not plgpu.commit_smem, whose fence Ampere does not have.
-    gpu.warpgroup_barrier()
 
 
 def _store(ref: Any, values: Array) -> None:
     plgpu.store(ref, values, optimized=False)
+
+
+@plgpu.inline_mgpu()
+def _wait_for_all_threads(_: Any) -> None:
+    # plgpu.commit_smem would add a fence that Ampere does not have.
+    gpu.warpgroup_barrier()
 
 
 def _forward(x_ref: Any, y_ref: Any, buffer: Any, *, formula: Formula, block: _Block) -> None:
