@@ -1,4 +1,4 @@
-"""Local response normalization (§3.3): its constants, and what all kernels compute alike."""
+"""Local response normalization (§3.3): its constants, and what several kernels compute alike."""
 
 from typing import NamedTuple
 
@@ -41,13 +41,13 @@ PAPER = Formula(5, 2.0, 1e-4, 0.75, rectify=True)
 LARGEST_WINDOW = 5
 
 
-# The elementwise parts of the kernels, in float32.
+# The elementwise parts of the kernels that Mosaic compiles, for TPUs and GPUs, in float32.
 
 
 def activations(x: Array, formula: Formula) -> Array:
     """Returns the activations r, which are x or max(x, 0)."""
     x = x.astype(jnp.float32)
-    # jnp.maximum would turn a NaN into 0 in Triton.
+    # A NaN stays, which jnp.maximum would not promise in every compiler for kernels.
     return jnp.where(x < 0, 0.0, x) if formula.rectify else x
 
 

@@ -11,6 +11,8 @@ from alexnet_jax.ops import response_normalization as module
 from alexnet_jax.ops import response_normalization_pallas
 from alexnet_jax.ops.formula import Formula
 from alexnet_jax.ops.implementations import Platform
+from alexnet_jax.ops.kernels import arithmetic, segments
+from alexnet_jax.ops.kernels.arithmetic import Arithmetic
 from alexnet_jax.ops.response_normalization import response_normalization
 
 PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
@@ -118,10 +120,8 @@ def test_kernels_are_tried_before_they_are_used(monkeypatch):
     mapped = jax.shard_map(function, mesh=mesh, in_specs=place, out_specs=place)
     jax.jit(mapped).trace(draw((2, 8), 0))
     assert results == [True]
-    powers = response_normalization_pallas._powers
-    monkeypatch.setattr(
-        response_normalization_pallas, '_powers', lambda s, formula: powers(2 * s, formula)
-    )
+    powers = Arithmetic._powers
+    monkeypatch.setattr(Arithmetic, '_powers', lambda self, squares: powers(self, 2 * squares))
     assert not module._kernel_agrees(cpu, 'interpreted')
     assert not module._kernel_agrees(cpu, 'tpu')  # there is no TPU
     assert not module._kernel_works(cpu)  # a CPU would interpret the kernels, which is slow
@@ -129,9 +129,10 @@ def test_kernels_are_tried_before_they_are_used(monkeypatch):
 
 def test_without_triton_the_formula_takes_over(monkeypatch, capsys):
     """JAX has announced that it will remove Triton: then there is one warning, and no error."""
-    name = response_normalization_pallas.__name__
-    monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(sys.modules['alexnet_jax.ops'], name.rpartition('.')[2])
+    for imported in (response_normalization_pallas, segments, arithmetic):
+        package, _, name = imported.__name__.rpartition('.')
+        monkeypatch.delitem(sys.modules, imported.__name__)
+        monkeypatch.delattr(sys.modules[package], name)
     monkeypatch.setitem(sys.modules, 'jax.experimental.pallas.triton', None)
     monkeypatch.delattr(sys.modules['jax.experimental.pallas'], 'triton')
     assert not module._kernel_agrees(Platform('cpu'), 'gpu')
