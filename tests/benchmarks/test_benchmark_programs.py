@@ -197,6 +197,17 @@ def test_the_check_notices_a_wrong_kernel(monkeypatch):
         kernel_check.check('normalization')
 
 
+def test_mosaic_gpu_is_a_contender_where_it_can_be_used():
+    names = ['Mosaic GPU', 'ReLU + Mosaic GPU']
+    checked = [*normalization_layers.FUNCTIONS, normalization_layers.MOSAIC]
+    alone = normalization_layers.layers(normalization_layers.ALONE, checked)
+    assert [name for name in alone if name.endswith('Mosaic GPU')] == names
+    assert 'Mosaic GPU' in normalization_layers.layers(normalization_layers.POOLED, checked)
+    assert not normalization_layers.has_mosaic_gpu()  # on a CPU
+    with pytest.raises(ValueError, match="implementation='mosaic_gpu' needs"):
+        kernel_check.check(normalization_layers.MOSAIC)
+
+
 def test_tuning_says_that_it_needs_a_gpu():
     code, out, err = start('benchmarks/tune_normalization.py')
     assert (code, out) == (1, '')
