@@ -21,10 +21,11 @@ compiled_channels_last; none leaves it out.
 In each round every contender does one step, in turn. The table has the medians of the rounds;
 'speed' is the median of eager PyTorch's time over the contender's, round by round. 'bound' is the
 least time that counted operations and bytes allow on this device (roofline.py), as a fraction of
-the median. Other processes do not slow all contenders alike (PyTorch's threads wait for each other
-and lose more), so the fraction of the cores that they took meanwhile is printed. Both programs run
-in this process, in which freed memory is kept for the next step as in training
-(runtime/cpu_devices.py); PyTorch gains from that too.
+the median. On a GPU, the last table's 'bound' is the same from the bytes that the compiled program
+of the step moves (ahead_of_time/instructions.py). Other processes do not slow all contenders alike
+(PyTorch's threads wait for each other and lose more), so the fraction of the cores that they took
+meanwhile is printed. Both programs run in this process, in which freed memory is kept for the next
+step as in training (runtime/cpu_devices.py); PyTorch gains from that too.
 
 --precision times our net with each `model.precision`; PyTorch and the large matrix product behind
 'bound' keep the fastest (TF32 on a GPU). --deterministic gives all of our programs the setting
@@ -39,23 +40,19 @@ import importlib.util
 import itertools
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-import optax
 from absl import app, flags, logging
-from jax import Array
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import roofline
 from full_net import make_config
+from jax_net import Ours
 from measuring import (
     NO_TORCH,
-    Contender,
     Others,
     circumstances,
     heading,
@@ -63,18 +60,13 @@ from measuring import (
     validate_choices,
     write,
 )
-from torch_net import VARIANTS, PyTorch, check_finite
-from tower_forms import FORMS, OURS, Apply, make_apply
+from torch_net import VARIANTS, PyTorch
+from tower_forms import FORMS, OURS
 
 from alexnet_jax.config import schema
-from alexnet_jax.data import augmentation
-from alexnet_jax.model import alexnet, dropout, towers
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError, parse_flags
-from alexnet_jax.training.optimizer import Progress
-from alexnet_jax.training.state import place_initial_state, state_shapes
-from alexnet_jax.training.step import ApplyTraining, Hyperparameters, StepFunction, make_train_step
 
 TITLES = {
     'step': 'training step',
@@ -94,8 +86,19 @@ _WHAT = flags.DEFINE_list('what', ['step', 'forward'], f'What to time: {", ".joi
 _REPEATS = flags.DEFINE_integer('repeats', 7, 'Rounds.', lower_bound=1)
 _WIDTH = flags.DEFINE_float('width', 1.0, 'Multiplies the maps and units of the net.', 1e-3)
 _TORCH = flags.DEFINE_list('torch', ['eager'], f'Rows of PyTorch: {", ".join(VARIANTS)}, or none.')
+_OPTIONS = flags.DEFINE_multi_string(
+    'options',
+    [],
+    'Options of the compiler, NAME=VALUE;NAME=VALUE: one more row, for the training step. May be '
+    'repeated.',
+)
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for the result, with the time of each round.')
 
+flags.register_validator(
+    'options',
+    lambda texts: all('=' in pair for text in texts for pair in text.split(';')),
+    'e.g. xla_gpu_enable_command_buffer=',
+)
 flags.register_validator(
     'devices', lambda names: names and all(n.isdigit() and int(n) for n in names), 'e.g. 1,2'
 )
@@ -132,113 +135,6 @@ class Result:
         images = config.optimizer.batch_size / statistics.median(self.seconds)
         gflop = roofline.operations_per_image(config, self.what) / 1e9
         return {'images_per_second': images, 'gflop_per_second': images * gflop}
-
-
-class Ours:
-    """The net on the devices of a mesh, with a batch of noise.
-
-    Args:
-      config: the settings, which name the number of devices.
-      form: how the towers of one device are run, one of tower_forms.FORMS.
-    """
-
-    def __init__(self, config: schema.Config, form: str = OURS) -> None:
-        self._config, self._mesh = config, towers.choose_mesh(config)
-        self._form, self._apply = form, make_apply(form, config)
-        count, size = config.optimizer.batch_size, config.dataset.image_size
-        rng = np.random.default_rng(0)
-        images = rng.integers(256, size=(count, size, size, 3), dtype=np.uint8)
-        labels = rng.integers(config.dataset.classes, size=count, dtype=np.int32)
-        self._batch = towers.put_batch(self._mesh, {'image': images, 'label': labels})
-        everywhere = towers.shardings(self._mesh, towers.spec(self._mesh, 'constants'))
-        grey = np.full((size, size, 3), 127.5, np.float32)
-        constants = augmentation.Constants(grey, np.eye(3, dtype=np.float32))
-        self._constants = jax.device_put(constants, everywhere)
-
-    def step(self) -> Contender:
-        """Returns the training step, which changes its own state."""
-        train_step = self._train_step()
-        state = place_initial_state(self._config, self._mesh)
-        numbers = Hyperparameters.at(self._config, 0.0, Progress()).pack()
-
-        def run() -> None:
-            nonlocal state
-            state, metrics = train_step(state, self._batch, self._constants, numbers)
-            jax.block_until_ready((state, metrics))
-            check_finite(float(metrics['loss']))
-
-        return run
-
-    def forward(self) -> Contender:
-        """Returns the forward pass: the logits of the central crops, without dropout."""
-        run = self._on_crops(lambda params, x, labels, key: self._apply(params, x, None))
-        return lambda: jax.block_until_ready(run())
-
-    def gradient(self) -> Contender:
-        """Returns the gradient of the loss of the central crops, with dropout."""
-
-        def gradient(params: Any, x: Array, labels: Array, key: Array) -> Any:
-            masks = dropout.Masks(key, self._config.optimizer.batch_size)
-
-            def loss(params: Any) -> Array:
-                logits_BK = self._apply(params, x, masks)
-                losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, labels)
-                return losses.sum() / self._config.optimizer.batch_size
-
-            return jax.grad(loss)(params)
-
-        run = self._on_crops(gradient, returns_params=True)
-        return lambda: jax.block_until_ready(run())
-
-    def peak_memory(self) -> float | None:
-        """Returns the most bytes in use on one device so far; None if the device has no count."""
-        stats = self._mesh.devices.flat[0].memory_stats()
-        return stats and stats.get('peak_bytes_in_use')
-
-    def planned_memory(self) -> tuple[int, int]:
-        """Returns what the compiler plans for the step on one device.
-
-        Returns:
-          Bytes of the state and the batch; bytes of everything else.
-        """
-        train_step: Any = self._train_step()
-        state = state_shapes(self._config, self._mesh)
-        numbers = Hyperparameters.at(self._config, 0.0, Progress()).pack()
-        plan = train_step.lower(state, self._batch, self._constants, numbers).compile()
-        analysis = plan.memory_analysis()
-        return analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
-
-    def _train_step(self) -> StepFunction:
-        if self._form == OURS:
-            return make_train_step(self._config, self._mesh)
-        return make_train_step(self._config, self._mesh, without_moments(self._apply))
-
-    def _on_crops(
-        self, function: Callable[..., Any], returns_params: bool = False
-    ) -> Callable[[], Any]:
-        """Compiles a function of the parameters, images, labels and a key.
-
-        Args:
-          function: what each device runs.
-          returns_params: whether its result is placed like the parameters; else like the images.
-        """
-        config, mesh = self._config, self._mesh
-        params = place_initial_state(config, mesh).params
-        count, crop = config.optimizer.batch_size, config.augmentation.crop
-        noise = np.random.default_rng(1).normal(0, 60, (count, crop, crop, 3)).astype(np.float32)
-        x = towers.put_batch(mesh, {'x': noise})['x']
-        images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'constants')
-        specs = alexnet.partitions(config, mesh)
-        in_specs, out_specs = (specs, images, images, everywhere), images
-        if returns_params:
-            out_specs = specs
-        compiled = towers.compile_program(function, config, mesh, in_specs, out_specs)
-        return lambda: compiled(params, x, self._batch['label'], jax.random.key(0))
-
-
-def without_moments(apply: Apply) -> ApplyTraining:
-    """Returns the net in the shape that training expects: without batch normalization."""
-    return lambda params, images, masks: (apply(params, images, masks), {})
 
 
 def compare(
@@ -294,6 +190,10 @@ def contenders(batch: int, width: float) -> Iterator[tuple[str, schema.Config, A
                 label += '' if form == OURS else f' {form}'
                 label += '' if precision == 'default' else f' {precision}'
                 yield f'alexnet_jax {label}, {dtype}', config, Ours(config, form)
+        config = make_config(int(_DEVICES.value[0]), batch, dtype, width)
+        for text in _OPTIONS.value:
+            options = dict(pair.split('=', 1) for pair in text.split(';'))
+            yield f'alexnet_jax with {text}, {dtype}', config, Ours(config, options=options)
         if importlib.util.find_spec('torch'):
             for variant in _TORCH.value:
                 if variant != 'none':
@@ -340,25 +240,43 @@ def benchmark(batch: int, repeats: int, width: float) -> None:
             print(f'other processes took {fraction:.0%} of the cores meanwhile', flush=True)
         about['results'] += [dataclasses.asdict(r) | r.rates(largest) for r in results]
         del runs
-    about['memory'] = dict(memory(nets))
+    about['memory'] = dict(plans(nets, about['results'], peaks))
     if importlib.util.find_spec('torch') is None:
         print(f'\n{NO_TORCH}')
     if _OUT.value:
         write(_OUT.value, about)
 
 
-def memory(nets: Sequence[tuple[str, schema.Config, Any]]) -> Iterator[tuple[str, Any]]:
-    """Prints and yields the memory that our nets' training steps need on one device."""
-    rows: list[tuple[str, ...]] = [
-        ('memory of the step, GB a device', 'state and batch', 'beside them', 'peak so far')
-    ]
-    for name, _, net in nets:
+def plans(
+    nets: Sequence[tuple[str, schema.Config, Any]],
+    results: Sequence[Mapping[str, Any]],
+    peaks: Mapping[str, roofline.Peaks],
+) -> Iterator[tuple[str, Any]]:
+    """Prints and yields the memory that our training steps need, and what their programs move.
+
+    Args:
+      nets: name, settings and net of each contender.
+      results: what was timed, for the time of the step over the least time that its program needs.
+      peaks: the rates of the device by dtype.
+    """
+    header = ('state and batch', 'beside them', 'peak so far', 'launches', 'MB an image', 'bound')
+    rows: list[tuple[str, ...]] = [('program of the step, GB a device', *header)]
+    times = {r['contender']: r['seconds'] for r in results if r['what'] == 'step'}
+    for name, config, net in nets:
         if not isinstance(net, Ours):
             continue
-        held, beside = net.planned_memory()
-        peak = net.peak_memory()
-        yield name, {'held': held, 'beside': beside, 'peak': peak}
-        rows.append((name, *('-' if x is None else f'{x / 1e9:.2f}' for x in (held, beside, peak))))
+        plan, peak = net.plan(), net.peak_memory()
+        images, bound = config.optimizer.batch_size / config.mesh.data, None
+        if plan.moved and name in times:
+            rates = peaks[config.model.dtype]
+            operations = roofline.operations_per_image(config, 'step') * images / config.mesh.tower
+            least = plan.moved / rates.bandwidth + operations / rates.flops
+            bound = least / statistics.median(times[name])
+        yield name, plan._asdict() | {'peak': peak, 'bound': bound}
+        memory = ['-' if x is None else f'{x / 1e9:.2f}' for x in (plan.held, plan.beside, peak)]
+        moved = '-' if plan.moved is None else f'{plan.moved / images / 1e6:.2f}'
+        fraction = '-' if bound is None else f'{bound:.0%}'
+        rows.append((name, *memory, str(plan.launches or '-'), moved, fraction))
     print(f'\n{align_columns(rows)}')
 
 
