@@ -35,7 +35,13 @@ from jax.experimental import pallas as pl
 
 from alexnet_jax.ops.formula import LARGEST_WINDOW, Formula
 from alexnet_jax.ops.kernels.arithmetic import Arithmetic
-from alexnet_jax.ops.kernels.segments import Segments, divide, expect_int32_indices, launch
+from alexnet_jax.ops.kernels.segments import (
+    Segments,
+    divide,
+    expect_int32_indices,
+    launch,
+    segment_length,
+)
 from alexnet_jax.ops.max_pooling import pooled_size
 
 # Pools per thread in `forward`. With more, fewer pixels are normalized by two threads, but there
@@ -171,7 +177,7 @@ def backward(
 
 def maps_per_word(window: int, maps: int) -> int:
     """Returns the number of maps whose bits share an int32 of the mask: 2 where they fit, or 1."""
-    return 2 if maps % 2 == 0 and window**2 <= 15 else 1
+    return 2 if segment_length(maps) % 2 == 0 and window**2 <= 15 else 1
 
 
 class Places(NamedTuple):
