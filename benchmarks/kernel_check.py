@@ -8,7 +8,16 @@ import jax
 import measuring
 import numpy as np
 from jax import Array
-from normalization_layers import ALONE, POOLED, Layer, formula, one_kernel, pallas, then_pooled
+from normalization_layers import (
+    MOSAIC,
+    POOLED,
+    Layer,
+    formula,
+    mosaic_gpu,
+    one_kernel,
+    pallas,
+    then_pooled,
+)
 from programs import draw
 
 from alexnet_jax.config import schema
@@ -33,7 +42,7 @@ def check(function: str) -> dict[str, float]:
     An error is divided by the largest value of its array. On a CPU the kernels are interpreted.
 
     Args:
-      function: one of FUNCTIONS.
+      function: one of FUNCTIONS, or MOSAIC.
 
     Returns:
       The largest error in each dtype.
@@ -61,10 +70,11 @@ def values(
     function: str, shape: Sequence[int], dtype: str, rectify: bool
 ) -> list[tuple[Array, Array]]:
     """Returns y and dx, each by the kernels and by the specification."""
-    if function == ALONE:
-        kernel, right, digits = pallas(rectify), formula(rectify), 'float32'
-    else:  # its ties depend on the rounding
+    if function == POOLED:  # its ties depend on the rounding
         kernel, right, digits = one_kernel(rectify), then_pooled(formula(rectify)), dtype
+    else:
+        kernel = mosaic_gpu(rectify) if function == MOSAIC else pallas(rectify)
+        right, digits = formula(rectify), 'float32'
     x = draw(shape, dtype, 0, STD)
     cotangent = draw(jax.eval_shape(kernel, x).shape, dtype, 1, STD)
 

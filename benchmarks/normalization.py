@@ -8,13 +8,14 @@ forward and backward with a random cotangent. The contenders:
 
 - formula: alexnet_jax/ops/response_normalization.py in plain JAX, with a hand-written derivative.
 - Pallas: the kernels of alexnet_jax/ops/response_normalization_pallas.py, on GPUs and TPUs.
+- Mosaic GPU: the kernels of alexnet_jax/ops/mosaic_gpu/response_normalization.py, on GPUs.
 - one kernel: on GPUs, alexnet_jax/ops/normalized_pooling_pallas.py, which pools too.
 - automatic derivative: slices and a power in plain JAX, in the dtype of x, differentiated by JAX.
 - PyTorch: eager nn.LocalResponseNorm, maps before rows and columns, on the same kind of device.
 
 'ReLU +' has max(x, 0) before the normalization. 'with ReLU and pooling' has all three in turn, as
-the net does: ReLU, normalization, and windows of 3, two apart; there formula and Pallas are
-followed by alexnet_jax/ops/max_pooling.py, PyTorch's layer by its nn.MaxPool2d.
+the net does: ReLU, normalization, and windows of 3, two apart; there formula, Pallas and Mosaic GPU
+are followed by alexnet_jax/ops/max_pooling.py, PyTorch's layer by its nn.MaxPool2d.
 
 In each round every contender runs once, in turn, after a round that is not counted. The tables have
 the medians of the rounds; ratios are medians of the ratios in the rounds. 'GB/s' counts the bytes
@@ -29,7 +30,9 @@ several of them compiled as one program, in which each call reads the result of 
 or an array of its own.
 
 On GPUs and TPUs the kernels are checked first (kernel_check.py); those that fail are not timed, and
-the exit code is 1. What PyTorch does not have, such as bfloat16 on CPUs, is left out.
+the exit code is 1. After a kernel has touched an address outside its arrays, the process can no
+longer use the GPU; --nomosaic_gpu leaves out the newest kernel. What PyTorch does not have, such as
+bfloat16 on CPUs, is left out.
 """
 
 import dataclasses
@@ -57,6 +60,7 @@ from normalization_layers import (
     BETA,
     COPY,
     FUNCTIONS,
+    MOSAIC,
     POOL,
     POOLED,
     RELU,
@@ -64,6 +68,7 @@ from normalization_layers import (
     TORCH,
     K,
     Layer,
+    has_mosaic_gpu,
     layers,
 )
 from programs import Step, compile_all, draw, lower, lower_each, start
@@ -86,6 +91,7 @@ _LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Layers: {", ".join
 _REPEATS = flags.DEFINE_integer('repeats', 9, 'Rounds.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for the result, with the time of each round.')
 _TORCH = flags.DEFINE_bool('torch', True, 'Time PyTorch too, where it is installed.')
+_MOSAIC = flags.DEFINE_bool('mosaic_gpu', True, 'Time the Mosaic GPU kernels, where JAX has them.')
 _CHECK = flags.DEFINE_bool('check', False, 'Check the kernels and time nothing.')
 
 for _flag, _values in ((_DTYPE, schema.DTYPES), (_LAYERS, kernels.SHAPES)):
@@ -182,7 +188,7 @@ def ours(
       table: what they compute.
       x: the maps.
       cotangent: of y.
-      checked: the functions whose kernels are right.
+      checked: the functions whose kernels are right, and MOSAIC.
     """
     programs, chain = (1, 1) if measuring.on_cpu() else (PROGRAMS, CHAIN)
     arguments = (x,) if table.what == 'forward' else (x, cotangent)
@@ -390,7 +396,9 @@ def kernels_to_check() -> Sequence[str]:
     platform = jax.default_backend()
     if platform == 'cpu':
         return FUNCTIONS if _CHECK.value else ()
-    return FUNCTIONS if platform == 'gpu' else FUNCTIONS[:1]
+    if platform != 'gpu':
+        return FUNCTIONS[:1]
+    return (*FUNCTIONS, MOSAIC) if _MOSAIC.value and has_mosaic_gpu() else FUNCTIONS
 
 
 if __name__ == '__main__':

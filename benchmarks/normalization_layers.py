@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 import jax.numpy as jnp
 from jax import Array
 
+from alexnet_jax.ops.implementations import Platform, missing_for_mosaic_gpu
 from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
 from alexnet_jax.ops.response_normalization import response_normalization
@@ -12,6 +13,7 @@ from alexnet_jax.ops.response_normalization import response_normalization
 SIZE, K, ALPHA, BETA = PAPER = (5, 2.0, 1e-4, 0.75)
 POOL = (3, 2)  # window and stride, pixels
 FUNCTIONS = ALONE, POOLED = ('normalization', 'ReLU, normalization, pooling')
+MOSAIC = 'normalization by Mosaic GPU'  # a second kernel of the first function
 COPY, RELU, TORCH = 'copy', 'ReLU + ', 'PyTorch'
 
 Layer = Callable[[Array], Array]  # x to y
@@ -25,6 +27,16 @@ def formula(rectify: bool) -> Layer:
 def pallas(rectify: bool) -> Layer:
     """Returns our normalization by its kernels."""
     return lambda x: response_normalization(x, *PAPER, rectify=rectify, implementation='pallas')
+
+
+def mosaic_gpu(rectify: bool) -> Layer:
+    """Returns our normalization by its Mosaic GPU kernels."""
+    return lambda x: response_normalization(x, *PAPER, rectify=rectify, implementation='mosaic_gpu')
+
+
+def has_mosaic_gpu() -> bool:
+    """Returns whether this version of JAX has Mosaic GPU kernels for the device."""
+    return not missing_for_mosaic_gpu(Platform.default())
 
 
 def one_kernel(rectify: bool) -> Layer:
@@ -50,9 +62,11 @@ def layers(function: str, checked: Collection[str]) -> dict[str, Layer]:
 
     Args:
       function: one of FUNCTIONS.
-      checked: the functions whose kernels are right; the other kernels are left out.
+      checked: the functions whose kernels are right, and MOSAIC; the other kernels are left out.
     """
-    ours = {'formula': formula} | ({'Pallas': pallas} if ALONE in checked else {})
+    ours = {'formula': formula}
+    ours |= {'Pallas': pallas} if ALONE in checked else {}
+    ours |= {'Mosaic GPU': mosaic_gpu} if MOSAIC in checked else {}
     if function == POOLED:
         common = {'one kernel': one_kernel(rectify=True)} if POOLED in checked else {}
         return {name: then_pooled(make(rectify=True)) for name, make in ours.items()} | common

@@ -92,10 +92,32 @@ def test_a_step_moves_no_more_than_before(dtype, batch):
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_the_step_runs_the_kernels_without_transposes_or_scatters(dtype):
     report = step('--device=h100', f'--dtype={dtype}', '--batch=1024')
-    assert report['by_kind']['kernel'][0] == 8  # forward and backward of two layers in two towers
+    # Forward and backward of two layers in two towers, and the update of the small arrays.
+    assert report['by_kind']['kernel'][0] == 9
     assert report['by_kind']['convolution'][0] == 2 * (5 + 5 + 4)
     assert not report['transposes']
     assert not report['select_and_scatters']
+
+
+def test_a_deterministic_program_is_told_so_and_adds_in_a_fixed_order():
+    """Atomic additions of integers give the same sum in any order."""
+    flags = '--device=h100', '--dtype=bfloat16', '--batch=1024'
+    deterministic = *flags, '--config.deterministic=true'
+    evaluation = compile_for(*deterministic, '--what=evaluation')[0]['evaluation']
+    expected = {'xla_gpu_deterministic_ops: true', 'xla_gpu_enable_triton_gemm: false'}
+    for report in (step(*deterministic), evaluation):
+        assert expected <= set(report['options'])
+        atomics = [name for name in report['ptx'] if name.startswith(('atom', 'red'))]
+        assert all(name.endswith(('.add.u32', '.add.s32')) for name in atomics)
+    assert not expected & set(step(*flags)['options'])
+
+
+def test_the_products_are_tf32_by_default_alone():
+    flags = '--device=h100', '--dtype=float32', '--batch=128'
+    default, highest = step(*flags), step(*flags, '--config.model.precision=highest')
+    assert any('tf32' in name for name in default['ptx'])
+    assert not any('tf32' in name for name in highest['ptx'])
+    assert highest['launches'] == default['launches']
 
 
 def counted(report: dict) -> collections.Counter:

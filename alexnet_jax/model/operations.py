@@ -30,7 +30,7 @@ class Operations:
       constants: the name and the constants of each operation that has constants.
       crosses: whether response normalization also reads maps of the neighbouring towers.
       platform: the platform that the program is compiled for; None for JAX's default.
-      implementation: None, 'jax' or 'pallas': see ops/implementations.py.
+      implementation: None, 'jax', 'pallas' or 'mosaic_gpu': see ops/implementations.py.
     """
 
     names: tuple[str, ...]

@@ -1,6 +1,10 @@
-"""The constants of local response normalization (§3.3)."""
+"""Local response normalization (§3.3): its constants, and what several kernels compute alike."""
 
 from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
 
 
 class Formula(NamedTuple):
@@ -35,3 +39,29 @@ PAPER = Formula(5, 2.0, 1e-4, 0.75, rectify=True)
 # Pixels across a pool: the mask of the kernel that normalizes and pools has one bit of an int32 for
 # each pixel of a window.
 LARGEST_WINDOW = 5
+
+
+# The elementwise parts of the kernels that Mosaic compiles, for TPUs and GPUs, in float32.
+
+
+def activations(x: Array, formula: Formula) -> Array:
+    """Returns the activations r, which are x or max(x, 0)."""
+    x = x.astype(jnp.float32)
+    # A NaN stays, which jnp.maximum would not promise in every compiler for kernels.
+    return jnp.where(x < 0, 0.0, x) if formula.rectify else x
+
+
+def powers(squares: Array, formula: Formula) -> tuple[Array, Array]:
+    """Computes S^-beta and 1 / S from the sum of the squares in a window."""
+    denominator = formula.k + formula.alpha * squares
+    if formula.beta == 0.75:
+        root = jax.lax.rsqrt(denominator)
+        # The square root of `root` by a second reciprocal root, one instruction on GPUs and TPUs.
+        return root * (root * jax.lax.rsqrt(root)), root * root
+    return jnp.exp(-formula.beta * jnp.log(denominator)), 1 / denominator
+
+
+def derivative(r: Array, scaled: Array, mirrored: Array, formula: Formula) -> Array:
+    """Computes dx from g S^-beta and the mirrored window's sum of g r S^(-beta - 1)."""
+    d_r = scaled - (2 * formula.alpha * formula.beta) * (r * mirrored)
+    return jnp.where(r > 0, d_r, 0.0) if formula.rectify else d_r

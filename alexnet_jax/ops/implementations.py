@@ -1,8 +1,10 @@
 """Which implementation computes an operation: plain JAX, or a Pallas kernel where one is faster.
 
-`implementation=None` means the fastest for the platform, 'jax' the specification in plain JAX, and
-'pallas' the kernel, which a CPU interprets slowly. The platform is that of the devices of the mesh,
-so that a program can be compiled for devices that are not attached to this machine.
+`implementation=None` means the fastest for the platform, 'jax' the specification in plain JAX,
+'pallas' the kernel, which a CPU interprets slowly. 'mosaic_gpu' is response normalization's kernel
+for the compiler that replaces Triton in Pallas; None never chooses it, as it has not been timed.
+The platform is that of the devices of the mesh, so that a program can be compiled for devices that
+are not attached to this machine.
 """
 
 import concurrent.futures
@@ -14,12 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend import backend
 
 from alexnet_jax.runtime.printing import warn
 
-IMPLEMENTATIONS = (None, 'jax', 'pallas')
+IMPLEMENTATIONS = (None, 'jax', 'pallas', 'mosaic_gpu')
 PLATFORMS_WITH_KERNELS = ('gpu', 'tpu')
-OLDEST_TRITON_GPU = (8, 0)  # compute capability: Triton refuses GPUs before Ampere
+
+# Compute capabilities. Triton and Mosaic GPU support no GPU before Ampere. Mosaic GPU lowers a
+# kernel for JAX's default device, or for Hopper if that device is not a GPU. If the kernel is then
+# compiled for an older GPU, LLVM ends the process with an error that cannot be caught
+# (JAX 0.12.0.1).
+AMPERE, HOPPER = (8, 0), (9, 0)
+OLDEST_MOSAIC_JAX = (0, 12)  # before it, `plgpu.load` and `plgpu.store` are others, or missing
 
 
 class Platform(NamedTuple):
@@ -29,11 +38,14 @@ class Platform(NamedTuple):
       name: 'cpu', 'gpu' or 'tpu', as JAX names it.
       is_local: whether such a device is attached here, so that a kernel can be tried on it.
       has_triton: False for NVIDIA GPUs that Triton does not compile for.
+      has_mosaic_gpu: True for NVIDIA GPUs that Mosaic GPU compiles our kernels for: all from Hopper
+        on; before Hopper, those from Ampere on of the kind of JAX's default device.
     """
 
     name: str
     is_local: bool = True
     has_triton: bool = True
+    has_mosaic_gpu: bool = False
 
     @classmethod
     def of_devices(cls, devices: Iterable[Any]) -> 'Platform':
@@ -44,11 +56,16 @@ class Platform(NamedTuple):
             local = set(jax.local_devices(backend=name))
         except RuntimeError:  # this process has no such back end
             local = set()
-        capability = str(getattr(devices[0], 'compute_capability', '')).split('.')
-        is_old = all(part.isdigit() for part in capability) and (
-            tuple(int(part) for part in capability) < OLDEST_TRITON_GPU
+        parts = str(getattr(devices[0], 'compute_capability', '')).split('.')
+        is_nvidia = all(part.isdigit() for part in parts)
+        capability = tuple(int(part) for part in parts) if is_nvidia else ()
+        return cls(
+            name,
+            is_local=any(device in local for device in devices),
+            has_triton=not is_nvidia or capability >= AMPERE,
+            has_mosaic_gpu=capability >= HOPPER
+            or (capability >= AMPERE and _is_default_kind(devices[0])),
         )
-        return cls(name, any(device in local for device in devices), not is_old)
 
     @classmethod
     def default(cls) -> 'Platform':
@@ -56,9 +73,13 @@ class Platform(NamedTuple):
         return _default(jax.default_backend())
 
 
+def _is_default_kind(device: Any) -> bool:
+    return device.device_kind == backend.get_default_device().device_kind
+
+
 @functools.cache
-def _default(backend: str) -> Platform:
-    return Platform.of_devices(jax.devices(backend))
+def _default(name: str) -> Platform:
+    return Platform.of_devices(jax.devices(name))
 
 
 def choose_backend(
@@ -73,16 +94,36 @@ def choose_backend(
         only asked where `implementation` is None.
 
     Returns:
-      'jax'; or for a kernel 'gpu', 'tpu' or 'interpreted'.
+      'jax'; or for a kernel 'gpu', 'tpu', 'interpreted' or 'mosaic_gpu'.
 
     Raises:
-      ValueError: `implementation` is not one of IMPLEMENTATIONS.
+      ValueError: `implementation` is not one of IMPLEMENTATIONS; or it is 'mosaic_gpu', and the
+        platform or this version of JAX does not have it.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation={implementation!r} is not one of {IMPLEMENTATIONS}')
+    if implementation == 'mosaic_gpu':
+        missing = missing_for_mosaic_gpu(platform)
+        if missing:
+            raise ValueError(f"implementation='mosaic_gpu' needs {missing}")
+        return 'mosaic_gpu'
     if implementation == 'jax' or (implementation is None and not kernel_works(platform)):
         return 'jax'
     return platform.name if platform.name in PLATFORMS_WITH_KERNELS else 'interpreted'
+
+
+def missing_for_mosaic_gpu(platform: Platform) -> str:
+    """Returns what Mosaic GPU's kernels need and do not have here; '' where they can be used."""
+    if jax.__version_info__ < OLDEST_MOSAIC_JAX:
+        return f'JAX 0.12 or newer; this is JAX {jax.__version__}'
+    if platform.name != 'gpu':
+        return f'an NVIDIA GPU; the program is compiled for a {platform.name.upper()}'
+    if not platform.has_mosaic_gpu:
+        return (
+            'an NVIDIA GPU of compute capability 9.0 (Hopper) or newer, '
+            "or of 8.0 (Ampere) or newer if it is JAX's default device"
+        )
+    return ''
 
 
 def kernel_agrees(

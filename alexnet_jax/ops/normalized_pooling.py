@@ -44,8 +44,9 @@ def normalized_pooling(
       bias_111C: (1, 1, 1, maps) float32, rounded to the dtype of x before it is added.
       implementation: 'jax' for the two functions in plain JAX. 'pallas' for the kernel, which a CPU
         interprets slowly; a TPU has no such kernel and uses the normalization's kernel and plain
-        JAX's pooling. None for the kernel on a GPU in float32, if it compiles and agrees with the
-        two functions; otherwise for each function's fastest implementation.
+        JAX's pooling. 'mosaic_gpu' likewise, with the normalization's kernel of that name. None for
+        the kernel on a GPU in float32, if it compiles and agrees with the two functions; otherwise
+        for each function's fastest implementation.
       platform: the platform that the program is compiled for; None for JAX's default.
 
     Returns:
@@ -56,7 +57,8 @@ def normalized_pooling(
 
     Raises:
       ValueError: `implementation` is unknown; or it is 'pallas', and the array has 2**31 elements
-        or more, or the window more than 5 pixels across.
+        or more, or the window more than 5 pixels across; or it is 'mosaic_gpu', and
+        `response_normalization` refuses it.
     """
     formula = Formula(size, k, alpha, beta, rectify)
     platform = platform or Platform.default()

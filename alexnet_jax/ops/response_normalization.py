@@ -8,7 +8,7 @@ the sum as the paper prints it; the 2012 code divides it by the size (layer.py:1
 to the caller.
 
 This module is the specification in plain JAX, and it is fast on CPUs. GPUs and TPUs have kernels
-(response_normalization_pallas.py).
+(response_normalization_pallas.py; for newer GPUs also mosaic_gpu/response_normalization.py).
 """
 
 import functools
@@ -46,15 +46,17 @@ def response_normalization(
       k, alpha, beta: the constants of the paper.
       rectify: whether to normalize max(x, 0), which saves a separate pass for the ReLU (§3.1).
       implementation: 'jax' for plain JAX; 'pallas' for the kernels, which a CPU interprets slowly;
-        None for the kernels on GPUs and TPUs where they compile and agree with plain JAX, and for
-        plain JAX elsewhere.
+        'mosaic_gpu' for the kernels that are to replace those of 'pallas' on GPUs; None for
+        'pallas' on GPUs and TPUs where it compiles and agrees with plain JAX, and for plain JAX
+        elsewhere.
       platform: the platform that the program is compiled for; None for JAX's default.
 
     Returns:
       An array like `x`. The derivative saves only `x` and computes S again.
 
     Raises:
-      ValueError: `implementation` is unknown; see also response_normalization_pallas.
+      ValueError: `implementation` is unknown, or is 'mosaic_gpu' where that cannot be used; see
+        also the modules of the kernels.
     """
     platform = platform or Platform.default()
     if implementation is None and x.size >= 2**31:  # the kernels' indices are int32
@@ -67,7 +69,7 @@ def response_normalization(
 def _normalize(x: Array, formula: Formula, backend: str) -> Array:
     if backend == 'jax':
         return _value(x, formula)
-    return _kernels().forward(x, formula, **_target(backend))
+    return _kernels(backend).forward(x, formula, **_target(backend))
 
 
 def _forward(x: Array, formula: Formula, backend: str) -> tuple[Array, Array]:
@@ -77,7 +79,7 @@ def _forward(x: Array, formula: Formula, backend: str) -> tuple[Array, Array]:
 def _backward(formula: Formula, backend: str, x: Array, g: Array) -> tuple[Array]:
     if backend == 'jax':
         return (_derivative(x, g, formula),)
-    return (_kernels().backward(x, g, formula, **_target(backend)),)
+    return (_kernels(backend).backward(x, g, formula, **_target(backend)),)
 
 
 _normalize.defvjp(_forward, _backward)
@@ -146,11 +148,15 @@ def _power(x: Array, exponent: float) -> Array:
 def _target(backend: str) -> dict[str, Any]:
     if backend == 'interpreted':
         return dict(target='gpu', interpret=True)
-    return dict(target=backend)
+    return dict() if backend == 'mosaic_gpu' else dict(target=backend)
 
 
-def _kernels() -> Any:
+def _kernels(backend: str) -> Any:
     # Importing Pallas takes a moment, and a CPU does not need it.
+    if backend == 'mosaic_gpu':
+        from alexnet_jax.ops.mosaic_gpu import response_normalization
+
+        return response_normalization
     from alexnet_jax.ops import response_normalization_pallas
 
     return response_normalization_pallas

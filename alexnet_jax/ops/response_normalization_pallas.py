@@ -10,11 +10,10 @@ another layout, it copies them first. The GPU kernels are made of the parts in k
 With rectify=True the kernels take max(x, 0) first, so that the ReLU before the layer (§3.1) needs
 no pass of its own.
 
-The GPU kernels are compiled by Triton, although JAX 0.12 announces that Pallas will drop it: its
-successor, Mosaic GPU, needs a Hopper GPU or a newer one, and its kernels could not be run where
-this was written. Replacing Triton means replacing the GPU half of this file, and kernels/. The
-tests run all kernels in interpret mode, and compile them for both kinds of device without having
-one (tests/test_compiled_for_gpu.py).
+The GPU kernels are compiled by Triton, which JAX 0.11 and later announce that Pallas will drop.
+mosaic_gpu/response_normalization.py has the same kernels for its successor. The tests run all
+kernels in interpret mode, and compile them for both kinds of device without having one
+(tests/test_compiled_for_gpu.py).
 """
 
 import functools
@@ -28,7 +27,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from alexnet_jax.ops.formula import Formula
+from alexnet_jax.ops.formula import Formula, activations, derivative, powers
 from alexnet_jax.ops.kernels import segments
 from alexnet_jax.ops.kernels.arithmetic import Arithmetic
 from alexnet_jax.ops.kernels.segments import (
@@ -108,32 +107,6 @@ def _call(
     return (_call_gpu if target == 'gpu' else _call_tpu)(direction, formula, interpret, *arrays)
 
 
-# --- Elementwise parts of the formula, in float32.
-
-
-def _rectify(x: Array, formula: Formula) -> Array:
-    """Returns the activations r, which are x or max(x, 0)."""
-    x = x.astype(jnp.float32)
-    # jnp.maximum would turn a NaN into 0 in Triton.
-    return jnp.where(x < 0, 0.0, x) if formula.rectify else x
-
-
-def _powers(squares: Array, formula: Formula) -> tuple[Array, Array]:
-    """Computes S^-beta and 1 / S from the sum of the squares in a window."""
-    denominator = formula.k + formula.alpha * squares
-    if formula.beta == 0.75:
-        root = jax.lax.rsqrt(denominator)
-        # The square root of `root` by a second reciprocal root, one instruction on GPUs and TPUs.
-        return root * (root * jax.lax.rsqrt(root)), root * root
-    return jnp.exp(-formula.beta * jnp.log(denominator)), 1 / denominator
-
-
-def _derivative(r: Array, scaled: Array, mirrored: Array, formula: Formula) -> Array:
-    """Computes dx from g S^-beta and the mirrored window's sum of g r S^(-beta - 1)."""
-    d_r = scaled - (2 * formula.alpha * formula.beta) * (r * mirrored)
-    return jnp.where(r > 0, d_r, 0.0) if formula.rectify else d_r
-
-
 # --- GPU: see kernels/segments.py.
 
 
@@ -199,17 +172,17 @@ def _call_tpu(direction: str, formula: Formula, interpret: bool, *arrays: Array)
 
 
 def _tpu_forward(x_ref: Any, y_ref: Any, *, formula: Formula) -> None:
-    r = _rectify(x_ref[...], formula)
-    power, _ = _powers(_window_sum(r * r, formula.before, formula.after), formula)
+    r = activations(x_ref[...], formula)
+    power, _ = powers(_window_sum(r * r, formula.before, formula.after), formula)
     y_ref[...] = (r * power).astype(y_ref.dtype)
 
 
 def _tpu_backward(x_ref: Any, g_ref: Any, dx_ref: Any, *, formula: Formula) -> None:
-    r = _rectify(x_ref[...], formula)
-    power, inverse = _powers(_window_sum(r * r, formula.before, formula.after), formula)
+    r = activations(x_ref[...], formula)
+    power, inverse = powers(_window_sum(r * r, formula.before, formula.after), formula)
     scaled = g_ref[...].astype(jnp.float32) * power
     mirrored = _window_sum(scaled * r * inverse, formula.after, formula.before)
-    dx_ref[...] = _derivative(r, scaled, mirrored, formula).astype(dx_ref.dtype)
+    dx_ref[...] = derivative(r, scaled, mirrored, formula).astype(dx_ref.dtype)
 
 
 def _window_sum(values: Array, before: int, after: int) -> Array:

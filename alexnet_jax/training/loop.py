@@ -1,5 +1,6 @@
 """The training loop (§5): steps, the log, evaluations, checkpoints, and stopping on a signal."""
 
+import collections
 import contextlib
 import dataclasses
 import math
@@ -7,32 +8,38 @@ import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
 
 from alexnet_jax.config.durations import Durations
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import loader, sources
 from alexnet_jax.model import towers
-from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import log, progress_line
 from alexnet_jax.training.checkpoint import Position
-from alexnet_jax.training.run_files.inputs_file import Inputs, class_difference
 from alexnet_jax.training.state import (
     State,
-    compute_inputs,
     find_nonfinite,
     place_constants,
     place_initial_state,
+    read_or_write_inputs,
     state_shapes,
 )
 from alexnet_jax.training.step import Hyperparameters, make_train_step
 from alexnet_jax.training.validation import make_evaluate
 from alexnet_jax.training.workdir import Workdir
+
+# The metrics of a step are read when this many later ones have been dispatched, and before anything
+# is evaluated or saved. So an accelerator has work while the host writes a line of the log or waits
+# for a batch. A signal is answered when the steps that were dispatched are done, one more than this
+# number; on CPUs, a step takes longer than what the host does meanwhile. The number is the same in
+# all processes, so that all end after the same step where a loss is not finite.
+STEPS_BEHIND, STEPS_BEHIND_ON_CPU = 4, 1
 
 
 class _Interrupted(Exception):
@@ -41,6 +48,20 @@ class _Interrupted(Exception):
 
 class _Diverged(UserError):
     """Values that are not finite, which no checkpoint may hold."""
+
+
+class _Done(NamedTuple):
+    """A step that was dispatched and whose metrics have not been read.
+
+    Attributes:
+      step: training steps done with it.
+      learning_rate: the learning rate of the weights.
+      metrics: () float32 arrays on the devices by name.
+    """
+
+    step: int
+    learning_rate: float
+    metrics: dict[str, Array]
 
 
 def check_length(plan: Durations, workdir: Path, step: int) -> None:
@@ -88,6 +109,10 @@ class Loop:
         inputs = read_or_write_inputs(workdir, config, splits, self.unreadable)
         self._constants = place_constants(config, mesh, inputs)
         self._train_step = make_train_step(config, mesh)
+        self._sent: tuple[Hyperparameters, Array] | None = None  # what is on the devices
+        on_cpu = mesh.devices.flat[0].platform == 'cpu'
+        self._steps_behind = STEPS_BEHIND_ON_CPU if on_cpu else STEPS_BEHIND
+        self._unread: collections.deque[_Done] = collections.deque()
         self._evaluation = make_evaluate(config, mesh)
         with contextlib.ExitStack() as stack:
             self._checkpoints = stack.enter_context(
@@ -136,23 +161,22 @@ class Loop:
                 self._show_filters()
             else:
                 self._evaluate_and_save()  # the evaluation that a signal may have ended early
-            batches, pending = self._batches(first), None
+            batches = self._batches(first)
             batch = next(batches)
             if first < self._plan.steps:
                 self._line.begin()
             for step in range(first, self._plan.steps):
-                epoch = self._plan.epoch(step)
-                numbers = Hyperparameters.at(self._config, epoch, self._position.progress)
+                numbers, on_devices = self._hyperparameters(step)
                 self.state, metrics = self._train_step(
-                    self.state, batch, self._constants, numbers.pack()
+                    self.state, batch, self._constants, on_devices
                 )
+                jax.copy_to_host_async(metrics)
+                self._unread.append(_Done(step + 1, numbers.rates.weights, metrics))
                 batch, error = self._fetch(batches)  # the next batch is copied while this step runs
-                # The metrics of the step before: waiting for this one would leave the devices idle.
-                self._record(pending)
-                pending = step + 1, numbers.rates.weights, metrics
+                # Waiting for the step that was just dispatched would leave the devices idle.
+                self._record_all_but(self._steps_behind)
                 if self._due(step + 1) or self._is_time_to_save() or self._stop.signal or error:
-                    self._record(pending)
-                    pending = None
+                    self._record_all_but(0)
                     self._evaluate_and_save(save=error is not None)
                     if error:
                         raise error
@@ -203,6 +227,17 @@ class Loop:
         )
         return (towers.put_batch(self._mesh, batch) for batch in batches)
 
+    def _hyperparameters(self, step: int) -> tuple[Hyperparameters, Array]:
+        """Returns the numbers of the schedules after `step` steps, as floats and on the devices.
+
+        They are sent to the devices when they change, which is rare.
+        """
+        epoch = self._plan.epoch(step)
+        numbers = Hyperparameters.at(self._config, epoch, self._position.progress)
+        if self._sent is None or self._sent[0] != numbers:
+            self._sent = numbers, towers.put_replicated(self._mesh, numbers.pack())
+        return self._sent
+
     def _due(self, step: int) -> bool:
         return step == self._plan.steps or not (
             step % self._plan.evaluate_every and step % self._plan.save_every
@@ -213,16 +248,21 @@ class Loop:
         minutes = self._config.checkpoint.every_minutes
         return 0 < minutes * 60 <= time.monotonic() - self._time_of_save
 
-    def _record(self, pending: tuple[int, float, dict[str, Array]] | None) -> None:
-        """Waits for the metrics of a step, checks the loss, and logs what is due.
+    def _record_all_but(self, number: int) -> None:
+        """Waits for the metrics of all steps but the newest ones, in order, and records them.
 
         Args:
-          pending: the step, its learning rate and its metrics on the devices; None for none.
+          number: the steps that are left for later.
+
+        Raises:
+          UserError: a loss is not finite.
         """
-        if pending is None:
-            return
-        step, learning_rate, metrics = pending
-        values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+        while len(self._unread) > number:
+            self._record(*self._unread.popleft())
+
+    def _record(self, step: int, learning_rate: float, metrics: dict[str, Array]) -> None:
+        """Waits for the metrics of a step, checks the loss, and logs what is due."""
+        values = {name: float(np.asarray(x)) for name, x in metrics.items()}
         if not math.isfinite(values['loss']):
             raise self._diverged(f'the loss is {values["loss"]}', step)
         self._position = self._position.after_step(step, values)
@@ -339,29 +379,3 @@ class Loop:
     def _show_filters(self) -> None:
         kernel_THWIO = jax.device_get(self.state.params['conv1']['kernel_THWIO'])
         self._writer.filters(self._position.step, kernel_THWIO)
-
-
-def read_or_write_inputs(
-    workdir: Workdir, config: Config, splits: sources.Splits, unreadable: loader.UnreadableImages
-) -> Inputs:
-    """Reads the mean image and the classes of a run; at its first start, computes and writes them.
-
-    Args:
-      workdir: the folder of the run, claimed by this process.
-      config: its settings.
-      splits: the images.
-      unreadable: collects the training images that cannot be read.
-
-    Raises:
-      UserError: the file in the workdir is damaged or has other classes than the training images.
-    """
-    inputs = workdir.read_inputs()
-    if inputs is None:  # the first start, or a run of a version that did not keep them
-        inputs = compute_inputs(config, splits, unreadable)
-        workdir.write_inputs(inputs)
-    if difference := class_difference(inputs.classes, splits.train.classes):
-        raise UserError(
-            f'the images have other classes than {printable(str(workdir.path))} ({difference}): '
-            'choose images of the same classes in the same order, or another --workdir'
-        )
-    return inputs

@@ -76,17 +76,20 @@ def _for_each(
 
 
 def _add_decay(config: schema.Config, parameters: Any) -> optax.GradientTransformationExtraArgs:
-    optimizer, layers = config.optimizer, config.model.layers()
-
     def add_decay(info: ParameterInfo, g: Array, w: Array, _: Rates) -> Array:
-        if info.kind is Average:
-            return g
-        decay = optimizer.weight_decay * layers[info.layer].decay_factor
-        if info.kind is Bias:
-            decay = optimizer.bias_weight_decay
+        decay = weight_decay(config, info)
         return g + decay * w if decay else g
 
     return _for_each(parameters, add_decay)
+
+
+def weight_decay(config: schema.Config, info: ParameterInfo) -> float:
+    """Returns the weight decay of this parameter."""
+    if info.kind is Average:
+        return 0.0
+    if info.kind is Bias:
+        return config.optimizer.bias_weight_decay
+    return config.optimizer.weight_decay * config.model.layers()[info.layer].decay_factor
 
 
 def _multiply_by_rate(

@@ -18,12 +18,15 @@ from alexnet_jax.config.schema import Config
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.parameters import leaves_by_name
+from alexnet_jax.runtime.printing import printable
+from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import pretrained
 from alexnet_jax.training.optimizer import paper_momentum
-from alexnet_jax.training.run_files.inputs_file import Inputs
+from alexnet_jax.training.run_files.inputs_file import Inputs, class_difference
 
 if TYPE_CHECKING:
     from alexnet_jax.data import loader, sources
+    from alexnet_jax.training.workdir import Workdir
 
 
 class State(NamedTuple):
@@ -137,6 +140,32 @@ def compute_inputs(
     size = config.dataset.image_size
     mean_HWC, colours = augmentation.choose_statistics(config.augmentation, size, sums)
     return Inputs(mean_HWC, colours, tuple(splits.train.classes))
+
+
+def read_or_write_inputs(
+    workdir: Workdir, config: Config, splits: sources.Splits, unreadable: loader.UnreadableImages
+) -> Inputs:
+    """Reads the mean image and the classes of a run; at its first start, computes and writes them.
+
+    Args:
+      workdir: the folder of the run, claimed by this process.
+      config: its settings.
+      splits: the images.
+      unreadable: collects the training images that cannot be read.
+
+    Raises:
+      UserError: the file in the workdir is damaged or has other classes than the training images.
+    """
+    inputs = workdir.read_inputs()
+    if inputs is None:  # the first start, or a run of a version that did not keep them
+        inputs = compute_inputs(config, splits, unreadable)
+        workdir.write_inputs(inputs)
+    if difference := class_difference(inputs.classes, splits.train.classes):
+        raise UserError(
+            f'the images have other classes than {printable(str(workdir.path))} ({difference}): '
+            'choose images of the same classes in the same order, or another --workdir'
+        )
+    return inputs
 
 
 def place_constants(

@@ -13,6 +13,7 @@ from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.batch_normalization import update_averages
 from alexnet_jax.model.dropout import Masks
+from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.top_k_credit import credit, softmax_cross_entropy
 from alexnet_jax.training.optimizer import Progress, Rates, apply_updates, rates
 from alexnet_jax.training.state import State, make_optimizer, partitions
@@ -72,8 +73,8 @@ def make_train_step(
       'loss' (nats) and 'top1_error' (a fraction).
     """
     net = apply_training or functools.partial(alexnet.apply_training, alexnet.graph(config, mesh))
-    optimizer, memory = make_optimizer(config), config.model.batch_normalization.memory
-    batch_size, views = config.optimizer.batch_size, config.augmentation
+    memory, batch_size = config.model.batch_normalization.memory, config.optimizer.batch_size
+    update = _choose_update(config, mesh)
     state_specs = partitions(config, mesh)
     images, replicated = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
 
@@ -84,17 +85,11 @@ def make_train_step(
         numbers = Hyperparameters.unpack(hyperparameters)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         view_key, mask_key = jax.random.split(key)
-        with jax.named_scope('views'):
-            draw = augmentation.draw_views(view_key, batch_size, config.dataset.image_size, views)
-            draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
-            views_BHWC = augmentation.random_views(
-                batch['image'], constants, draw, views, numbers.deviation
-            )
-        masks = Masks(mask_key, batch_size)
+        views_BHWC = _draw_views(config, view_key, batch['image'], constants, numbers.deviation)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.replicate_over_data(params)
-            logits_BK, moments = net(params, views_BHWC, masks)
+            logits_BK, moments = net(params, views_BHWC, Masks(mask_key, batch_size))
             with jax.named_scope('loss'):
                 losses = softmax_cross_entropy(logits_BK, batch['label'])
                 total = towers.total_over_data(losses.sum())
@@ -103,16 +98,61 @@ def make_train_step(
         differentiate = jax.value_and_grad(loss, has_aux=True)
         (value, (logits_BK, moments)), gradients = differentiate(state.params)
         with jax.named_scope('update'):
-            updates, velocity = optimizer.update(
-                gradients, state.velocity, state.params, learning_rate=numbers.rates
-            )
-            params = apply_updates(config, state.params, updates)
+            params, velocity = update(state, gradients, numbers.rates, hyperparameters)
             params = update_averages(params, moments, memory)
         with jax.named_scope('loss'):
             correct = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
         metrics = {'loss': value, 'top1_error': 1 - correct / batch_size}
         return State(state.step + 1, params, velocity), metrics
 
-    in_specs = (state_specs, images, *[replicated] * 2)
-    sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=(state_specs, replicated))
-    return jax.jit(sharded, donate_argnums=0)
+    in_specs, out_specs = (state_specs, images, *[replicated] * 2), (state_specs, replicated)
+    return towers.compile_program(step, config, mesh, in_specs, out_specs, donate_argnums=0)
+
+
+@jax.named_scope('views')
+def _draw_views(
+    config: Config,
+    key: Array,
+    images_BHWC: Array,
+    constants: augmentation.Constants,
+    deviation: Array,
+) -> Array:
+    """Returns the random views of this device's images, (B, crop, crop, 3) float32."""
+    views, size = config.augmentation, config.dataset.image_size
+    draw = augmentation.draw_views(key, config.optimizer.batch_size, size, views)
+    draw = augmentation.Draw(*(towers.own_images(x) for x in draw))
+    return augmentation.random_views(images_BHWC, constants, draw, views, deviation)
+
+
+def _choose_update(
+    config: Config, mesh: jax.sharding.Mesh
+) -> Callable[[State, Any, Rates, Array], tuple[Any, Any]]:
+    """Returns the function that computes the new parameters and velocities.
+
+    Its arguments are the state, the gradients, the learning rates and the array that holds them.
+    """
+    optimizer, update_small = make_optimizer(config), _choose_small_updates(config, mesh)
+
+    def update(
+        state: State, gradients: Any, rates: Rates, hyperparameters: Array
+    ) -> tuple[Any, Any]:
+        updates, velocity = optimizer.update(
+            gradients, state.velocity, state.params, learning_rate=rates
+        )
+        params = apply_updates(config, state.params, updates)
+        if update_small is None:
+            return params, velocity
+        return update_small(state, gradients, hyperparameters, params, velocity)
+
+    return update
+
+
+def _choose_small_updates(config: Config, mesh: jax.sharding.Mesh) -> Callable[..., Any] | None:
+    """Returns the kernel that updates small arrays in place; None where the devices have none."""
+    platform = Platform.of_devices(mesh.devices.flat)
+    if platform.name != 'gpu':
+        return None
+    # Importing Pallas takes a moment, and a CPU does not need it.
+    from alexnet_jax.training import small_updates
+
+    return small_updates.choose(config, platform)

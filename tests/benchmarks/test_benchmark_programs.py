@@ -80,13 +80,15 @@ def test_step_times_two_devices_forward_and_the_gradient(tmp_path):
     file = tmp_path / 'step.json'
     out = program(
         *('step.py', '--batch=2', '--width=0.0625', '--repeats=1', '--devices=2', f'--out={file}'),
-        *('--what=forward,gradient', '--dtype=bfloat16', '--torch=none'),
+        *('--what=forward,gradient', '--dtype=bfloat16', '--torch=none', '--deterministic'),
+        '--precision=highest',
     )
     results = json.loads(file.read_text())['results']
-    name = 'alexnet_jax 2 devices, bfloat16'
+    name = 'alexnet_jax 2 devices highest, bfloat16'
     whats = ['forward', 'gradient']
     assert [(r['what'], r['contender']) for r in results] == [(what, name) for what in whats]
     assert 'forward and backward' in out
+    assert '1 rounds, width 0.0625, deterministic' in out
 
 
 @pytest.mark.slow
@@ -195,6 +197,17 @@ def test_the_check_notices_a_wrong_kernel(monkeypatch):
         kernel_check.check('normalization')
 
 
+def test_mosaic_gpu_is_a_contender_where_it_can_be_used():
+    names = ['Mosaic GPU', 'ReLU + Mosaic GPU']
+    checked = [*normalization_layers.FUNCTIONS, normalization_layers.MOSAIC]
+    alone = normalization_layers.layers(normalization_layers.ALONE, checked)
+    assert [name for name in alone if name.endswith('Mosaic GPU')] == names
+    assert 'Mosaic GPU' in normalization_layers.layers(normalization_layers.POOLED, checked)
+    assert not normalization_layers.has_mosaic_gpu()  # on a CPU
+    with pytest.raises(ValueError, match="implementation='mosaic_gpu' needs"):
+        kernel_check.check(normalization_layers.MOSAIC)
+
+
 def test_tuning_says_that_it_needs_a_gpu():
     code, out, err = start('benchmarks/tune_normalization.py')
     assert (code, out) == (1, '')
@@ -249,6 +262,17 @@ def test_start_times_cold_and_warm_starts(tmp_path):
     assert 'to the first step' in out
 
 
+def test_loop_times_each_part_of_a_step(tmp_path):
+    file = tmp_path / 'loop.json'
+    out = program('loop.py', '--steps=3', '--repeats=2', '--batch=4', f'--out={file}')
+    results = json.loads(file.read_text())['results']
+    assert list(results) == ['loop', 'and dispatch', 'and copy', 'and loader']
+    for name, rounds in results.items():
+        assert name in out
+        assert [list(each) for each in rounds] == [['ms', 'main thread', 'process']] * 2
+        assert min(x for each in rounds for x in each.values()) > 0
+
+
 def test_start_shows_why_a_run_ended_early():
     code, _, err = start('benchmarks/start.py', '--settings=model.width=-1')
     assert code == 1
@@ -299,7 +323,7 @@ def test_the_least_time_is_that_of_operations_and_bytes():
     assert per_step - roofline.counted_bytes(config, 'gradient')[1] == update
 
 
-SLOW = ['input', 'normalization', 'predict', 'step', 'tune_normalization']
+SLOW = ['input', 'loop', 'normalization', 'predict', 'step', 'tune_normalization']
 
 
 @pytest.mark.parametrize(

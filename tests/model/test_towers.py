@@ -155,6 +155,20 @@ def test_the_mesh_is_described_in_a_line():
     assert towers.device_names(mesh, 4) == [str(mesh.devices[0, t // 2]) for t in range(4)]
 
 
+@pytest.mark.parametrize(('tower', 'data'), [(1, 1), (2, 1), (1, 2)])
+def test_what_is_put_on_the_devices_is_that_of_device_put(tower, data):
+    mesh, batch = nets.mesh_of(tower, data), nets.batch(nets.small())
+    sharding = jax.sharding.NamedSharding(mesh, towers.spec(mesh, 'images'))
+    placed, expected = towers.put_batch(mesh, batch), jax.device_put(batch, sharding)
+    nets.assert_equal_leaves(placed, expected)
+    for name, x in placed.items():
+        assert (x.sharding, x.committed) == (expected[name].sharding, True)
+    copies = towers.put_replicated(mesh, np.arange(5, dtype=np.float32))
+    assert copies.sharding.device_set == {*mesh.devices.flat}
+    for shard in copies.addressable_shards:
+        np.testing.assert_array_equal(shard.data, np.arange(5, dtype=np.float32))
+
+
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])
 def test_a_step_lowers_for_accelerators(platform):
     """No accelerator is needed to lower the program, with all its exchanges."""

@@ -1,8 +1,10 @@
 import dataclasses
+import functools
 
 import jax
 import pytest
 
+from alexnet_jax.ops import implementations
 from alexnet_jax.ops.implementations import Platform, choose_backend, kernel_agrees
 
 CPU, GPU, TPU = (Platform(name) for name in ('cpu', 'gpu', 'tpu'))
@@ -14,6 +16,7 @@ class Device:
 
     platform: str
     compute_capability: str = '9.0'
+    device_kind: str = 'NVIDIA H100'
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,8 @@ def test_the_platform_and_the_setting_choose_the_backend(implementation, platfor
 
 def test_the_platform_is_that_of_the_devices():
     """A program can be compiled for a GPU on a machine that has none."""
-    assert Platform.of_devices([Device('gpu')] * 2) == Platform('gpu', is_local=False)
+    gpu = Platform('gpu', is_local=False, has_mosaic_gpu=True)
+    assert Platform.of_devices([Device('gpu')] * 2) == gpu
     assert Platform.of_devices(jax.devices()) == Platform.default() == Platform('cpu')
 
 
@@ -47,6 +51,52 @@ def test_triton_needs_an_ampere_gpu(capability, has_triton, capsys):
     assert kernel_agrees(platform, 'without a kernel', abs, abs, (2,)) == has_triton
     warning = 'without a kernel: Triton needs an Ampere GPU'
     assert (warning in capsys.readouterr().err) != has_triton
+
+
+@pytest.mark.parametrize(
+    ('version', 'device', 'missing'),
+    [
+        ((0, 12, 0), Device('gpu', '9.0'), None),
+        ((0, 12, 1), Device('gpu', '12.0'), None),
+        ((0, 12, 0), Device('gpu', '8.0'), r'of compute capability 9\.0 \(Hopper\) or newer'),
+        ((0, 12, 0), Device('gpu', 'gfx942'), r'of compute capability 9\.0 \(Hopper\) or newer'),
+        ((0, 12, 0), Device('cpu', ''), 'an NVIDIA GPU; the program is compiled for a CPU$'),
+        ((0, 12, 0), Device('tpu', ''), 'an NVIDIA GPU; the program is compiled for a TPU$'),
+        ((0, 11, 2), Device('gpu', '9.0'), 'JAX 0.12 or newer; this is JAX'),
+    ],
+)
+def test_mosaic_gpu_is_refused_where_its_compiler_would_end_the_process(
+    version, device, missing, monkeypatch
+):
+    """Mosaic GPU is never chosen unless it is named, and only for GPUs that it compiles for."""
+    monkeypatch.setattr(implementations.jax, '__version_info__', version)
+    platform = Platform.of_devices([device])
+    choose = functools.partial(choose_backend, platform=platform, kernel_works=lambda _: True)
+    assert choose(None) in (device.platform, 'interpreted')
+    if missing is None:
+        assert choose('mosaic_gpu') == 'mosaic_gpu'
+    else:
+        with pytest.raises(ValueError, match=f"^implementation='mosaic_gpu' needs .*{missing}"):
+            choose('mosaic_gpu')
+
+
+@pytest.mark.parametrize(
+    ('capability', 'default', 'has_mosaic_gpu'),
+    [
+        ('8.0', Device('gpu', '8.0', 'NVIDIA A100'), True),
+        ('8.0', Device('gpu', '9.0', 'NVIDIA H100'), False),
+        ('8.0', Device('cpu', '', 'cpu'), False),
+        ('7.5', Device('gpu', '7.5', 'NVIDIA A100'), False),
+        ('9.0', Device('cpu', '', 'cpu'), True),
+    ],
+)
+def test_mosaic_gpu_has_ampere_only_as_the_default_device(
+    capability, default, has_mosaic_gpu, monkeypatch
+):
+    """Otherwise JAX writes the kernel for Hopper."""
+    monkeypatch.setattr(implementations.backend, 'get_default_device', lambda: default)
+    platform = Platform.of_devices([Device('gpu', capability, 'NVIDIA A100')])
+    assert platform.has_mosaic_gpu == has_mosaic_gpu
 
 
 def test_a_kernel_for_a_device_that_is_not_attached_is_not_tried():

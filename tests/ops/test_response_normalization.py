@@ -1,4 +1,5 @@
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +8,10 @@ import pytest
 
 import reference
 from alexnet_jax.ops import response_normalization as module
+from alexnet_jax.ops import response_normalization_pallas
 from alexnet_jax.ops.formula import Formula
 from alexnet_jax.ops.implementations import Platform
+from alexnet_jax.ops.kernels import arithmetic, segments
 from alexnet_jax.ops.kernels.arithmetic import Arithmetic
 from alexnet_jax.ops.response_normalization import response_normalization
 
@@ -122,6 +125,20 @@ def test_kernels_are_tried_before_they_are_used(monkeypatch):
     assert not module._kernel_agrees(cpu, 'interpreted')
     assert not module._kernel_agrees(cpu, 'tpu')  # there is no TPU
     assert not module._kernel_works(cpu)  # a CPU would interpret the kernels, which is slow
+
+
+def test_without_triton_the_formula_takes_over(monkeypatch, capsys):
+    """JAX has announced that it will remove Triton: then there is one warning, and no error."""
+    for imported in (response_normalization_pallas, segments, arithmetic):
+        package, _, name = imported.__name__.rpartition('.')
+        monkeypatch.delitem(sys.modules, imported.__name__)
+        monkeypatch.delattr(sys.modules[package], name)
+    monkeypatch.setitem(sys.modules, 'jax.experimental.pallas.triton', None)
+    monkeypatch.delattr(sys.modules['jax.experimental.pallas'], 'triton')
+    assert not module._kernel_agrees(Platform('cpu'), 'gpu')
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert 'response normalization runs without its gpu kernel: ' in warning
+    assert 'triton' in warning
 
 
 def test_two_towers_are_not_one_wide_layer():

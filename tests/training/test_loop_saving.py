@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 import nets
+import runs
 from alexnet_jax.config.durations import Durations
+from alexnet_jax.model import towers
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import loop as training_loop
+from alexnet_jax.training.optimizer import Progress
 from alexnet_jax.training.state import place_initial_state, state_shapes
+from alexnet_jax.training.step import Hyperparameters
 from alexnet_jax.training.workdir import Workdir
 
 MESH = nets.mesh_of(1)
@@ -233,3 +237,79 @@ def test_nonfinite_arrays_are_named():
     names = training_loop.find_nonfinite(state._replace(velocity=velocity))
     assert names
     assert all(name.startswith('velocity') for name in names)
+
+
+def read_behind(monkeypatch, steps):
+    monkeypatch.setattr(training_loop, 'STEPS_BEHIND_ON_CPU', steps)
+
+
+@pytest.mark.parametrize('step', [1, 4, 5, 8, 10])
+def test_a_loss_that_is_not_finite_is_noticed_before_anything_is_saved(
+    start, tmp_path, monkeypatch, step
+):
+    """Though metrics are read behind the steps: neither evaluated, nor logged, nor saved."""
+    read_behind(monkeypatch, 4)
+    script = Script(losses={step: np.nan})
+    with pytest.raises(UserError, match=f'the loss is nan at step {step},'):
+        start(script).run()
+    run = Workdir(tmp_path / 'run')
+    reached = {*saved_steps(run.path), *script.evaluations}
+    assert max(reached | {line['step'] for line in run.read_metrics()}, default=0) < step
+    assert script.step <= step + 5  # the steps that were dispatched meanwhile
+
+
+def test_metrics_that_are_read_later_are_the_same(start, tmp_path, monkeypatch):
+    """Logs, means, evaluations and checkpoints are those of a loop that reads each step at once."""
+    numbers = np.random.default_rng(0).uniform(0.1, 5, 14).astype(np.float32)
+    losses, errors = dict(enumerate(numbers)), {4: 0.4, 8: 0.6, 12: 0.3}
+    config = nets.small(model__width=0.03125, log__every_steps=3, checkpoint__keep=2)
+    plan = Durations(examples=104, batch_size=8, steps=13, evaluate_every=4, save_every=9)
+    results = []
+    for steps in (0, 1, 4):
+        read_behind(monkeypatch, steps)
+        workdir = tmp_path / str(steps)
+        assert start(Script(losses, errors), plan, config, workdir).run()
+        results.append((runs.metrics(workdir), saved_steps(workdir), saved(workdir)[1]))
+    assert results[1:] == results[:1] * 2
+    logged = [line['step'] for line in results[0][0]]
+    assert logged == [3, 4, 6, 8, 9, 12, 12, 13, 13]
+
+
+def test_metrics_are_read_a_stated_number_of_steps_behind(start, monkeypatch):
+    """What a loss causes comes after so many more steps, and before what is due."""
+    plan = Durations(examples=800, batch_size=8, steps=100, evaluate_every=50, save_every=50)
+    for steps in (0, 1, 4):
+        read_behind(monkeypatch, steps)
+        script = Script(losses={20: np.nan})
+        with pytest.raises(UserError, match='the loss is nan at step 20,'):
+            start(script, plan).run()
+        assert script.step == 20 + steps
+
+
+def test_a_step_is_sent_one_array_and_only_when_it_changes(start, monkeypatch):
+    """The call of the step copies nothing to the devices; before it, the schedules' numbers are."""
+    config = nets.small(
+        model__width=0.03125,
+        learning_rate__steps=dict(divide_by=10.0, epochs=(0.35, 0.75)),
+        augmentation__colour=dict(noise='root', deviation=0.1, divide=True, until_epoch=0.55),
+    )
+    sent, steps, put = [], [], towers.put_replicated
+
+    def count(mesh, x):
+        sent.append(x)
+        return put(mesh, x)
+
+    monkeypatch.setattr(towers, 'put_replicated', count)
+    program = jax.jit(lambda numbers: numbers + numbers)
+
+    class Guarded(Script):
+        def train(self, state, batch, constants, numbers):
+            with jax.transfer_guard_host_to_device('disallow_explicit'):
+                program(numbers)
+            steps.append(np.asarray(numbers))
+            return super().train(state)
+
+    assert start(Guarded(), config=config).run()
+    expected = [Hyperparameters.at(config, step / 10, Progress()).pack() for step in range(10)]
+    np.testing.assert_array_equal(steps, expected)
+    np.testing.assert_array_equal(sent, [expected[step] for step in (0, 4, 6, 8)])

@@ -13,7 +13,7 @@ import runs
 from alexnet_jax.config import schema
 from alexnet_jax.config.settings import catalogue
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import loop
+from alexnet_jax.training import state
 from alexnet_jax.training.workdir import Workdir
 
 DATA = {
@@ -209,7 +209,7 @@ def test_a_run_keeps_its_mean_image_and_its_classes(tmp_path):
 
     def start(classes):
         splits = types.SimpleNamespace(train=types.SimpleNamespace(classes=classes))
-        return loop.read_or_write_inputs(Workdir(folder), config, splits, None)
+        return state.read_or_write_inputs(Workdir(folder), config, splits, None)
 
     names = [str(number) for number in range(10)]
     first = start(names)
