@@ -35,7 +35,13 @@ from jax.experimental import pallas as pl
 
 from alexnet_jax.ops.formula import LARGEST_WINDOW, Formula
 from alexnet_jax.ops.kernels.arithmetic import Arithmetic
-from alexnet_jax.ops.kernels.segments import Segments, divide, expect_int32_indices, launch
+from alexnet_jax.ops.kernels.masks import Largest, maps_per_word, position
+from alexnet_jax.ops.kernels.segments import (
+    Segments,
+    divide,
+    expect_int32_indices,
+    launch,
+)
 from alexnet_jax.ops.max_pooling import pooled_size
 
 # Pools per thread in `forward`. With more, fewer pixels are normalized by two threads, but there
@@ -169,11 +175,6 @@ def backward(
     return [flat.reshape(x_BHWC.shape), *sums]
 
 
-def maps_per_word(window: int, maps: int) -> int:
-    """Returns the number of maps whose bits share an int32 of the mask: 2 where they fit, or 1."""
-    return 2 if maps % 2 == 0 and window**2 <= 15 else 1
-
-
 class Places(NamedTuple):
     """A segment of maps for each thread, with the image, row and column that it lies in."""
 
@@ -226,80 +227,6 @@ def _forward(
                 if mask_ref is not None:
                     words = place._replace(length=place.length // per_word)
                     words.store(mask_ref, largest.words)
-
-
-class Largest(NamedTuple):
-    """The largest of several values of each map, and a bit for each pixel that has it.
-
-    Attributes:
-      values: float32, by map.
-      words: int32, the bits of one map, or of two maps in 16 bits each.
-    """
-
-    values: list[Array]
-    words: list[Array]
-
-    @property
-    def per_word(self) -> int:
-        """The number of maps in a word."""
-        return len(self.values) // len(self.words)
-
-    @classmethod
-    def of_pixels(
-        cls, pixels: Sequence[Sequence[Array]], arithmetic: Arithmetic, per_word: int
-    ) -> 'Largest':
-        """Returns the largest values of some pixels; where one is NaN, NaN and no bits."""
-        values = [
-            functools.reduce(arithmetic.maximum, of_map) for of_map in zip(*pixels, strict=True)
-        ]
-        bits = [
-            [
-                _if_equal(pixel[m], largest, 1 << i + _position(m, per_word))
-                for i, pixel in enumerate(pixels)
-            ]
-            for m, largest in enumerate(values)
-        ]
-        return cls(
-            values, _words([functools.reduce(operator.or_, of_map) for of_map in bits], per_word)
-        )
-
-    def shift(self, places: int) -> 'Largest':
-        """Shifts the bits left."""
-        return self._replace(words=[word << np.int32(places) for word in self.words])
-
-    def merge(self, other: 'Largest', arithmetic: Arithmetic) -> 'Largest':
-        """Returns the larger of two; NaN if either is NaN, and the bits of both where they tie."""
-        values = [arithmetic.maximum(a, b) for a, b in zip(self.values, other.values, strict=True)]
-        parts = zip(self._words_of(values), other._words_of(values), strict=True)
-        return Largest(values, [a | b for a, b in parts])
-
-    def _words_of(self, values: Sequence[Array]) -> list[Array]:
-        """Returns the words without the bits of the maps whose value is not the given one."""
-        per_word = len(self.values) // len(self.words)
-        bits = (1 << 32 // per_word) - 1
-        kept = [
-            _if_equal(own, value, bits << _position(m, per_word))
-            for m, (own, value) in enumerate(zip(self.values, values, strict=True))
-        ]
-        return [a & b for a, b in zip(self.words, _words(kept, per_word), strict=True)]
-
-
-def _position(map_index: int, per_word: int) -> int:
-    """Returns the place of a map's first bit in its word."""
-    return map_index % per_word * (32 // per_word)
-
-
-def _words(bits: Sequence[Array], per_word: int) -> list[Array]:
-    """Returns the words of maps, of which `per_word` adjacent ones share a word."""
-    return [
-        functools.reduce(operator.or_, bits[k : k + per_word])
-        for k in range(0, len(bits), per_word)
-    ]
-
-
-def _if_equal(a: Array, b: Array, bits: int) -> Array:
-    """Returns the bits, an int32, where a is b, and 0 elsewhere."""
-    return jnp.where(a == b, np.uint32(bits).astype(np.int32), np.int32(0))
 
 
 def _line(
@@ -393,7 +320,7 @@ def _cotangent(covering: Sequence[CoveringPool], i: int, j: int, map_index: int)
     for pool in covering:
         y, x = i + pool.above, j + pool.left
         if max(y, x) < pool.window:
-            bit = np.int32(1 << y * pool.window + x + _position(map_index, pool.per_word))
+            bit = np.int32(1 << y * pool.window + x + position(map_index, pool.per_word))
             is_largest = pool.words[map_index // pool.per_word] & bit != 0
             parts.append(jnp.where(is_largest, pool.g[map_index].astype(jnp.float32), 0.0))
     return functools.reduce(operator.add, parts) if parts else 0.0
