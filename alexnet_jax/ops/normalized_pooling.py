@@ -1,8 +1,9 @@
 """ReLU, response normalization (§3.3) and overlapping max-pooling (§3.4) in sequence.
 
 Where nothing else reads the arrays between them, one pass can do all three. The functions of
-response_normalization.py and max_pooling.py in sequence are the specification, and they run
-everywhere but on GPUs, which have a kernel (normalized_pooling_pallas.py).
+response_normalization.py and max_pooling.py in sequence are the specification, and they run on
+CPUs. GPUs have a kernel (normalized_pooling_pallas.py), and so have TPUs, also for pooling alone
+(tpu/normalized_pooling.py).
 """
 
 import functools
@@ -41,9 +42,10 @@ def normalized_pooling(
       size, k, alpha, beta, rectify: as in `response_normalization`.
       window, stride: as in `max_pooling`.
       implementation: 'jax' for the two functions in plain JAX. 'pallas' for the kernel, which a CPU
-        interprets slowly; a TPU has no such kernel and uses the normalization's kernel and plain
-        JAX's pooling. None for the kernel on a GPU in float32, if it compiles and agrees with the
-        two functions; otherwise for each function's fastest implementation.
+        interprets slowly. None for the kernel on a GPU in float32, if it compiles and agrees with
+        the two functions; otherwise for each function's fastest implementation. On a TPU, both
+        'pallas' and None mean its kernel, if the array is suited to it (at least 64 images), and
+        otherwise the normalization's kernel and plain JAX's pooling.
       platform: the platform that the program is compiled for; None for JAX's default.
 
     Returns:
@@ -73,6 +75,31 @@ def _kernel_is_faster(x: Array, window: int, platform: Platform) -> bool:
     return fits and x.dtype == jnp.float32 and _kernel_works(platform)
 
 
+def pooling(
+    x_BHWC: Array,
+    window: int,
+    stride: int,
+    *,
+    implementation: str | None = None,
+    platform: Platform | None = None,
+) -> Array:
+    """Computes max_pooling(x): on TPUs by a kernel, if it is suited, and elsewhere in plain JAX.
+
+    Args:
+      x_BHWC: (images, rows, columns, maps), float32 or bfloat16.
+      window, stride: as in `max_pooling`.
+      implementation: 'jax' for plain JAX everywhere.
+      platform: the platform that the program is compiled for; None for JAX's default.
+
+    Returns:
+      (images, rows', columns', maps), of the same dtype.
+    """
+    platform = platform or Platform.default()
+    if _tpu_is_suited(x_BHWC, window, stride, implementation, platform):
+        return _tpu_kernels().pool(x_BHWC, None, window, stride)
+    return max_pooling(x_BHWC, window, stride)
+
+
 def _separate(
     x: Array,
     formula: Formula,
@@ -81,6 +108,8 @@ def _separate(
     implementation: str | None,
     platform: Platform,
 ) -> Array:
+    if _tpu_is_suited(x, window, stride, implementation, platform):
+        return _tpu_kernels().pool(x, formula, window, stride)
     normalized = response_normalization(
         x, **formula._asdict(), implementation=implementation, platform=platform
     )
@@ -118,6 +147,33 @@ def _kernels() -> Any:
     from alexnet_jax.ops import normalized_pooling_pallas  # only GPUs need it
 
     return normalized_pooling_pallas
+
+
+def _tpu_is_suited(
+    x: Array, window: int, stride: int, implementation: str | None, platform: Platform
+) -> bool:
+    if platform.name != 'tpu' or implementation == 'jax':
+        return False
+    suited = _tpu_kernels().is_suited(x, window, stride)
+    return suited and (implementation == 'pallas' or _tpu_kernel_works(platform))
+
+
+def _tpu_kernels() -> Any:
+    from alexnet_jax.ops.tpu import normalized_pooling  # only TPUs need it
+
+    return normalized_pooling
+
+
+@functools.cache
+def _tpu_kernel_works(platform: Platform) -> bool:
+    """Returns whether the kernel for TPUs gives the right result; tries it once."""
+    return kernel_agrees(
+        platform,
+        'response normalization and max-pooling run without their common kernel',
+        lambda x: _tpu_kernels().pool(x, PAPER, 3, 2),
+        lambda x: _separate(x, PAPER, 3, 2, 'jax', platform),
+        shape=(64, 8, 7, 48),
+    )
 
 
 @functools.cache

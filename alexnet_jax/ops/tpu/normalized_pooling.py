@@ -1,0 +1,476 @@
+"""ReLU, response normalization (§3.3) and max-pooling (§3.4) as one Pallas kernel for TPUs.
+
+normalized_pooling.py chooses when it is used. The kernel's arrays are (rows, columns, maps,
+images): a vector register has 8 maps of 128 images, whatever the number of maps, and rows and
+columns are only addresses, so that pools need no shuffles. It is one of the layouts that XLA
+prefers for a convolution, so no copies are needed around the kernel.
+
+- A grid step handles `pools` rows of pools, and the rows of pixels where these begin. Forward goes
+  from the last rows to the first and keeps the normalized rows that the pools above also cover;
+  backward goes from the first to the last and keeps the pools that also cover pixels below.
+- Forward reads x once and writes y; backward reads x, y and the cotangent and writes dx. It
+  normalizes again, and a pixel that equals y gets the pool's cotangent. Both directions compute
+  this value by the same operations in the same order.
+- The sum over a window of maps adds shifted loads of the squares from a small buffer with zeros
+  around them. By count (TPU v5e, scheduled instructions) that is faster than the product with a
+  matrix of zeros and ones, which must be exact in float32, and than shifting registers.
+
+The tests interpret the kernel and compile it for TPUs; it has not run on one yet.
+"""
+
+import functools
+import itertools
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from alexnet_jax.ops.formula import LARGEST_WINDOW, Formula
+from alexnet_jax.ops.max_pooling import pooled_size
+
+SUBLANES, LANES = 8, 128  # of a vector register, in float32
+# With fewer images most lanes would be empty.
+FEWEST_IMAGES = LANES // 2
+# Elements of a block of pixels: fewer blocks copy fewer rows between them.
+BLOCK_ELEMENTS = 3 * 2**18
+# Elements that one iteration of the forward kernel's loop normalizes: with fewer, instructions
+# wait for each other; with more, registers do not suffice.
+ITERATION_ELEMENTS = 2**15
+# What the kernels may use of a TPU's vector memory, and what of that is left to the compiler.
+# TPUs have 16 MiB (v2, v3) to 128 MiB (v5e, v6e).
+VMEM_BYTES = 32 * 2**20
+COMPILERS_BYTES = 4 * 2**20
+
+
+class Pools(NamedTuple):
+    """The pools of an array, and how a kernel divides the work.
+
+    Attributes:
+      window, stride: in pixels.
+      height, width: pixels per image, down and across.
+      rows, columns: pools per image, down and across.
+      pools: rows of pools that a grid step handles.
+      maps, images: the two last axes of a block.
+    """
+
+    window: int
+    stride: int
+    height: int
+    width: int
+    rows: int
+    columns: int
+    pools: int
+    maps: int
+    images: int
+
+    @classmethod
+    def of_array(cls, x_BHWC: Array | jax.ShapeDtypeStruct, window: int, stride: int) -> 'Pools':
+        """Returns the pools of an array of activations."""
+        images, height, width, maps = x_BHWC.shape
+        rows, columns = (pooled_size(n, window, stride) for n in (height, width))
+        images = min(images, LANES)
+        least = max(1, pl.cdiv(max(0, window - stride), stride), (window - 1) // stride)
+        pools = max(least, BLOCK_ELEMENTS // (stride * width * _padded(maps) * LANES))
+        pools = max(least, min(pools, rows))
+        return cls(window, stride, height, width, rows, columns, pools, maps, images)
+
+    @property
+    def pixel_rows(self) -> int:
+        """Rows of pixels that a grid step handles."""
+        return self.pools * self.stride
+
+    @property
+    def grid_rows(self) -> int:
+        """Grid steps per image."""
+        return pl.cdiv(self.height, self.pixel_rows)
+
+    @property
+    def columns_at_once(self) -> int:
+        """Columns of pixels that one iteration of the loop in `forward` normalizes."""
+        return max(1, min(self.width, ITERATION_ELEMENTS // (self.maps * LANES)))
+
+    @property
+    def before(self) -> int:
+        """Pools, in one direction, that begin before a block of stride pixels and reach into it."""
+        return (self.window - 1) // self.stride
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Rows and columns of normalized pixels that a grid step keeps in `forward`."""
+        across = (self.columns - 1) * self.stride + self.window
+        return self.pixel_rows + max(0, self.window - self.stride), max(self.width, across)
+
+    @property
+    def near(self) -> tuple[int, int]:
+        """Rows and columns of pools that a grid step keeps in `backward`."""
+        blocks = pl.cdiv(self.width, self.stride)
+        return self.before + self.pools, self.before + max(self.columns, blocks)
+
+    def vmem_bytes(self, dtype: Any) -> int:
+        """The vector memory that `backward`, which needs more than `forward`, holds."""
+        tile = _padded(self.maps) * LANES
+        pixels, pools = self.pixel_rows * self.width, self.pools * self.columns
+        kept = self.near[0] * self.near[1]
+        forward = self.covered[0] * self.covered[1]
+        blocks = 2 * (2 * pixels + 2 * pools) * jnp.dtype(dtype).itemsize
+        return tile * max(blocks + 2 * kept * 4, blocks // 2 + forward * 4) + COMPILERS_BYTES
+
+    def pixels_spec(self, block: Callable[[Array], Array]) -> pl.BlockSpec:
+        """Describes a grid step's pixels; `block` maps the step to the number of its block."""
+        return self._spec(self.pixel_rows, self.width, block)
+
+    def pools_spec(self, block: Callable[[Array], Array]) -> pl.BlockSpec:
+        """Describes a grid step's pools; beyond the last block it is the last one."""
+        last = pl.cdiv(self.rows, self.pools) - 1
+        return self._spec(self.pools, self.columns, lambda step: jnp.minimum(block(step), last))
+
+    def _spec(self, rows: int, columns: int, block: Callable[[Array], Array]) -> pl.BlockSpec:
+        shape = (rows, columns, self.maps, self.images)
+        return pl.BlockSpec(shape, lambda image, step: (block(step), 0, 0, image))
+
+
+def _padded(maps: int) -> int:
+    """Returns the maps that an array of `maps` has in memory; a tile of bfloat16 has 16."""
+    return pl.cdiv(maps, 16) * 16
+
+
+def is_suited(x_BHWC: Array | jax.ShapeDtypeStruct, window: int, stride: int) -> bool:
+    """Returns whether the kernels take such an array, and use at least half of the lanes for it."""
+    if not x_BHWC.size or x_BHWC.shape[0] < FEWEST_IMAGES or window > LARGEST_WINDOW:
+        return False
+    return Pools.of_array(x_BHWC, window, stride).vmem_bytes(x_BHWC.dtype) <= VMEM_BYTES
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def pool(
+    x_BHWC: Array, formula: Formula | None, window: int, stride: int, interpret: bool = False
+) -> Array:
+    """Computes the largest normalized value of each pool.
+
+    Args:
+      x_BHWC: (images, rows, columns, maps), float32 or bfloat16; see `is_suited`.
+      formula: the constants of the normalization, with k > 0; None for pooling alone.
+      window, stride: the pools' window and stride, in pixels.
+      interpret: whether the CPU interprets the kernel, which is slow; inside a shard_map this needs
+        check_vma=False.
+
+    Returns:
+      (images, rows', columns', maps), of the same dtype. The arithmetic is float32; pools compare
+      what is rounded to the dtype of x. The derivative gives a pixel the sum, in float32, of the
+      cotangents of the pools whose largest value it holds; values that tie each get it.
+    """
+    return forward(x_BHWC, formula, window, stride, interpret=interpret)
+
+
+def _pool_forward(
+    x: Array, formula: Formula | None, window: int, stride: int, interpret: bool
+) -> tuple[Array, tuple[Array, Array]]:
+    y = forward(x, formula, window, stride, interpret=interpret)
+    return y, (x, y)
+
+
+def _pool_backward(
+    formula: Formula | None,
+    window: int,
+    stride: int,
+    interpret: bool,
+    residuals: tuple[Array, Array],
+    g: Array,
+) -> tuple[Array]:
+    return (backward(*residuals, g, formula, window, stride, interpret=interpret),)
+
+
+pool.defvjp(_pool_forward, _pool_backward)
+
+
+def forward(
+    x_BHWC: Array, formula: Formula | None, window: int, stride: int, *, interpret: bool = False
+) -> Array:
+    """Computes `pool`."""
+    pools = Pools.of_array(x_BHWC, window, stride)
+    images, _, _, maps = x_BHWC.shape
+    last = pools.grid_rows - 1
+    return _call(
+        _forward,
+        'forward',
+        pools,
+        formula,
+        [(x_BHWC, pools.pixels_spec(lambda step: last - step))],
+        (pools.rows, pools.columns, maps, images),
+        pools.pools_spec(lambda step: last - step),
+        [pools.covered],
+        buffers=pools.columns_at_once,
+        interpret=interpret,
+    )
+
+
+def backward(
+    x_BHWC: Array,
+    y_BhwC: Array,
+    cotangent_BhwC: Array,
+    formula: Formula | None,
+    window: int,
+    stride: int,
+    *,
+    interpret: bool = False,
+) -> Array:
+    """Computes the derivative of `pool` at `x`, times the cotangent.
+
+    Args:
+      x_BHWC: the argument of `forward`.
+      y_BhwC: what `forward` returned.
+      cotangent_BhwC: an array like `y_BhwC`.
+      formula, window, stride, interpret: as for `pool`.
+
+    Returns:
+      An array like `x_BHWC`.
+    """
+    pools = Pools.of_array(x_BHWC, window, stride)
+    images, height, width, maps = x_BHWC.shape
+    pixels, small = pools.pixels_spec(lambda step: step), pools.pools_spec(lambda step: step)
+    return _call(
+        _backward,
+        'backward',
+        pools,
+        formula,
+        [(x_BHWC, pixels), (y_BhwC, small), (cotangent_BhwC, small)],
+        (height, width, maps, images),
+        pixels,
+        [pools.near] * 2,
+        buffers=stride**2,
+        interpret=interpret,
+    )
+
+
+def _call(
+    kernel: Callable[..., None],
+    direction: str,
+    pools: Pools,
+    formula: Formula | None,
+    arguments: list[tuple[Array, pl.BlockSpec]],
+    shape: tuple[int, ...],
+    spec: pl.BlockSpec,
+    kept: list[tuple[int, int]],
+    *,
+    buffers: int,
+    interpret: bool,
+) -> Array:
+    """Runs a kernel on arrays that are (images, rows, columns, maps) outside of it."""
+    arrays = [a for a, _ in arguments]
+    scratch = [pltpu.VMEM((*size, pools.maps, pools.images), jnp.float32) for size in kept]
+    if formula:
+        margin = pl.cdiv(formula.size, SUBLANES) * SUBLANES
+        rows = margin + pl.cdiv(pools.maps, SUBLANES) * SUBLANES + margin
+        scratch.append(pltpu.VMEM((buffers, rows, pools.images), jnp.float32))
+    name = 'normalized_pooling' if formula else 'max_pooling'
+    varying = frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
+    manual = jax.sharding.ManualAxisType(varying=varying)
+    result = pl.pallas_call(
+        functools.partial(kernel, formula=formula, pools=pools),
+        out_shape=jax.ShapeDtypeStruct(shape, arrays[0].dtype, manual_axis_type=manual),
+        grid=(pl.cdiv(arrays[0].shape[0], LANES), pools.grid_rows),
+        in_specs=[spec for _, spec in arguments],
+        out_specs=spec,
+        scratch_shapes=scratch,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=('parallel', 'arbitrary'), vmem_limit_bytes=VMEM_BYTES
+        ),
+        interpret=interpret,
+        name=f'{name}_{direction}',
+    )(*(a.transpose(1, 2, 3, 0) for a in arrays))
+    return result.transpose(3, 0, 1, 2)
+
+
+def _forward(
+    x_ref: Any, y_ref: Any, z_ref: Any, buffers: Any = None, *, formula: Formula | None, pools: Pools
+) -> None:
+    """Computes rows of pools; z keeps the normalized pixels, -inf where there are none."""
+    window, stride, rows = pools.window, pools.stride, pools.pixel_rows
+    step = pl.program_id(1)
+    kept = z_ref.shape[0] - rows
+
+    @pl.when(step == 0)
+    def start() -> None:
+        z_ref[...] = jnp.full(z_ref.shape, -jnp.inf, z_ref.dtype)
+        _clear(buffers)
+
+    if kept:
+
+        @pl.when(step > 0)
+        def keep() -> None:
+            z_ref[rows:] = z_ref[:kept]
+
+    def normalize_pixel(row: Any, column: Any, number: int) -> None:
+        z_ref[row, column] = _normalize(x_ref[row, column], formula, buffers, number)[0]
+
+    def pool_pixels(row: Any, column: Any, number: int) -> None:
+        del number
+        values = (
+            z_ref[row * stride + i, column * stride + j]
+            for i, j in itertools.product(range(window), repeat=2)
+        )
+        y_ref[row, column] = functools.reduce(jnp.maximum, values).astype(y_ref.dtype)
+
+    exist = pools.height - (pools.grid_rows - 1 - step) * rows
+    _for_each(jnp.minimum(rows, exist), pools.width, pools.columns_at_once, normalize_pixel)
+    _for_each(pools.pools, pools.columns, pools.columns_at_once, pool_pixels)
+
+
+def _backward(
+    x_ref: Any,
+    y_ref: Any,
+    g_ref: Any,
+    dx_ref: Any,
+    y_near: Any,
+    g_near: Any,
+    buffers: Any = None,
+    *,
+    formula: Formula | None,
+    pools: Pools,
+) -> None:
+    """Computes rows of dx; y_near and g_near hold the pools that cover them, g = 0 around them."""
+    before = pools.before
+    step = pl.program_id(1)
+
+    @pl.when(step == 0)
+    def start() -> None:
+        g_near[...] = jnp.zeros(g_near.shape, g_near.dtype)
+        _clear(buffers)
+
+    if before:
+
+        @pl.when(step > 0)
+        def keep() -> None:
+            y_near[:before] = y_near[pools.pools :]
+            g_near[:before] = g_near[pools.pools :]
+
+    def load(row: Any, column: Any, number: int) -> None:
+        del number
+        exists = step * pools.pools + row < pools.rows
+        g = jnp.where(exists, g_ref[row, column].astype(jnp.float32), 0.0)
+        y_near[before + row, before + column] = y_ref[row, column].astype(jnp.float32)
+        g_near[before + row, before + column] = g
+
+    _for_each(pools.pools, pools.columns, pools.columns_at_once, load)
+    block = functools.partial(
+        _backward_block, (x_ref, dx_ref, y_near, g_near, buffers), formula, pools
+    )
+    full, rest = divmod(pools.width, pools.stride)
+    _for_each(pools.pools, full, 1, functools.partial(block, pools.stride))
+    if rest:
+        last = functools.partial(block, rest)
+        _for_each(pools.pools, 1, 1, lambda row, column, number: last(row, column + full, number))
+
+
+def _backward_block(
+    refs: tuple[Any, ...],
+    formula: Formula | None,
+    pools: Pools,
+    across: int,
+    row: Any,
+    column: Any,
+    number: int,
+) -> None:
+    """Computes dx of a block of stride x `across` pixels, all of which lie in the same pools."""
+    del number
+    x_ref, dx_ref, y_near, g_near, buffers = refs
+    covering = {
+        (up, left): (y_near[at], g_near[at])
+        for up, left in itertools.product(range(pools.before + 1), repeat=2)
+        for at in [(row + pools.before - up, column + pools.before - left)]
+    }
+    for pixel, (i, j) in enumerate(itertools.product(range(pools.stride), range(across))):
+        at = (row * pools.stride + i, column * pools.stride + j)
+        x = x_ref[at]
+        z, pull_back = _normalize(x, formula, buffers, pixel)
+        z = z.astype(x.dtype).astype(jnp.float32)
+        parts = [
+            jnp.where(z == y, g, 0.0)
+            for (up, left), (y, g) in covering.items()
+            if max(up * pools.stride + i, left * pools.stride + j) < pools.window
+        ]
+        g = functools.reduce(operator.add, parts) if parts else jnp.zeros_like(z)
+        dx_ref[at] = pull_back(g).astype(dx_ref.dtype)
+
+
+def _normalize(
+    x: Array, formula: Formula | None, buffers: Any, number: int
+) -> tuple[Array, Callable[[Array], Array]]:
+    """Normalizes a pixel's maps, (maps, images), in float32, with the buffer of this number.
+
+    Returns:
+      The normalized values, and the function that maps their cotangent to that of x.
+    """
+    if formula is None:
+        return x.astype(jnp.float32), lambda g: g
+    r = x.astype(jnp.float32)
+    if formula.rectify:
+        r = jnp.maximum(r, 0.0)
+    squares = _window_sum(r * r, formula.before, formula.after, buffers, number)
+    power, inverse = _powers(squares, formula, x.dtype)
+
+    def pull_back(g: Array) -> Array:
+        scaled = g * power
+        inner = scaled * r * inverse
+        mirrored = _window_sum(inner, formula.after, formula.before, buffers, number)
+        dr = scaled - (2 * formula.alpha * formula.beta) * (r * mirrored)
+        return jnp.where(r > 0, dr, 0.0) if formula.rectify else dr
+
+    return r * power, pull_back
+
+
+def _powers(squares: Array, formula: Formula, dtype: Any) -> tuple[Array, Array]:
+    """Computes S^-beta and 1 / S from the sum of the squares in a window.
+
+    A TPU refines its approximate roots and reciprocals by ten operations each, but not its
+    logarithms and exponentials, which are precise enough for bfloat16.
+    """
+    denominator = formula.k + formula.alpha * squares
+    if dtype == jnp.float32 and formula.beta == 0.75:
+        root = jax.lax.rsqrt(denominator)
+        return root * jnp.sqrt(root), root * root
+    logarithm = jnp.log(denominator)
+    inverse = 1 / denominator if dtype == jnp.float32 else jnp.exp(-logarithm)
+    return jnp.exp(-formula.beta * logarithm), inverse
+
+
+def _window_sum(values: Array, before: int, after: int, buffers: Any, number: int) -> Array:
+    """Sums, for each map i, the values of maps i - before to i + after, clipped at the edges."""
+    maps, first = len(values), (before + after) // SUBLANES * SUBLANES + SUBLANES
+    buffer = buffers.at[number]
+    buffer[first : first + maps] = values
+    shifted = (buffer[first + i : first + i + maps] for i in range(-before, after + 1))
+    return functools.reduce(operator.add, shifted)
+
+
+def _clear(buffers: Any) -> None:
+    if buffers is not None:
+        buffers[...] = jnp.zeros(buffers.shape, buffers.dtype)
+
+
+def _for_each(
+    rows: Any, columns: int, at_once: int, body: Callable[[Any, Any, int], None]
+) -> None:
+    """Calls body(row, column, number) for each row and column, so many columns at once.
+
+    The number is that of the column among those that are at work at the same time.
+    """
+    iterations, rest = divmod(columns, at_once)
+
+    def row_body(row: Array, carry: int) -> int:
+        def iteration(i: Array, carry: int) -> int:
+            for number in range(at_once):
+                body(row, i * at_once + number, number)
+            return carry
+
+        jax.lax.fori_loop(0, iterations, iteration, 0)
+        for number in range(rest):
+            body(row, iterations * at_once + number, number)
+        return carry
+
+    jax.lax.fori_loop(0, rows, row_body, 0)
