@@ -43,6 +43,33 @@ def use_guarded_memory(monkeypatch):
     monkeypatch.setattr(pl, 'pallas_call', call)
     monkeypatch.setattr(plgpu, 'load', Memory.load)
     monkeypatch.setattr(plgpu, 'store', Memory.store)
+    monkeypatch.setattr(plgpu, 'elementwise_inline_asm', emulate)
+    monkeypatch.setattr(jax.lax, 'fori_loop', loop)  # an address must be a number
+
+
+def loop(lower, upper, body, value):
+    """Does what jax.lax.fori_loop does, without tracing."""
+    for i in range(lower, upper):
+        value = body(i, value)
+    return value
+
+
+def emulate(assembly, *, args, constraints, pack, result_shape_dtypes):
+    """Computes an instruction for a GPU on arrays, with `$0` for its result."""
+    name, _, operands = assembly.partition(' ')
+    assert operands == ', '.join(f'${i}' for i in range(len(args) + 1)) + ';'
+    assert (constraints, pack) == (','.join(['=f'] + ['f'] * len(args)), 1)
+    assert all(a.shape == args[0].shape and a.dtype == np.float32 for a in args)
+    result = INSTRUCTIONS[name](*args)
+    assert [(a.shape, a.dtype) for a in result_shape_dtypes] == [(result.shape, result.dtype)]
+    return [result]
+
+
+INSTRUCTIONS = {
+    'rsqrt.approx.ftz.f32': jax.lax.rsqrt,
+    'max.NaN.f32': jnp.maximum,
+    'fma.rn.f32': lambda a, b, c: a * b + c,
+}
 
 
 class Memory:

@@ -121,8 +121,9 @@ def draw_views(key: Array, images: int, size: int, settings: Augmentation) -> Dr
     coloured = settings.colour.noise != 'none'
     # 32 bits also where JAX computes with 64 (JAX_ENABLE_X64): the same draws in both.
     bits = jax.random.bits(key, (3 * chunks + 3 * images * coloured,), jnp.uint32)
+    # Without `total_repeat_length`, which makes this a scatter and a cumulative sum.
     top, left, coin = (
-        jnp.repeat(x, settings.images_per_draw, total_repeat_length=images)
+        jnp.repeat(x, settings.images_per_draw)[:images]
         for x in bits[: 3 * chunks].reshape(3, chunks)
     )
     mirrored = coin < jnp.uint32(2**31) if settings.mirror else jnp.zeros(images, bool)

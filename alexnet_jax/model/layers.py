@@ -78,9 +78,7 @@ class Convolution(nnx.Module):
         ]
         if self.batch_normalization is not None:
             sums = self.batch_normalization(sums, training)
-        (bias_TO,) = cast_like(maps[0], self.bias_TO)
-        bias_T111O = bias_TO[:, None, None, None]
-        return self.operations(x + bias for x, bias in zip(sums, bias_T111O, strict=True))
+        return self.operations(sums, self.bias_TO[...][:, None, None, None])
 
 
 class UnsharedConvolution(nnx.Module):
@@ -103,13 +101,12 @@ class UnsharedConvolution(nnx.Module):
         del training  # it does the same at test time
         if self.settings.reads == 'all':
             maps = exchange(maps)
-        kernel_TYXHWIO, bias_TYXO = cast_like(maps[0], self.kernel_TYXHWIO, self.bias_TYXO)
+        (kernel_TYXHWIO,) = cast_like(maps[0], self.kernel_TYXHWIO)
         sums = [
             unshared_convolution(x_BHWI, kernel_TYXHWIO[t], *steps(self.settings))
             for t, x_BHWI in enumerate(maps)
         ]
-        bias_T1YXO = bias_TYXO[:, None]
-        return self.operations(x + bias for x, bias in zip(sums, bias_T1YXO, strict=True))
+        return self.operations(sums, self.bias_TYXO[...][:, None])
 
 
 class Dense(nnx.Module):

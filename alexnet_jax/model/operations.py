@@ -1,7 +1,9 @@
 """The operations that follow a convolution: ReLU, normalization, pooling (§3.1, §3.3, §3.4)."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,12 @@ from jax import Array
 from alexnet_jax.config import model_schema
 from alexnet_jax.model.towers import extend
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
+from alexnet_jax.ops.normalized_pooling import add_bias, normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from alexnet_jax.ops.spatial_normalization import spatial_normalization
 
 NONLINEARITIES = {'relu': jax.nn.relu, 'tanh': jnp.tanh}
+POOLED = ('relu', 'response_normalization', 'max_pooling')  # one kernel on GPUs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +52,21 @@ class Operations:
         used = tuple((name, constants[name]) for name in constants if name in names)
         return cls(names, used, model.towers > 1 and norm.reads == 'all', platform)
 
-    def __call__(self, maps: Iterable[Array]) -> list[Array]:
-        """Applies the operations to the maps of each tower on this device, (B, H, W, O).
+    def __call__(self, maps: Iterable[Array], biases: Iterable[Array] | None = None) -> list[Array]:
+        """Applies the operations to the maps of each tower on this device.
+
+        Args:
+          maps: (B, H, W, O) for each tower.
+          biases: is added first, rounded to the dtype of the maps: for each tower a float32 array
+            with as many axes.
 
         Raises:
           ValueError: an operation is unknown.
         """
+        pairs = zip(maps, itertools.repeat(None) if biases is None else biases, strict=False)
         if not self.crosses:
-            return [self._apply(self.names, x) for x in maps]
-        maps = [*maps]
+            return [self._apply(self.names, x, bias) for x, bias in pairs]
+        maps = [add_bias(x, bias) for x, bias in pairs]
         for name in self.names:
             if name == 'response_normalization':
                 maps = self._normalize_across_towers(maps)
@@ -74,25 +83,29 @@ class Operations:
         normalized = (response_normalization(x, size, *constants, **options) for x in extended)
         return [x[..., before : before + own] for x in normalized]
 
-    def _apply(self, names: tuple[str, ...], x_BHWO: Array) -> Array:
-        """Applies operations to the maps of one tower.
+    def _apply(self, names: tuple[str, ...], x_BHWO: Array, bias: Array | None = None) -> Array:
+        """Adds a bias to the maps of one tower, and applies operations.
 
         A ReLU before response normalization is computed in the same pass, and so is pooling after
-        it where one kernel can do both.
+        it where one kernel can do both. Such a kernel also adds up the gradient of a bias that is
+        the same for all pixels.
         """
         x, constants = x_BHWO, dict(self.constants)
-        options = dict(platform=self.platform, implementation=self.implementation)
+        options: dict[str, Any] = dict(platform=self.platform, implementation=self.implementation)
+        kernel_adds = names[:3] == POOLED or names[:2] == POOLED[1:]
+        if bias is not None and not (kernel_adds and bias.size == x.shape[-1]):
+            x, bias = add_bias(x, bias), None
         while names:
             match names:
                 case 'relu', 'response_normalization', 'max_pooling', *rest:
                     norm, pool = constants['response_normalization'], constants['max_pooling']
-                    x = normalized_pooling(x, *norm, *pool, rectify=True, **options)
+                    x = normalized_pooling(x, *norm, *pool, bias_111C=bias, rectify=True, **options)
                 case 'relu', 'response_normalization', *rest:
                     norm = constants['response_normalization']
                     x = response_normalization(x, *norm, rectify=True, **options)
                 case 'response_normalization', 'max_pooling', *rest:
                     norm, pool = constants['response_normalization'], constants['max_pooling']
-                    x = normalized_pooling(x, *norm, *pool, **options)
+                    x = normalized_pooling(x, *norm, *pool, bias_111C=bias, **options)
                 case 'response_normalization', *rest:
                     x = response_normalization(x, *constants['response_normalization'], **options)
                 case 'spatial_normalization', *rest:
@@ -105,5 +118,5 @@ class Operations:
                     x = NONLINEARITIES[name](x)
                 case _:
                     raise ValueError(f'{names[0]!r} after a convolution is not implemented')
-            names = tuple(rest)
+            names, bias = tuple(rest), None
         return x

@@ -10,7 +10,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from alexnet_jax.ops.formula import LARGEST_WINDOW, PAPER, Formula
@@ -28,19 +27,22 @@ def normalized_pooling(
     window: int,
     stride: int,
     *,
+    bias_111C: Array | None = None,
     rectify: bool = False,
     implementation: str | None = None,
     platform: Platform | None = None,
 ) -> Array:
-    """Computes max_pooling(response_normalization(x)).
+    """Computes max_pooling(response_normalization(x + bias)).
 
-    The convolution's bias is not added here: XLA adds it while the convolution writes its result.
+    XLA adds the bias while the convolution before it writes its result. The kernel of the
+    derivative adds up the bias's gradient, for which XLA would read all of dx again.
 
     Args:
       x_BHWC: (images, rows, columns, maps), float32 or bfloat16. The normalization's arithmetic is
         float32, and its result is rounded to the dtype of x before the pools compare it.
       size, k, alpha, beta, rectify: as in `response_normalization`.
       window, stride: as in `max_pooling`.
+      bias_111C: (1, 1, 1, maps) float32, rounded to the dtype of x before it is added.
       implementation: 'jax' for the two functions in plain JAX. 'pallas' for the kernel, which a CPU
         interprets slowly. None for the kernel on a GPU in float32, if it compiles and agrees with
         the two functions; otherwise for each function's fastest implementation. On a TPU, both
@@ -51,7 +53,8 @@ def normalized_pooling(
     Returns:
       (images, rows', columns', maps), of the same dtype. Its derivative is that of the two
       functions: values that tie each get the gradient. Where a pixel gets gradients from several
-      pools, the kernel sums them in float32, and max_pooling in the dtype of x.
+      pools, the kernel sums them in float32, and max_pooling in the dtype of x. The kernel sums the
+      bias's gradient in float32 before dx is rounded.
 
     Raises:
       ValueError: `implementation` is unknown; or it is 'pallas', and the array has 2**31 elements
@@ -61,18 +64,32 @@ def normalized_pooling(
     platform = platform or Platform.default()
     is_suited = functools.partial(_kernel_is_faster, x_BHWC, window)
     backend = choose_backend(implementation, platform, is_suited)
+    bias = None if bias_111C is None else _vary_like(bias_111C, x_BHWC)
+    if _tpu_is_suited(x_BHWC, window, stride, implementation, platform):
+        return _tpu_kernels().pool(x_BHWC, bias, formula, window, stride)
     if backend in ('gpu', 'interpreted') and x_BHWC.size:
-        return _fused(x_BHWC, formula, window, stride, backend == 'interpreted')
-    return _separate(x_BHWC, formula, window, stride, implementation, platform)
+        return _fused(x_BHWC, bias, formula, window, stride, backend == 'interpreted')
+    x = add_bias(x_BHWC, bias_111C)
+    return _separate(x, formula, window, stride, implementation, platform)
+
+
+def add_bias(x: Array, bias: Array | None) -> Array:
+    """Adds a bias, rounded to the dtype of x."""
+    return x if bias is None else x + bias.astype(x.dtype)
+
+
+def _vary_like(bias: Array, x: Array) -> Array:
+    """Lets the bias vary over the mesh's axes of x, so that its gradient is summed over them."""
+    axes = jax.typeof(x).manual_axis_type.varying - jax.typeof(bias).manual_axis_type.varying
+    return jax.lax.pcast(bias, tuple(sorted(axes)), to='varying') if axes else bias
 
 
 def _kernel_is_faster(x: Array, window: int, platform: Platform) -> bool:
-    """Returns whether the kernel should be faster; in bfloat16 it recomputes more than it saves.
+    """Returns whether the kernel should be faster.
 
-    This follows from counts of bytes and operations (docs/log.md); benchmarks/gpu.sh times both.
+    This follows from counts of bytes and instructions (docs/log.md); benchmarks/gpu.sh times both.
     """
-    fits = x.size < 2**31 and window <= LARGEST_WINDOW
-    return fits and x.dtype == jnp.float32 and _kernel_works(platform)
+    return x.size < 2**31 and window <= LARGEST_WINDOW and _kernel_works(platform)
 
 
 def pooling(
@@ -96,7 +113,7 @@ def pooling(
     """
     platform = platform or Platform.default()
     if _tpu_is_suited(x_BHWC, window, stride, implementation, platform):
-        return _tpu_kernels().pool(x_BHWC, None, window, stride)
+        return _tpu_kernels().pool(x_BHWC, None, None, window, stride)
     return max_pooling(x_BHWC, window, stride)
 
 
@@ -108,24 +125,26 @@ def _separate(
     implementation: str | None,
     platform: Platform,
 ) -> Array:
-    if _tpu_is_suited(x, window, stride, implementation, platform):
-        return _tpu_kernels().pool(x, formula, window, stride)
     normalized = response_normalization(
         x, **formula._asdict(), implementation=implementation, platform=platform
     )
     return max_pooling(normalized, window, stride)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _fused(x: Array, formula: Formula, window: int, stride: int, interpret: bool) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _fused(
+    x: Array, bias: Array | None, formula: Formula, window: int, stride: int, interpret: bool
+) -> Array:
+    x = add_bias(x, bias)
     return _kernels().forward(x, formula, window, stride, interpret=interpret)[0]
 
 
 def _forward(
-    x: Array, formula: Formula, window: int, stride: int, interpret: bool
-) -> tuple[Array, tuple[Array, Array]]:
+    x: Array, bias: Array | None, formula: Formula, window: int, stride: int, interpret: bool
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    x = add_bias(x, bias)
     y, mask = _kernels().forward(x, formula, window, stride, with_mask=True, interpret=interpret)
-    return y, (x, mask)
+    return y, (x, mask, bias)
 
 
 def _backward(
@@ -133,11 +152,15 @@ def _backward(
     window: int,
     stride: int,
     interpret: bool,
-    residuals: tuple[Array, Array],
+    residuals: tuple[Array, Array, Array | None],
     g: Array,
-) -> tuple[Array]:
-    x, mask = residuals
-    return (_kernels().backward(x, mask, g, formula, window, stride, interpret=interpret),)
+) -> tuple[Array, Array | None]:
+    x, mask, bias = residuals
+    options: dict[str, Any] = dict(with_sums=bias is not None, interpret=interpret)
+    dx, *sums = _kernels().backward(x, mask, g, formula, window, stride, **options)
+    if bias is None:
+        return dx, None
+    return dx, sums[0].reshape(bias.shape).astype(bias.dtype)
 
 
 _fused.defvjp(_forward, _backward)
@@ -170,7 +193,7 @@ def _tpu_kernel_works(platform: Platform) -> bool:
     return kernel_agrees(
         platform,
         'response normalization and max-pooling run without their common kernel',
-        lambda x: _tpu_kernels().pool(x, PAPER, 3, 2),
+        lambda x: _tpu_kernels().pool(x, None, PAPER, 3, 2),
         lambda x: _separate(x, PAPER, 3, 2, 'jax', platform),
         shape=(64, 8, 7, 48),
     )
@@ -187,7 +210,7 @@ def _kernel_agrees(platform: Platform, interpret: bool) -> bool:
     return kernel_agrees(
         platform,
         'response normalization and max-pooling run without their common kernel',
-        functools.partial(_fused, **options, interpret=interpret),
+        lambda x: _fused(x, None, **options, interpret=interpret),
         functools.partial(_separate, **options, implementation='jax', platform=platform),
         shape=(2, 8, 7, 48),
     )

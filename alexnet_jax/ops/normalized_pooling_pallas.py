@@ -22,26 +22,20 @@ about Triton. As there, the tests interpret and lower it; it has not run on a GP
 
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental import pallas as pl
 
 from alexnet_jax.ops.formula import LARGEST_WINDOW, Formula
+from alexnet_jax.ops.kernels.arithmetic import Arithmetic
+from alexnet_jax.ops.kernels.segments import Segments, divide, expect_int32_indices, launch
 from alexnet_jax.ops.max_pooling import pooled_size
-from alexnet_jax.ops.response_normalization_pallas import (
-    Segments,
-    expect_int32_indices,
-    launch,
-    normalize,
-    pull_back,
-    reach,
-)
 
 # Pools per thread in `forward`. With more, fewer pixels are normalized by two threads, but there
 # are fewer threads. Not yet timed on a GPU.
@@ -69,11 +63,6 @@ class Pools(NamedTuple):
         height, width = x_BHWC.shape[1:3]
         pooled = (pooled_size(n, window, stride) for n in (height, width))
         return cls(window, stride, height, width, *pooled)
-
-    @property
-    def mask_dtype(self) -> Any:
-        """The integer type with a bit for each pixel of a window, besides the sign."""
-        return jnp.int16 if self.window**2 <= 15 else jnp.int32
 
     @property
     def overhang(self) -> bool:
@@ -124,17 +113,18 @@ def forward(
     pools = Pools.of_array(x_BHWC, window, stride)
     images, _, _, maps = x_BHWC.shape
     shape = (images, pools.rows, pools.columns, maps)
-    dtypes = [x_BHWC.dtype, pools.mask_dtype][: 1 + with_mask]
+    mask_shape = (*shape[:-1], maps // maps_per_word(window, maps))
+    types = [(shape, x_BHWC.dtype), (mask_shape, jnp.int32)][: 1 + with_mask]
     results = launch(
-        functools.partial(_forward, formula=formula, pools=pools),
+        functools.partial(_forward, arithmetic=Arithmetic(formula, interpret), pools=pools),
         'normalized_pooling_forward',
         [x_BHWC],
-        [(images * pools.rows * pools.columns * maps, dtype) for dtype in dtypes],
+        [(math.prod(shape), dtype) for shape, dtype in types],
         pixels=images * pools.strips * pools.columns,
         maps=maps,
         interpret=interpret,
     )
-    return [a.reshape(shape) for a in results]
+    return [a.reshape(shape) for a, (shape, _) in zip(results, types, strict=True)]
 
 
 def backward(
@@ -145,8 +135,9 @@ def backward(
     window: int,
     stride: int,
     *,
+    with_sums: bool = False,
     interpret: bool = False,
-) -> Array:
+) -> list[Array]:
     """Computes the derivative of `forward` at `x`, times the cotangent.
 
     Args:
@@ -154,24 +145,32 @@ def backward(
       mask_BhwC: the mask that `forward` returned.
       cotangent_BhwC: an array like the y that `forward` returned.
       formula, window, stride, interpret: as in `forward`.
+      with_sums: whether to return sums too.
 
     Returns:
-      An array like `x_BHWC`.
+      dx, an array like `x_BHWC`; and with `with_sums` its sums over images, rows and columns before
+      it is rounded, (maps,) float32.
 
     Raises:
       ValueError: as in `forward`.
     """
     pools = Pools.of_array(x_BHWC, window, stride)
-    (flat,) = launch(
-        functools.partial(_backward, formula=formula, pools=pools),
+    flat, *sums = launch(
+        functools.partial(_backward, arithmetic=Arithmetic(formula, interpret), pools=pools),
         'normalized_pooling_backward',
         [x_BHWC, mask_BhwC, cotangent_BhwC],
         [(x_BHWC.size, x_BHWC.dtype)],
         pixels=x_BHWC.shape[0] * pools.blocks[0] * pools.blocks[1],
         maps=x_BHWC.shape[-1],
         interpret=interpret,
+        sums=with_sums,
     )
-    return flat.reshape(x_BHWC.shape)
+    return [flat.reshape(x_BHWC.shape), *sums]
+
+
+def maps_per_word(window: int, maps: int) -> int:
+    """Returns the number of maps whose bits share an int32 of the mask: 2 where they fit, or 1."""
+    return 2 if maps % 2 == 0 and window**2 <= 15 else 1
 
 
 class Places(NamedTuple):
@@ -185,8 +184,8 @@ class Places(NamedTuple):
     @classmethod
     def of_segments(cls, segments: Segments, rows: int, columns: int) -> 'Places':
         """Returns the places of segments in an array with so many rows and columns."""
-        line, column = _divide(_divide(segments.start, segments.maps)[0], columns)
-        return cls(segments, *_divide(line, rows), column)
+        line, column = divide(divide(segments.index, segments.groups)[0], columns)
+        return cls(segments, *divide(line, rows), column)
 
     def at(self, row: Array, column: Array, rows: int, columns: int) -> Segments:
         """Returns the segments of the same maps in another row and column of an array."""
@@ -194,33 +193,8 @@ class Places(NamedTuple):
         pixel = (self.image * rows + row) * columns + column
         inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
         return segments._replace(
-            start=pixel * segments.maps + segments.first, exist=segments.exist & inside
+            index=pixel * segments.groups + segments.group, exist=segments.exist & inside
         )
-
-
-def _divide(a: Array, b: int) -> tuple[Array, Array]:
-    """Computes quotient and remainder of numbers that are not negative."""
-    return jax.lax.div(a, np.int32(b)), jax.lax.rem(a, np.int32(b))
-
-
-class Largest(NamedTuple):
-    """The largest of several values of one map, and a bit for each pixel that has it."""
-
-    value: Array
-    bits: Any
-
-    def shift(self, places: int) -> 'Largest':
-        """Shifts the mask bits left."""
-        return self._replace(bits=self.bits << np.int32(places))
-
-
-def _larger(a: Largest, b: Largest) -> Largest:
-    """Returns the larger of two; NaN if either is NaN, and the bits of both if they are equal."""
-    larger = a.value > b.value
-    rest = jnp.where(a.value == b.value, a.bits | b.bits, b.bits)
-    return Largest(
-        jnp.where(larger | jnp.isnan(a.value), a.value, b.value), jnp.where(larger, a.bits, rest)
-    )
 
 
 def _forward(
@@ -228,41 +202,120 @@ def _forward(
     y_ref: Any,
     mask_ref: Any = None,
     *,
-    formula: Formula,
+    arithmetic: Arithmetic,
     pools: Pools,
     segments: Callable[[], Segments],
 ) -> None:
     places = Places.of_segments(segments(), pools.strips, pools.columns)
+    per_word = maps_per_word(pools.window, places.segments.groups * places.segments.length)
     first = places.row * DOWN
-    lines = [
-        _line(x_ref, places, first * pools.stride + i, formula, pools)
-        for i in range((DOWN - 1) * pools.stride + pools.window)
+    strip: dict[int, Largest] = {}  # the pools that the rows have reached
+    for i in range((DOWN - 1) * pools.stride + pools.window):
+        line = _line(x_ref, places, first * pools.stride + i, arithmetic, pools, per_word)
+        for n in range(DOWN):
+            row = i - n * pools.stride
+            if row == 0:
+                strip[n] = line
+            elif 0 < row < pools.window:
+                strip[n] = strip[n].merge(line.shift(row * pools.window), arithmetic)
+            if row == pools.window - 1:
+                largest = strip.pop(n)
+                place = places.at(first + n, places.column, pools.rows, pools.columns)
+                place.store(y_ref, largest.values)
+                if mask_ref is not None:
+                    words = place._replace(length=place.length // per_word)
+                    words.store(mask_ref, largest.words)
+
+
+class Largest(NamedTuple):
+    """The largest of several values of each map, and a bit for each pixel that has it.
+
+    Attributes:
+      values: float32, by map.
+      words: int32, the bits of one map, or of two maps in 16 bits each.
+    """
+
+    values: list[Array]
+    words: list[Array]
+
+    @property
+    def per_word(self) -> int:
+        """The number of maps in a word."""
+        return len(self.values) // len(self.words)
+
+    @classmethod
+    def of_pixels(
+        cls, pixels: Sequence[Sequence[Array]], arithmetic: Arithmetic, per_word: int
+    ) -> 'Largest':
+        """Returns the largest values of some pixels; where one is NaN, NaN and no bits."""
+        values = [
+            functools.reduce(arithmetic.maximum, of_map) for of_map in zip(*pixels, strict=True)
+        ]
+        bits = [
+            [
+                _if_equal(pixel[m], largest, 1 << i + _position(m, per_word))
+                for i, pixel in enumerate(pixels)
+            ]
+            for m, largest in enumerate(values)
+        ]
+        return cls(
+            values, _words([functools.reduce(operator.or_, of_map) for of_map in bits], per_word)
+        )
+
+    def shift(self, places: int) -> 'Largest':
+        """Shifts the bits left."""
+        return self._replace(words=[word << np.int32(places) for word in self.words])
+
+    def merge(self, other: 'Largest', arithmetic: Arithmetic) -> 'Largest':
+        """Returns the larger of two; NaN if either is NaN, and the bits of both where they tie."""
+        values = [arithmetic.maximum(a, b) for a, b in zip(self.values, other.values, strict=True)]
+        parts = zip(self._words_of(values), other._words_of(values), strict=True)
+        return Largest(values, [a | b for a, b in parts])
+
+    def _words_of(self, values: Sequence[Array]) -> list[Array]:
+        """Returns the words without the bits of the maps whose value is not the given one."""
+        per_word = len(self.values) // len(self.words)
+        bits = (1 << 32 // per_word) - 1
+        kept = [
+            _if_equal(own, value, bits << _position(m, per_word))
+            for m, (own, value) in enumerate(zip(self.values, values, strict=True))
+        ]
+        return [a & b for a, b in zip(self.words, _words(kept, per_word), strict=True)]
+
+
+def _position(map_index: int, per_word: int) -> int:
+    """Returns the place of a map's first bit in its word."""
+    return map_index % per_word * (32 // per_word)
+
+
+def _words(bits: Sequence[Array], per_word: int) -> list[Array]:
+    """Combines the bits of the maps that share a word."""
+    return [
+        functools.reduce(operator.or_, bits[k : k + per_word])
+        for k in range(0, len(bits), per_word)
     ]
-    for n in range(DOWN):
-        place = places.at(first + n, places.column, pools.rows, pools.columns)
-        own = lines[n * pools.stride :][: pools.window]
-        for offset, of_map in enumerate(zip(*own, strict=True)):
-            shifted = (line.shift(i * pools.window) for i, line in enumerate(of_map))
-            largest = functools.reduce(_larger, shifted)
-            place.store(y_ref, offset, largest.value)
-            if mask_ref is not None:
-                bits = jnp.where(jnp.isnan(largest.value), np.int32(0), largest.bits)
-                place.store(mask_ref, offset, bits)
 
 
-def _line(x_ref: Any, places: Places, row: Array, formula: Formula, pools: Pools) -> list[Largest]:
-    """Computes the largest value in one row of a pool, for each map of the segment."""
+def _if_equal(a: Array, b: Array, bits: int) -> Array:
+    """Returns the bits, an int32, where a is b, and 0 elsewhere."""
+    return jnp.where(a == b, np.uint32(bits).astype(np.int32), np.int32(0))
+
+
+def _line(
+    x_ref: Any, places: Places, row: Array, arithmetic: Arithmetic, pools: Pools, per_word: int
+) -> Largest:
+    """Computes the largest values in one row of a pool."""
     pixels = []
     for j in range(pools.window):
         column = places.column * pools.stride + j
         pixel = places.at(row, column, pools.height, pools.width)
-        values = normalize(functools.partial(pixel.load, x_ref), pixel.length, formula)
+        values = arithmetic.normalize(functools.partial(pixel.load, x_ref), pixel.length)
         # The comparison uses the digits that are stored.
         values = [v.astype(x_ref.dtype).astype(jnp.float32) for v in values]
         if pools.overhang:
             values = [jnp.where(pixel.exist, v, -jnp.inf) for v in values]
-        pixels.append([Largest(v, np.int32(1 << j)) for v in values])
-    return [functools.reduce(_larger, of_map) for of_map in zip(*pixels, strict=True)]
+        pixels.append(values)
+    return Largest.of_pixels(pixels, arithmetic, per_word)
 
 
 def _backward(
@@ -270,21 +323,31 @@ def _backward(
     mask_ref: Any,
     g_ref: Any,
     dx_ref: Any,
+    sums_ref: Any = None,
     *,
-    formula: Formula,
+    arithmetic: Arithmetic,
     pools: Pools,
-    segments: Callable[[], Segments],
+    segments: Any,
 ) -> None:
-    places = Places.of_segments(segments(), *pools.blocks)
-    maps = reach(places.segments.length, formula)
-    covering = _covering_pools(mask_ref, g_ref, places, maps, pools)
-    for i, j in itertools.product(range(pools.stride), repeat=2):
-        row, column = places.row * pools.stride + i, places.column * pools.stride + j
-        pixel = places.at(row, column, pools.height, pools.width)
-        g = {m: _cotangent(covering, i, j, m, pools.window) for m in maps}
-        load = functools.partial(pixel.load, x_ref)
-        for offset, dx in enumerate(pull_back(load, g, pixel.length, formula)):
-            pixel.store(dx_ref, offset, dx)
+    def of_block(own: Segments) -> list[Array]:
+        places = Places.of_segments(own, *pools.blocks)
+        maps = arithmetic.reach(own.length)
+        covering = _covering_pools(mask_ref, g_ref, places, maps, pools)
+        sums: list[Array] = []
+        for i, j in itertools.product(range(pools.stride), repeat=2):
+            row, column = places.row * pools.stride + i, places.column * pools.stride + j
+            pixel = places.at(row, column, pools.height, pools.width)
+            g = functools.cache(functools.partial(_cotangent, covering, i, j))
+            dx = [*arithmetic.pull_back(functools.partial(pixel.load, x_ref), g, own.length)]
+            pixel.store(dx_ref, dx)
+            # Where the array has no such pixel, x is 0 and no pool's largest value, so dx is 0.
+            sums = [a + b for a, b in zip(sums, dx, strict=True)] if sums else dx
+        return sums
+
+    if sums_ref is None:
+        of_block(segments())
+    else:
+        segments.store_sums(sums_ref, of_block)
 
 
 class CoveringPool(NamedTuple):
@@ -292,12 +355,17 @@ class CoveringPool(NamedTuple):
 
     Attributes:
       above, left: the number of pixels by which the pool begins before the block.
-      bits, g: the pool's mask and its cotangent, for each map.
+      window: pixels across the pool.
+      words: the pool's mask, for each number of a word.
+      per_word: the number of maps whose bits a word has.
+      g: the pool's cotangent, for each map.
     """
 
     above: int
     left: int
-    bits: dict[int, Array]
+    window: int
+    words: dict[int, Array]
+    per_word: int
     g: dict[int, Array]
 
 
@@ -305,23 +373,26 @@ def _covering_pools(
     mask_ref: Any, g_ref: Any, places: Places, maps: range, pools: Pools
 ) -> list[CoveringPool]:
     """Loads the pools that cover pixels of the block: those that begin in it or just before."""
+    segments = places.segments
+    per_word = maps_per_word(pools.window, segments.groups * segments.length)
+    numbers = range(maps.start // per_word, (maps.stop - 1) // per_word + 1)
     covering = []
     for up, left in itertools.product(range((pools.window - 1) // pools.stride + 1), repeat=2):
         pool = places.at(places.row - up, places.column - left, pools.rows, pools.columns)
-        bits = {m: pool.load(mask_ref, m).astype(jnp.int32) for m in maps}
-        g = {m: pool.load(g_ref, m).astype(jnp.float32) for m in maps}
-        covering.append(CoveringPool(up * pools.stride, left * pools.stride, bits, g))
+        words = pool._replace(length=pool.length // per_word).load(mask_ref, numbers)
+        g = pool.load(g_ref, maps)
+        above, before = up * pools.stride, left * pools.stride
+        covering.append(CoveringPool(above, before, pools.window, words, per_word, g))
     return covering
 
 
-def _cotangent(
-    covering: Sequence[CoveringPool], i: int, j: int, map_index: int, window: int
-) -> Array | float:
+def _cotangent(covering: Sequence[CoveringPool], i: int, j: int, map_index: int) -> Array | float:
     """Sums the cotangents of the pools whose largest value pixel (i, j) of the block holds."""
     parts = []
     for pool in covering:
         y, x = i + pool.above, j + pool.left
-        if max(y, x) < window:
-            bit = np.int32(1 << (y * window + x))
-            parts.append(jnp.where(pool.bits[map_index] & bit != 0, pool.g[map_index], 0.0))
+        if max(y, x) < pool.window:
+            bit = np.int32(1 << y * pool.window + x + _position(map_index, pool.per_word))
+            is_largest = pool.words[map_index // pool.per_word] & bit != 0
+            parts.append(jnp.where(is_largest, pool.g[map_index].astype(jnp.float32), 0.0))
     return functools.reduce(operator.add, parts) if parts else 0.0

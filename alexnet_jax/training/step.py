@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax import Array
 
 from alexnet_jax.config.schema import Config
@@ -14,7 +13,7 @@ from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.batch_normalization import update_averages
 from alexnet_jax.model.dropout import Masks
-from alexnet_jax.ops.top_k_credit import credit
+from alexnet_jax.ops.top_k_credit import credit, softmax_cross_entropy
 from alexnet_jax.training.optimizer import Progress, Rates, apply_updates, rates
 from alexnet_jax.training.state import State, make_optimizer, partitions
 
@@ -97,7 +96,7 @@ def make_train_step(
             params = towers.replicate_over_data(params)
             logits_BK, moments = net(params, views_BHWC, masks)
             with jax.named_scope('loss'):
-                losses = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
+                losses = softmax_cross_entropy(logits_BK, batch['label'])
                 total = towers.total_over_data(losses.sum())
             return total / batch_size, (logits_BK, moments)
 

@@ -104,6 +104,14 @@ def test_consecutive_images_share_a_draw():
     assert len(places) > 1
 
 
+def test_repeating_a_draw_is_a_broadcast():
+    """`jnp.repeat` with `total_repeat_length` is a scatter and a cumulative sum instead."""
+    for images_per_draw in (1, 3):
+        own = settings(images_per_draw=images_per_draw)
+        draw = jax.jit(lambda key, own=own: augmentation.draw_views(key, 10, SIZE, own))
+        assert 'scatter' not in draw.lower(jax.random.key(0)).as_text()
+
+
 def test_all_33_by_33_positions_of_the_paper_occur():
     draw = augmentation.draw_views(jax.random.key(0), 20_000, 256, settings(crop=224))
     places = set(zip(np.asarray(draw.top).tolist(), np.asarray(draw.left).tolist(), strict=True))

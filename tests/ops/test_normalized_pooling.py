@@ -17,9 +17,10 @@ import reference
 from alexnet_jax.model import alexnet, layers, operations, towers
 from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.ops import normalized_pooling as module
-from alexnet_jax.ops import normalized_pooling_pallas, response_normalization_pallas
+from alexnet_jax.ops import normalized_pooling_pallas
 from alexnet_jax.ops.formula import PAPER as PAPER_FORMULA
 from alexnet_jax.ops.implementations import Platform
+from alexnet_jax.ops.kernels import segments
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
 from alexnet_jax.ops.response_normalization_pallas import SHAPES
 from devices import TOWERS, kernel_calls, lowered, run
@@ -136,7 +137,7 @@ def assert_agrees(results, x, g, constants=PAPER, pool=POOL, rectify=True):
 @pytest.fixture
 def short_kernels(monkeypatch):
     """Makes each thread compute one map and one pool, so that the kernels compile faster."""
-    monkeypatch.setattr(response_normalization_pallas, 'SEGMENTS', (1,))
+    monkeypatch.setattr(segments, 'LONGEST', 1)
     monkeypatch.setattr(normalized_pooling_pallas, 'DOWN', 1)
 
 
@@ -153,7 +154,7 @@ def test_stays_inside_its_arrays_and_writes_every_address_once(number, case, mon
     """Interpret mode does not notice an address outside an array; blocks have few segments."""
     (shape, constants, pool), rectify = case, number % 2 == 1
     dtype = 'bfloat16' if rectify else 'float32'
-    monkeypatch.setattr(response_normalization_pallas, 'BLOCK', 64)
+    monkeypatch.setattr(segments, 'BLOCK', 64)
     devices.use_guarded_memory(monkeypatch)
     x = draw(shape, dtype=dtype)
     g = cotangent(x, pool)
@@ -183,10 +184,10 @@ def test_mask_has_a_bit_for_each_value_that_ties(monkeypatch):
     x[0, 1, 1:4] = 1
     formula = PAPER_FORMULA
     y, mask = normalized_pooling_pallas.forward(x, formula, 3, 2, with_mask=True)
-    assert mask.dtype == jnp.int16
+    assert mask.dtype == jnp.int32
     assert np.asarray(mask).ravel().tolist() == [0b110_000, 0b011_000]
     g = np.array([1.0, 10.0], np.float32).reshape(y.shape)
-    dx = normalized_pooling_pallas.backward(x, mask, g, formula, 3, 2)
+    (dx,) = normalized_pooling_pallas.backward(x, mask, g, formula, 3, 2)
     ratios = np.asarray(dx)[0, 1] / np.asarray(dx)[0, 1, 1]
     np.testing.assert_allclose(ratios.ravel(), [0, 1, 11, 10, 0], rtol=1e-6)
     assert not np.asarray(dx)[0, ::2].any()
@@ -196,7 +197,7 @@ def test_mask_has_a_bit_for_each_value_that_ties(monkeypatch):
 
 
 def test_several_blocks_with_a_ragged_end(short_kernels, monkeypatch):
-    monkeypatch.setattr(response_normalization_pallas, 'INTERPRETED_BLOCK', 16)
+    monkeypatch.setattr(segments, 'INTERPRETED_BLOCK', 16)
     x = draw((2, 7, 9, 3))
     g = cotangent(x, POOL)
     # Sixteen elements in a block: 2 x 3 x 4 pools, and 2 x 4 x 5 blocks of pixels, of three maps.
@@ -274,17 +275,24 @@ def test_lowers_for_other_pools_under_vmap(shape, constants, pool):
     assert text.count('custom_call @__gpu$xla.gpu.triton(') == 2
 
 
-def test_a_thread_loads_nothing_twice():
-    """It has a segment of four maps, windows of five, and two pools or a block of four pixels."""
-    x = jax.ShapeDtypeStruct((8, *SHAPES['conv1']), jnp.float32)
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_thread_loads_nothing_twice_and_stores_16_bytes_at_a_time(dtype):
+    """It has a segment of eight maps, windows of five, and two pools or a block of four pixels."""
+    x = jax.ShapeDtypeStruct((8, *SHAPES['conv1']), dtype)
     g = jax.eval_shape(functools.partial(max_pooling, **POOL), x)
-    loads = [
-        [equation.primitive.name for equation in call.params['jaxpr'].eqns].count('masked_load')
-        for call in kernel_calls(for_gpu(), x, g)
-    ]
-    # Forward 8 maps of 5 x 3 pixels; backward 8 maps of the mask and of the cotangent for 4 pools,
-    # and 12 maps of 4 pixels.
-    assert loads == [15 * 8, 4 * 8 * 2 + 4 * 12]
+    size = x.dtype.itemsize
+    loads, stores = [], []
+    for call in kernel_calls(for_gpu(), x, g):
+        equations = call.params['jaxpr'].eqns
+        loads.append([e.outvars[0].aval for e in equations if e.primitive.name == 'masked_load'])
+        stores.append([e.invars[1].aval for e in equations if e.primitive.name == 'masked_swap'])
+    maps = [[sum(a.shape[1:] or (1,), start=0) for a in kind if a.dtype == x.dtype] for kind in loads]
+    # Forward 12 maps of 5 x 3 pixels; backward 12 maps of the cotangent for 4 pools, and 16 maps of
+    # 4 pixels.
+    assert [sum(kind) for kind in maps] == [15 * 12, 4 * 12 + 4 * 16]
+    assert {a.shape[1] * a.dtype.itemsize for kind in stores for a in kind} == {16}
+    widest = [max(a.shape[-1] for a in kind if a.ndim == 2) * size for kind in loads]
+    assert widest == [16, 16]
 
 
 def test_the_mask_is_written_for_the_derivative_only():
@@ -292,8 +300,8 @@ def test_the_mask_is_written_for_the_derivative_only():
     function = functools.partial(
         normalized_pooling, **PAPER, **POOL, implementation='pallas', platform=GPU
     )
-    assert 'xi16>' not in lowered(function, 'cuda', x)
-    assert 'xi16>' in lowered(for_gpu(), 'cuda', x, jax.ShapeDtypeStruct((8, 2, 2, 48), x.dtype))
+    assert 'xi32>' not in lowered(function, 'cuda', x)
+    assert 'xi32>' in lowered(for_gpu(), 'cuda', x, jax.ShapeDtypeStruct((8, 2, 2, 48), x.dtype))
 
 
 def test_the_cpu_uses_the_two_functions_in_jax():
@@ -319,7 +327,7 @@ def test_a_gpu_uses_the_kernel_where_it_works_and_suits(monkeypatch):
     assert uses_kernel((2**15 - 1, 2**6, 2**6, 2**4))
     assert not uses_kernel((2**15, 2**6, 2**6, 2**4))
     assert not uses_kernel((0, 9, 9, 8))
-    assert not uses_kernel((2, 9, 9, 8), dtype=jnp.bfloat16)  # it would repeat too much work
+    assert uses_kernel((2, 9, 9, 8), dtype=jnp.bfloat16)
     monkeypatch.setattr(module, '_kernel_works', lambda _: False)
     assert not uses_kernel((2, 9, 9, 8))
 

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from alexnet_jax.config import schema
+import nets
 from alexnet_jax.model.operations import Operations
 from alexnet_jax.ops.formula import Formula
 from alexnet_jax.ops.implementations import Platform
@@ -18,7 +18,7 @@ from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization_pallas import SHAPES
 from alexnet_jax.ops.tpu import normalized_pooling as module
 from devices import lowered, run
-from ops.test_normalized_pooling import PAPER, POOL, assert_agrees, cotangent, draw
+from ops.test_normalized_pooling import PAPER, POOL, assert_agrees, cotangent, draw, exact
 
 # A device that is not attached: kernels are chosen and lowered, but not tried.
 TPU = Platform('tpu', is_local=False)
@@ -33,11 +33,13 @@ def small_blocks(monkeypatch):
 
 
 def both(formula, pool):
-    """Returns the function from x and g to y and dx of the interpreted kernel."""
+    """Returns the function from x, bias and g to y, dx and dbias of the interpreted kernel."""
 
-    def value_and_derivative(x, g):
-        y, pull_back = jax.vjp(lambda x: module.pool(x, formula, *pool.values(), True), x)
-        return y, pull_back(g)[0]
+    def value_and_derivative(x, bias, g):
+        y, pull_back = jax.vjp(
+            lambda *args: module.pool(*args, formula, *pool.values(), True), x, bias
+        )
+        return y, *pull_back(g)
 
     return value_and_derivative
 
@@ -59,8 +61,13 @@ def test_agrees_with_the_layers(shape, constants, pool, rectify, dtype, grid_row
     x = draw(shape, dtype=dtype)
     g = cotangent(x, pool)
     assert module.Pools.of_array(x, **pool).grid_rows == grid_rows
-    results = run(both(Formula(**constants, rectify=rectify), pool), x, g)
-    assert_agrees(results, x, g, constants, pool, rectify)
+    bias = draw((1, 1, 1, shape[-1]), seed=4)
+    formula = Formula(**constants, rectify=rectify)
+    y, dx, dbias = run(both(formula, pool), x - bias.astype(dtype), bias, g)
+    x = x - bias.astype(dtype) + bias.astype(dtype)
+    assert_agrees((y, dx), x, g, constants, pool, rectify)
+    expected = exact(x, g, constants, pool, rectify)[1].sum((0, 1, 2), keepdims=True)
+    np.testing.assert_allclose(dbias, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.usefixtures('small_blocks')
@@ -69,7 +76,7 @@ def test_pooling_alone_agrees_with_plain_jax():
     x = draw((130, 5, 6, 2)).at[129, 2, 3, 1].set(jnp.nan)
     g = cotangent(x, POOL)
     y, pull_back = jax.vjp(max_pooling, x)
-    actual_y, actual_dx = run(both(None, POOL), x, g)
+    actual_y, actual_dx, _ = run(both(None, POOL), x, None, g)
     np.testing.assert_array_equal(actual_y, y)
     np.testing.assert_allclose(actual_dx, pull_back(g)[0], rtol=0, atol=1e-6)
 
@@ -109,7 +116,7 @@ def test_a_tpu_uses_one_kernel_for_normalization_and_pooling(shape, dtype):
 
 
 def test_a_tpu_uses_a_kernel_for_pooling_alone():
-    operations = Operations.of_layer(('relu', 'max_pooling'), schema.Config().model, TPU)
+    operations = Operations.of_layer(('relu', 'max_pooling'), nets.full().model, TPU)
     x = jax.ShapeDtypeStruct((128, 13, 13, 128), jnp.bfloat16)
     text = steps(lambda x: operations([x])[0], x, jax.eval_shape(max_pooling, x))
     assert text.count(CALL) == 2

@@ -7,9 +7,9 @@ import pytest
 
 import reference
 from alexnet_jax.ops import response_normalization as module
-from alexnet_jax.ops import response_normalization_pallas
 from alexnet_jax.ops.formula import Formula
 from alexnet_jax.ops.implementations import Platform
+from alexnet_jax.ops.kernels.arithmetic import Arithmetic
 from alexnet_jax.ops.response_normalization import response_normalization
 
 PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
@@ -117,10 +117,8 @@ def test_kernels_are_tried_before_they_are_used(monkeypatch):
     mapped = jax.shard_map(function, mesh=mesh, in_specs=place, out_specs=place)
     jax.jit(mapped).trace(draw((2, 8), 0))
     assert results == [True]
-    powers = response_normalization_pallas._powers
-    monkeypatch.setattr(
-        response_normalization_pallas, '_powers', lambda s, formula: powers(2 * s, formula)
-    )
+    powers = Arithmetic._powers
+    monkeypatch.setattr(Arithmetic, '_powers', lambda self, squares: powers(self, 2 * squares))
     assert not module._kernel_agrees(cpu, 'interpreted')
     assert not module._kernel_agrees(cpu, 'tpu')  # there is no TPU
     assert not module._kernel_works(cpu)  # a CPU would interpret the kernels, which is slow

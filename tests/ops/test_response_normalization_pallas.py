@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 import devices
 import reference
-from alexnet_jax.ops import response_normalization_pallas
 from alexnet_jax.ops.formula import Formula
+from alexnet_jax.ops.kernels import segments
 from alexnet_jax.ops.response_normalization_pallas import SHAPES, backward, forward
 from devices import TOWERS, kernel_calls, lowered, run
 
@@ -109,7 +109,8 @@ def test_bfloat16_is_rounded_once(target, shape, constants):
 
 @each_target
 def test_several_blocks_with_a_ragged_end(target, monkeypatch):
-    monkeypatch.setattr(response_normalization_pallas, 'INTERPRETED_BLOCK', 16)
+    monkeypatch.setattr(segments, 'INTERPRETED_BLOCK', 16)
+    monkeypatch.setattr(segments, 'LONGEST', 4)
     x, g = draw((3, 3, 5, 12), 0), draw((3, 3, 5, 12), 1)
     # Blocks of 16, of the 135 segments of four maps or of the 45 pixels.
     blocks = {'gpu': 9, 'tpu': 3}[target]
@@ -214,18 +215,30 @@ def test_lowers_inside_a_checked_shard_map(target, platform, custom_call, varyin
     assert text.count(f'custom_call @{custom_call}(') == 2
 
 
-def test_gpu_loads_each_neighbour_once_and_computes_each_s_once():
-    """With windows of five, a segment of four maps loads only what its results depend on."""
-    x = jax.ShapeDtypeStruct((128, *SHAPES['conv1']), jnp.float32)
-    counts = [
-        collections.Counter(e.primitive.name for e in call.params['jaxpr'].eqns)
-        for call in kernel_calls(both('gpu', interpret=False), x, x)
-    ]
-    # Each S takes two reciprocal roots.
-    assert [(n['masked_load'], n['masked_swap'], n['rsqrt'] // 2) for n in counts] == [
-        (8, 4, 4),  # maps -2 to 5 of x
-        (12 + 8, 4, 8),  # maps -4 to 7 of x, and -2 to 5 of the cotangent
-    ]
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_gpu_loads_each_neighbour_once_as_wide_as_16_bytes(dtype):
+    """With windows of five, a segment of eight maps loads only what its results depend on."""
+    x = jax.ShapeDtypeStruct((128, *SHAPES['conv1']), dtype)
+    itemsize = x.dtype.itemsize
+    counts = []
+    for call in kernel_calls(both('gpu', interpret=False), x, x):
+        equations = call.params['jaxpr'].eqns
+        accesses = [e for e in equations if e.primitive.name in ('masked_load', 'masked_swap')]
+        counts.append(
+            [
+                sorted(
+                    (e.invars[1] if name == 'masked_swap' else e.outvars[0]).aval.shape[1] * itemsize
+                    for e in accesses
+                    if e.primitive.name == name
+                )
+                for name in ('masked_load', 'masked_swap')
+            ]
+        )
+    if dtype == 'float32':
+        # Maps -2 to 9 of x; then -4 to 11 of x, and -2 to 9 of the cotangent.
+        assert counts == [[[8, 8, 16, 16], [16, 16]], [[8, 8, 16, 16, 16, 16, 16, 16], [16, 16]]]
+    else:
+        assert counts == [[[4, 4, 16], [16]], [[4, 4, 8, 8, 16, 16], [16]]]
 
 
 @each_target

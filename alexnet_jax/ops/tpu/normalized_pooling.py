@@ -8,8 +8,8 @@ prefers for a convolution, so no copies are needed around the kernel.
 - A grid step handles `pools` rows of pools, and the rows of pixels where these begin. Forward goes
   from the last rows to the first and keeps the normalized rows that the pools above also cover;
   backward goes from the first to the last and keeps the pools that also cover pixels below.
-- Forward reads x once and writes y; backward reads x, y and the cotangent and writes dx. It
-  normalizes again, and a pixel that equals y gets the pool's cotangent. Both directions compute
+- Forward reads x once and writes y; backward reads x, y and the cotangent and writes dx, and adds
+  up dx for the gradient of the bias before the operations. It normalizes again, and a pixel that equals y gets the pool's cotangent. Both directions compute
   this value by the same operations in the same order.
 - The sum over a window of maps adds shifted loads of the squares from a small buffer with zeros
   around them. By count (TPU v5e, scheduled instructions) that is faster than the product with a
@@ -146,14 +146,20 @@ def is_suited(x_BHWC: Array | jax.ShapeDtypeStruct, window: int, stride: int) ->
     return Pools.of_array(x_BHWC, window, stride).vmem_bytes(x_BHWC.dtype) <= VMEM_BYTES
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def pool(
-    x_BHWC: Array, formula: Formula | None, window: int, stride: int, interpret: bool = False
+    x_BHWC: Array,
+    bias_111C: Array | None,
+    formula: Formula | None,
+    window: int,
+    stride: int,
+    interpret: bool = False,
 ) -> Array:
-    """Computes the largest normalized value of each pool.
+    """Computes the largest value in each pool of the normalized x + bias.
 
     Args:
       x_BHWC: (images, rows, columns, maps), float32 or bfloat16; see `is_suited`.
+      bias_111C: (1, 1, 1, maps) float32, rounded to the dtype of x before it is added; or None.
       formula: the constants of the normalization, with k > 0; None for pooling alone.
       window, stride: the pools' window and stride, in pixels.
       interpret: whether the CPU interprets the kernel, which is slow; inside a shard_map this needs
@@ -162,16 +168,27 @@ def pool(
     Returns:
       (images, rows', columns', maps), of the same dtype. The arithmetic is float32; pools compare
       what is rounded to the dtype of x. The derivative gives a pixel the sum, in float32, of the
-      cotangents of the pools whose largest value it holds; values that tie each get it.
+      cotangents of the pools whose largest value it holds; values that tie each get it. The bias's
+      gradient is the sum, in float32, of dx before it is rounded.
     """
-    return forward(x_BHWC, formula, window, stride, interpret=interpret)
+    return forward(_add(x_BHWC, bias_111C), formula, window, stride, interpret=interpret)
+
+
+def _add(x: Array, bias: Array | None) -> Array:
+    return x if bias is None else x + bias.astype(x.dtype)
 
 
 def _pool_forward(
-    x: Array, formula: Formula | None, window: int, stride: int, interpret: bool
-) -> tuple[Array, tuple[Array, Array]]:
+    x: Array,
+    bias: Array | None,
+    formula: Formula | None,
+    window: int,
+    stride: int,
+    interpret: bool,
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    x = _add(x, bias)
     y = forward(x, formula, window, stride, interpret=interpret)
-    return y, (x, y)
+    return y, (x, y, bias)
 
 
 def _pool_backward(
@@ -179,10 +196,12 @@ def _pool_backward(
     window: int,
     stride: int,
     interpret: bool,
-    residuals: tuple[Array, Array],
+    residuals: tuple[Array, Array, Array | None],
     g: Array,
-) -> tuple[Array]:
-    return (backward(*residuals, g, formula, window, stride, interpret=interpret),)
+) -> tuple[Array, Array | None]:
+    x, y, bias = residuals
+    dx, sums_CB = backward(x, y, g, formula, window, stride, interpret=interpret)
+    return dx, None if bias is None else sums_CB.sum(1).reshape(bias.shape).astype(bias.dtype)
 
 
 pool.defvjp(_pool_forward, _pool_backward)
@@ -191,22 +210,23 @@ pool.defvjp(_pool_forward, _pool_backward)
 def forward(
     x_BHWC: Array, formula: Formula | None, window: int, stride: int, *, interpret: bool = False
 ) -> Array:
-    """Computes `pool`."""
+    """Computes `pool` without a bias."""
     pools = Pools.of_array(x_BHWC, window, stride)
     images, _, _, maps = x_BHWC.shape
     last = pools.grid_rows - 1
-    return _call(
+    (y_hwCB,) = _call(
         _forward,
         'forward',
         pools,
         formula,
         [(x_BHWC, pools.pixels_spec(lambda step: last - step))],
-        (pools.rows, pools.columns, maps, images),
-        pools.pools_spec(lambda step: last - step),
+        [(pools.rows, pools.columns, maps, images)],
+        [pools.pools_spec(lambda step: last - step)],
         [pools.covered],
         buffers=pools.columns_at_once,
         interpret=interpret,
     )
+    return y_hwCB.transpose(3, 0, 1, 2)
 
 
 def backward(
@@ -218,7 +238,7 @@ def backward(
     stride: int,
     *,
     interpret: bool = False,
-) -> Array:
+) -> tuple[Array, Array]:
     """Computes the derivative of `pool` at `x`, times the cotangent.
 
     Args:
@@ -228,23 +248,24 @@ def backward(
       formula, window, stride, interpret: as for `pool`.
 
     Returns:
-      An array like `x_BHWC`.
+      An array like `x_BHWC`; and its sums over the pixels of each image, (maps, images) float32.
     """
     pools = Pools.of_array(x_BHWC, window, stride)
     images, height, width, maps = x_BHWC.shape
     pixels, small = pools.pixels_spec(lambda step: step), pools.pools_spec(lambda step: step)
-    return _call(
+    dx_HWCB, sums_CB = _call(
         _backward,
         'backward',
         pools,
         formula,
         [(x_BHWC, pixels), (y_BhwC, small), (cotangent_BhwC, small)],
-        (height, width, maps, images),
-        pixels,
+        [(height, width, maps, images), (maps, images)],
+        [pixels, pl.BlockSpec((pools.maps, pools.images), lambda image, step: (0, image))],
         [pools.near] * 2,
         buffers=stride**2,
         interpret=interpret,
     )
+    return dx_HWCB.transpose(3, 0, 1, 2), sums_CB
 
 
 def _call(
@@ -253,14 +274,27 @@ def _call(
     pools: Pools,
     formula: Formula | None,
     arguments: list[tuple[Array, pl.BlockSpec]],
-    shape: tuple[int, ...],
-    spec: pl.BlockSpec,
+    shapes: list[tuple[int, ...]],
+    specs: list[pl.BlockSpec],
     kept: list[tuple[int, int]],
     *,
     buffers: int,
     interpret: bool,
-) -> Array:
-    """Runs a kernel on arrays that are (images, rows, columns, maps) outside of it."""
+) -> list[Array]:
+    """Runs a kernel on the transposed arrays.
+
+    Args:
+      kernel, direction, pools, formula: what runs.
+      arguments: arrays, (images, rows, columns, maps), and their blocks.
+      shapes, specs: the shapes of the results and their blocks. The first result has the dtype of
+        the arguments, the others are float32.
+      kept: rows and columns of pixels or pools in each array that is kept between grid steps.
+      buffers: the number of buffers for sums over windows.
+      interpret: whether the CPU interprets the kernel.
+
+    Returns:
+      The results.
+    """
     arrays = [a for a, _ in arguments]
     scratch = [pltpu.VMEM((*size, pools.maps, pools.images), jnp.float32) for size in kept]
     if formula:
@@ -270,12 +304,15 @@ def _call(
     name = 'normalized_pooling' if formula else 'max_pooling'
     varying = frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
     manual = jax.sharding.ManualAxisType(varying=varying)
-    result = pl.pallas_call(
+    return pl.pallas_call(
         functools.partial(kernel, formula=formula, pools=pools),
-        out_shape=jax.ShapeDtypeStruct(shape, arrays[0].dtype, manual_axis_type=manual),
+        out_shape=[
+            jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=manual)
+            for shape, dtype in zip(shapes, (arrays[0].dtype, jnp.float32), strict=False)
+        ],
         grid=(pl.cdiv(arrays[0].shape[0], LANES), pools.grid_rows),
         in_specs=[spec for _, spec in arguments],
-        out_specs=spec,
+        out_specs=specs,
         scratch_shapes=scratch,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=('parallel', 'arbitrary'), vmem_limit_bytes=VMEM_BYTES
@@ -283,11 +320,16 @@ def _call(
         interpret=interpret,
         name=f'{name}_{direction}',
     )(*(a.transpose(1, 2, 3, 0) for a in arrays))
-    return result.transpose(3, 0, 1, 2)
 
 
 def _forward(
-    x_ref: Any, y_ref: Any, z_ref: Any, buffers: Any = None, *, formula: Formula | None, pools: Pools
+    x_ref: Any,
+    y_ref: Any,
+    z_ref: Any,
+    buffers: Any = None,
+    *,
+    formula: Formula | None,
+    pools: Pools,
 ) -> None:
     """Computes rows of pools; z keeps the normalized pixels, -inf where there are none."""
     window, stride, rows = pools.window, pools.stride, pools.pixel_rows
@@ -326,6 +368,7 @@ def _backward(
     y_ref: Any,
     g_ref: Any,
     dx_ref: Any,
+    sums_ref: Any,
     y_near: Any,
     g_near: Any,
     buffers: Any = None,
@@ -340,6 +383,7 @@ def _backward(
     @pl.when(step == 0)
     def start() -> None:
         g_near[...] = jnp.zeros(g_near.shape, g_near.dtype)
+        sums_ref[...] = jnp.zeros(sums_ref.shape, sums_ref.dtype)
         _clear(buffers)
 
     if before:
@@ -358,7 +402,7 @@ def _backward(
 
     _for_each(pools.pools, pools.columns, pools.columns_at_once, load)
     block = functools.partial(
-        _backward_block, (x_ref, dx_ref, y_near, g_near, buffers), formula, pools
+        _backward_block, (x_ref, dx_ref, sums_ref, y_near, g_near, buffers), formula, pools
     )
     full, rest = divmod(pools.width, pools.stride)
     _for_each(pools.pools, full, 1, functools.partial(block, pools.stride))
@@ -378,12 +422,14 @@ def _backward_block(
 ) -> None:
     """Computes dx of a block of stride x `across` pixels, all of which lie in the same pools."""
     del number
-    x_ref, dx_ref, y_near, g_near, buffers = refs
+    x_ref, dx_ref, sums_ref, y_near, g_near, buffers = refs
     covering = {
         (up, left): (y_near[at], g_near[at])
         for up, left in itertools.product(range(pools.before + 1), repeat=2)
         for at in [(row + pools.before - up, column + pools.before - left)]
     }
+    first_row = (pl.program_id(1) * pools.pools + row) * pools.stride
+    total = sums_ref[...]
     for pixel, (i, j) in enumerate(itertools.product(range(pools.stride), range(across))):
         at = (row * pools.stride + i, column * pools.stride + j)
         x = x_ref[at]
@@ -395,7 +441,11 @@ def _backward_block(
             if max(up * pools.stride + i, left * pools.stride + j) < pools.window
         ]
         g = functools.reduce(operator.add, parts) if parts else jnp.zeros_like(z)
-        dx_ref[at] = pull_back(g).astype(dx_ref.dtype)
+        dx = pull_back(g)
+        dx_ref[at] = dx.astype(dx_ref.dtype)
+        # The last block may have rows beyond the image, with any content.
+        total += jnp.where(first_row + i < pools.height, dx, 0.0)
+    sums_ref[...] = total
 
 
 def _normalize(
@@ -453,9 +503,7 @@ def _clear(buffers: Any) -> None:
         buffers[...] = jnp.zeros(buffers.shape, buffers.dtype)
 
 
-def _for_each(
-    rows: Any, columns: int, at_once: int, body: Callable[[Any, Any, int], None]
-) -> None:
+def _for_each(rows: Any, columns: int, at_once: int, body: Callable[[Any, Any, int], None]) -> None:
     """Calls body(row, column, number) for each row and column, so many columns at once.
 
     The number is that of the column among those that are at work at the same time.

@@ -1,0 +1,145 @@
+"""The programs that GPUs and TPUs run, compiled by benchmarks/compile_for.py without such a device.
+
+The compilers are not in the environment of the other tests: `python benchmarks/compile_for.py
+--install` puts them in build/. Without them the tests are skipped, or fail where CI_COMPILERS is
+set. What a program moves and needs may not grow beyond the table below.
+"""
+
+import collections
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import nets
+
+sys.path.append(str(nets.ROOT / 'benchmarks'))
+
+from ahead_of_time import packages
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not packages.default_folder().is_dir() and 'CI_COMPILERS' not in os.environ,
+        reason='the compilers are not installed: python benchmarks/compile_for.py --install',
+    ),
+]
+
+GPUS = ('a100', 'h100', 'b200')  # sm_80, sm_90, sm_100
+DTYPES = ('float32', 'bfloat16')
+
+
+@functools.cache
+def compile_for(*flags: str) -> tuple[dict, str]:
+    """Returns the report of the program, and what it printed to stderr."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, 'benchmarks/compile_for.py', *flags, f'--out={folder}']
+        result = subprocess.run(command, cwd=nets.ROOT, capture_output=True, text=True, check=False)
+        assert not result.returncode, result.stderr[-2000:]
+        report = json.loads((Path(folder) / 'report.json').read_text())
+    return report, result.stderr
+
+
+def step(*flags: str) -> dict:
+    return compile_for(*flags)[0]['step']
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('device', GPUS)
+def test_every_kernel_compiles(device, dtype):
+    reports, warnings = compile_for(f'--device={device}', '--what=kernels', f'--dtype={dtype}')
+    operations = ('response_normalization', 'normalized_pooling')
+    for operation in operations:
+        for layer in ('conv1', 'conv2'):
+            for direction in ('forward', 'backward'):
+                report = reports[f'{operation} {layer} {dtype} {direction}']
+                assert f'{operation}_{direction}' in report['kernels']
+                own = [u for u in report['registers'] if operation in u['kernel']]
+                assert own, report['registers']
+    assert not warnings
+
+
+def test_before_ampere_plain_jax_runs_in_place_of_the_kernels():
+    reports, warnings = compile_for('--device=t4', '--batch=32')
+    assert 'kernel' not in reports['step']['by_kind']
+    assert warnings.count('response normalization runs without its gpu kernel') == 1
+
+
+# Per device and batch: megabytes for each image, launches, MiB of temporaries; as of 2026-11-26,
+# JAX 0.10.2. Numbers may fall; a change that raises one says why in docs/log.md.
+GUARDS = {
+    ('float32', 1024): (30.2, 168, 4500),
+    ('bfloat16', 1024): (20.5, 161, 3270),
+    ('float32', 128): (49.7, 168, 700),
+    ('bfloat16', 128): (34.8, 161, 500),
+}
+
+
+@pytest.mark.parametrize(('dtype', 'batch'), GUARDS)
+def test_a_step_moves_no_more_than_before(dtype, batch):
+    report = step('--device=h100', f'--dtype={dtype}', f'--batch={batch}')
+    megabytes, launches, temporaries = GUARDS[dtype, batch]
+    assert report['bytes'] / 1e6 / batch <= megabytes
+    assert report['launches'] <= launches
+    assert report['memory']['temporaries'] / 2**20 <= temporaries
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_the_step_runs_the_kernels_without_transposes_or_scatters(dtype):
+    report = step('--device=h100', f'--dtype={dtype}', '--batch=1024')
+    assert report['by_kind']['kernel'][0] == 8  # forward and backward of two layers in two towers
+    assert report['by_kind']['convolution'][0] == 2 * (5 + 5 + 4)
+    assert not report['transposes']
+    assert not report['select_and_scatters']
+
+
+def counted(report: dict) -> collections.Counter:
+    return collections.Counter(
+        (each['operation'], each['is_backward']) for each in report['collectives']
+    )
+
+
+TOWERS_MEET = {  # maps before conv3, units before fc6 and fc7, and the products of fc8
+    ('all-gather', False): 3,
+    ('all-reduce', False): 1,
+    ('reduce-scatter', True): 3,
+}
+
+
+def test_one_device_needs_no_collectives():
+    assert not counted(step('--device=h100', '--dtype=bfloat16', '--batch=1024'))
+
+
+def test_towers_on_two_devices_meet_as_in_the_paper():
+    report = step('--device=h100', '--dtype=bfloat16', '--batch=1024', '--mesh.tower=2')
+    assert counted(report) == TOWERS_MEET
+
+
+def test_replicas_also_sum_their_gradients():
+    flags = '--device=h100', '--dtype=bfloat16', '--batch=1024', '--mesh.tower=2', '--mesh.data=2'
+    report = step(*flags)
+    assert counted(report) == TOWERS_MEET | {('all-reduce', True): 3}
+    pairs = {each['groups'] for each in report['collectives'] if each['operation'] == 'all-gather'}
+    assert pairs == {'{{0,1},{2,3}}'}  # towers are neighbours
+    replicas = {each['groups'] for each in report['collectives'] if each['is_backward']} - pairs
+    assert replicas == {'{{0,2},{1,3}}'}
+
+
+def test_the_evaluation_compiles_without_a_pass_for_the_relu():
+    report = compile_for('--device=h100', '--what=evaluation', '--batch=1024')[0]['evaluation']
+    assert report['by_kind']['kernel'][0] == 4
+    assert not report['collectives']
+    assert report['bytes'] / 1e6 / 1024 <= 9.7
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('device', ['v5e', 'v6e'])
+def test_the_kernels_compile_for_tpus(device, dtype):
+    reports, _ = compile_for(f'--device={device}', '--what=kernels', f'--dtype={dtype}')
+    assert len(reports) == 4
+    assert all(report['cycles'] > 0 for report in reports.values())
