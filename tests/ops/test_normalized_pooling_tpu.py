@@ -44,18 +44,27 @@ def both(formula, pool):
     return value_and_derivative
 
 
+SMALL = dict(size=3, k=2.0, alpha=1e-4, beta=0.75)
+EVEN = dict(size=4, k=1.0, alpha=2e-5, beta=0.5)
+WIDE = dict(size=9, k=2.0, alpha=1e-4, beta=0.75)
+
+
 @pytest.mark.usefixtures('small_blocks')
 @pytest.mark.parametrize(
     ('shape', 'constants', 'pool', 'rectify', 'dtype', 'grid_rows'),
     [
-        ((2, 7, 6, 4), dict(size=3, k=2.0, alpha=1e-4, beta=0.75), POOL, True, 'float32', 4),
+        ((2, 7, 6, 4), SMALL, POOL, True, 'float32', 4),
         ((1, 9, 8, 12), PAPER, dict(window=5, stride=2), True, 'bfloat16', 3),
-        ((2, 8, 7, 5), dict(size=4, k=1.0, alpha=2e-5, beta=0.5), dict(window=2, stride=3),
-         False, 'float32', 3),
-        ((2, 5, 6, 9), dict(size=9, k=2.0, alpha=1e-4, beta=0.75), dict(window=3, stride=1),
-         True, 'bfloat16', 3),
+        pytest.param(
+            *((2, 8, 7, 5), EVEN, dict(window=2, stride=3), False, 'float32', 3),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *((2, 5, 6, 9), WIDE, dict(window=3, stride=1), True, 'bfloat16', 3),
+            marks=pytest.mark.slow,
+        ),
     ],
-)  # fmt: skip
+)
 def test_agrees_with_the_layers(shape, constants, pool, rectify, dtype, grid_rows):
     """Pools beyond the edges, ties, windows of maps beyond the first and the last."""
     x = draw(shape, dtype=dtype)
@@ -112,7 +121,8 @@ def test_a_tpu_uses_one_kernel_for_normalization_and_pooling(shape, dtype):
     g = jax.eval_shape(max_pooling, x)
     text = steps(functools.partial(normalized_pooling, **PAPER, **POOL, platform=TPU), x, g)
     assert text.count(CALL) == 2
-    assert 'normalized_pooling_forward' in text and 'normalized_pooling_backward' in text
+    assert 'normalized_pooling_forward' in text
+    assert 'normalized_pooling_backward' in text
 
 
 def test_a_tpu_uses_a_kernel_for_pooling_alone():
@@ -120,7 +130,8 @@ def test_a_tpu_uses_a_kernel_for_pooling_alone():
     x = jax.ShapeDtypeStruct((128, 13, 13, 128), jnp.bfloat16)
     text = steps(lambda x: operations([x])[0], x, jax.eval_shape(max_pooling, x))
     assert text.count(CALL) == 2
-    assert 'max_pooling_forward' in text and 'max_pooling_backward' in text
+    assert 'max_pooling_forward' in text
+    assert 'max_pooling_backward' in text
     plain = functools.partial(pooling, **POOL, platform=TPU, implementation='jax')
     assert CALL not in lowered(plain, 'tpu', x)
 
@@ -128,7 +139,8 @@ def test_a_tpu_uses_a_kernel_for_pooling_alone():
 def test_small_batches_use_other_implementations():
     x, g = jnp.zeros((8, 7, 7, 12)), jnp.zeros((8, 3, 3, 12))
     text = steps(functools.partial(normalized_pooling, **PAPER, **POOL, platform=TPU), x, g)
-    assert text.count(CALL) == 2 and 'normalized_pooling' not in text
+    assert text.count(CALL) == 2
+    assert 'normalized_pooling' not in text
     assert CALL not in steps(functools.partial(pooling, **POOL, platform=TPU), x, g)
 
 

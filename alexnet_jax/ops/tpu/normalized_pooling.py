@@ -9,8 +9,9 @@ prefers for a convolution, so no copies are needed around the kernel.
   from the last rows to the first and keeps the normalized rows that the pools above also cover;
   backward goes from the first to the last and keeps the pools that also cover pixels below.
 - Forward reads x once and writes y; backward reads x, y and the cotangent and writes dx, and adds
-  up dx for the gradient of the bias before the operations. It normalizes again, and a pixel that equals y gets the pool's cotangent. Both directions compute
-  this value by the same operations in the same order.
+  up dx for the gradient of the bias before the operations. Backward normalizes again, and a pixel
+  that equals y gets the pool's cotangent. Both directions compute this value by the same operations
+  in the same order.
 - The sum over a window of maps adds shifted loads of the squares from a small buffer with zeros
   around them. By count (TPU v5e, scheduled instructions) that is faster than the product with a
   matrix of zeros and ones, which must be exact in float32, and than shifting registers.
@@ -401,8 +402,9 @@ def _backward(
         g_near[before + row, before + column] = g
 
     _for_each(pools.pools, pools.columns, pools.columns_at_once, load)
+    exist = pools.height - step * pools.pixel_rows  # rows of pixels
     block = functools.partial(
-        _backward_block, (x_ref, dx_ref, sums_ref, y_near, g_near, buffers), formula, pools
+        _backward_block, (x_ref, dx_ref, sums_ref, y_near, g_near, buffers), exist, formula, pools
     )
     full, rest = divmod(pools.width, pools.stride)
     _for_each(pools.pools, full, 1, functools.partial(block, pools.stride))
@@ -413,6 +415,7 @@ def _backward(
 
 def _backward_block(
     refs: tuple[Any, ...],
+    exist: Array,
     formula: Formula | None,
     pools: Pools,
     across: int,
@@ -428,7 +431,6 @@ def _backward_block(
         for up, left in itertools.product(range(pools.before + 1), repeat=2)
         for at in [(row + pools.before - up, column + pools.before - left)]
     }
-    first_row = (pl.program_id(1) * pools.pools + row) * pools.stride
     total = sums_ref[...]
     for pixel, (i, j) in enumerate(itertools.product(range(pools.stride), range(across))):
         at = (row * pools.stride + i, column * pools.stride + j)
@@ -444,7 +446,7 @@ def _backward_block(
         dx = pull_back(g)
         dx_ref[at] = dx.astype(dx_ref.dtype)
         # The last block may have rows beyond the image, with any content.
-        total += jnp.where(first_row + i < pools.height, dx, 0.0)
+        total += jnp.where(row * pools.stride + i < exist, dx, 0.0)
     sums_ref[...] = total
 
 
