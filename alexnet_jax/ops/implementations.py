@@ -19,6 +19,9 @@ from alexnet_jax.runtime.printing import warn
 
 IMPLEMENTATIONS = (None, 'jax', 'pallas')
 PLATFORMS_WITH_KERNELS = ('gpu', 'tpu')
+# MiB of vector memory that a kernel can have on a TPU; these have less than the others.
+VECTOR_MEMORY = 32
+LITTLE_VECTOR_MEMORY = {'TPU v2': 16, 'TPU v3': 16, 'TPU v4': 16}
 OLDEST_TRITON_GPU = (8, 0)  # compute capability: Triton refuses GPUs before Ampere
 
 
@@ -29,11 +32,13 @@ class Platform(NamedTuple):
       name: 'cpu', 'gpu' or 'tpu', as JAX names it.
       is_local: whether such a device is attached here, so that a kernel can be tried on it.
       has_triton: False for NVIDIA GPUs that Triton does not compile for.
+      vector_memory: what a TPU's kernel may use, in MiB.
     """
 
     name: str
     is_local: bool = True
     has_triton: bool = True
+    vector_memory: int = VECTOR_MEMORY
 
     @classmethod
     def of_devices(cls, devices: Iterable[Any]) -> 'Platform':
@@ -48,7 +53,9 @@ class Platform(NamedTuple):
         is_old = all(part.isdigit() for part in capability) and (
             tuple(int(part) for part in capability) < OLDEST_TRITON_GPU
         )
-        return cls(name, any(device in local for device in devices), not is_old)
+        kind = getattr(devices[0], 'device_kind', '')
+        memory = LITTLE_VECTOR_MEMORY.get(kind, VECTOR_MEMORY)
+        return cls(name, any(device in local for device in devices), not is_old, memory)
 
     @classmethod
     def default(cls) -> 'Platform':

@@ -14,6 +14,7 @@ class Device:
 
     platform: str
     compute_capability: str = '9.0'
+    device_kind: str = ''
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,11 @@ def test_the_platform_is_that_of_the_devices():
     """A program can be compiled for a GPU on a machine that has none."""
     assert Platform.of_devices([Device('gpu')] * 2) == Platform('gpu', is_local=False)
     assert Platform.of_devices(jax.devices()) == Platform.default() == Platform('cpu')
+
+
+def test_older_tpus_have_less_vector_memory():
+    v4, v5e = (Platform.of_devices([Device('tpu', '', f'TPU {k}')]) for k in ('v4', 'v5 lite'))
+    assert (v4.vector_memory, v5e.vector_memory) == (16, 32)
 
 
 @pytest.mark.parametrize(

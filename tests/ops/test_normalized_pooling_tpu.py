@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 import nets
 from alexnet_jax.model.operations import Operations
 from alexnet_jax.ops.formula import Formula
-from alexnet_jax.ops.implementations import Platform
+from alexnet_jax.ops.implementations import LITTLE_VECTOR_MEMORY, Platform
 from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization_pallas import SHAPES
@@ -91,8 +91,10 @@ def test_pooling_alone_agrees_with_plain_jax():
 
 
 def test_suits_batches_that_fill_half_of_the_lanes():
-    def suited(shape, window=3, dtype=jnp.float32):
-        return module.is_suited(jax.ShapeDtypeStruct(shape, dtype), window, 2)
+    def suited(shape, window=3, dtype=jnp.float32, platform=TPU):
+        return module.is_suited(
+            jax.ShapeDtypeStruct(shape, dtype), window, 2, platform.vector_memory
+        )
 
     assert all(suited((128, *shape)) for shape in SHAPES.values())
     assert suited((64, 13, 13, 128))
@@ -100,6 +102,9 @@ def test_suits_batches_that_fill_half_of_the_lanes():
     assert suited((64, 13, 13, 128), window=5)
     assert not suited((64, 13, 13, 128), window=6)
     assert not suited((64, 0, 13, 128))
+    v4 = TPU._replace(vector_memory=LITTLE_VECTOR_MEMORY['TPU v4'])
+    assert all(suited((128, *shape), 3, jnp.bfloat16, v4) for shape in SHAPES.values())
+    assert not any(suited((128, *shape), 3, jnp.float32, v4) for shape in SHAPES.values())
     # Two rows of 224 pixels with 64 maps of 128 images fit into vector memory in neither dtype.
     assert not suited((128, 224, 224, 64), dtype=jnp.bfloat16)
 

@@ -42,10 +42,8 @@ BLOCK_ELEMENTS = 3 * 2**18
 # Elements that one iteration of the forward kernel's loop normalizes: with fewer, instructions
 # wait for each other; with more, registers do not suffice.
 ITERATION_ELEMENTS = 2**15
-# What the kernels may use of a TPU's vector memory, and what of that is left to the compiler.
-# TPUs have 16 MiB (v2, v3) to 128 MiB (v5e, v6e).
-VMEM_BYTES = 32 * 2**20
-COMPILERS_BYTES = 4 * 2**20
+# The vector memory that is left to the compiler.
+COMPILERS_BYTES = 2 * 2**20
 
 
 class Pools(NamedTuple):
@@ -140,11 +138,19 @@ def _padded(maps: int) -> int:
     return pl.cdiv(maps, 16) * 16
 
 
-def is_suited(x_BHWC: Array | jax.ShapeDtypeStruct, window: int, stride: int) -> bool:
-    """Returns whether the kernels take such an array, and use at least half of the lanes for it."""
+def is_suited(
+    x_BHWC: Array | jax.ShapeDtypeStruct, window: int, stride: int, vector_memory: int
+) -> bool:
+    """Returns whether the kernels take such an array, and use at least half of the lanes for it.
+
+    Args:
+      x_BHWC: an array of activations.
+      window, stride: in pixels.
+      vector_memory: what a kernel may use, in MiB.
+    """
     if not x_BHWC.size or x_BHWC.shape[0] < FEWEST_IMAGES or window > LARGEST_WINDOW:
         return False
-    return Pools.of_array(x_BHWC, window, stride).vmem_bytes(x_BHWC.dtype) <= VMEM_BYTES
+    return Pools.of_array(x_BHWC, window, stride).vmem_bytes(x_BHWC.dtype) <= vector_memory * 2**20
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
@@ -316,7 +322,8 @@ def _call(
         out_specs=specs,
         scratch_shapes=scratch,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=('parallel', 'arbitrary'), vmem_limit_bytes=VMEM_BYTES
+            dimension_semantics=('parallel', 'arbitrary'),
+            vmem_limit_bytes=pools.vmem_bytes(arrays[0].dtype) + COMPILERS_BYTES,
         ),
         interpret=interpret,
         name=f'{name}_{direction}',
