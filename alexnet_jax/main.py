@@ -78,6 +78,13 @@ _SKIP_BAD = flags.DEFINE_integer(
     'names are printed at the end. Short for --config.loader.skip_bad. No test image is left out.',
     0,
 )
+_DETERMINISTIC = flags.DEFINE_bool(
+    'deterministic',
+    None,
+    'On a GPU, use only algorithms that give the same bits in every start, so that a resumed run '
+    'ends as an uninterrupted one. Short for --config.deterministic. Other devices do so in any '
+    'case.',
+)
 flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
@@ -108,6 +115,7 @@ def main(
     cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
     mesh = towers.choose_mesh(config)
     description = towers.describe_mesh(mesh, config.model.towers)
+    description += f'; {towers.describe_arithmetic(config, mesh)}'
     memory.check(config, mesh)
     if layers := pretrained.check_workdir(config, workdir, is_new=source is None):
         description += f'\n{layers}'
@@ -202,6 +210,8 @@ def _run(_: Sequence[str]) -> None:
         raw = command_line.raw()
         if _SKIP_BAD.value is not None:
             loading.override(raw, {'loader.skip_bad': _SKIP_BAD.value})
+        if _DETERMINISTIC.value is not None:
+            loading.override(raw, {'deterministic': _DETERMINISTIC.value})
         ablations = list_items(_ABLATE.value)
         raw = ablate(raw, ablations)
         name = '-'.join([command_line.file().stem, *ablations])

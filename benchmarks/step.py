@@ -1,7 +1,8 @@
 """Times a training step of the full net, beside PyTorch's.
 
     python benchmarks/step.py [--batch=32] [--devices=1,2] [--what=step,gradient,forward]
-        [--dtype=float32,bfloat16] [--forms=unrolled,vmapped,grouped] [--repeats=7] [--out=FILE]
+        [--dtype=float32,bfloat16] [--precision=default,highest] [--deterministic]
+        [--forms=unrolled,vmapped,grouped] [--repeats=7] [--out=FILE]
 
 Ours is the net of configs/ilsvrc2012.py and the step that training runs, with both towers on one
 device and with one on each of two. It reads random uint8 images of 256x256, which are put on the
@@ -25,11 +26,17 @@ and lose more), so the fraction of the cores that they took meanwhile is printed
 in this process, in which freed memory is kept for the next step as in training
 (runtime/cpu_devices.py); PyTorch gains from that too.
 
+--precision times our net with each `model.precision`; PyTorch and the large matrix product behind
+'bound' keep the fastest (TF32 on a GPU). --deterministic gives all of our programs the setting
+`deterministic`. It is not timed beside programs without it, because XLA would give it what it has
+measured for them in the same process.
+
 --width=0.0625 times a net with a sixteenth of the maps and units, to try the program in seconds.
 """
 
 import dataclasses
 import importlib.util
+import itertools
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,6 +85,10 @@ TITLES = {
 _BATCH = flags.DEFINE_integer('batch', 32, 'Images in a batch.', lower_bound=1)
 _DEVICES = flags.DEFINE_list('devices', ['1', '2'], 'Numbers of devices to spread the towers over.')
 _DTYPE = flags.DEFINE_list('dtype', ['float32'], f'Dtypes: {", ".join(schema.DTYPES)}.')
+_PRECISION = flags.DEFINE_list(
+    'precision', ['default'], f'Precisions: {", ".join(schema.PRECISIONS)}.'
+)
+_DETERMINISTIC = flags.DEFINE_bool('deterministic', False, 'Deterministic algorithms alone.')
 _FORMS = flags.DEFINE_list('forms', [OURS], f'How one device runs its towers: {", ".join(FORMS)}.')
 _WHAT = flags.DEFINE_list('what', ['step', 'forward'], f'What to time: {", ".join(TITLES)}.')
 _REPEATS = flags.DEFINE_integer('repeats', 7, 'Rounds.', lower_bound=1)
@@ -91,6 +102,7 @@ flags.register_validator(
 for _flag, _values in (
     (_WHAT, TITLES),
     (_DTYPE, schema.DTYPES),
+    (_PRECISION, schema.PRECISIONS),
     (_FORMS, FORMS),
     (_TORCH, (*VARIANTS, 'none')),
 ):
@@ -217,14 +229,10 @@ class Ours:
         x = towers.put_batch(mesh, {'x': noise})['x']
         images, everywhere = towers.spec(mesh, 'images'), towers.spec(mesh, 'constants')
         specs = alexnet.partitions(config, mesh)
-        compiled = jax.jit(
-            jax.shard_map(
-                function,
-                mesh=mesh,
-                in_specs=(specs, images, images, everywhere),
-                out_specs=specs if returns_params else images,
-            )
-        )
+        in_specs, out_specs = (specs, images, images, everywhere), images
+        if returns_params:
+            out_specs = specs
+        compiled = towers.compile_program(function, config, mesh, in_specs, out_specs)
         return lambda: compiled(params, x, self._batch['label'], jax.random.key(0))
 
 
@@ -279,11 +287,12 @@ def table(what: str, results: Sequence[Result], config: schema.Config) -> str:
 def contenders(batch: int, width: float) -> Iterator[tuple[str, schema.Config, Any]]:
     """Yields the name, the settings and the net of each contender."""
     for dtype in _DTYPE.value:
-        for n in map(int, _DEVICES.value):
-            config = make_config(n, batch, dtype, width)
+        for n, precision in itertools.product(map(int, _DEVICES.value), _PRECISION.value):
+            config = make_config(n, batch, dtype, width, precision, _DETERMINISTIC.value)
             for form in _FORMS.value if n == 1 else [OURS]:
-                devices = f'{n} device{"s" if n > 1 else ""}'
-                label = devices if form == OURS else f'{devices} {form}'
+                label = f'{n} device{"s" if n > 1 else ""}'
+                label += '' if form == OURS else f' {form}'
+                label += '' if precision == 'default' else f' {precision}'
                 yield f'alexnet_jax {label}, {dtype}', config, Ours(config, form)
         if importlib.util.find_spec('torch'):
             for variant in _TORCH.value:
@@ -308,10 +317,12 @@ def benchmark(batch: int, repeats: int, width: float) -> None:
             f'{peak.bandwidth / 1e9:,.1f} GB/s'
         )
     narrowed = '' if width == 1 else f', width {width:g}'
-    print(f'batch {batch}, {repeats} rounds{narrowed}', flush=True)
+    deterministic = ', deterministic' if _DETERMINISTIC.value else ''
+    print(f'batch {batch}, {repeats} rounds{narrowed}{deterministic}', flush=True)
     nets = list(contenders(batch, width))
     about |= {'batch': batch, 'repeats': repeats, 'others': {}, 'results': [], 'memory': {}}
     about |= {} if width == 1 else {'width': width}
+    about['deterministic'] = _DETERMINISTIC.value
     about['peaks'] = {dtype: dataclasses.asdict(peak) for dtype, peak in peaks.items()}
     for what in _WHAT.value:
         least = {

@@ -2,7 +2,7 @@
 
     python benchmarks/tune_normalization.py [--batch=128] [--dtype=float32,bfloat16] [--repeats=5]
 
-The constants are those at the top of alexnet_jax/ops/response_normalization_pallas.py. The arrays
+The constants are those at the top of alexnet_jax/ops/kernels/segments.py. The arrays
 are those that one tower normalizes after conv1 and after conv2, with a ReLU before, as in the net;
 forward and backward are timed separately. The best constants come first: the order is by the
 geometric mean of a row's times over the best times of the columns.
@@ -31,6 +31,7 @@ from programs import compile_all, draw, lower, start
 from alexnet_jax.config import schema
 from alexnet_jax.ops import response_normalization_pallas as kernels
 from alexnet_jax.ops.formula import PAPER
+from alexnet_jax.ops.kernels import segments
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import parse_flags
 
@@ -39,7 +40,7 @@ from alexnet_jax.runtime.user_errors import parse_flags
 PROGRAMS, CHAIN = 10, 4
 
 TUNED = {
-    'SEGMENTS': [(1,), (2, 1), (4, 2, 1), (8, 4, 2, 1)],
+    'LONGEST': [1, 2, 4, 8],
     'BLOCK': [128, 256, 512, 1024],
     'NUM_WARPS': [4, 8],
 }
@@ -77,7 +78,7 @@ def trials() -> Iterator[tuple[Trial, Any, tuple[Array, ...]]]:
             itertools.product(*TUNED.values()), ('forward', 'backward')
         ):
             for name, value in zip(TUNED, constants, strict=True):
-                setattr(kernels, name, value)
+                setattr(segments, name, value)
             jax.clear_caches()  # traced functions have the previous constants
             inputs = arrays[:1] if what == 'forward' else arrays
             lowered = lower(functools.partial(kernel_step, what), inputs, CHAIN)
@@ -92,12 +93,12 @@ def kernel_step(what: str, *arrays: Array) -> tuple[Array, ...]:
 
 def tune(about: dict[str, Any]) -> None:
     """Times the kernel with each choice of its constants, and prints the table."""
-    current = tuple(getattr(kernels, name) for name in TUNED)
+    current = tuple(getattr(segments, name) for name in TUNED)
     try:
         lowered_trials = list(trials())
     finally:
         for name, value in zip(TUNED, current, strict=True):
-            setattr(kernels, name, value)
+            setattr(segments, name, value)
     programs = compile_all([lowered for _, lowered, _ in lowered_trials])
     microseconds: dict[tuple[Any, ...], dict[str, float]] = {}
     failures = []

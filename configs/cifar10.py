@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     """Returns the settings of the run."""
     c = ConfigDict()
     c.seed = 0
+    c.deterministic = False
 
     c.dataset = ConfigDict()
     c.dataset.name = 'cifar10'
@@ -54,6 +55,7 @@ def get_config() -> ConfigDict:
     c.model.towers = 1
     c.model.width = 1.0
     c.model.dtype = 'float32'
+    c.model.precision = 'default'
     c.model.conv1 = ConfigDict(
         dict(maps=64, kernel=5, stride=1, padding=2, extra_padding=True, reads='own')
         | dict(shared=True, batch_normalization=False, std=0.0001, bias=0.0, decay_factor=0.0)

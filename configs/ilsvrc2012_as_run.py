@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     """Returns the settings of the run."""
     c = ConfigDict()
     c.seed = 0
+    c.deterministic = False
 
     c.dataset = ConfigDict()
     c.dataset.name = 'imagenet2012_256'  # alexnet_jax.prepare makes it from the tars
@@ -52,6 +53,7 @@ def get_config() -> ConfigDict:
     c.model.towers = 2
     c.model.width = 1.0
     c.model.dtype = 'float32'
+    c.model.precision = 'default'
     c.model.conv1 = ConfigDict(
         dict(maps=48, kernel=11, stride=4, padding=0, extra_padding=True, reads='own')
         | dict(shared=True, batch_normalization=False, std=0.01, bias=0.0, decay_factor=1.0)

@@ -98,6 +98,27 @@ def test_the_step_runs_the_kernels_without_transposes_or_scatters(dtype):
     assert not report['select_and_scatters']
 
 
+def test_a_deterministic_program_is_told_so_and_adds_in_a_fixed_order():
+    """Atomic additions of integers give the same sum in any order."""
+    flags = '--device=h100', '--dtype=bfloat16', '--batch=1024'
+    deterministic = *flags, '--config.deterministic=true'
+    evaluation = compile_for(*deterministic, '--what=evaluation')[0]['evaluation']
+    expected = {'xla_gpu_deterministic_ops: true', 'xla_gpu_enable_triton_gemm: false'}
+    for report in (step(*deterministic), evaluation):
+        assert expected <= set(report['options'])
+        atomics = [name for name in report['ptx'] if name.startswith(('atom', 'red'))]
+        assert all(name.endswith(('.add.u32', '.add.s32')) for name in atomics)
+    assert not expected & set(step(*flags)['options'])
+
+
+def test_the_products_are_tf32_by_default_alone():
+    flags = '--device=h100', '--dtype=float32', '--batch=128'
+    default, highest = step(*flags), step(*flags, '--config.model.precision=highest')
+    assert any('tf32' in name for name in default['ptx'])
+    assert not any('tf32' in name for name in highest['ptx'])
+    assert highest['launches'] == default['launches']
+
+
 def counted(report: dict) -> collections.Counter:
     return collections.Counter(
         (each['operation'], each['is_backward']) for each in report['collectives']

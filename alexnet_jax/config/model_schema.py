@@ -11,6 +11,7 @@ from typing import Annotated
 from alexnet_jax.config.ranges import Above, AtLeast, HalfOpen, OneOf
 
 DTYPES = ('float32', 'bfloat16')
+PRECISIONS = ('default', 'highest')
 NONLINEARITIES = ('relu', 'tanh')
 OPERATIONS = (
     *NONLINEARITIES,
@@ -194,6 +195,14 @@ class Model:
     ]
     dtype: Annotated[
         str, OneOf(DTYPES), 'Type of activations and products; parameters and loss stay float32.'
+    ]
+    precision: Annotated[
+        str,
+        OneOf(PRECISIONS),
+        'Precision of products and convolutions of float32. default: the fastest that the device '
+        'has, which rounds their factors to TF32 (10 bits after the point) on NVIDIA GPUs since '
+        'Ampere and to bfloat16 (7 bits) on TPUs; highest: float32 everywhere. CPUs always compute '
+        'in float32. It does not change products of bfloat16.',
     ]
     conv1: Convolution
     conv2: Convolution

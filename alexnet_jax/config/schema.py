@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.config.model_schema import DTYPES as DTYPES
 from alexnet_jax.config.model_schema import LAYERS, Model
+from alexnet_jax.config.model_schema import PRECISIONS as PRECISIONS
 from alexnet_jax.config.ranges import Above, AtLeast, HalfOpen, OneOf
 
 SCHEDULES = ('plateau', 'steps', 'fixed')
@@ -295,6 +296,12 @@ class Config:
 
     seed: Annotated[
         int, AtLeast(0, 2**32 - 1), 'Seed of initial weights, order, augmentation and dropout.'
+    ]
+    deterministic: Annotated[
+        bool,
+        'On a GPU, use only algorithms that give the same bits in every start, without measuring '
+        'which is fastest: a resumed run then ends with the same bits as an uninterrupted one. '
+        'Other devices do so in any case.',
     ]
     dataset: Dataset
     augmentation: Augmentation

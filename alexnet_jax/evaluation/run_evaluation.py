@@ -125,7 +125,7 @@ def _compute_outputs(
         print(f'evaluating {workdir} ({number} of {len(workdirs)})', flush=True)
         net = TrainedNet(workdir, config=config, checkpoint=checkpoint)
         nets.append(NetOutputs(str(workdir), net.step, config.views, *net.log_probabilities()))
-        environment = describe_start(net.mesh)
+        environment = describe_start(net.config, net.mesh)
     return nets, environment
 
 

@@ -92,18 +92,15 @@ def _compile(
     images, replicated = towers.spec(mesh, 'images'), towers.spec(mesh, 'constants')
     crop, deviations = config.augmentation.crop, config.augmentation.deviations
 
-    @jax.jit
-    @functools.partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(alexnet.partitions(config, mesh), replicated, images, *[replicated] * 3),
-        out_specs=out_spec,
-    )
-    def compute(
+    in_specs = (alexnet.partitions(config, mesh), replicated, images, *[replicated] * 3)
+
+    def view_function(
         params: Any, mean: Array, images_BHWC: Array, top: Array, left: Array, mirrored: Array
     ) -> Array:
         views = augmentation.take_view(images_BHWC, mean, crop, top, left, mirrored, deviations)
         return net(params, views)
+
+    compute = towers.compile_program(view_function, config, mesh, in_specs, out_spec)
 
     def of_view(params: Any, mean: Array, images_BHWC: Array, view: augmentation.View) -> Array:
         top, left = jnp.int32(view.top), jnp.int32(view.left)

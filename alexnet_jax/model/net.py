@@ -136,10 +136,6 @@ def _compile(config: Config, mesh: jax.sharding.Mesh) -> Callable[[Any, Array], 
     """Compiles the net at test time as a function of parameters and images."""
     graph = alexnet.graph(config, mesh)
     images = towers.spec(mesh, 'images')
-    compute = jax.shard_map(
-        functools.partial(alexnet.apply, graph),
-        mesh=mesh,
-        in_specs=(alexnet.partitions(config, mesh), images),
-        out_specs=images,
-    )
-    return jax.jit(compute)
+    in_specs = (alexnet.partitions(config, mesh), images)
+    apply = functools.partial(alexnet.apply, graph)
+    return towers.compile_program(apply, config, mesh, in_specs, images)

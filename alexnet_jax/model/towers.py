@@ -7,7 +7,7 @@ them one after the other: the layers pass on a list with one array for each towe
 are the same on every mesh; an axis of one device costs nothing, since its collectives are left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.runtime import cpu_devices
+from alexnet_jax.runtime import compilation, cpu_devices
 from alexnet_jax.runtime.user_errors import UserError
 
 TOWER, DATA = 'tower', 'data'
@@ -56,6 +56,31 @@ def choose_mesh(config: Config, devices: Sequence[Any] | None = None) -> jax.sha
         )
     grid = np.asarray(devices[: data * tower]).reshape(data, tower)
     return jax.sharding.Mesh(grid, (DATA, TOWER), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def compile_program(
+    function: Callable[..., Any],
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    in_specs: Any,
+    out_specs: Any,
+    **options: Any,
+) -> Any:
+    """Compiles what each device does, with the precision and the determinism of the settings.
+
+    Args:
+      function: what each device does with its shards.
+      config: the settings of a run.
+      mesh: the mesh.
+      in_specs, out_specs: how arguments and results are sharded, as for `jax.shard_map`.
+      options: arguments of `jax.jit`.
+
+    Returns:
+      The result of `jax.jit`, a function of arrays on the mesh.
+    """
+    sharded = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+    device, precision = mesh.devices.flat[0], config.model.precision
+    return compilation.compile_program(sharded, device, precision, config.deterministic, **options)
 
 
 def exchange(own: list[Array]) -> list[Array]:
@@ -226,6 +251,14 @@ def describe_mesh(mesh: jax.sharding.Mesh, towers: int) -> str:
     where = f'{towers // tower} on each of {tower} devices' if tower > 1 else 'all on one device'
     replicas = f', {data} replicas that share each batch' if data > 1 else ''
     return f'{towers} tower{"s" if towers > 1 else ""}, {where} ({kind}){replicas}'
+
+
+def describe_arithmetic(config: Config, mesh: jax.sharding.Mesh) -> str:
+    """Returns what dtype and precision of the net mean on these devices, in a few words."""
+    model = config.model
+    return compilation.describe_arithmetic(
+        mesh.devices.flat[0], model.dtype, model.precision, config.deterministic
+    )
 
 
 def device_names(mesh: jax.sharding.Mesh, towers: int) -> list[str]:

@@ -14,10 +14,11 @@ Threads share no data: what several of them need, each computes or loads for its
   stored.
 
 Forward reads x once and writes y and the mask; backward reads x, mask and cotangent and writes dx,
-once each apart from what the cache holds. Between the two, x and the mask are saved.
+once each apart from what the cache holds. Between the two, x and the mask are saved. Backward also
+adds up dx over the pixels, which is the gradient of a bias that was added to x.
 
-The kernel builds on the GPU half of response_normalization_pallas.py, whose docstring says more
-about Triton. As there, the tests interpret and lower it; it has not run on a GPU yet.
+The kernel is made of the parts in kernels/; response_normalization_pallas.py says more about
+Triton. As there, the tests interpret and compile it; it has not run on a GPU yet.
 """
 
 import functools
@@ -289,7 +290,7 @@ def _position(map_index: int, per_word: int) -> int:
 
 
 def _words(bits: Sequence[Array], per_word: int) -> list[Array]:
-    """Combines the bits of the maps that share a word."""
+    """Returns the words of maps, of which `per_word` adjacent ones share a word."""
     return [
         functools.reduce(operator.or_, bits[k : k + per_word])
         for k in range(0, len(bits), per_word)

@@ -5,15 +5,16 @@ it calls `forward` and `backward`. Per element, the forward kernel reads x and w
 backward kernel reads x and the cotangent and writes dx, once each: neighbours come from the cache,
 or lie in the same block. Only x is saved between the two; S is computed again. Values may be
 bfloat16; the arithmetic is float32. The arrays are row-major, maps last: where XLA has chosen
-another layout, it copies them first. normalized_pooling_pallas.py builds on the GPU half.
+another layout, it copies them first. The GPU kernels are made of the parts in kernels/.
 
 With rectify=True the kernels take max(x, 0) first, so that the ReLU before the layer (§3.1) needs
 no pass of its own.
 
 The GPU kernels are compiled by Triton, although JAX 0.12 announces that Pallas will drop it: its
 successor, Mosaic GPU, needs a Hopper GPU or a newer one, and its kernels could not be run where
-this was written. Replacing Triton means replacing the GPU half of this file. The tests run all
-kernels in interpret mode and lower them for both kinds of device; neither compiles them for one.
+this was written. Replacing Triton means replacing the GPU half of this file, and kernels/. The
+tests run all kernels in interpret mode, and compile them for both kinds of device without having
+one (tests/test_compiled_for_gpu.py).
 """
 
 import functools

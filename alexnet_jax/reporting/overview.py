@@ -48,24 +48,30 @@ def origin(workdir: Path, config: Config, step: int, log: history.History, comma
       log: its history.
       command: the command that writes the page.
     """
+    starts = Workdir(workdir).read_record()['starts']
     pairs: list[tuple[str, object]] = [
-        ('Net', _net(config)),
+        ('Net', _net(config, starts[-1])),
         ('Trained', _progress(config, step, log)),
     ]
     if log.images_per_second:
         seconds = log.training_seconds(config.optimizer.batch_size)
         duration = f'about {time_left(seconds)} of training steps'
         pairs.append(('Speed', f'{log.images_per_second:,.0f} images/s in training; {duration}'))
-    pairs += _starts(Workdir(workdir).read_record()['starts'])
+    pairs += _starts(starts)
     now = datetime.datetime.now(datetime.UTC)
     pairs.append(('This page', joined(f'{now:%Y-%m-%d %H:%M} UTC, by ', code(command))))
     return Section('run', 'The run', facts(pairs))
 
 
-def _net(config: Config) -> str:
+def _net(config: Config, start: dict[str, Any]) -> str:
+    """Describes the net, and the arithmetic on the devices of a start.
+
+    Starts that were recorded until 2026-11-26 do not say what the dtype meant on their devices.
+    """
     towers = config.model.towers
     count = f'{towers} tower{"s" if towers > 1 else ""}'
-    return f'{count}, {parameter_count(config):,} parameters, {config.model.dtype}'
+    arithmetic = start.get('arithmetic', config.model.dtype)
+    return f'{count}, {parameter_count(config):,} parameters, {arithmetic}'
 
 
 def _progress(config: Config, step: int, log: history.History) -> str:

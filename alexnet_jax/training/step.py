@@ -90,11 +90,10 @@ def make_train_step(
             views_BHWC = augmentation.random_views(
                 batch['image'], constants, draw, views, numbers.deviation
             )
-        masks = Masks(mask_key, batch_size)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
             params = towers.replicate_over_data(params)
-            logits_BK, moments = net(params, views_BHWC, masks)
+            logits_BK, moments = net(params, views_BHWC, Masks(mask_key, batch_size))
             with jax.named_scope('loss'):
                 losses = softmax_cross_entropy(logits_BK, batch['label'])
                 total = towers.total_over_data(losses.sum())
@@ -113,6 +112,5 @@ def make_train_step(
         metrics = {'loss': value, 'top1_error': 1 - correct / batch_size}
         return State(state.step + 1, params, velocity), metrics
 
-    in_specs = (state_specs, images, *[replicated] * 2)
-    sharded = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=(state_specs, replicated))
-    return jax.jit(sharded, donate_argnums=0)
+    in_specs, out_specs = (state_specs, images, *[replicated] * 2), (state_specs, replicated)
+    return towers.compile_program(step, config, mesh, in_specs, out_specs, donate_argnums=0)

@@ -300,7 +300,7 @@ class Workdir:
         if imported is not None:
             record['imported'] = dict(imported)
         record['config'] = config_file.plain(config)
-        record['starts'] = [*record['starts'], describe_start(mesh)]
+        record['starts'] = [*record['starts'], describe_start(config, mesh)]
         if data is not None:
             record['data'] = dict(data)
         config_file.write(self._config_file, record)

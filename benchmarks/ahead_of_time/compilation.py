@@ -1,6 +1,8 @@
 """Compiling a lowered program for a described device, and what the compiler says about it."""
 
+import collections
 import concurrent.futures
+import itertools
 import math
 import os
 import re
@@ -23,6 +25,7 @@ _USAGE = re.compile(
     r'Used (?P<registers>\d+) registers',
     re.DOTALL,
 )
+_ATOMIC_OR_TENSOR = re.compile(r'\b(?:atom|red|w?g?mma)\.[\w.:]+')
 _THREADS = re.compile(r'\.(?:reqntid|maxntid) (\d+)(?:, (\d+), (\d+))?')
 
 
@@ -69,11 +72,16 @@ class Compiled(NamedTuple):
       text: the instructions, as XLA prints them.
       memory: the memory plan.
       registers: the kernels of a GPU's program; empty without ptxas and for other devices.
+      options: XLA's options that are not the defaults, NAME: VALUE, as XLA writes them for a GPU.
+      ptx: the number of atomic and of tensor-core instructions by their names, in the kernels that
+        XLA and Triton have made; not in those of cuDNN and cuBLAS.
     """
 
     text: str
     memory: Memory
     registers: list[Registers]
+    options: list[str]
+    ptx: dict[str, int]
 
 
 def compile_program(
@@ -106,6 +114,10 @@ def compile_program(
         registers: list[Registers] = []
         if isinstance(device, Gpu) and assembler:
             registers = _registers(files, assembler, device.threads)
+        dumped = [file.read_text().splitlines() for file in dump.glob('*debug_options')]
+        ptx = collections.Counter(
+            name for file in files for name in _ATOMIC_OR_TENSOR.findall(file.read_text())
+        )
         if out:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
@@ -114,7 +126,7 @@ def compile_program(
                 shutil.copy(file, out / f'{_entry(file.read_text())}.ptx')
     results = plan.output_size_in_bytes - plan.alias_size_in_bytes
     memory = Memory(plan.argument_size_in_bytes, plan.temp_size_in_bytes, results)
-    return Compiled(text, memory, registers)
+    return Compiled(text, memory, registers, sorted(itertools.chain(*dumped)), dict(ptx))
 
 
 def _entry(ptx: str) -> str:

@@ -1,5 +1,6 @@
 """The programs that are compiled ahead of time: the training step, the evaluation, the kernels."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from alexnet_jax.ops.response_normalization_pallas import SHAPES
+from alexnet_jax.runtime import compilation
 from alexnet_jax.training.state import state_shapes
 from alexnet_jax.training.step import Hyperparameters, make_train_step
 
@@ -47,10 +49,16 @@ def training_step(config: schema.Config, devices: Sequence[Any]) -> Program:
 def evaluation(config: schema.Config, devices: Sequence[Any]) -> Program:
     """Lowers the evaluation of one view of a batch, in the form of the test during training."""
     mesh = towers.choose_mesh(config, devices)
+    # The options of the compiler are those of the outermost function.
+    options = compilation.DETERMINISTIC if config.deterministic else None
+    config = dataclasses.replace(config, deterministic=False)
     view = inference.test_views(config)[0]
     log_probabilities = inference.make_log_probabilities(config, mesh, at_test_time=False)
     params, mean = state_shapes(config, mesh).params, _constants(config, mesh).mean_HWC
-    jitted = jax.jit(lambda params, mean, images: log_probabilities(params, mean, images, view))
+    jitted = jax.jit(
+        lambda params, mean, images: log_probabilities(params, mean, images, view),
+        compiler_options=options,
+    )
     return Program('evaluation', jitted.lower(params, mean, _batch(config, mesh)['image']))
 
 

@@ -63,6 +63,8 @@ def program_report(compiled: Compiled, device: Gpu | Tpu, work: Work | None) -> 
         'select_and_scatters': compiled.text.count(' select-and-scatter('),
         'registers': [usage._asdict() for usage in compiled.registers],
         'kernels': sorted(kernel_names(launches)),
+        'options': compiled.options,
+        'ptx': compiled.ptx,
     }
     if work:
         report |= {'images': work.images} | _bounds(report['bytes'], device, work)

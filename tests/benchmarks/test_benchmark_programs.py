@@ -80,13 +80,15 @@ def test_step_times_two_devices_forward_and_the_gradient(tmp_path):
     file = tmp_path / 'step.json'
     out = program(
         *('step.py', '--batch=2', '--width=0.0625', '--repeats=1', '--devices=2', f'--out={file}'),
-        *('--what=forward,gradient', '--dtype=bfloat16', '--torch=none'),
+        *('--what=forward,gradient', '--dtype=bfloat16', '--torch=none', '--deterministic'),
+        '--precision=highest',
     )
     results = json.loads(file.read_text())['results']
-    name = 'alexnet_jax 2 devices, bfloat16'
+    name = 'alexnet_jax 2 devices highest, bfloat16'
     whats = ['forward', 'gradient']
     assert [(r['what'], r['contender']) for r in results] == [(what, name) for what in whats]
     assert 'forward and backward' in out
+    assert '1 rounds, width 0.0625, deterministic' in out
 
 
 @pytest.mark.slow
@@ -204,7 +206,7 @@ def test_tuning_says_that_it_needs_a_gpu():
 def test_tuning_sorts_the_constants(tmp_path):
     file = tmp_path / 'tuning.json'
     few = "import sys; sys.path.insert(0, 'benchmarks'); import tune_normalization as program; "
-    few += "program.TUNED = {'SEGMENTS': [(1,), (4, 2, 1)], 'BLOCK': [256], 'NUM_WARPS': [8]}; "
+    few += "program.TUNED = {'LONGEST': [1, 8], 'BLOCK': [256], 'NUM_WARPS': [8]}; "
     few += 'program.PROGRAMS = program.CHAIN = 1; program.app.run(program.main)'
     arguments = ['--interpret', '--batch=1', '--repeats=1', '--layers=conv2', '--dtype=float32']
     code, out, err = start('-c', few, *arguments, f'--out={file}')
@@ -212,11 +214,11 @@ def test_tuning_sorts_the_constants(tmp_path):
     results = json.loads(file.read_text())
     assert results['failures'] == []
     columns = ['conv2 float32 forward', 'conv2 float32 backward']
-    assert [(row['SEGMENTS'], [*row['microseconds']]) for row in results['tuning']] == [
-        ([1], columns),
-        ([4, 2, 1], columns),
+    assert [(row['LONGEST'], [*row['microseconds']]) for row in results['tuning']] == [
+        (1, columns),
+        (8, columns),
     ]
-    assert '(4, 2, 1), 256, 8 (set now)' in out
+    assert '8, 256, 8 (set now)' in out
     assert '1: conv2 float32 backward' in out
 
 

@@ -37,7 +37,7 @@ def test_the_main_job(tmp_path, data_dir):
         optimized=True,
     )
     assert code == 0, err
-    assert '2 towers, 1 on each of 2 devices (cpu)' in out
+    assert '2 towers, 1 on each of 2 devices (cpu); float32\n' in out
     table = re.search(
         r'centre crop +([\d.]+)% +([\d.]+)%\nmean of 5 views +([\d.]+)% +([\d.]+)%', out
     )
@@ -69,12 +69,15 @@ def test_dry_run(tmp_path):
             tmp_path / 'w',
             '/nowhere',
             '--dry_run',
+            '--deterministic',
             '--config=ilsvrc2012',
             model__width=1.0,
         )
     )
     assert code == 0, err
+    assert out.startswith('2 towers, 1 on each of 2 devices (cpu); float32\n')
     assert 'optimizer.momentum = 0.9' in out
+    assert 'deterministic = true' in out
     assert re.search(r'conv3 +13 +192 +885,120 +86,528', out)
     assert re.search(r'all +60,965,224', out)
     assert re.search(r'tower 0: .*0\ntower 1: .*1', out)

@@ -93,7 +93,7 @@ def test_a_missing_file_is_named(name, messages):
         ('def get_config():\n    return {}', 'must return an ml_collections.ConfigDict'),
         (
             'from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict()',
-            'the config lacks seed, dataset, augmentation',
+            'the config lacks seed, deterministic, dataset',
         ),
     ],
 )

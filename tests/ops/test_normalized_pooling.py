@@ -73,22 +73,30 @@ def max_pooling(x, window, stride):
     return normalized_pooling(x, 1, 1.0, 0.0, 1.0, window, stride, implementation='jax')
 
 
-def both(constants=PAPER, pool=POOL, rectify=True, implementation='pallas', platform=None):
+def both(*arguments, **options):
     """Returns the function from x and g to y and dx."""
-    function = functools.partial(
-        normalized_pooling,
-        **constants,
-        **pool,
-        rectify=rectify,
-        implementation=implementation,
-        platform=platform,
-    )
+    function = with_bias(*arguments, **options)
+    return lambda x, g: function(x, None, g)[:2]
 
-    def value_and_derivative(x, g):
-        y, pull_back = jax.vjp(function, x)
-        return y, pull_back(g)[0]
 
-    return value_and_derivative
+def with_bias(constants=PAPER, pool=POOL, rectify=True, implementation='pallas', platform=None):
+    """Returns the function from x, a bias and g to y, dx and the bias's gradient."""
+    options = dict(rectify=rectify, implementation=implementation, platform=platform)
+
+    def function(x, bias):
+        return normalized_pooling(x, **constants, **pool, bias_111C=bias, **options)
+
+    def value_and_derivatives(x, bias, g):
+        y, pull_back = jax.vjp(function, x, bias)
+        return y, *pull_back(g)
+
+    return value_and_derivatives
+
+
+# For devices that are not attached, kernels are chosen and lowered, but not tried.
+GPU, TPU = (Platform(name, is_local=False) for name in ('gpu', 'tpu'))
+for_gpu = functools.partial(both, platform=GPU)
+KERNELS = ('normalized_pooling_forward', 'normalized_pooling_backward')
 
 
 def rounded(x, dtype):
@@ -158,8 +166,47 @@ def test_stays_inside_its_arrays_and_writes_every_address_once(number, case, mon
     devices.use_guarded_memory(monkeypatch)
     x = draw(shape, dtype=dtype)
     g = cotangent(x, pool)
-    results = both(constants, pool, rectify)(x, g)
+    results = for_gpu(constants, pool, rectify)(x, g)
     assert_agrees(results, x, g, constants, pool, rectify)
+
+
+def draw_bias(x):
+    """Draws a bias with fewer digits than a bfloat16 has."""
+    bias = np.random.default_rng(2).integers(-100, 100, x.shape[-1])
+    return jnp.asarray(bias, jnp.float32)[None, None, None]
+
+
+def assert_bias_agrees(results, x, bias, g, constants=PAPER, pool=POOL):
+    """Checks y and dx, and the bias's gradient within 1e-6 of the sum of its terms."""
+    y, dx, sums = results
+    x = x + bias.astype(x.dtype)
+    assert_agrees((y, dx), x, g, constants, pool)
+    _, exact_dx = exact(x, g, constants, pool, rectify=True)
+    assert (sums.shape, sums.dtype) == (bias.shape, jnp.float32)
+    terms = np.abs(exact_dx).sum((0, 1, 2))
+    error = abs(reference.float64(sums)[0, 0, 0] - exact_dx.sum((0, 1, 2)))
+    assert np.max(error - 1e-6 * terms) <= 0
+    assert terms.min() > 0
+
+
+@pytest.mark.parametrize(
+    ('case', 'dtype', 'programs'), [(4, 'bfloat16', 1), (7, 'float32', 1), (5, 'float32', 9)]
+)
+def test_adds_up_the_gradient_of_the_bias(case, dtype, programs, monkeypatch):
+    """In one program of two steps, the last of them ragged, and in a program with idle threads."""
+    shape, constants, pool = CASES[case]
+    monkeypatch.setattr(segments, 'BLOCK', 64)
+    monkeypatch.setattr(segments, 'PROGRAMS', programs)
+    counts, of_pixels = [], segments.Steps.of_pixels
+    monkeypatch.setattr(
+        segments.Steps, 'of_pixels', lambda *a: counts.append(of_pixels(*a).count) or of_pixels(*a)
+    )
+    devices.use_guarded_memory(monkeypatch)
+    x = draw(shape, seed=4, dtype=dtype)
+    bias, g = draw_bias(x), cotangent(x, pool)
+    results = with_bias(constants, pool, platform=GPU)(x, bias, g)
+    assert_bias_agrees(results, x, bias, g, constants, pool)
+    assert counts == [2 if programs == 1 else 1]
 
 
 @pytest.mark.parametrize('down', [1, 3])
@@ -168,7 +215,7 @@ def test_any_number_of_pools_per_thread(down, monkeypatch):
     devices.use_guarded_memory(monkeypatch)
     x = draw((2, 9, 5, 6))
     g = cotangent(x, POOL)
-    assert_agrees(both()(x, g), x, g)
+    assert_agrees(for_gpu()(x, g), x, g)
 
 
 @pytest.mark.parametrize(('shape', 'constants', 'pool'), [CASES[0], CASES[9], CASES[10]])
@@ -198,12 +245,14 @@ def test_mask_has_a_bit_for_each_value_that_ties(monkeypatch):
 
 def test_several_blocks_with_a_ragged_end(short_kernels, monkeypatch):
     monkeypatch.setattr(segments, 'INTERPRETED_BLOCK', 16)
+    monkeypatch.setattr(segments, 'PROGRAMS', 3)
     x = draw((2, 7, 9, 3))
-    g = cotangent(x, POOL)
-    # Sixteen elements in a block: 2 x 3 x 4 pools, and 2 x 4 x 5 blocks of pixels, of three maps.
-    grids = [call.params['grid_mapping'].grid for call in kernel_calls(both(), x, g)]
-    assert grids == [(5,), (8,)]
-    assert_agrees(run(both(), x, g), x, g)
+    bias, g = draw_bias(x), cotangent(x, POOL)
+    # Sixteen elements in a block: of 2 x 3 x 4 pools of three maps; and, of 2 x 4 x 5 blocks of
+    # pixels, five in each of two steps.
+    grids = [call.params['grid_mapping'].grid for call in kernel_calls(with_bias(), x, bias, g)]
+    assert grids == [(5,), (4,)]
+    assert_bias_agrees(run(with_bias(), x, bias, g), x, bias, g)
 
 
 def test_nan_appears_in_its_pools_and_stays_in_its_pixel(monkeypatch):
@@ -211,7 +260,7 @@ def test_nan_appears_in_its_pools_and_stays_in_its_pixel(monkeypatch):
     x = np.array(draw((2, 7, 7, 12)))
     for column in range(3):  # the first, a middle one, and the last of a pool's window
         x[1, 3, column, 5] = np.nan
-        y, dx = both()(x, cotangent(x, POOL))
+        y, dx = for_gpu()(x, cotangent(x, POOL))
         assert np.isnan(np.asarray(y)[1, 1, 0, 3:8]).all()
         assert {tuple(at[:2]) for at in np.argwhere(np.isnan(y))} == {(1, 1)}
         # At the NaN itself, which is not above 0, the derivative of the ReLU is 0.
@@ -240,12 +289,6 @@ def test_inside_a_shard_map_over_two_devices(short_kernels):
     assert_agrees(results, x, g)
 
 
-# For devices that are not attached, kernels are chosen and lowered, but not tried.
-GPU, TPU = (Platform(name, is_local=False) for name in ('gpu', 'tpu'))
-for_gpu = functools.partial(both, platform=GPU)
-KERNELS = ('normalized_pooling_forward', 'normalized_pooling_backward')
-
-
 @each_dtype
 @pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
 def test_lowers_at_full_size(shape, dtype):
@@ -267,11 +310,29 @@ def test_lowers_inside_a_checked_shard_map(varying):
     assert text.count('custom_call @__gpu$xla.gpu.triton(') == 2
 
 
+def test_in_a_shard_map_the_bias_has_the_sum_of_the_gradients():
+    x = jax.ShapeDtypeStruct((8, 5, 5, 48), jnp.bfloat16)
+    bias = jax.ShapeDtypeStruct((1, 1, 1, 48), jnp.float32)
+    g = jax.ShapeDtypeStruct((8, 2, 2, 48), jnp.bfloat16)
+    data, all_devices = P('data'), P()
+    mapped = jax.shard_map(
+        with_bias(platform=GPU),
+        mesh=TOWERS,
+        in_specs=(data, all_devices, data),
+        out_specs=(data, data, all_devices),
+    )
+    text = lowered(mapped, 'cuda', x, bias, g, mesh=TOWERS)
+    assert text.count('custom_call @__gpu$xla.gpu.triton(') == 2
+    assert text.count('stablehlo.all_reduce') == 1
+
+
 @pytest.mark.parametrize(('shape', 'constants', 'pool'), [CASES[2], CASES[3], CASES[10]])
 def test_lowers_for_other_pools_under_vmap(shape, constants, pool):
     x = draw((2, *shape))
     g = jax.vmap(functools.partial(cotangent, pool=pool))(x)
-    text = lowered(jax.vmap(for_gpu(constants, pool, rectify=False)), 'cuda', x, g)
+    function = with_bias(constants, pool, rectify=False, platform=GPU)
+    mapped = jax.vmap(function, in_axes=(0, None, 0))
+    text = lowered(mapped, 'cuda', x, draw_bias(x), g)
     assert text.count('custom_call @__gpu$xla.gpu.triton(') == 2
 
 
@@ -280,19 +341,17 @@ def test_a_thread_loads_nothing_twice_and_stores_16_bytes_at_a_time(dtype):
     """It has a segment of eight maps, windows of five, and two pools or a block of four pixels."""
     x = jax.ShapeDtypeStruct((8, *SHAPES['conv1']), dtype)
     g = jax.eval_shape(functools.partial(max_pooling, **POOL), x)
-    size = x.dtype.itemsize
-    loads, stores = [], []
-    for call in kernel_calls(for_gpu(), x, g):
-        equations = call.params['jaxpr'].eqns
-        loads.append([e.outvars[0].aval for e in equations if e.primitive.name == 'masked_load'])
-        stores.append([e.invars[1].aval for e in equations if e.primitive.name == 'masked_swap'])
-    maps = [[sum(a.shape[1:] or (1,), start=0) for a in kind if a.dtype == x.dtype] for kind in loads]
-    # Forward 12 maps of 5 x 3 pixels; backward 12 maps of the cotangent for 4 pools, and 16 maps of
-    # 4 pixels.
-    assert [sum(kind) for kind in maps] == [15 * 12, 4 * 12 + 4 * 16]
-    assert {a.shape[1] * a.dtype.itemsize for kind in stores for a in kind} == {16}
-    widest = [max(a.shape[-1] for a in kind if a.ndim == 2) * size for kind in loads]
-    assert widest == [16, 16]
+    for call, maps in zip(kernel_calls(for_gpu(), x, g), [15 * 12, 4 * 12 + 4 * 16], strict=True):
+        accesses = {'masked_load': [], 'masked_swap': []}
+        for equation in call.params['jaxpr'].eqns:
+            if equation.primitive.name in accesses:
+                accesses[equation.primitive.name].append(equation.outvars[0].aval)
+        # Forward 12 maps of 5 x 3 pixels; backward 12 maps of the cotangent for 4 pools, and 16
+        # maps of 4 pixels.
+        loads = [a.shape[1] for a in accesses['masked_load'] if a.dtype == x.dtype]
+        assert sum(loads) == maps
+        assert max(loads) * x.dtype.itemsize == 16
+        assert {a.shape[1] * a.dtype.itemsize for a in accesses['masked_swap']} == {16}
 
 
 def test_the_mask_is_written_for_the_derivative_only():
@@ -408,7 +467,7 @@ def test_a_layer_agrees_between_implementations(then, calls, monkeypatch):
     assert rectified == calls * 2
     if calls:
         devices.use_guarded_memory(monkeypatch)
-        net.operations = dataclasses.replace(net.operations, implementation='pallas')
+        net.operations = dataclasses.replace(net.operations, implementation='pallas', platform=GPU)
         for actual, expected in zip(net([x, x]), maps, strict=True):
             np.testing.assert_allclose(actual, expected, rtol=1e-5)
 

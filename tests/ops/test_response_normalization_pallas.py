@@ -1,7 +1,5 @@
 """The kernels, interpreted and compared with the formula, and lowered for GPU and TPU."""
 
-import collections
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -219,21 +217,14 @@ def test_lowers_inside_a_checked_shard_map(target, platform, custom_call, varyin
 def test_gpu_loads_each_neighbour_once_as_wide_as_16_bytes(dtype):
     """With windows of five, a segment of eight maps loads only what its results depend on."""
     x = jax.ShapeDtypeStruct((128, *SHAPES['conv1']), dtype)
-    itemsize = x.dtype.itemsize
     counts = []
     for call in kernel_calls(both('gpu', interpret=False), x, x):
-        equations = call.params['jaxpr'].eqns
-        accesses = [e for e in equations if e.primitive.name in ('masked_load', 'masked_swap')]
-        counts.append(
-            [
-                sorted(
-                    (e.invars[1] if name == 'masked_swap' else e.outvars[0]).aval.shape[1] * itemsize
-                    for e in accesses
-                    if e.primitive.name == name
-                )
-                for name in ('masked_load', 'masked_swap')
-            ]
-        )
+        accesses = {'masked_load': [], 'masked_swap': []}
+        for equation in call.params['jaxpr'].eqns:
+            if equation.primitive.name in accesses:
+                width = equation.outvars[0].aval.shape[1]
+                accesses[equation.primitive.name].append(width * x.dtype.itemsize)
+        counts.append([sorted(widths) for widths in accesses.values()])
     if dtype == 'float32':
         # Maps -2 to 9 of x; then -4 to 11 of x, and -2 to 9 of the cotangent.
         assert counts == [[[8, 8, 16, 16], [16, 16]], [[8, 8, 16, 16, 16, 16, 16, 16], [16, 16]]]

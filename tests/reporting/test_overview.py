@@ -84,6 +84,15 @@ def test_the_origin_of_a_run(tmp_path):
     assert '40 images/s in training; about 0:04 of training steps' in shown
     assert 'by make --it=again' in shown
     assert '2 towers, 3' in shown
+    assert 'parameters, float32' in shown  # such a start does not say what float32 meant
+
+
+def test_the_origin_says_what_the_arithmetic_was(tmp_path):
+    start = START | {'arithmetic': 'float32, products in TF32'}
+    record = {'config': as_dict(CONFIG), 'starts': [START, start]}
+    (tmp_path / 'config.json').write_text(json.dumps(record))
+    section = overview.origin(tmp_path, CONFIG, 20, history.History(LINES), 'make')
+    assert 'parameters, float32, products in TF32' in text(tree(section.body))
 
 
 def test_notes_appear_only_where_they_apply():

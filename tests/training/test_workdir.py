@@ -38,6 +38,18 @@ def test_another_config_is_refused_and_named(tmp_path):
         pass  # the lock was released
 
 
+def test_precision_and_determinism_are_those_of_the_first_start(tmp_path):
+    with claim(tmp_path, deterministic=True):
+        pass
+    assert Workdir(tmp_path).read_record()['starts'][0]['arithmetic'] == 'float32'
+    changes = r'deterministic=True \(now False\), model.precision=default \(now highest\)'
+    with (
+        pytest.raises(UserError, match=changes),
+        claim(tmp_path, model__precision='highest'),
+    ):
+        pass
+
+
 def test_mesh_and_intervals_may_change(tmp_path):
     with claim(tmp_path):
         pass

@@ -9,6 +9,11 @@ from alexnet_jax.model.layer_table import parameter_count
 from alexnet_jax.runtime.printing import count
 
 _PICTURES = 'pictures'  # a section for the formats that take pixels
+_PRECISION = {
+    'default': 'Its products have the default precision of the device: TF32 on recent NVIDIA\n'
+    'GPUs, bfloat16 on TPUs, float32 on CPUs.',
+    'highest': 'Its products are those of float32 on every device.',
+}
 _FILTERS = {'area': 'BOX'}  # of Pillow, where its name is another
 
 _SECTIONS = {
@@ -98,7 +103,7 @@ names[probabilities[0].argmax()]   # the most probable class
 
 The net as a function from (B, {size}, {size}, 3) uint8 images to (B, {classes}) log probabilities,
 in float32, with the preprocessing and the weights inside; for CPU, CUDA, ROCm and TPU. It needs jax
-and flatbuffers.
+and flatbuffers. {precision}
 
 ```python
 from pathlib import Path
@@ -138,6 +143,7 @@ def text(net: PortableNet, formats: Iterable[str]) -> str:
         classes=config.dataset.classes,
         filter=_FILTERS.get(config.dataset.resize, config.dataset.resize.upper()),
         jax=jax.__version__,
+        precision=_PRECISION[config.model.precision],
     )
     after = f' after {count(net.step, "training step")}' if net.step else ''  # 0: not known
     head = (

@@ -42,7 +42,8 @@ def write(net: PortableNet, file: Path) -> None:
     """Writes the function of a net as a file that `jax.export.deserialize` reads.
 
     The function maps (B, size, size, 3) uint8 images to (B, K) float32 log probabilities, for any
-    B. It computes in float32, whatever the net was trained in.
+    B. It computes in float32, whatever the net was trained in, and with the precision of its
+    settings (`model.precision`).
 
     Args:
       net: the net.
@@ -90,8 +91,9 @@ def log_probabilities(net: PortableNet) -> Callable[[Array], Array]:
         apply = jax.vmap(apply, in_axes=None, out_axes=None, axis_name=axis, axis_size=1)
 
     def alexnet_log_probabilities(images_BHWC: Array) -> Array:  # the name of the function there
-        crops_BHWC = augmentation.take_centre(images_BHWC, mean_HWC, settings)
-        return jax.nn.log_softmax(apply(params, crops_BHWC))
+        with jax.default_matmul_precision(net.config.model.precision):
+            crops_BHWC = augmentation.take_centre(images_BHWC, mean_HWC, settings)
+            return jax.nn.log_softmax(apply(params, crops_BHWC))
 
     return alexnet_log_probabilities
 

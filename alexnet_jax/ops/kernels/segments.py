@@ -216,12 +216,13 @@ class Steps(NamedTuple):
           ref: a flat array with `pixels_per_step` pixels for each program.
           of_step: returns (block,) float32 values for each map of a segment, 0 where none exists.
         """
+        program = pl.program_id(0)  # in interpret mode it is not known within the loop
         lane = jnp.arange(self.block, dtype=jnp.int32)
         row, group = divide(lane, self.groups)
         active = row < self.pixels_per_step
 
         def segments(step: Array | int) -> Segments:
-            pixel = (pl.program_id(0) * self.count + step) * self.pixels_per_step + row
+            pixel = (program * self.count + step) * self.pixels_per_step + row
             exist = active & (pixel < self.pixels)
             return Segments(self.groups, self.length, pixel * self.groups + group, group, exist)
 
@@ -233,7 +234,7 @@ class Steps(NamedTuple):
         else:
             zeros = [jnp.zeros(self.block, jnp.float32) for _ in range(self.length)]
             sums = jax.lax.fori_loop(0, self.count, add, zeros)
-        index = pl.program_id(0) * (self.pixels_per_step * self.groups) + lane
+        index = program * (self.pixels_per_step * self.groups) + lane
         Segments(self.groups, self.length, index, group, active).store(ref, sums)
 
 

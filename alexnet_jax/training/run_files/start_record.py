@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import jax
 
+    from alexnet_jax.config import schema
+
 VERSIONS = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'tensorflow-datasets')
 
 
@@ -20,8 +22,10 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
 
 
-def describe_start(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def describe_start(config: schema.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """Describes the time, the versions and the devices of a start, as plain values."""
+    from alexnet_jax.model import towers
+
     return {
         'started': now(),
         'python': platform.python_version(),
@@ -30,6 +34,7 @@ def describe_start(mesh: jax.sharding.Mesh) -> dict[str, Any]:
         'devices': [str(device) for device in mesh.devices.flat],
         'device_kind': mesh.devices.flat[0].device_kind,
         'processor': platform.processor() or platform.machine(),
+        'arithmetic': towers.describe_arithmetic(config, mesh),
     }
 
 

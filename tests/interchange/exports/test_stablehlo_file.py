@@ -1,5 +1,6 @@
 """StableHLO files: what `jax.export` computes from them, against our net."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -74,6 +75,16 @@ def test_a_file_has_the_plain_formula_and_no_kernel(exported):
     calls = [line for line in lines if 'custom_call' in line]
     assert all('@shape_assertion' in line for line in calls)
     assert any('stablehlo.rsqrt' in line for line in lines)  # of response normalization
+
+
+@pytest.mark.parametrize('precision', ['default', 'highest'])
+def test_a_file_has_the_precision_of_the_net(precision, tmp_path):
+    config = nets.small(**portable_nets.FEW, model__precision=precision)
+    stablehlo_file.write(portable_nets.random_net(config), tmp_path / 'net')
+    text = jax.export.deserialize(bytearray((tmp_path / 'net').read_bytes())).mlir_module()
+    products = re.findall(r'stablehlo\.(?:convolution|dot_general)\b.*', text)
+    assert len(products) >= len(config.model.layers())
+    assert all(('HIGHEST' in x) == (precision == 'highest') for x in products)
 
 
 def test_a_net_of_bfloat16_is_computed_in_float32(tmp_path):

@@ -18,7 +18,7 @@ def file(tmp_path, monkeypatch):
     """The config.json of a run with the settings of `nets.small`."""
     monkeypatch.setattr(printing, '_WARNINGS', set())
     file = tmp_path / 'config.json'
-    start = describe_start(nets.mesh_of(2))
+    start = describe_start(nets.small(), nets.mesh_of(2))
     config_file.write(file, {'config': config_file.plain(nets.small()), 'starts': [start]})
     return file
 
