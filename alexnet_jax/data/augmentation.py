@@ -205,7 +205,7 @@ def _crop_by_products(arguments: tuple[Array, ...], crop: int) -> Array:
     place = jnp.arange(crop, dtype=left_B.dtype)[None]
 
     def select(places: Array, size: int) -> Array:
-        """Returns a matrix (B, crop, size) with 1 where a place of the crop is that of the image."""
+        """Returns (B, crop, size), 1 where a place of the crop is that of the image."""
         source = jnp.arange(size, dtype=places.dtype)[None, None]
         return (places[:, :, None] == source).astype(jnp.bfloat16)
 

@@ -177,7 +177,9 @@ def _tpu_is_suited(
 ) -> bool:
     if platform.name != 'tpu' or implementation == 'jax':
         return False
-    suited = _tpu_kernels().is_suited(x, window, stride, platform.vector_memory)
+    from alexnet_jax.ops.tpu.pools import is_suited  # only TPUs need it
+
+    suited = is_suited(x, window, stride, platform.vector_memory)
     return suited and (implementation == 'pallas' or _tpu_kernel_works(platform))
 
 

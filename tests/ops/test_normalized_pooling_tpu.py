@@ -17,6 +17,7 @@ from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization_pallas import SHAPES
 from alexnet_jax.ops.tpu import normalized_pooling as module
+from alexnet_jax.ops.tpu import pools
 from devices import lowered, run
 from ops.test_normalized_pooling import PAPER, POOL, assert_agrees, cotangent, draw, exact
 
@@ -28,8 +29,8 @@ CALL = 'custom_call @tpu_custom_call('
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Divides also small arrays: each grid step has as few rows of pools as it can have."""
-    monkeypatch.setattr(module, 'BLOCK_ELEMENTS', 1)
-    monkeypatch.setattr(module, 'ITERATION_ELEMENTS', 2**11)
+    monkeypatch.setattr(pools, 'BLOCK_ELEMENTS', 1)
+    monkeypatch.setattr(pools, 'ITERATION_ELEMENTS', 2**11)
 
 
 def both(formula, pool):
@@ -69,7 +70,7 @@ def test_agrees_with_the_layers(shape, constants, pool, rectify, dtype, grid_row
     """Pools beyond the edges, ties, windows of maps beyond the first and the last."""
     x = draw(shape, dtype=dtype)
     g = cotangent(x, pool)
-    assert module.Pools.of_array(x, **pool).grid_rows == grid_rows
+    assert pools.Pools.of_array(x, **pool).grid_rows == grid_rows
     bias = draw((1, 1, 1, shape[-1]), seed=4)
     formula = Formula(**constants, rectify=rectify)
     y, dx, dbias = run(both(formula, pool), x - bias.astype(dtype), bias, g)
@@ -92,7 +93,7 @@ def test_pooling_alone_agrees_with_plain_jax():
 
 def test_suits_batches_that_fill_half_of_the_lanes():
     def suited(shape, window=3, dtype=jnp.float32, platform=TPU):
-        return module.is_suited(
+        return pools.is_suited(
             jax.ShapeDtypeStruct(shape, dtype), window, 2, platform.vector_memory
         )
 

@@ -12,9 +12,6 @@ prefers for a convolution, so no copies are needed around the kernel.
   up dx for the gradient of the bias before the operations. Backward normalizes again, and a pixel
   that equals y gets the pool's cotangent. Both directions compute this value by the same operations
   in the same order.
-- The sum over a window of maps adds shifted loads of the squares from a small buffer with zeros
-  around them. By count (TPU v5e, scheduled instructions) that is faster than the product with a
-  matrix of zeros and ones, which must be exact in float32, and than shifting registers.
 
 The tests interpret the kernel and compile it for TPUs; it has not run on one yet.
 """
@@ -23,7 +20,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,126 +28,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from alexnet_jax.ops.formula import LARGEST_WINDOW, Formula
-from alexnet_jax.ops.max_pooling import pooled_size
-
-SUBLANES, LANES = 8, 128  # of a vector register, in float32
-# With fewer images most lanes would be empty.
-FEWEST_IMAGES = LANES // 2
-# Elements of a block of pixels: fewer blocks copy fewer rows between them.
-BLOCK_ELEMENTS = 3 * 2**18
-# Elements that one iteration of the forward kernel's loop normalizes: with fewer, instructions
-# wait for each other; with more, registers do not suffice.
-ITERATION_ELEMENTS = 2**15
-# The vector memory that is left to the compiler.
-COMPILERS_BYTES = 2 * 2**20
-
-
-class Pools(NamedTuple):
-    """The pools of an array, and how a kernel divides the work.
-
-    Attributes:
-      window, stride: in pixels.
-      height, width: pixels per image, down and across.
-      rows, columns: pools per image, down and across.
-      pools: rows of pools that a grid step handles.
-      maps, images: the two last axes of a block.
-    """
-
-    window: int
-    stride: int
-    height: int
-    width: int
-    rows: int
-    columns: int
-    pools: int
-    maps: int
-    images: int
-
-    @classmethod
-    def of_array(cls, x_BHWC: Array | jax.ShapeDtypeStruct, window: int, stride: int) -> 'Pools':
-        """Returns the pools of an array of activations."""
-        images, height, width, maps = x_BHWC.shape
-        rows, columns = (pooled_size(n, window, stride) for n in (height, width))
-        images = min(images, LANES)
-        least = max(1, pl.cdiv(max(0, window - stride), stride), (window - 1) // stride)
-        pools = max(least, BLOCK_ELEMENTS // (stride * width * _padded(maps) * LANES))
-        pools = max(least, min(pools, rows))
-        return cls(window, stride, height, width, rows, columns, pools, maps, images)
-
-    @property
-    def pixel_rows(self) -> int:
-        """Rows of pixels that a grid step handles."""
-        return self.pools * self.stride
-
-    @property
-    def grid_rows(self) -> int:
-        """Grid steps per image."""
-        return pl.cdiv(self.height, self.pixel_rows)
-
-    @property
-    def columns_at_once(self) -> int:
-        """Columns of pixels that one iteration of the loop in `forward` normalizes."""
-        return max(1, min(self.width, ITERATION_ELEMENTS // (self.maps * LANES)))
-
-    @property
-    def before(self) -> int:
-        """Pools, in one direction, that begin before a block of stride pixels and reach into it."""
-        return (self.window - 1) // self.stride
-
-    @property
-    def covered(self) -> tuple[int, int]:
-        """Rows and columns of normalized pixels that a grid step keeps in `forward`."""
-        across = (self.columns - 1) * self.stride + self.window
-        return self.pixel_rows + max(0, self.window - self.stride), max(self.width, across)
-
-    @property
-    def near(self) -> tuple[int, int]:
-        """Rows and columns of pools that a grid step keeps in `backward`."""
-        blocks = pl.cdiv(self.width, self.stride)
-        return self.before + self.pools, self.before + max(self.columns, blocks)
-
-    def vmem_bytes(self, dtype: Any) -> int:
-        """The vector memory that `backward`, which needs more than `forward`, holds."""
-        tile = _padded(self.maps) * LANES
-        pixels, pools = self.pixel_rows * self.width, self.pools * self.columns
-        kept = self.near[0] * self.near[1]
-        forward = self.covered[0] * self.covered[1]
-        blocks = 2 * (2 * pixels + 2 * pools) * jnp.dtype(dtype).itemsize
-        return tile * max(blocks + 2 * kept * 4, blocks // 2 + forward * 4) + COMPILERS_BYTES
-
-    def pixels_spec(self, block: Callable[[Array], Array]) -> pl.BlockSpec:
-        """Describes a grid step's pixels; `block` maps the step to the number of its block."""
-        return self._spec(self.pixel_rows, self.width, block)
-
-    def pools_spec(self, block: Callable[[Array], Array]) -> pl.BlockSpec:
-        """Describes a grid step's pools; beyond the last block it is the last one."""
-        last = pl.cdiv(self.rows, self.pools) - 1
-        return self._spec(self.pools, self.columns, lambda step: jnp.minimum(block(step), last))
-
-    def _spec(self, rows: int, columns: int, block: Callable[[Array], Array]) -> pl.BlockSpec:
-        shape = (rows, columns, self.maps, self.images)
-        return pl.BlockSpec(shape, lambda image, step: (block(step), 0, 0, image))
-
-
-def _padded(maps: int) -> int:
-    """Returns the maps that an array of `maps` has in memory; a tile of bfloat16 has 16."""
-    return pl.cdiv(maps, 16) * 16
-
-
-def is_suited(
-    x_BHWC: Array | jax.ShapeDtypeStruct, window: int, stride: int, vector_memory: int
-) -> bool:
-    """Returns whether the kernels take such an array, and use at least half of the lanes for it.
-
-    Args:
-      x_BHWC: an array of activations.
-      window, stride: in pixels.
-      vector_memory: what a kernel may use, in MiB.
-    """
-    if not x_BHWC.size or x_BHWC.shape[0] < FEWEST_IMAGES or window > LARGEST_WINDOW:
-        return False
-    return Pools.of_array(x_BHWC, window, stride).vmem_bytes(x_BHWC.dtype) <= vector_memory * 2**20
+from alexnet_jax.ops.formula import Formula
+from alexnet_jax.ops.tpu.arithmetic import buffer_rows, normalize
+from alexnet_jax.ops.tpu.pools import COMPILERS_BYTES, LANES, Pools
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
@@ -165,7 +45,7 @@ def pool(
     """Computes the largest value in each pool of the normalized x + bias.
 
     Args:
-      x_BHWC: (images, rows, columns, maps), float32 or bfloat16; see `is_suited`.
+      x_BHWC: (images, rows, columns, maps), float32 or bfloat16; see `pools.is_suited`.
       bias_111C: (1, 1, 1, maps) float32, rounded to the dtype of x before it is added; or None.
       formula: the constants of the normalization, with k > 0; None for pooling alone.
       window, stride: the pools' window and stride, in pixels.
@@ -305,8 +185,7 @@ def _call(
     arrays = [a for a, _ in arguments]
     scratch = [pltpu.VMEM((*size, pools.maps, pools.images), jnp.float32) for size in kept]
     if formula:
-        margin = pl.cdiv(formula.size, SUBLANES) * SUBLANES
-        rows = margin + pl.cdiv(pools.maps, SUBLANES) * SUBLANES + margin
+        rows = buffer_rows(pools.maps, formula)
         scratch.append(pltpu.VMEM((buffers, rows, pools.images), jnp.float32))
     name = 'normalized_pooling' if formula else 'max_pooling'
     varying = frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
@@ -356,7 +235,7 @@ def _forward(
             z_ref[rows:] = z_ref[:kept]
 
     def normalize_pixel(row: Any, column: Any, number: int) -> None:
-        z_ref[row, column] = _normalize(x_ref[row, column], formula, buffers, number)[0]
+        z_ref[row, column] = normalize(x_ref[row, column], formula, buffers, number)[0]
 
     def pool_pixels(row: Any, column: Any, number: int) -> None:
         del number
@@ -442,7 +321,7 @@ def _backward_block(
     for pixel, (i, j) in enumerate(itertools.product(range(pools.stride), range(across))):
         at = (row * pools.stride + i, column * pools.stride + j)
         x = x_ref[at]
-        z, pull_back = _normalize(x, formula, buffers, pixel)
+        z, pull_back = normalize(x, formula, buffers, pixel)
         z = z.astype(x.dtype).astype(jnp.float32)
         parts = [
             jnp.where(z == y, g, 0.0)
@@ -455,56 +334,6 @@ def _backward_block(
         # The last block may have rows beyond the image, with any content.
         total += jnp.where(row * pools.stride + i < exist, dx, 0.0)
     sums_ref[...] = total
-
-
-def _normalize(
-    x: Array, formula: Formula | None, buffers: Any, number: int
-) -> tuple[Array, Callable[[Array], Array]]:
-    """Normalizes a pixel's maps, (maps, images), in float32, with the buffer of this number.
-
-    Returns:
-      The normalized values, and the function that maps their cotangent to that of x.
-    """
-    if formula is None:
-        return x.astype(jnp.float32), lambda g: g
-    r = x.astype(jnp.float32)
-    if formula.rectify:
-        r = jnp.maximum(r, 0.0)
-    squares = _window_sum(r * r, formula.before, formula.after, buffers, number)
-    power, inverse = _powers(squares, formula, x.dtype)
-
-    def pull_back(g: Array) -> Array:
-        scaled = g * power
-        inner = scaled * r * inverse
-        mirrored = _window_sum(inner, formula.after, formula.before, buffers, number)
-        dr = scaled - (2 * formula.alpha * formula.beta) * (r * mirrored)
-        return jnp.where(r > 0, dr, 0.0) if formula.rectify else dr
-
-    return r * power, pull_back
-
-
-def _powers(squares: Array, formula: Formula, dtype: Any) -> tuple[Array, Array]:
-    """Computes S^-beta and 1 / S from the sum of the squares in a window.
-
-    A TPU refines its approximate roots and reciprocals by ten operations each, but not its
-    logarithms and exponentials, which are precise enough for bfloat16.
-    """
-    denominator = formula.k + formula.alpha * squares
-    if dtype == jnp.float32 and formula.beta == 0.75:
-        root = jax.lax.rsqrt(denominator)
-        return root * jnp.sqrt(root), root * root
-    logarithm = jnp.log(denominator)
-    inverse = 1 / denominator if dtype == jnp.float32 else jnp.exp(-logarithm)
-    return jnp.exp(-formula.beta * logarithm), inverse
-
-
-def _window_sum(values: Array, before: int, after: int, buffers: Any, number: int) -> Array:
-    """Sums, for each map i, the values of maps i - before to i + after, clipped at the edges."""
-    maps, first = len(values), (before + after) // SUBLANES * SUBLANES + SUBLANES
-    buffer = buffers.at[number]
-    buffer[first : first + maps] = values
-    shifted = (buffer[first + i : first + i + maps] for i in range(-before, after + 1))
-    return functools.reduce(operator.add, shifted)
 
 
 def _clear(buffers: Any) -> None:
