@@ -169,10 +169,12 @@ def random_views(
         cropped = jax.lax.dynamic_slice(image_HWC, (top, left, jnp.uint32(0)), (crop, crop, 3))
         return jnp.where(mirrored, cropped[:, ::-1], cropped)
 
-    # Image by image on a CPU: for a batch at once, XLA would compute the index of every pixel.
+    # Image by image on a CPU: for a batch at once, XLA would compute the index of every pixel. The
+    # form for TPUs: see there.
     views = jax.lax.platform_dependent(
         (images_BHWC, draw.top, draw.left, draw.mirrored),
         cpu=functools.partial(jax.lax.map, view),
+        tpu=functools.partial(_crop_by_products, crop=crop),
         default=jax.vmap(view),
     )
     views = views.astype(jnp.float32) - central(constants.mean_HWC, crop)[None]
@@ -183,6 +185,36 @@ def random_views(
     views = views + noise_B3[:, None, None, :]
     views = views / (1 + deviation) if settings.colour.divide else views
     return _divide(views, settings.deviations)
+
+
+def _crop_by_products(arguments: tuple[Array, ...], crop: int) -> Array:
+    """Crops and flips each image by products with matrices of zeros and ones, which are exact.
+
+    For a TPU, XLA makes of the crops a loop over images that copies the batch in each iteration:
+    40 M estimated cycles for 128 images of 256 pixels, to 0.6 M of the products (v5e).
+
+    Args:
+      arguments: images (B, H, W, 3) uint8; the crops' first rows and columns, and whether they are
+        flipped, (B,) each.
+      crop: rows and columns of a crop.
+
+    Returns:
+      (B, crop, crop, 3) uint8.
+    """
+    images_BHWC, top_B, left_B, mirrored_B = arguments
+    place = jnp.arange(crop, dtype=left_B.dtype)[None]
+
+    def select(places: Array, size: int) -> Array:
+        """Returns (B, crop, size), 1 where a place of the crop is that of the image."""
+        source = jnp.arange(size, dtype=places.dtype)[None, None]
+        return (places[:, :, None] == source).astype(jnp.bfloat16)
+
+    across = jnp.where(mirrored_B[:, None], crop - 1 - place, place)
+    rows_ByH = select(top_B[:, None] + place, images_BHWC.shape[1])
+    columns_BxW = select(left_B[:, None] + across, images_BHWC.shape[2])
+    images = images_BHWC.astype(jnp.bfloat16)  # integers up to 256 are exact
+    views = jnp.einsum('byh,bhwc->bywc', rows_ByH, images)
+    return jnp.einsum('bxw,bywc->byxc', columns_BxW, views).astype(jnp.uint8)
 
 
 def _divide(views_BHWC: Array, deviations: tuple[float, ...]) -> Array:

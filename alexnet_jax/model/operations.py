@@ -12,8 +12,7 @@ from jax import Array
 from alexnet_jax.config import model_schema
 from alexnet_jax.model.towers import extend
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.ops.max_pooling import max_pooling
-from alexnet_jax.ops.normalized_pooling import add_bias, normalized_pooling
+from alexnet_jax.ops.normalized_pooling import add_bias, normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from alexnet_jax.ops.spatial_normalization import spatial_normalization
 
@@ -112,7 +111,7 @@ class Operations:
                 case 'spatial_normalization', *rest:
                     x = spatial_normalization(x, *constants['spatial_normalization'])
                 case 'max_pooling', *rest:
-                    x = max_pooling(x, *constants['max_pooling'])
+                    x = pooling(x, *constants['max_pooling'], **options)
                 case 'global_average_pooling', *rest:
                     x = x.mean((1, 2), keepdims=True)
                 case ('relu' | 'tanh') as name, *rest:

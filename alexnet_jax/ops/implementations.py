@@ -29,6 +29,9 @@ PLATFORMS_WITH_KERNELS = ('gpu', 'tpu')
 # (JAX 0.12.0.1).
 AMPERE, HOPPER = (8, 0), (9, 0)
 OLDEST_MOSAIC_JAX = (0, 12)  # before it, `plgpu.load` and `plgpu.store` are others, or missing
+# MiB of vector memory that a kernel can have on a TPU; these have less than the others.
+VECTOR_MEMORY = 32
+LITTLE_VECTOR_MEMORY = {'TPU v2': 16, 'TPU v3': 16, 'TPU v4': 16}
 
 
 class Platform(NamedTuple):
@@ -40,12 +43,14 @@ class Platform(NamedTuple):
       has_triton: False for NVIDIA GPUs that Triton does not compile for.
       has_mosaic_gpu: True for NVIDIA GPUs that Mosaic GPU compiles our kernels for: all from Hopper
         on; before Hopper, those from Ampere on of the kind of JAX's default device.
+      vector_memory: what a TPU's kernel may use, in MiB.
     """
 
     name: str
     is_local: bool = True
     has_triton: bool = True
     has_mosaic_gpu: bool = False
+    vector_memory: int = VECTOR_MEMORY
 
     @classmethod
     def of_devices(cls, devices: Iterable[Any]) -> 'Platform':
@@ -65,6 +70,7 @@ class Platform(NamedTuple):
             has_triton=not is_nvidia or capability >= AMPERE,
             has_mosaic_gpu=capability >= HOPPER
             or (capability >= AMPERE and _is_default_kind(devices[0])),
+            vector_memory=LITTLE_VECTOR_MEMORY.get(devices[0].device_kind, VECTOR_MEMORY),
         )
 
     @classmethod

@@ -1,8 +1,9 @@
 """ReLU, response normalization (§3.3) and overlapping max-pooling (§3.4) in sequence.
 
 Where nothing else reads the arrays between them, one pass can do all three. The functions of
-response_normalization.py and max_pooling.py in sequence are the specification, and they run
-everywhere but on GPUs, which have a kernel (normalized_pooling_pallas.py).
+response_normalization.py and max_pooling.py in sequence are the specification, and they run on
+CPUs. GPUs have a kernel (normalized_pooling_pallas.py), and so have TPUs, also for pooling alone
+(tpu/normalized_pooling.py).
 """
 
 import functools
@@ -43,10 +44,10 @@ def normalized_pooling(
       window, stride: as in `max_pooling`.
       bias_111C: (1, 1, 1, maps) float32, rounded to the dtype of x before it is added.
       implementation: 'jax' for the two functions in plain JAX. 'pallas' for the kernel, which a CPU
-        interprets slowly; a TPU has no such kernel and uses the normalization's kernel and plain
-        JAX's pooling. 'mosaic_gpu' likewise, with the normalization's kernel of that name. None for
-        the kernel on a GPU in float32, if it compiles and agrees with the two functions; otherwise
-        for each function's fastest implementation.
+        interprets slowly; on a TPU, for its kernel if the array is suited to it (at least 64
+        images). 'mosaic_gpu' for the normalization's kernel of that name and plain JAX's pooling.
+        None for 'pallas' on GPUs and TPUs where the kernel compiles and agrees with the two
+        functions; otherwise for each function's fastest implementation.
       platform: the platform that the program is compiled for; None for JAX's default.
 
     Returns:
@@ -64,8 +65,10 @@ def normalized_pooling(
     platform = platform or Platform.default()
     is_suited = functools.partial(_kernel_is_faster, x_BHWC, window)
     backend = choose_backend(implementation, platform, is_suited)
+    bias = None if bias_111C is None else _vary_like(bias_111C, x_BHWC)
+    if _tpu_is_suited(x_BHWC, window, stride, implementation, platform):
+        return _tpu_kernels().pool(x_BHWC, bias, formula, window, stride)
     if backend in ('gpu', 'interpreted') and x_BHWC.size:
-        bias = None if bias_111C is None else _vary_like(bias_111C, x_BHWC)
         return _fused(x_BHWC, bias, formula, window, stride, backend == 'interpreted')
     x = add_bias(x_BHWC, bias_111C)
     return _separate(x, formula, window, stride, implementation, platform)
@@ -88,6 +91,31 @@ def _kernel_is_faster(x: Array, window: int, platform: Platform) -> bool:
     This follows from counts of bytes and instructions (docs/log.md); benchmarks/gpu.sh times both.
     """
     return x.size < 2**31 and window <= LARGEST_WINDOW and _kernel_works(platform)
+
+
+def pooling(
+    x_BHWC: Array,
+    window: int,
+    stride: int,
+    *,
+    implementation: str | None = None,
+    platform: Platform | None = None,
+) -> Array:
+    """Computes max_pooling(x): on TPUs by a kernel, if it is suited, and elsewhere in plain JAX.
+
+    Args:
+      x_BHWC: (images, rows, columns, maps), float32 or bfloat16.
+      window, stride: as in `max_pooling`.
+      implementation: 'jax' for plain JAX everywhere.
+      platform: the platform that the program is compiled for; None for JAX's default.
+
+    Returns:
+      (images, rows', columns', maps), of the same dtype.
+    """
+    platform = platform or Platform.default()
+    if _tpu_is_suited(x_BHWC, window, stride, implementation, platform):
+        return _tpu_kernels().pool(x_BHWC, None, None, window, stride)
+    return max_pooling(x_BHWC, window, stride)
 
 
 def _separate(
@@ -143,6 +171,35 @@ def _kernels() -> Any:
     from alexnet_jax.ops import normalized_pooling_pallas  # only GPUs need it
 
     return normalized_pooling_pallas
+
+
+def _tpu_is_suited(
+    x: Array, window: int, stride: int, implementation: str | None, platform: Platform
+) -> bool:
+    if platform.name != 'tpu' or implementation == 'jax':
+        return False
+    from alexnet_jax.ops.tpu.pools import is_suited  # only TPUs need it
+
+    suited = is_suited(x, window, stride, platform.vector_memory)
+    return suited and (implementation == 'pallas' or _tpu_kernel_works(platform))
+
+
+def _tpu_kernels() -> Any:
+    from alexnet_jax.ops.tpu import normalized_pooling  # only TPUs need it
+
+    return normalized_pooling
+
+
+@functools.cache
+def _tpu_kernel_works(platform: Platform) -> bool:
+    """Returns whether the kernel for TPUs gives the right result; tries it once."""
+    return kernel_agrees(
+        platform,
+        'response normalization and max-pooling run without their common kernel',
+        lambda x: _tpu_kernels().pool(x, None, PAPER, 3, 2),
+        lambda x: _separate(x, PAPER, 3, 2, 'jax', platform),
+        shape=(64, 8, 7, 48),
+    )
 
 
 @functools.cache

@@ -51,6 +51,19 @@ def test_all_positions_are_equally_probable():
     assert ((counts - 80) ** 2 / 80).sum() < 51
 
 
+def test_the_form_for_tpus_gives_the_same_views():
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 21, SIZE, 3), np.uint8)
+    draw = augmentation.draw_views(jax.random.key(0), 50, SIZE, settings())
+    assert 0 < draw.mirrored.sum() < 50
+    arguments = (pixels, draw.top, draw.left, draw.mirrored)
+    views = augmentation._crop_by_products(arguments, CROP)
+    assert views.dtype == jnp.uint8
+    for view, image, *place in zip(views, *arguments, strict=True):
+        top, left, mirrored = map(int, place)
+        expected = image[top : top + CROP, left : left + CROP]
+        np.testing.assert_array_equal(view, expected[:, ::-1] if mirrored else expected)
+
+
 def test_half_of_the_images_are_flipped_horizontally():
     columns = views()[:, 0, :, 1]
     step = columns[:, 1] - columns[:, 0]

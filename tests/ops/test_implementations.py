@@ -42,6 +42,11 @@ def test_the_platform_is_that_of_the_devices():
     assert Platform.of_devices(jax.devices()) == Platform.default() == Platform('cpu')
 
 
+def test_older_tpus_have_less_vector_memory():
+    v4, v5e = (Platform.of_devices([Device('tpu', '', f'TPU {k}')]) for k in ('v4', 'v5 lite'))
+    assert (v4.vector_memory, v5e.vector_memory) == (16, 32)
+
+
 @pytest.mark.parametrize(
     ('capability', 'has_triton'), [('7.5', False), ('8.0', True), ('10.0', True), ('gfx90a', True)]
 )

@@ -1,0 +1,1 @@
+"""Pallas kernels that are for TPUs alone."""
