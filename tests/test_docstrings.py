@@ -19,8 +19,7 @@ VERBS = """
     Acknowledges Adds Announces Applies Arranges Binds Calls Casts Checks Chooses Collects Compares
     Compiles Computes Concatenates Converts Convolves Copies Counts Creates Crops Decodes Deletes
     Describes Divides Draws Encodes Ends Escapes Estimates Evaluates Exports Finds Flips Formats
-    Forwards Gathers Gives Handles Imports Installs Joins Judges Leaves Lets Lists Loads Locates Locks
-    Lowers
+    Forwards Gathers Gives Handles Imports Joins Judges Leaves Lets Lists Loads Locates Locks Lowers
     Makes Maps Marks Measures Merges Moves Multiplies Names Normalizes Opens Pads Parses Places
     Plots Prepares Prints Raises Reads Records Refuses Removes Renames Replaces Reports Restores
     Returns Runs Saves Says Scales Separates Sets Shifts Shows Silences Sorts Splits Starts Stops
