@@ -60,7 +60,7 @@ step() { # SECONDS NAME FLAGS...
   local seconds=$1 name=$2
   shift 2
   part "$seconds" "$name" "$python" benchmarks/step.py --out="$folder/$name.json" --devices=1 \
-    --what=forward,gradient,step --forms=unrolled,vmapped,grouped \
+    --what=forward,gradient,step --forms=unrolled,blocks,grouped \
     --torch=eager,channels_last,compiled "$@"
 }
 

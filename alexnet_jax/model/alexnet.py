@@ -47,19 +47,19 @@ class AlexNet(nnx.Module):
         self.dtype = model.dtype
         self.convolutions, self.dense_layers = tuple(model.convolutions()), tuple(model.dense())
         for row in layer_table(config):
+            options: dict[str, Any] = dict(rng=rng, platform=platform)
             if row.name in self.convolutions:
-                options: dict[str, Any] = dict(rng=rng, platform=platform)
                 if model.convolutions()[row.name].shared:
                     layer = Convolution(row, model, **options, at_test_time=at_test_time)
                 else:
                     layer = UnsharedConvolution(row, model, **options)
                 setattr(self, row.name, layer)
             elif row.name == 'bottleneck':
-                self.bottleneck = Linear(row, model, rng=rng)
+                self.bottleneck = Linear(row, model, **options)
             elif row.name in self.dense_layers:
-                setattr(self, row.name, Dense(row, model, rng=rng))
+                setattr(self, row.name, Dense(row, model, **options))
             else:
-                self.fc8 = Output(row, model, rng=rng)
+                self.fc8 = Output(row, model, **options)
 
     def __call__(self, images_BHWC: Array, masks: Masks | None = None) -> Array:
         """Computes the logits.

@@ -18,7 +18,7 @@ from jax import Array
 
 from alexnet_jax.config import model_schema
 from alexnet_jax.model.batch_normalization import BatchNormalization
-from alexnet_jax.model.dropout import Masks, dropout
+from alexnet_jax.model.dropout import Masks, dropout, rectify_and_drop
 from alexnet_jax.model.layer_table import Row
 from alexnet_jax.model.operations import NONLINEARITIES, Operations
 from alexnet_jax.model.parameters import (
@@ -57,7 +57,8 @@ class Convolution(nnx.Module):
         shape = (model.towers, layer.kernel, layer.kernel, row.reads, row.maps)
         bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
         self.settings, self.at_test_time = layer, at_test_time
-        self.operations = Operations.of_layer(layer.then, model, platform)
+        of_sums = not layer.batch_normalization
+        self.operations = Operations.of_layer(layer.then, model, platform, of_sums)
         self.kernel_THWIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
         self.bias_TO = for_each_tower(Bias, bias_TO)
         self.batch_normalization = (
@@ -116,11 +117,13 @@ class Dense(nnx.Module):
     all towers read the same ones.
     """
 
-    def __init__(self, row: Row, model: model_schema.Model, *, rng: Rng) -> None:
+    def __init__(
+        self, row: Row, model: model_schema.Model, *, rng: Rng, platform: Platform | None = None
+    ) -> None:
         layer = model.hidden()[row.name]
         shape = (model.towers, row.reads, row.maps)
         bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
-        self.settings, self.number_of_towers = layer, model.towers
+        self.settings, self.number_of_towers, self.platform = layer, model.towers, platform
         self.number = int(row.name.removeprefix('fc'))  # so that layers have different masks
         self.kernel_TIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
         self.bias_TO = for_each_tower(Bias, bias_TO)
@@ -132,19 +135,39 @@ class Dense(nnx.Module):
         units = dropout(units, layer.input_dropout, INPUT_MASKS + self.number, towers, masks)
         if layer.reads == 'all':
             units = exchange(units)
+        if on_gpu(self.platform):
+            return self._side_by_side(units, kernel_TIO, bias_TO, masks)
         nonlinear = NONLINEARITIES[layer.nonlinearity]
         units = [nonlinear(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
         return dropout(units, layer.dropout, self.number, towers, masks)
+
+    def _side_by_side(
+        self, units: list[Array], kernel_TIO: Array, bias_TO: Array, masks: Masks | None
+    ) -> list[Array]:
+        """Computes the towers on this device in one product, and their units in one array.
+
+        So no tower's weights are copied out of those of all, and `exchange` has nothing to copy.
+        """
+        layer, (here, maps) = self.settings, bias_TO.shape
+        sums_BU = multiply_side_by_side(units, kernel_TIO) + bias_TO.reshape(-1)[None]
+        if masks is None or not layer.dropout or layer.nonlinearity != 'relu':
+            outputs = jnp.split(NONLINEARITIES[layer.nonlinearity](sums_BU), here, axis=-1)
+            return dropout(outputs, layer.dropout, self.number, self.number_of_towers, masks)
+        keep = 1 - layer.dropout
+        mask_BU = masks.draw_side_by_side(self.number, self.number_of_towers, maps, keep)
+        return jnp.split(rectify_and_drop(sums_BU, mask_BU), here, axis=-1)
 
 
 class Linear(nnx.Module):
     """A fully-connected layer per tower without a nonlinearity, after the hidden layers."""
 
-    def __init__(self, row: Row, model: model_schema.Model, *, rng: Rng) -> None:
+    def __init__(
+        self, row: Row, model: model_schema.Model, *, rng: Rng, platform: Platform | None = None
+    ) -> None:
         layer = model.bottleneck
         shape = (model.towers, row.reads, row.maps)
         bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
-        self.settings = layer
+        self.settings, self.platform = layer, platform
         self.kernel_TIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
         self.bias_TO = for_each_tower(Bias, bias_TO)
 
@@ -154,16 +177,21 @@ class Linear(nnx.Module):
         kernel_TIO, bias_TO = cast_like(units[0], self.kernel_TIO, self.bias_TO)
         if self.settings.reads == 'all':
             units = exchange(units)
+        if on_gpu(self.platform):
+            sums_BU = multiply_side_by_side(units, kernel_TIO) + bias_TO.reshape(-1)[None]
+            return jnp.split(sums_BU, len(units), axis=-1)
         return [x_BI @ kernel_TIO[t] + bias_TO[t][None] for t, x_BI in enumerate(units)]
 
 
 class Output(nnx.Module):
     """The layer before the softmax, which sums the partial products of all towers."""
 
-    def __init__(self, row: Row, model: model_schema.Model, *, rng: Rng) -> None:
+    def __init__(
+        self, row: Row, model: model_schema.Model, *, rng: Rng, platform: Platform | None = None
+    ) -> None:
         layer = model.fc8
         shape = (model.towers, row.reads, row.maps)
-        self.settings = layer
+        self.settings, self.platform = layer, platform
         self.kernel_TIK = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
         self.bias = for_all_towers(Bias, np.full((row.maps,), layer.bias, np.float32))
 
@@ -171,8 +199,35 @@ class Output(nnx.Module):
         """Maps (B, I) for each tower on this device to logits (B, K), equal on every device."""
         (kernel_TIK,) = cast_like(units[0], self.kernel_TIK)
         multiply = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+        if on_gpu(self.platform):  # the sum over the units of all towers here in one product
+            kernel_TIK = kernel_TIK.reshape(1, -1, kernel_TIK.shape[-1])
+            units = [jnp.concatenate(units, axis=-1)]
         logits_BK = combine([multiply(x_BI, kernel_TIK[t]) for t, x_BI in enumerate(units)])
         return logits_BK + self.bias[...][None]
+
+
+def on_gpu(platform: Platform | None) -> bool:
+    """Returns whether the program is compiled for GPUs."""
+    return Platform.or_default(platform).name == 'gpu'
+
+
+def multiply_side_by_side(units: list[Array], kernel_TIO: Array) -> Array:
+    """Multiplies the units of each tower by its weights, in one product with a batch of towers.
+
+    Args:
+      units: (B, I) for each tower on this device.
+      kernel_TIO: their weights.
+
+    Returns:
+      (B, T * O): the sums of all these towers, in order.
+    """
+    x_BI = units[0]
+    if all(x is x_BI for x in units):  # as `exchange` returns them
+        x_TBI = jnp.broadcast_to(x_BI[None], (len(units), *x_BI.shape))
+    else:
+        x_TBI = jnp.stack(units)
+    sums_TBO = x_TBI @ kernel_TIO
+    return sums_TBO.transpose(1, 0, 2).reshape(len(x_BI), -1)
 
 
 def steps(layer: model_schema.Convolution) -> tuple[int, int, bool]:

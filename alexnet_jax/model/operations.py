@@ -11,6 +11,7 @@ from jax import Array
 
 from alexnet_jax.config import model_schema
 from alexnet_jax.model.towers import extend
+from alexnet_jax.ops.convolution import relu_with_convolution
 from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.normalized_pooling import add_bias, normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
@@ -30,6 +31,7 @@ class Operations:
       crosses: whether response normalization also reads maps of the neighbouring towers.
       platform: the platform that the program is compiled for; None for JAX's default.
       implementation: None, 'jax', 'pallas' or 'mosaic_gpu': see ops/implementations.py.
+      of_sums: whether the operations follow a convolution with nothing but a bias in between.
     """
 
     names: tuple[str, ...]
@@ -37,10 +39,15 @@ class Operations:
     crosses: bool = False
     platform: Platform | None = None
     implementation: str | None = None
+    of_sums: bool = False
 
     @classmethod
     def of_layer(
-        cls, names: tuple[str, ...], model: model_schema.Model, platform: Platform | None = None
+        cls,
+        names: tuple[str, ...],
+        model: model_schema.Model,
+        platform: Platform | None = None,
+        of_sums: bool = False,
     ) -> 'Operations':
         """Returns the operations of a layer with the constants that they need."""
         norm = model.response_normalization
@@ -50,7 +57,8 @@ class Operations:
             'max_pooling': dataclasses.astuple(model.max_pooling),
         }
         used = tuple((name, constants[name]) for name in constants if name in names)
-        return cls(names, used, model.towers > 1 and norm.reads == 'all', platform)
+        crosses = model.towers > 1 and norm.reads == 'all'
+        return cls(names, used, crosses, platform, of_sums=of_sums)
 
     def __call__(self, maps: Iterable[Array], biases: Iterable[Array] | None = None) -> list[Array]:
         """Applies the operations to the maps of each tower on this device.
@@ -83,6 +91,10 @@ class Operations:
         normalized = (response_normalization(x, size, *constants, **options) for x in extended)
         return [x[..., before : before + own] for x in normalized]
 
+    def _joins_convolution(self) -> bool:
+        """Returns whether cuDNN can compute the first operation, a ReLU, with the convolution."""
+        return self.of_sums and Platform.or_default(self.platform).name == 'gpu'
+
     def _apply(self, names: tuple[str, ...], x_BHWO: Array, bias: Array | None = None) -> Array:
         """Adds a bias to the maps of one tower, and applies operations.
 
@@ -114,6 +126,8 @@ class Operations:
                     x = pooling(x, *constants['max_pooling'], **options)
                 case 'global_average_pooling', *rest:
                     x = x.mean((1, 2), keepdims=True)
+                case 'relu', *rest if names == self.names and self._joins_convolution():
+                    x = relu_with_convolution(x)
                 case ('relu' | 'tanh') as name, *rest:
                     x = NONLINEARITIES[name](x)
                 case _:

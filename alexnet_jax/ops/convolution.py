@@ -232,6 +232,31 @@ def _fold_kernel(kernel: Array, stride: int) -> Array:
     return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(folded, folded, -1, maps_out)
 
 
+@jax.custom_vjp
+def relu_with_convolution(x_BHWO: Array) -> Array:
+    """Computes ReLU (§3.1) in a form that XLA can leave to cuDNN's convolution.
+
+    cuDNN adds the bias and applies ReLU before it writes the result of a convolution, which saves
+    a pass over the maps. XLA asks for that only if nothing else reads the sums, so the derivative
+    here reads the result instead: it is 1 where the result is positive, and 0 where it is 0 or NaN,
+    as for `jax.nn.relu`.
+    """
+    return jnp.maximum(x_BHWO, jnp.zeros((), x_BHWO.dtype))
+
+
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+    # Without the barrier, XLA rewrites max(x, 0) > 0 as x > 0, which reads the sums.
+    y = lax.optimization_barrier(relu_with_convolution(x))
+    return y, y
+
+
+def _relu_backward(y: Array, g: Array) -> tuple[Array]:
+    return (jnp.where(y > 0, g, jnp.zeros((), g.dtype)),)
+
+
+relu_with_convolution.defvjp(_relu_forward, _relu_backward)
+
+
 def unshared_convolution(
     x_BHWI: Array, kernel_YXHWIO: Array, stride: int, padding: int, extra_padding: bool = True
 ) -> Array:

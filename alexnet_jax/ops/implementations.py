@@ -78,6 +78,11 @@ class Platform(NamedTuple):
         """Returns the platform on which JAX places arrays if nothing says otherwise."""
         return _default(jax.default_backend())
 
+    @classmethod
+    def or_default(cls, platform: 'Platform | None') -> 'Platform':
+        """Returns the platform, or where it is None, that of `default`."""
+        return cls.default() if platform is None else platform
+
 
 def _is_default_kind(device: Any) -> bool:
     return device.device_kind == backend.get_default_device().device_kind

@@ -74,8 +74,8 @@ def test_each_form_runs_its_convolutions_its_own_way():
         text = devices.lowered(function, 'cuda', *arguments)
         counts[form] = text.count('stablehlo.convolution')
         groups[form] = text.count('feature_group_count = 2')
-    assert counts == {'unrolled': 10, 'vmapped': 5, 'grouped': 5}
-    assert groups['unrolled'] == 0
+    assert counts == {'unrolled': 10, 'vmapped': 5, 'grouped': 5, 'blocks': 10}
+    assert groups['unrolled'] == groups['blocks'] == 0
     assert groups['grouped'] == 3  # conv2, conv4 and conv5 read their own tower's maps
     assert groups['vmapped'] == 3
 

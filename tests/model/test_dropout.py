@@ -3,6 +3,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 import nets
@@ -21,6 +22,40 @@ def test_masks_are_the_same_where_jax_computes_with_64_bits(monkeypatch):
     with jax.enable_x64(True):
         np.testing.assert_array_equal(masks.draw(6, 2, 100, 0.5), expected)
     assert 0.4 < expected.mean() < 0.6
+
+
+@pytest.mark.parametrize(('tower', 'data'), [(1, 1), (2, 1), (1, 2)])
+def test_masks_side_by_side_are_those_of_the_towers(tower, data):
+    """On any mesh: the towers on a device are neighbours in each row, in order."""
+    mesh = nets.mesh_of(tower, data)
+
+    def both():
+        masks = dropout.Masks(jax.random.key(0), IMAGES)
+        one_by_one = masks.draw(6, 4, 100, 0.5)
+        return jnp.concatenate([*one_by_one], axis=-1), masks.draw_side_by_side(6, 4, 100, 0.5)
+
+    place = towers.partition(mesh, 'data', 'tower')
+    parts = jax.shard_map(both, mesh=mesh, in_specs=(), out_specs=place, check_vma=False)
+    expected, actual = run(parts)
+    np.testing.assert_array_equal(actual, expected)
+    assert actual.shape == (IMAGES, 400)
+    assert 0.4 < actual.mean() < 0.6
+
+
+def test_rectify_and_drop_is_relu_and_dropout():
+    """Values and derivatives, bit by bit, for special numbers too."""
+    special = [0.0, -0.0, np.nan, np.inf, -np.inf]
+    rng = np.random.default_rng(0)
+    x = jnp.asarray([special * 2, rng.normal(size=10)], jnp.float32)
+    g = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    mask = jnp.asarray([[True] * 5 + [False] * 5, rng.random(10) < 0.5])
+    forms = [
+        lambda x: dropout.rectify_and_drop(x, mask),
+        lambda x: jnp.where(mask, jax.nn.relu(x), jnp.float32(0)),
+    ]
+    actual, expected = ((f(x), jax.vjp(f, x)[1](g)[0]) for f in forms)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def of_inputs(rate, **overrides):

@@ -9,6 +9,7 @@ import nets
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.layer_table import layer_table
 from alexnet_jax.model.operations import Operations
+from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from devices import run
@@ -53,6 +54,23 @@ def test_towers_that_read_their_neighbours_are_one_tower(devices, number, maps, 
     expected = run(lambda x, g: value_and_gradient(of_one_tower, x, g), x, g)
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # sums in another order
+
+
+@pytest.mark.parametrize('names', [('relu',), ('relu', 'max_pooling'), ('max_pooling', 'relu')])
+def test_on_a_gpu_relu_is_the_same(names):
+    """It has another form there, which XLA can leave to cuDNN (ops/convolution.py)."""
+    model = nets.small().model
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 7, 7, 3)), jnp.float32)
+
+    def value_and_gradient(platform):
+        operations = Operations.of_layer(names, model, platform, of_sums=True)
+        y, vjp = jax.vjp(lambda x: operations([x])[0], x)
+        return y, vjp(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.float32))[0]
+
+    actual, expected = (value_and_gradient(Platform(name, False)) for name in ('gpu', 'cpu'))
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_only_the_maps_at_the_edges_cross():

@@ -13,6 +13,7 @@ from alexnet_jax.ops.convolution import (
     convolution_at_test_time,
     convolved_size,
     padding_after,
+    relu_with_convolution,
     unshared_convolution,
 )
 from devices import run
@@ -231,3 +232,30 @@ def test_at_test_time_the_dtype_is_kept():
         lambda x, w: convolution_at_test_time(x, w, 1, 1), jnp.bfloat16(x), jnp.bfloat16(w)
     )
     assert half.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_relu_with_a_convolution_is_relu(dtype):
+    """All values and derivatives are those of `jax.nn.relu`, for special numbers too."""
+    special = [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-30, -1e-30]
+    rng = np.random.default_rng(0)
+    x = jnp.asarray([*special, *rng.normal(size=100)], dtype)
+    g = jnp.asarray(rng.normal(size=x.shape), dtype)
+
+    def value_and_derivative(function):
+        y, vjp = jax.vjp(function, x)
+        return y, function(x), vjp(g)[0]
+
+    actual, expected = (value_and_derivative(f) for f in (relu_with_convolution, jax.nn.relu))
+    for a, b in zip(actual, expected, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_array_equal(np.float32(a), np.float32(b))
+    assert not actual[-1][np.asarray(actual[0]) == 0].any()
+
+
+def test_relu_with_a_convolution_keeps_its_result_alone():
+    """The sums before it are not needed again, so cuDNN need not write them."""
+    x = jnp.arange(-3.0, 3.0)
+    _, vjp = jax.vjp(relu_with_convolution, x)
+    (kept,) = (a for a in jax.tree.leaves(vjp) if a.shape == x.shape)
+    np.testing.assert_array_equal(kept, jnp.maximum(x, 0.0))
