@@ -136,7 +136,7 @@ def _entry(ptx: str) -> str:
 
 
 def _registers(files: Sequence[Path], assembler: Path, most_threads: int) -> list[Registers]:
-    """Asks ptxas for the registers of each kernel."""
+    """Returns the registers of each kernel, as ptxas counts them."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         usages = pool.map(lambda file: _usage(file, assembler, most_threads), files)
         return sorted(usage for usages_of_file in usages for usage in usages_of_file)

@@ -88,11 +88,11 @@ def test_averages_of_batch_normalization_are_not_updated():
     assert [name for name in names if 'scale' in name]
 
 
-def test_the_kernel_is_chosen_for_gpus_with_triton(caplog):
+def test_the_kernel_is_chosen_for_gpus_with_triton(capsys):
     there = Platform('gpu', is_local=False)
     assert small_updates.choose(nets.small(), there) is not None
     assert small_updates.choose(nets.small(), there._replace(has_triton=False)) is None
-    assert 'Triton needs an Ampere GPU' in caplog.text
+    assert 'Triton needs an Ampere GPU' in capsys.readouterr().err
 
 
 def test_the_check_of_the_kernel_can_fail(monkeypatch):
