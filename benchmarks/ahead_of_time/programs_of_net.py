@@ -80,15 +80,15 @@ def kernels(
     platform = Platform.of_devices(devices)
     sharding = SingleDeviceSharding(devices[0])
     options: dict[str, Any] = dict(implementation=implementation, platform=platform)
-    formula = dict(zip(('size', 'k', 'alpha', 'beta'), PAPER, strict=False))
-    pools = dict(window=WINDOW, stride=STRIDE)
+    formula: dict[str, Any] = PAPER._asdict() | {'rectify': True}
+    pools: dict[str, Any] = dict(window=WINDOW, stride=STRIDE)
 
     def normalize(x: Array, bias: Array) -> Array:
         del bias  # its gradient is not computed by this kernel
-        return response_normalization(x, **formula, rectify=True, **options)
+        return response_normalization(x, **formula, **options)
 
     def normalize_and_pool(x: Array, bias: Array) -> Array:
-        return normalized_pooling(x, **formula, **pools, bias_111C=bias, rectify=True, **options)
+        return normalized_pooling(x, **formula, **pools, bias_111C=bias, **options)
 
     def pool(x: Array, bias: Array) -> Array:
         del bias
