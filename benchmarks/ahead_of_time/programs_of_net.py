@@ -14,11 +14,10 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 from alexnet_jax.config import schema
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import inference, towers
-from alexnet_jax.ops.formula import PAPER
+from alexnet_jax.ops.formula import PAPER, SHAPES
 from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
-from alexnet_jax.ops.response_normalization_pallas import SHAPES
 from alexnet_jax.runtime import compilation
 from alexnet_jax.training.state import state_shapes
 from alexnet_jax.training.step import Hyperparameters, make_train_step
