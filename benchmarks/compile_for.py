@@ -26,7 +26,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ahead_of_time import packages, report
-from ahead_of_time.compilation import compile_program
+from ahead_of_time.compilation import REPORT, compile_program, prepare_folder
 from ahead_of_time.devices import DEVICES
 
 from alexnet_jax.config import command_line, loading, schema
@@ -45,7 +45,7 @@ _TOWER = flags.DEFINE_integer('mesh.tower', 1, 'Devices that the towers are spre
 _DATA = flags.DEFINE_integer('mesh.data', 1, 'Replicas that share each batch.', 1)
 _ROWS = flags.DEFINE_integer('rows', 20, 'The largest instructions to print.', lower_bound=0)
 _OUT = flags.DEFINE_string(
-    'out', None, 'A folder for report.json, program.hlo and the PTX of each kernel.'
+    'out', None, 'A new folder for report.json, program.hlo and the PTX of each kernel.'
 )
 _PACKAGES = flags.DEFINE_string('packages', None, 'The folder of the compilers.')
 _INSTALL = flags.DEFINE_bool('install', False, 'Install the compilers in their folder, and exit.')
@@ -74,13 +74,13 @@ def main(_: list[str]) -> None:
         if _INSTALL.value:
             packages.install(folder)
             return
+        if _OUT.value:
+            prepare_folder(Path(_OUT.value))  # before the minutes of compilation
         device = DEVICES[_DEVICE.value]
         packages.load(device.platform, folder)
         reports = kernels(folder) if _WHAT.value == 'kernels' else {_WHAT.value: program(folder)}
         if _OUT.value:
-            file = Path(_OUT.value) / 'report.json'
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(reports, indent=1) + '\n')
+            (Path(_OUT.value) / REPORT).write_text(json.dumps(reports, indent=1) + '\n')
             print(f'written to {_OUT.value}')
 
 
