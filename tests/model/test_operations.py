@@ -64,7 +64,7 @@ def test_on_a_gpu_relu_is_the_same(names):
     x = jnp.asarray(rng.normal(size=(2, 7, 7, 3)), jnp.float32)
 
     def value_and_gradient(platform):
-        operations = Operations.of_layer(names, model, platform, of_sums=True)
+        operations = Operations.of_layer(names, model, platform, follow_convolution=True)
         y, vjp = jax.vjp(lambda x: operations([x])[0], x)
         return y, vjp(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.float32))[0]
 
