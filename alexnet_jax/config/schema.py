@@ -299,8 +299,8 @@ class Config:
     ]
     deterministic: Annotated[
         bool,
-        'On a GPU, use only deterministic algorithms, in place of those that each start measures to '
-        'be the fastest: a resumed run then ends with the same bits as an uninterrupted one. '
+        'On a GPU, use only deterministic algorithms, in place of those that each start measures '
+        'to be the fastest: a resumed run then ends with the same bits as an uninterrupted one. '
         'Programs for other devices are deterministic in any case.',
     ]
     dataset: Dataset
