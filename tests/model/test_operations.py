@@ -57,7 +57,7 @@ def test_towers_that_read_their_neighbours_are_one_tower(devices, number, maps, 
 
 
 @pytest.mark.parametrize('names', [('relu',), ('relu', 'max_pooling'), ('max_pooling', 'relu')])
-def test_on_a_gpu_relu_is_the_same(names):
+def test_relu_has_the_same_values_and_derivatives_on_a_gpu(names):
     """It has another form there, which XLA can leave to cuDNN (ops/convolution.py)."""
     model = nets.small().model
     rng = np.random.default_rng(0)
