@@ -14,11 +14,10 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 from alexnet_jax.config import schema
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import inference, towers
-from alexnet_jax.ops.formula import PAPER
+from alexnet_jax.ops.formula import PAPER, SHAPES
 from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
-from alexnet_jax.ops.response_normalization_pallas import SHAPES
 from alexnet_jax.runtime import compilation
 from alexnet_jax.training.state import state_shapes
 from alexnet_jax.training.step import Hyperparameters, make_train_step
@@ -80,15 +79,15 @@ def kernels(
     platform = Platform.of_devices(devices)
     sharding = SingleDeviceSharding(devices[0])
     options: dict[str, Any] = dict(implementation=implementation, platform=platform)
-    formula = dict(zip(('size', 'k', 'alpha', 'beta'), PAPER, strict=False))
-    pools = dict(window=WINDOW, stride=STRIDE)
+    formula: dict[str, Any] = PAPER._asdict() | {'rectify': True}
+    pools: dict[str, Any] = dict(window=WINDOW, stride=STRIDE)
 
     def normalize(x: Array, bias: Array) -> Array:
         del bias  # its gradient is not computed by this kernel
-        return response_normalization(x, **formula, rectify=True, **options)
+        return response_normalization(x, **formula, **options)
 
     def normalize_and_pool(x: Array, bias: Array) -> Array:
-        return normalized_pooling(x, **formula, **pools, bias_111C=bias, rectify=True, **options)
+        return normalized_pooling(x, **formula, **pools, bias_111C=bias, **options)
 
     def pool(x: Array, bias: Array) -> Array:
         del bias
