@@ -93,14 +93,3 @@ def test_the_kernel_is_chosen_for_gpus_with_triton(capsys):
     assert small_updates.choose(nets.small(), there) is not None
     assert small_updates.choose(nets.small(), there._replace(has_triton=False)) is None
     assert 'Triton needs an Ampere GPU' in capsys.readouterr().err
-
-
-def test_the_check_of_the_kernel_can_fail(monkeypatch):
-    """On an attached device the kernel is tried: a wrong result is noticed."""
-    small_updates._kernel_works.cache_clear()
-    monkeypatch.setattr(small_updates, '_updated', small_updates._updated_by_formula)
-    assert small_updates._kernel_works(Platform('cpu'))
-    small_updates._kernel_works.cache_clear()
-    monkeypatch.setattr(small_updates, '_updated', lambda w: jnp.stack([w, w]))
-    assert not small_updates._kernel_works(Platform('cpu'))
-    small_updates._kernel_works.cache_clear()
