@@ -12,8 +12,9 @@ from jax import Array
 from alexnet_jax.config import model_schema
 from alexnet_jax.model.towers import extend
 from alexnet_jax.ops.convolution import relu_with_convolution
+from alexnet_jax.ops.formula import add_bias
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.ops.normalized_pooling import add_bias, normalized_pooling, pooling
+from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from alexnet_jax.ops.spatial_normalization import spatial_normalization
 

@@ -1,4 +1,4 @@
-"""Which arrays a GPU updates by the kernel of ops/triton/momentum.py, and by which rules (§5).
+"""Which arrays a GPU updates by the kernel of ops/momentum.py, and by which rules (§5).
 
 They are all convolution kernels and biases. With the kernel, the training step of the paper's net
 has 18 launches fewer (counted for one H100).
@@ -15,8 +15,9 @@ from alexnet_jax.config.schema import Config
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.layer_table import FIRST
 from alexnet_jax.model.parameters import Average, Bias, ParameterInfo
+from alexnet_jax.ops import momentum
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.ops.triton import momentum
+from alexnet_jax.ops.triton.rules import KERNEL_DIMENSIONS, Rule
 from alexnet_jax.training.optimizer import Rates, frozen_layers, weight_decay
 from alexnet_jax.training.state import State
 
@@ -67,7 +68,7 @@ def _update_small(
     )
 
 
-def rules_of(config: Config) -> list[momentum.Rule | None]:
+def rules_of(config: Config) -> list[Rule | None]:
     """Returns the rule of each parameter, in the order of `jax.tree.leaves`.
 
     It is None for the weights of dense layers and of unshared convolutions, which are so large that
@@ -79,16 +80,16 @@ def rules_of(config: Config) -> list[momentum.Rule | None]:
             alexnet.parameter_info(config),
             alexnet.shapes(config),
         ),
-        is_leaf=lambda rule: rule is None or isinstance(rule, momentum.Rule),
+        is_leaf=lambda rule: rule is None or isinstance(rule, Rule),
     )
 
 
-def _rule(config: Config, info: ParameterInfo, array: Any) -> momentum.Rule | None:
+def _rule(config: Config, info: ParameterInfo, array: Any) -> Rule | None:
     """Returns the rule that `paper_momentum` has for a parameter; None as for `rules_of`."""
-    is_small = info.kind is Bias or array.ndim == momentum.KERNEL_DIMENSIONS
+    is_small = info.kind is Bias or array.ndim == KERNEL_DIMENSIONS
     if info.kind is Average or info.layer in frozen_layers(config) or not is_small:
         return None
-    return momentum.Rule(
+    return Rule(
         decay=weight_decay(config, info),
         rate=Rates(*range(len(Rates._fields))).of_parameter(info),
         factor=config.model.layers()[info.layer].rate_factor,

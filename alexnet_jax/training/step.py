@@ -15,6 +15,7 @@ from alexnet_jax.model.batch_normalization import update_averages
 from alexnet_jax.model.dropout import Masks
 from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.top_k_credit import credit, softmax_cross_entropy
+from alexnet_jax.training import small_updates
 from alexnet_jax.training.optimizer import Progress, Rates, apply_updates, rates
 from alexnet_jax.training.state import State, make_optimizer, partitions
 
@@ -37,7 +38,7 @@ class Hyperparameters(NamedTuple):
     rates: Rates
     deviation: Any
 
-    SIZE = 5  # numbers in the array
+    SIZE = len(Rates._fields) + 1  # numbers in the array
 
     @classmethod
     def at(cls, config: Config, epoch: float, progress: Progress) -> 'Hyperparameters':
@@ -160,9 +161,4 @@ def _choose_update(
 def _choose_small_updates(config: Config, mesh: jax.sharding.Mesh) -> Callable[..., Any] | None:
     """Returns the function that updates small arrays by a kernel; None where there is no kernel."""
     platform = Platform.of_devices(mesh.devices.flat)
-    if platform.name != 'gpu':
-        return None
-    # Only a GPU needs Pallas, whose import takes a moment.
-    from alexnet_jax.training import small_updates
-
-    return small_updates.choose(config, platform)
+    return small_updates.choose(config, platform) if platform.name == 'gpu' else None

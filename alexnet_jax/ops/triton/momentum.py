@@ -1,8 +1,8 @@
 """The update rule with momentum (§5) for many small arrays as one Pallas kernel, for NVIDIA GPUs.
 
-training/small_updates.py says which arrays it updates, and by which rules. XLA updates each array
-in a kernel of its own. The gradients of convolution kernels come from cuDNN with the output maps
-first; XLA transposes them in the update, which it cannot do in place then, and copies the results
+../momentum.py decides whether the kernel is used; only it calls `update`. XLA updates each array in
+a kernel of its own. The gradients of convolution kernels come from cuDNN with the output maps
+first. XLA transposes them in the update, which it cannot do in place then, and copies the results
 into the arrays of the state. This kernel reads the gradients in cuDNN's order and updates all
 arrays in place.
 
@@ -22,31 +22,11 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from alexnet_jax.ops.implementations import Platform, kernel_agrees
+from alexnet_jax.ops.triton.rules import KERNEL_DIMENSIONS, Rule
 from alexnet_jax.ops.triton.segments import silence_deprecation
 
 TILE = 32  # rows and columns of the tile that a program updates
 NUM_WARPS = 4  # 8 elements for each thread; 64 registers on sm_90, none of them spilled
-KERNEL_DIMENSIONS = 5  # of the kernels of a convolution: (T, H, W, I, O)
-
-
-class Rule(NamedTuple):
-    """How one array w with the gradient g and the velocity v is updated.
-
-    v <- momentum v - rate (g + decay w);  w <- w + v, where rate is `factor` times the learning
-    rate.
-
-    Attributes:
-      decay: the weight decay.
-      rate: the index of the learning rate in the array of hyperparameters.
-      factor: the factor of that learning rate.
-      may_freeze: whether w stays as it is, whatever its velocity, where the learning rate is 0.
-    """
-
-    decay: float
-    rate: int
-    factor: float
-    may_freeze: bool
 
 
 def update(
@@ -56,21 +36,10 @@ def update(
     rules: Sequence[Rule],
     hyperparameters: Array,
     momentum: float,
+    *,
     interpret: bool = False,
 ) -> tuple[list[Array], list[Array]]:
-    """Applies the rules to arrays, in place.
-
-    Args:
-      params, velocities, gradients: float32 arrays, convolution kernels (T, H, W, I, O) or biases
-        with fewer axes.
-      rules: for each array, how it is updated.
-      hyperparameters: (n,) float32, with the learning rates that the rules name.
-      momentum: the factor of the velocity.
-      interpret: whether the CPU interprets the kernel.
-
-    Returns:
-      The new parameters and the new velocities, of the same shapes.
-    """
+    """Applies the rules to arrays, in place; see ../momentum.py for the arguments."""
     silence_deprecation()
     shapes = [x.shape for x in params]
     parts = _divide(shapes)
@@ -170,29 +139,3 @@ def _indices(part: _Part, tile: Array) -> tuple[Array, Array, Array]:
     indices = start + row * part.columns + column
     gradient_indices = part.offset + start + column * part.rows + row
     return indices, gradient_indices, (row < part.rows) & (column < part.columns)
-
-
-@functools.cache
-def kernel_works(platform: Platform) -> bool:
-    """Returns whether the kernel compiles and agrees with the formula; tries it once."""
-    fallback = 'convolution kernels and biases are updated without the kernel'
-    return kernel_agrees(platform, fallback, _updated, _updated_by_formula, (2, 3, 3, 20, 40))
-
-
-RULE_OF_CHECK = Rule(decay=0.5, rate=0, factor=2.0, may_freeze=False)
-
-
-def _updated(w: Array) -> Array:
-    """Applies RULE_OF_CHECK by the kernel; velocity and gradient are parts of w in other orders."""
-    w = jax.lax.stop_gradient(w)
-    (new_w,), (new_v,) = update(
-        [w], [w[::-1]], [w[:, ::-1]], [RULE_OF_CHECK], jnp.full(1, 0.25, w.dtype), 0.5
-    )
-    return jnp.stack([new_w, new_v])
-
-
-def _updated_by_formula(w: Array) -> Array:
-    """Computes the same as `_updated` in plain JAX."""
-    w = jax.lax.stop_gradient(w)
-    new_v = 0.5 * w[::-1] - 2 * 0.25 * (w[:, ::-1] + 0.5 * w)
-    return jnp.stack([w + new_v, new_v])
