@@ -3,7 +3,7 @@
 The net runs them one after the other ('unrolled'). Here a convolutional layer runs all of them at
 once: as a grouped convolution, or mapped over by `jax.vmap` (which JAX turns into a grouped
 convolution, too). In the form 'blocks' the towers are unrolled, but a convolution with a stride
-sees each block of stride x stride pixels as one pixel with more maps. The parameters, their shapes
+reads each block of stride x stride pixels as one pixel with more maps. The parameters, their shapes
 and the logits are the same.
 
 The convolutional layers are written out here a second time, from the public operations, so that
@@ -89,9 +89,9 @@ def _blocks(
 ) -> list[Array]:
     """Convolves conv1 in blocks of 4 x 4 pixels: 48 maps instead of 3.
 
-    Tensor cores multiply 8 or 16 maps at a time, so cuDNN fills 3 up. With blocks the kernel has
-    12 x 12 pixels with zeros at its edges, 19 % more multiplications than 11 x 11. XLA writes the
-    views as blocks in the pass that crops them: the bytes and launches of a step are the same.
+    Tensor cores multiply 8 or 16 maps at a time, so cuDNN pads 3 maps with zeros. In blocks, the
+    kernel of 11 x 11 pixels is padded to 12 x 12, which is 19 % more multiplications. XLA writes
+    the views as blocks in the kernel that crops them, so a step has the same bytes and launches.
     """
     operations = Operations.of_layer(settings.then, model)
     stride, padding, _ = steps(settings)

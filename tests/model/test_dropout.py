@@ -42,7 +42,7 @@ def test_masks_side_by_side_are_those_of_the_towers(tower, data):
     assert 0.4 < actual.mean() < 0.6
 
 
-def test_rectify_and_drop_is_relu_and_dropout():
+def test_rectify_and_drop_is_relu_followed_by_dropout():
     """Values and derivatives, bit by bit, for special numbers too."""
     special = [0.0, -0.0, np.nan, np.inf, -np.inf]
     rng = np.random.default_rng(0)

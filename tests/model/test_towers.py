@@ -154,7 +154,7 @@ def test_the_mesh_is_described_in_a_line():
 
 
 @pytest.mark.parametrize(('tower', 'data'), [(1, 1), (2, 1), (1, 2)])
-def test_what_is_put_on_the_devices_is_that_of_device_put(tower, data):
+def test_arrays_are_placed_as_device_put_places_them(tower, data):
     mesh, batch = nets.mesh_of(tower, data), nets.batch(nets.small())
     sharding = jax.sharding.NamedSharding(mesh, towers.spec(mesh, 'images'))
     placed, expected = towers.put_batch(mesh, batch), jax.device_put(batch, sharding)
