@@ -69,7 +69,7 @@ def test_at_test_time_inputs_are_scaled():
     params, x = alexnet.initialize(of_inputs(0.5)), nets.images(of_inputs(0.5), 2)
     half = params | {'fc6': params['fc6'] | {'kernel_TIO': 0.5 * params['fc6']['kernel_TIO']}}
     mesh = nets.mesh_of(1)
-    compiled = functools.partial(nets.compiled_logits, mesh=mesh, optimized=False)
+    compiled = functools.partial(nets.compiled_logits, mesh=mesh)
     actual, expected = compiled(of_inputs(0.5))(params, x), compiled(of_inputs(0.0))(half, x)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
     assert not np.allclose(actual, compiled(of_inputs(0.0))(params, x), rtol=1e-2)

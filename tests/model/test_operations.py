@@ -76,7 +76,7 @@ def test_relu_has_the_same_values_and_derivatives_on_a_gpu(names):
 def test_only_the_maps_at_the_edges_cross():
     """One gather more for each layer that is normalized; the layer table has its size."""
     config, mesh = nets.small(model__response_normalization__reads='all'), nets.mesh_of(2)
-    logits = nets.compiled_logits(config, mesh, optimized=False)
+    logits = nets.compiled_logits(config, mesh)
     compiled = logits.lower(alexnet.shapes(config), nets.images(config, 8)).compile()
     assert nets.collectives(compiled) == {'all-gather': 5, 'all-reduce': 1}
     crossing = {row.name: row.crossing for row in layer_table(config)}

@@ -86,7 +86,7 @@ def test_the_precision_does_not_change_the_program_for_a_cpu():
         constants = nets.constants(size=config.dataset.image_size)
         arguments = state_shapes(config, mesh), nets.batch(config), constants
         lowered = make_train_step(config, mesh).lower(*arguments, nets.hyperparameters(0.01))
-        text = lowered.compile(compiler_options=nets.UNOPTIMIZED).as_text()
+        text = lowered.compile().as_text()
         text = re.sub(r', metadata=\{[^}]*\}|, operand_precision=\{[^}]*\}', '', text)
         return text.partition('\nFileNames')[0]
 

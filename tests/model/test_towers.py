@@ -19,7 +19,7 @@ from devices import run
 def collectives_of_logits(mesh):
     """Counts the collectives of the small net at test time."""
     config = nets.small()
-    logits = nets.compiled_logits(config, mesh, optimized=False)
+    logits = nets.compiled_logits(config, mesh)
     return nets.collectives(logits.lower(alexnet.shapes(config), nets.images(config, 8)).compile())
 
 
@@ -82,9 +82,7 @@ def test_any_number_of_towers_is_the_same_on_any_mesh(number):
         for t in (1, 2)
         if number % t == 0
     ]
-    first, *others = (
-        nets.compiled_logits(config, mesh, key, optimized=False)(params, x) for mesh in meshes
-    )
+    first, *others = (nets.compiled_logits(config, mesh, key)(params, x) for mesh in meshes)
     assert first.shape == (4, 10)
     assert len(others) == (number > 1)
     for other in others:

@@ -59,7 +59,7 @@ def test_the_kernel_computes_the_update_rule(conv1_rate):
     nothing = jax.tree.map(np.zeros_like, after)
     arguments = state, gradients, Hyperparameters(rates, 0.0).pack(), *nothing
     update = functools.partial(small_updates._update_small, config, interpret=True)
-    compiled = jax.jit(update).lower(*arguments).compile(compiler_options=nets.UNOPTIMIZED)
+    compiled = jax.jit(update).lower(*arguments).compile()
     params, velocity = compiled(*arguments)
     small = {name for name in SMALL if not name.startswith('conv4')}
     for actual, expected in zip((params, velocity), after, strict=True):
