@@ -136,7 +136,7 @@ def kernels(folder: Path) -> dict[str, dict[str, Any]]:
         start = time.perf_counter()
         result = report.program_report(_compile(lowered.lowered, folder, out), device, None)
         print(f'{lowered.name}: compiled in {time.perf_counter() - start:.1f} s')
-        report.print_report(result, 0)
+        report.print_kernel(result)
         reports[lowered.name] = result
     return reports
 

@@ -7,9 +7,9 @@ The arrays are those that one tower normalizes after conv1 and after conv2; forw
 forward and backward with a random cotangent. The contenders:
 
 - formula: alexnet_jax/ops/response_normalization.py in plain JAX, with a hand-written derivative.
-- Pallas: the kernels of alexnet_jax/ops/response_normalization_pallas.py, on GPUs and TPUs.
+- Pallas: the kernels of response normalization in alexnet_jax/ops/triton/ (GPUs) and tpu/ (TPUs).
 - Mosaic GPU: the kernels of alexnet_jax/ops/mosaic_gpu/response_normalization.py, on GPUs.
-- one kernel: on GPUs, alexnet_jax/ops/normalized_pooling_pallas.py, which pools too.
+- one kernel: on GPUs, alexnet_jax/ops/triton/normalized_pooling.py, which pools too.
 - automatic derivative: slices and a power in plain JAX, in the dtype of x, differentiated by JAX.
 - PyTorch: eager nn.LocalResponseNorm, maps before rows and columns, on the same kind of device.
 
@@ -29,11 +29,10 @@ On accelerators a call takes less time than starting it: there one measurement i
 several of them compiled as one program, in which each call reads the result of the one before it,
 or an array of its own.
 
-On GPUs and TPUs the kernels are checked first (kernel_check.py; --nocheck_first saves the time where
-they have been checked); those that fail are not timed, and the exit code is 1. After a kernel has
-touched an address outside its arrays, the process can no longer use the GPU, so --kernels=pallas
-and --kernels=mosaic_gpu are best run in processes of their own. What PyTorch does not have, such as
-bfloat16 on CPUs, is left out.
+On GPUs and TPUs the kernels are checked first (kernel_check.py; --nocheck_first leaves that out);
+those that fail are not timed, and the exit code is 1. After a kernel has touched an address outside
+its arrays, the process can no longer use the GPU: run --kernels=pallas and --kernels=mosaic_gpu in
+processes of their own. What PyTorch does not have, such as bfloat16 on CPUs, is left out.
 """
 
 import dataclasses
@@ -75,7 +74,7 @@ from normalization_layers import (
 from programs import Step, compile_all, draw, lower, lower_each, start
 
 from alexnet_jax.config import schema
-from alexnet_jax.ops import response_normalization_pallas as kernels
+from alexnet_jax.ops.formula import SHAPES
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import first_line, parse_flags
@@ -89,7 +88,7 @@ TORCH_CALLS = 5  # each runs many kernels
 
 _BATCH = flags.DEFINE_integer('batch', 32, 'Images in a batch.', lower_bound=1)
 _DTYPE = flags.DEFINE_list('dtype', list(schema.DTYPES), f'Dtypes: {", ".join(schema.DTYPES)}.')
-_LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Layers: {", ".join(kernels.SHAPES)}.')
+_LAYERS = flags.DEFINE_list('layers', list(SHAPES), f'Layers: {", ".join(SHAPES)}.')
 _REPEATS = flags.DEFINE_integer('repeats', 9, 'Rounds.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for the result, with the time of each round.')
 _TORCH = flags.DEFINE_bool('torch', True, 'Time PyTorch too, where it is installed.')
@@ -99,11 +98,7 @@ _KERNELS = flags.DEFINE_list(
 _CHECK = flags.DEFINE_bool('check', False, 'Check the kernels and time nothing.')
 _CHECK_FIRST = flags.DEFINE_bool('check_first', True, 'Check the kernels before they are timed.')
 
-for _flag, _values in (
-    (_DTYPE, schema.DTYPES),
-    (_LAYERS, kernels.SHAPES),
-    (_KERNELS, KERNELS),
-):
+for _flag, _values in ((_DTYPE, schema.DTYPES), (_LAYERS, SHAPES), (_KERNELS, KERNELS)):
     measuring.validate_choices(_flag, _values)
 
 
@@ -183,7 +178,7 @@ def step_of(layer: Layer, what: str) -> Step:
 
 def arguments(table: Table) -> tuple[Array, Array]:
     """Draws x and the cotangent of y."""
-    x = draw((_BATCH.value, *kernels.SHAPES[table.layer]), table.dtype, seed=0)
+    x = draw((_BATCH.value, *SHAPES[table.layer]), table.dtype, seed=0)
     y = jax.eval_shape(layers(table.function, ())['formula'], x)
     return x, draw(y.shape, table.dtype, seed=1)
 

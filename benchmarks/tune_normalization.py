@@ -2,7 +2,7 @@
 
     python benchmarks/tune_normalization.py [--batch=128] [--dtype=float32,bfloat16] [--repeats=5]
 
-The constants are those at the top of alexnet_jax/ops/kernels/segments.py. The arrays
+The constants are those at the top of alexnet_jax/ops/triton/segments.py. The arrays
 are those that one tower normalizes after conv1 and after conv2, with a ReLU before, as in the net;
 forward and backward are timed separately. The best constants come first: the order is by the
 geometric mean of a row's times over the best times of the columns.
@@ -29,9 +29,9 @@ import measuring
 from programs import compile_all, draw, lower, start
 
 from alexnet_jax.config import schema
-from alexnet_jax.ops import response_normalization_pallas as kernels
-from alexnet_jax.ops.formula import PAPER
-from alexnet_jax.ops.kernels import segments
+from alexnet_jax.ops.formula import PAPER, SHAPES
+from alexnet_jax.ops.triton import response_normalization as kernels
+from alexnet_jax.ops.triton import segments
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import parse_flags
 
@@ -47,12 +47,12 @@ TUNED = {
 
 _BATCH = flags.DEFINE_integer('batch', 128, 'Images in a batch.', lower_bound=1)
 _DTYPE = flags.DEFINE_list('dtype', list(schema.DTYPES), f'Dtypes: {", ".join(schema.DTYPES)}.')
-_LAYERS = flags.DEFINE_list('layers', list(kernels.SHAPES), f'Layers: {", ".join(kernels.SHAPES)}.')
+_LAYERS = flags.DEFINE_list('layers', list(SHAPES), f'Layers: {", ".join(SHAPES)}.')
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Rounds.', lower_bound=1)
 _INTERPRET = flags.DEFINE_bool('interpret', False, 'Interpret the kernels, to try the program.')
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for the result.')
 
-for _flag, _values in ((_DTYPE, schema.DTYPES), (_LAYERS, kernels.SHAPES)):
+for _flag, _values in ((_DTYPE, schema.DTYPES), (_LAYERS, SHAPES)):
     measuring.validate_choices(_flag, _values)
 
 
@@ -72,7 +72,7 @@ class Trial:
 def trials() -> Iterator[tuple[Trial, Any, tuple[Array, ...]]]:
     """Yields each kernel with each choice of the constants, lowered, and its arguments."""
     for layer, dtype in itertools.product(_LAYERS.value, _DTYPE.value):
-        shape = (_BATCH.value, *kernels.SHAPES[layer])
+        shape = (_BATCH.value, *SHAPES[layer])
         arrays = tuple(draw(shape, dtype, seed) for seed in range(2))
         for constants, what in itertools.product(
             itertools.product(*TUNED.values()), ('forward', 'backward')
@@ -88,7 +88,7 @@ def trials() -> Iterator[tuple[Trial, Any, tuple[Array, ...]]]:
 def kernel_step(what: str, *arrays: Array) -> tuple[Array, ...]:
     """Runs the kernel forward, or backward alone, as training does: with a ReLU before it."""
     kernel: Any = {'forward': kernels.forward, 'backward': kernels.backward}[what]
-    return (kernel(*arrays, PAPER, target='gpu', interpret=_INTERPRET.value),)
+    return (kernel(*arrays, PAPER, interpret=_INTERPRET.value),)
 
 
 def tune(about: dict[str, Any]) -> None:

@@ -36,6 +36,9 @@ class Formula(NamedTuple):
 # The paper's constants after a ReLU, with which kernels are tried before they are used.
 PAPER = Formula(5, 2.0, 1e-4, 0.75, rectify=True)
 
+# What one tower of the paper normalizes, (rows, columns, maps) per image, for tests and benchmarks.
+SHAPES = {'conv1': (55, 55, 48), 'conv2': (27, 27, 128)}
+
 # Pixels across a pool: the mask of the kernel that normalizes and pools has one bit of an int32 for
 # each pixel of a window.
 LARGEST_WINDOW = 5

@@ -2,7 +2,7 @@
 
 Where nothing else reads the arrays between them, one pass can do all three. The functions of
 response_normalization.py and max_pooling.py in sequence are the specification, and they run on
-CPUs. GPUs have a kernel (normalized_pooling_pallas.py), and so have TPUs, also for pooling alone
+CPUs. GPUs have a kernel (triton/normalized_pooling.py), and so have TPUs, also for pooling alone
 (tpu/normalized_pooling.py).
 """
 
@@ -168,9 +168,9 @@ _fused.defvjp(_forward, _backward)
 
 
 def _kernels() -> Any:
-    from alexnet_jax.ops import normalized_pooling_pallas  # only GPUs need it
+    from alexnet_jax.ops.triton import normalized_pooling  # only GPUs need it
 
-    return normalized_pooling_pallas
+    return normalized_pooling
 
 
 def _tpu_is_suited(

@@ -8,7 +8,7 @@ the sum as the paper prints it; the 2012 code divides it by the size (layer.py:1
 to the caller.
 
 This module is the specification in plain JAX, and it is fast on CPUs. GPUs and TPUs have kernels
-(response_normalization_pallas.py; for newer GPUs also mosaic_gpu/response_normalization.py).
+(triton/, tpu/ and, for newer GPUs, mosaic_gpu/, each with its response_normalization.py).
 """
 
 import functools
@@ -69,7 +69,7 @@ def response_normalization(
 def _normalize(x: Array, formula: Formula, backend: str) -> Array:
     if backend == 'jax':
         return _value(x, formula)
-    return _kernels(backend).forward(x, formula, **_target(backend))
+    return _kernels(backend).forward(x, formula, interpret=backend == 'interpreted')
 
 
 def _forward(x: Array, formula: Formula, backend: str) -> tuple[Array, Array]:
@@ -79,7 +79,7 @@ def _forward(x: Array, formula: Formula, backend: str) -> tuple[Array, Array]:
 def _backward(formula: Formula, backend: str, x: Array, g: Array) -> tuple[Array]:
     if backend == 'jax':
         return (_derivative(x, g, formula),)
-    return (_kernels(backend).backward(x, g, formula, **_target(backend)),)
+    return (_kernels(backend).backward(x, g, formula, interpret=backend == 'interpreted'),)
 
 
 _normalize.defvjp(_forward, _backward)
@@ -145,21 +145,16 @@ def _power(x: Array, exponent: float) -> Array:
     return x**exponent
 
 
-def _target(backend: str) -> dict[str, Any]:
-    if backend == 'interpreted':
-        return dict(target='gpu', interpret=True)
-    return dict() if backend == 'mosaic_gpu' else dict(target=backend)
-
-
 def _kernels(backend: str) -> Any:
     # Importing Pallas takes a moment, and a CPU does not need it.
-    if backend == 'mosaic_gpu':
-        from alexnet_jax.ops.mosaic_gpu import response_normalization
-
-        return response_normalization
-    from alexnet_jax.ops import response_normalization_pallas
-
-    return response_normalization_pallas
+    match backend:
+        case 'mosaic_gpu':
+            from alexnet_jax.ops.mosaic_gpu import response_normalization
+        case 'tpu':
+            from alexnet_jax.ops.tpu import response_normalization
+        case _:
+            from alexnet_jax.ops.triton import response_normalization
+    return response_normalization
 
 
 @functools.cache

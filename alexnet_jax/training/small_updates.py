@@ -5,11 +5,10 @@ with the output maps first; XLA transposes them in the update, which it cannot d
 copies the results into the arrays of the state. Here one kernel updates all of these arrays in
 place, which takes 18 launches from the training step of the paper's net on one device.
 
-The kernel is compiled by Triton; see response_normalization_pallas.py.
+The kernel is compiled by Triton; see ops/triton/response_normalization.py.
 """
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from alexnet_jax.model import alexnet
 from alexnet_jax.model.layer_table import FIRST
 from alexnet_jax.model.parameters import Average, Bias, ParameterInfo
 from alexnet_jax.ops.implementations import Platform, kernel_agrees
+from alexnet_jax.ops.triton.segments import silence_deprecation
 from alexnet_jax.training.optimizer import Rates, frozen_layers, weight_decay
 from alexnet_jax.training.state import State
 
@@ -143,7 +143,7 @@ def update(
     Returns:
       The new parameters and velocities.
     """
-    _expect_triton()
+    silence_deprecation()
     shapes = [x.shape for x in params]
     parts = _parts(shapes)
     # In the order in which cuDNN returns them, so that XLA does not transpose them.
@@ -164,12 +164,6 @@ def update(
     )(hyperparameters, gradient, *arrays)
     new = [x.reshape(shape) for x, shape in zip(new, shapes * 2, strict=True)]
     return new[: len(shapes)], new[len(shapes) :]
-
-
-def _expect_triton() -> None:
-    # As for response_normalization_pallas.py.
-    message = 'The Pallas Triton backend is deprecated'
-    warnings.filterwarnings('ignore', message, DeprecationWarning)
 
 
 class _Part(NamedTuple):

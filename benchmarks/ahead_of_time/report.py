@@ -112,6 +112,13 @@ def print_report(report: Mapping[str, Any], rows: int) -> None:
         )
 
 
+def print_kernel(report: Mapping[str, Any]) -> None:
+    """Prints the report on a kernel that was compiled alone."""
+    print(f'  {report["memory"]["temporaries"] / 2**20:,.0f} MiB of temporaries')
+    if 'registers' in report:
+        _print_registers(report)
+
+
 def _print_launches(report: Mapping[str, Any], rows: int) -> None:
     images = report.get('images')
     per_image = f', {report["bytes"] / images / 1e6:.2f} MB for each image' if images else ''
@@ -147,15 +154,16 @@ def _print_launches(report: Mapping[str, Any], rows: int) -> None:
 
 
 def _print_registers(report: Mapping[str, Any]) -> None:
-    usages = [Registers(**u) for u in report['registers']]
+    """Prints the registers of the Pallas kernels, and which kernels of the program spill some."""
+    usages = [Registers(**usage) for usage in report['registers']]
     # XLA numbers kernels of one name: NAME, NAME__1, ...
     own = [u for u in usages if u.kernel.partition('__')[0] in report['kernels']]
     for usage in own:
         print(
-            f'kernel {usage.kernel}: {usage.registers} registers of {usage.threads} threads, '
-            f'occupancy {usage.occupancy:.0%}, {usage.spills} bytes of spills, accesses of up to '
-            f'{usage.widest} bytes'
+            f'  kernel {usage.kernel}: {usage.registers} registers in each of {usage.threads} '
+            f'threads, occupancy {usage.occupancy:.0%}, {usage.spills} bytes of spills, accesses '
+            f'of up to {usage.widest} bytes'
         )
-    if usages:
-        spills = [usage.kernel for usage in usages if usage.spills]
-        print(f'{len(usages)} different kernels, {len(spills)} with spills {" ".join(spills)}')
+    spills = [usage.kernel for usage in usages if usage.spills]
+    if spills:
+        print(f'  kernels that spill registers: {", ".join(spills)}')

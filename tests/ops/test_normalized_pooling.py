@@ -16,13 +16,14 @@ import nets
 import reference
 from alexnet_jax.model import alexnet, layers, operations, towers
 from alexnet_jax.model.layer_table import layer_table
+from alexnet_jax.ops import kernel_arrays
 from alexnet_jax.ops import normalized_pooling as module
-from alexnet_jax.ops import normalized_pooling_pallas
 from alexnet_jax.ops.formula import PAPER as PAPER_FORMULA
+from alexnet_jax.ops.formula import SHAPES
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.ops.kernels import segments
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
-from alexnet_jax.ops.response_normalization_pallas import SHAPES
+from alexnet_jax.ops.triton import normalized_pooling as kernels
+from alexnet_jax.ops.triton import segments
 from devices import TOWERS, kernel_calls, lowered, run
 
 PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
@@ -146,7 +147,7 @@ def assert_agrees(results, x, g, constants=PAPER, pool=POOL, rectify=True):
 def short_kernels(monkeypatch):
     """Makes each thread compute one map and one pool, so that the kernels compile faster."""
     monkeypatch.setattr(segments, 'LONGEST', 1)
-    monkeypatch.setattr(normalized_pooling_pallas, 'DOWN', 1)
+    monkeypatch.setattr(kernels, 'DOWN', 1)
 
 
 @pytest.mark.parametrize(('case', 'dtype'), [(0, 'float32'), (1, 'bfloat16'), (2, 'float32')])
@@ -211,7 +212,7 @@ def test_adds_up_the_gradient_of_the_bias(case, dtype, programs, monkeypatch):
 
 @pytest.mark.parametrize('down', [1, 3])
 def test_any_number_of_pools_per_thread(down, monkeypatch):
-    monkeypatch.setattr(normalized_pooling_pallas, 'DOWN', down)
+    monkeypatch.setattr(kernels, 'DOWN', down)
     devices.use_guarded_memory(monkeypatch)
     x = draw((2, 9, 5, 6))
     g = cotangent(x, POOL)
@@ -230,21 +231,21 @@ def test_mask_has_a_bit_for_each_value_that_ties(monkeypatch):
     x = np.zeros((1, 3, 5, 1), np.float32)
     x[0, 1, 1:4] = 1
     formula = PAPER_FORMULA
-    y, mask = normalized_pooling_pallas.forward(x, formula, 3, 2, with_mask=True)
+    y, mask = kernels.forward(x, formula, 3, 2, with_mask=True)
     assert mask.dtype == jnp.int32
     assert np.asarray(mask).ravel().tolist() == [0b110_000, 0b011_000]
     g = np.array([1.0, 10.0], np.float32).reshape(y.shape)
-    (dx,) = normalized_pooling_pallas.backward(x, mask, g, formula, 3, 2)
+    (dx,) = kernels.backward(x, mask, g, formula, 3, 2)
     ratios = np.asarray(dx)[0, 1] / np.asarray(dx)[0, 1, 1]
     np.testing.assert_allclose(ratios.ravel(), [0, 1, 11, 10, 0], rtol=1e-6)
     assert not np.asarray(dx)[0, ::2].any()
     x[0, 2, 4] = np.nan
-    _, mask = normalized_pooling_pallas.forward(x, formula, 3, 2, with_mask=True)
+    _, mask = kernels.forward(x, formula, 3, 2, with_mask=True)
     assert np.asarray(mask).ravel().tolist() == [0b110_000, 0]
 
 
 def test_several_blocks_with_a_ragged_end(short_kernels, monkeypatch):
-    monkeypatch.setattr(segments, 'INTERPRETED_BLOCK', 16)
+    monkeypatch.setattr(kernel_arrays, 'INTERPRETED_BLOCK', 16)
     monkeypatch.setattr(segments, 'PROGRAMS', 3)
     x = draw((2, 7, 9, 3))
     bias, g = draw_bias(x), cotangent(x, POOL)
@@ -416,10 +417,8 @@ def test_is_tried_before_it_is_used(short_kernels, monkeypatch):
     jax.jit(mapped).trace(np.ones(2))
     assert results == [True]
     assert not agrees(CPU, interpret=False)  # there is no GPU
-    cotangent = normalized_pooling_pallas._cotangent
-    monkeypatch.setattr(
-        normalized_pooling_pallas, '_cotangent', lambda *arguments: 1.01 * cotangent(*arguments)
-    )
+    cotangent = kernels._cotangent
+    monkeypatch.setattr(kernels, '_cotangent', lambda *arguments: 1.01 * cotangent(*arguments))
     assert not agrees(CPU, interpret=True)
 
 

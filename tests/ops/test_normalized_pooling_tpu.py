@@ -11,11 +11,10 @@ from jax.sharding import PartitionSpec as P
 
 import nets
 from alexnet_jax.model.operations import Operations
-from alexnet_jax.ops.formula import Formula
+from alexnet_jax.ops.formula import SHAPES, Formula
 from alexnet_jax.ops.implementations import LITTLE_VECTOR_MEMORY, Platform
 from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
-from alexnet_jax.ops.response_normalization_pallas import SHAPES
 from alexnet_jax.ops.tpu import normalized_pooling as module
 from alexnet_jax.ops.tpu import pools
 from devices import lowered, run

@@ -8,12 +8,13 @@ import pytest
 
 import reference
 from alexnet_jax.ops import response_normalization as module
-from alexnet_jax.ops import response_normalization_pallas
 from alexnet_jax.ops.formula import Formula
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.ops.kernels import arithmetic, segments
-from alexnet_jax.ops.kernels.arithmetic import Arithmetic
 from alexnet_jax.ops.response_normalization import response_normalization
+from alexnet_jax.ops.tpu import response_normalization as tpu_kernels
+from alexnet_jax.ops.triton import arithmetic, segments
+from alexnet_jax.ops.triton import response_normalization as gpu_kernels
+from alexnet_jax.ops.triton.arithmetic import Arithmetic
 
 PAPER = dict(size=5, k=2.0, alpha=1e-4, beta=0.75)
 # (shape, constants): as many maps as in the paper's two layers, fewer maps than the window, and
@@ -128,8 +129,11 @@ def test_kernels_are_tried_before_they_are_used(monkeypatch):
 
 
 def test_without_triton_the_formula_takes_over(monkeypatch, capsys):
-    """JAX has announced that it will remove Triton: then there is one warning, and no error."""
-    for imported in (response_normalization_pallas, segments, arithmetic):
+    """JAX has announced that it will remove Triton: then there is one warning, and no error.
+
+    TPUs keep their kernels.
+    """
+    for imported in (gpu_kernels, tpu_kernels, segments, arithmetic):
         package, _, name = imported.__name__.rpartition('.')
         monkeypatch.delitem(sys.modules, imported.__name__)
         monkeypatch.delattr(sys.modules[package], name)
@@ -139,6 +143,7 @@ def test_without_triton_the_formula_takes_over(monkeypatch, capsys):
     (warning,) = capsys.readouterr().err.splitlines()
     assert 'response normalization runs without its gpu kernel: ' in warning
     assert 'triton' in warning
+    assert module._kernels('tpu') is not tpu_kernels  # it was imported again
 
 
 def test_two_towers_are_not_one_wide_layer():

@@ -10,13 +10,12 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.sharding import PartitionSpec as P
 
 import reference
-from alexnet_jax.ops.formula import PAPER, Formula
+from alexnet_jax.ops.formula import PAPER, SHAPES, Formula
 from alexnet_jax.ops.implementations import OLDEST_MOSAIC_JAX, Platform
 from alexnet_jax.ops.mosaic_gpu import response_normalization as module
 from alexnet_jax.ops.mosaic_gpu.response_normalization import backward, forward
 from alexnet_jax.ops.normalized_pooling import normalized_pooling
 from alexnet_jax.ops.response_normalization import response_normalization
-from alexnet_jax.ops.response_normalization_pallas import SHAPES
 from devices import TOWERS, lowered
 
 pytestmark = pytest.mark.skipif(

@@ -1,8 +1,8 @@
 """Response normalization (§3.3) as Mosaic GPU kernels, for NVIDIA GPUs from Ampere on.
 
-They compute the same as the kernels of response_normalization_pallas.py, whose compiler for GPUs,
-Triton, Pallas will drop for Mosaic GPU. Only response_normalization.py calls them, for
-implementation='mosaic_gpu'. implementations.py first refuses the devices for which the compiler
+They compute the same as the kernels in ../triton/response_normalization.py, whose compiler, Triton,
+Pallas will drop for Mosaic GPU. Only ../response_normalization.py calls them, for
+implementation='mosaic_gpu'. ../implementations.py first refuses the devices for which the compiler
 would end the process.
 
 A program is one warpgroup, 128 threads, and handles a block of entire pixels. Each thread holds a
@@ -29,6 +29,7 @@ from jax.experimental.mosaic import gpu
 from jax.experimental.pallas import mosaic_gpu
 
 from alexnet_jax.ops.formula import Formula, activations, derivative, powers
+from alexnet_jax.ops.kernel_arrays import expect_int32_indices, expect_like
 
 plgpu: Any = mosaic_gpu  # types are checked with JAX 0.10.2, whose interface is another one
 
@@ -78,8 +79,7 @@ def backward(x: Array, cotangent: Array, formula: Formula, *, interpret: bool = 
     Raises:
       ValueError: as in `forward`, or the cotangent has another shape or dtype than `x`.
     """
-    if (cotangent.shape, cotangent.dtype) != (x.shape, x.dtype):
-        raise ValueError(f'the cotangent of {jax.typeof(x)} is {jax.typeof(cotangent)}')
+    expect_like(cotangent, x)
     return _call('backward', formula, interpret, x, cotangent)
 
 
@@ -87,8 +87,7 @@ def _call(direction: str, formula: Formula, interpret: bool, *arrays: Array) -> 
     x = arrays[0]
     maps = x.shape[-1]
     rows = _rows(maps)
-    if x.size >= 2**31:
-        raise ValueError(f'{x.shape} has 2**31 elements or more: an index is an int32')
+    expect_int32_indices(x)
     if not x.size:
         return x  # no blocks: a grid must not be empty
     pixels = x.size // maps

@@ -1,1 +1,1 @@
-"""Pallas kernels that are for TPUs alone."""
+"""Pallas kernels for TPUs, which Mosaic compiles."""

@@ -1,6 +1,6 @@
 """ReLU, response normalization (§3.3) and max-pooling (§3.4) as one Pallas kernel for TPUs.
 
-normalized_pooling.py chooses when it is used. The kernel's arrays are (rows, columns, maps,
+../normalized_pooling.py chooses when it is used. The kernel's arrays are (rows, columns, maps,
 images): a vector register has 8 maps of 128 images, whatever the number of maps, and rows and
 columns are only addresses, so that pools need no shuffles. It is one of the layouts that XLA
 prefers for a convolution, so no copies are needed around the kernel.
@@ -29,6 +29,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from alexnet_jax.ops.formula import Formula
+from alexnet_jax.ops.kernel_arrays import result_type
 from alexnet_jax.ops.tpu.arithmetic import buffer_rows, normalize
 from alexnet_jax.ops.tpu.pools import COMPILERS_BYTES, LANES, Pools
 
@@ -188,12 +189,10 @@ def _call(
         rows = buffer_rows(pools.maps, formula)
         scratch.append(pltpu.VMEM((buffers, rows, pools.images), jnp.float32))
     name = 'normalized_pooling' if formula else 'max_pooling'
-    varying = frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
-    manual = jax.sharding.ManualAxisType(varying=varying)
     return pl.pallas_call(
         functools.partial(kernel, formula=formula, pools=pools),
         out_shape=[
-            jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=manual)
+            result_type(arrays, shape, dtype)
             for shape, dtype in zip(shapes, (arrays[0].dtype, jnp.float32), strict=False)
         ],
         grid=(pl.cdiv(arrays[0].shape[0], LANES), pools.grid_rows),

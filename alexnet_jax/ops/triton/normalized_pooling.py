@@ -1,6 +1,6 @@
 """ReLU, response normalization (§3.3) and max-pooling (§3.4) as one Pallas kernel for NVIDIA GPUs.
 
-normalized_pooling.py chooses when it is used; only that module calls `forward` and `backward`.
+../normalized_pooling.py chooses when it is used; only that module calls `forward` and `backward`.
 Threads share no data: what several of them need, each computes or loads for itself.
 
 - Forward: a thread handles a segment of adjacent maps of DOWN pools, one below the other. It
@@ -17,7 +17,7 @@ Forward reads x once and writes y and the mask; backward reads x, mask and cotan
 once each apart from what the cache holds. Between the two, x and the mask are saved. Backward also
 adds up dx over the pixels, which is the gradient of a bias that was added to x.
 
-The kernel is made of the parts in kernels/; response_normalization_pallas.py says more about
+The kernel is made of the parts in this folder; response_normalization.py beside it says more about
 Triton. As there, the tests interpret and compile it; it has not run on a GPU yet.
 """
 
@@ -34,15 +34,15 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from alexnet_jax.ops.formula import LARGEST_WINDOW, Formula
-from alexnet_jax.ops.kernels.arithmetic import Arithmetic
-from alexnet_jax.ops.kernels.masks import Largest, maps_per_word, position
-from alexnet_jax.ops.kernels.segments import (
+from alexnet_jax.ops.kernel_arrays import expect_int32_indices
+from alexnet_jax.ops.max_pooling import pooled_size
+from alexnet_jax.ops.triton.arithmetic import Arithmetic
+from alexnet_jax.ops.triton.masks import Largest, maps_per_word, position
+from alexnet_jax.ops.triton.segments import (
     Segments,
     divide,
-    expect_int32_indices,
     launch,
 )
-from alexnet_jax.ops.max_pooling import pooled_size
 
 # Pools per thread in `forward`. With more, fewer pixels are normalized by two threads, but there
 # are fewer threads. Not yet timed on a GPU.

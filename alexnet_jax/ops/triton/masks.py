@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from alexnet_jax.ops.kernels.arithmetic import Arithmetic
-from alexnet_jax.ops.kernels.segments import segment_length
+from alexnet_jax.ops.triton.arithmetic import Arithmetic
+from alexnet_jax.ops.triton.segments import segment_length
 
 
 def maps_per_word(window: int, maps: int) -> int:

@@ -19,6 +19,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from alexnet_jax.ops import kernel_arrays
+
 ACCESS_BYTES = 16  # a thread's widest access
 # A segment has the largest power of two of maps that divides the number of maps per pixel, and at
 # most this many. With longer segments fewer S are computed by two threads, and there are fewer,
@@ -29,9 +31,6 @@ NUM_WARPS = 8  # 32 threads each: a thread per segment
 # Programs that add up take several steps, so that few sums are written, but leave every
 # multiprocessor several programs.
 PROGRAMS, MOST_STEPS = 1024, 16
-
-# In interpret mode every block is a step of a loop on the CPU, so there should be few, large ones.
-INTERPRETED_BLOCK = 2**30
 
 
 def segment_length(maps: int) -> int:
@@ -66,11 +65,11 @@ def launch(
     Returns:
       The flat results; with `sums` the last one is (maps,) float32, the sums over all pixels.
     """
-    _expect_triton()
+    silence_deprecation()
     length = segment_length(maps)
     groups = maps // length
     count = pixels * groups
-    block = min(INTERPRETED_BLOCK, pl.next_power_of_2(count)) if interpret else BLOCK
+    block = min(kernel_arrays.INTERPRETED_BLOCK, pl.next_power_of_2(count)) if interpret else BLOCK
     if sums:
         segments: Any = Steps.of_pixels(pixels, groups, length, block)
         grid = pl.cdiv(pixels, segments.count * segments.pixels_per_step)
@@ -80,7 +79,7 @@ def launch(
         grid = pl.cdiv(count, block)
     values = pl.pallas_call(
         functools.partial(kernel, segments=segments),
-        out_shape=[result_type(arrays, (size,), dtype) for size, dtype in results],
+        out_shape=[kernel_arrays.result_type(arrays, (size,), dtype) for size, dtype in results],
         grid=(grid,),
         compiler_params=plgpu.CompilerParams(num_warps=NUM_WARPS, num_stages=1),
         interpret=interpret,
@@ -91,23 +90,10 @@ def launch(
     return [*values[:-1], values[-1].reshape(-1, maps).sum(0)]
 
 
-def result_type(arrays: Sequence[Array], shape: tuple[int, ...], dtype: Any) -> Any:
-    """Returns a result's type, which in a shard_map varies over the axes of all arguments."""
-    varying = frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
-    manual = jax.sharding.ManualAxisType(varying=varying)
-    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=manual)
-
-
-def expect_int32_indices(x: Array) -> None:
-    """Raises a ValueError for an array with too many elements for int32 indices."""
-    if x.size >= 2**31:
-        raise ValueError(f'{x.shape} has 2**31 elements or more: an index is an int32')
-
-
-def _expect_triton() -> None:
-    # JAX 0.12 warns each time such a kernel is lowered, which happens after the caller of
-    # pallas_call has returned, so warnings.catch_warnings has no effect. See the docstring of
-    # response_normalization_pallas.py.
+def silence_deprecation() -> None:
+    """Silences the warning that Pallas will drop Triton; see docs/decisions.md."""
+    # JAX 0.12 warns each time a kernel is lowered, which happens after the caller of pallas_call
+    # has returned, so warnings.catch_warnings has no effect.
     message = 'The Pallas Triton backend is deprecated'
     warnings.filterwarnings('ignore', message, DeprecationWarning)
 

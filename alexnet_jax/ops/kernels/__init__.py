@@ -1,1 +1,0 @@
-"""Parts of the Pallas kernels for NVIDIA GPUs: memory accesses and arithmetic of a segment."""

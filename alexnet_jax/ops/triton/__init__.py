@@ -1,0 +1,1 @@
+"""Pallas kernels for NVIDIA GPUs that Triton compiles, and their parts."""
