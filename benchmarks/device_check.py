@@ -7,12 +7,14 @@
   that has diverged.
 - loss: where the weights of any layer are NaN, the loss of a training step is not finite, which is
   how training notices it. Kernels, pooling and dropout must not lose NaN either.
+- bias: the kernel of normalization and pooling computes the gradient of the bias before it, which
+  normalization.py --check leaves out.
 - updates: the kernel of training/small_updates.py computes the update rule of §5.
 - deterministic: with the setting `deterministic`, a step that is compiled twice computes the same
   bits. The digest of the parameters can be compared with that of another start.
 
-A check that fails does not stop the next one; the exit code is 1 then. On a CPU, the kernel is
-interpreted.
+A check that fails does not stop the next one; the exit code is 1 then. --checks chooses some of
+them. On a CPU, the kernels are interpreted.
 """
 
 import functools
@@ -32,14 +34,17 @@ from jax import lax
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from full_net import make_config
-from measuring import circumstances, heading, on_cpu, write
+from measuring import circumstances, heading, on_cpu, validate_choices, write
+from normalization_layers import PAPER, POOL
 
 from alexnet_jax.config import schema
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.operations import Operations
 from alexnet_jax.ops.convolution import LAYOUT, convolution
+from alexnet_jax.ops.formula import SHAPES
 from alexnet_jax.ops.implementations import Platform
+from alexnet_jax.ops.normalized_pooling import normalized_pooling
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.user_errors import first_line, parse_flags
 from alexnet_jax.training import small_updates
@@ -48,12 +53,18 @@ from alexnet_jax.training.state import State, find_nonfinite, place_initial_stat
 from alexnet_jax.training.step import Hyperparameters, make_train_step
 
 MAPS, SIZE, KERNEL = 192, 13, 3  # conv4 of one tower
-TOLERANCE = {'convolution': 1e-3, 'updates': 4e-6}  # relative; absolute, for numbers near 1
+# The first two are relative to the largest value, and the third is absolute, for numbers near 1.
+# Where rounding decides which pixels tie in a pool, its cotangent may go to another of them.
+TOLERANCE = {'convolution': 1e-3, 'bias': 1e-2, 'updates': 4e-6}
 STEPS = 2
+CHECKS = ('convolution', 'bias', 'updates', 'loss', 'deterministic')
 
 _WIDTH = flags.DEFINE_float('width', 0.25, 'Multiplies the maps and units of the net.', 1e-3)
 _BATCH = flags.DEFINE_integer('batch', 32, 'Images in a batch.', lower_bound=1)
+_CHECKS = flags.DEFINE_list('checks', [*CHECKS], f'Checks to do: {", ".join(CHECKS)}.')
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for the result.')
+
+validate_choices(_CHECKS, CHECKS)
 
 
 class CheckError(Exception):
@@ -98,6 +109,40 @@ def _convolve_on_cpu(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
         sums = lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=LAYOUT)
         return np.maximum(np.asarray(sums) + bias, 0)
+
+
+def check_bias(dtype: str, shape: Sequence[int]) -> str:
+    """Checks the gradient of the bias before ReLU, normalization and pooling.
+
+    Args:
+      dtype: of the maps.
+      shape: of the maps.
+
+    Returns:
+      The error, for the terminal.
+
+    Raises:
+      CheckError: the error is too large.
+    """
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(0, 100, shape), dtype)
+    bias = rng.normal(0, 10, (1, 1, 1, shape[-1])).astype(np.float32)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def gradient(x: Any, bias: Any, implementation: str) -> Any:
+        def pool(bias: Any) -> Any:
+            return normalized_pooling(
+                x, *PAPER, *POOL, rectify=True, bias_111C=bias, implementation=implementation
+            )
+
+        y, pull_back = jax.vjp(pool, bias)
+        return pull_back(jnp.ones_like(y))[0]
+
+    own, right = (np.asarray(gradient(x, bias, name)) for name in ('pallas', 'jax'))
+    error = float(np.abs(own - right).max() / np.abs(right).max())
+    if not error <= TOLERANCE['bias']:
+        raise CheckError(f'the relative error is {error:.2g}')
+    return f'relative error of its gradient {error:.1e}'
 
 
 def check_loss(config: schema.Config) -> str:
@@ -212,16 +257,27 @@ def check_deterministic(config: schema.Config) -> str:
     return f'the same bits twice, {digests[0]} after {STEPS} steps'
 
 
-def checks() -> Iterator[tuple[str, Callable[[], str]]]:
-    """Yields the name of each check and a function that does it."""
+def checks(names: Sequence[str]) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Yields the name of each check and a function that does it.
+
+    Args:
+      names: some of CHECKS.
+    """
     config = functools.partial(make_config, 1, _BATCH.value, width=_WIDTH.value)
-    for dtype in schema.DTYPES:
-        yield f'convolution, {dtype}', functools.partial(check_convolution, dtype)
-    yield 'updates', lambda: check_updates(config())
-    for dtype in reversed(schema.DTYPES):
-        yield f'loss, {dtype}', lambda dtype=dtype: check_loss(config(dtype))
-    deterministic = config('bfloat16', deterministic=True)
-    yield 'deterministic, bfloat16', lambda: check_deterministic(deterministic)
+    shape = (1, 7, 7, 4) if on_cpu() else (8, *SHAPES['conv1'])
+    each: dict[str, Callable[[str], str]] = {
+        'convolution': check_convolution,
+        'bias': lambda dtype: check_bias(dtype, shape),
+        'loss': lambda dtype: check_loss(config(dtype)),
+    }
+    for name in names:
+        if name == 'updates':
+            yield name, lambda: check_updates(config())
+        elif name == 'deterministic':
+            yield name, lambda: check_deterministic(config('bfloat16', deterministic=True))
+        else:
+            for dtype in schema.DTYPES:
+                yield f'{name}, {dtype}', functools.partial(each[name], dtype)
 
 
 def main(_: Sequence[str]) -> None:
@@ -230,7 +286,7 @@ def main(_: Sequence[str]) -> None:
     cpu_devices.prepare_cpu_devices(tower=1)
     about = circumstances(['jax', 'jaxlib']) | {'checks': {}, 'failures': {}}
     print(heading(about), flush=True)
-    for name, check in checks():
+    for name, check in checks(_CHECKS.value):
         try:
             about['checks'][name] = check()
             print(f'{name}: {about["checks"][name]}', flush=True)

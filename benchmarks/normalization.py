@@ -29,11 +29,10 @@ On accelerators a call takes less time than starting it: there one measurement i
 several of them compiled as one program, in which each call reads the result of the one before it,
 or an array of its own.
 
-On GPUs and TPUs the kernels are checked first (kernel_check.py; --nocheck_first saves the time
-where they have been checked); those that fail are not timed, and the exit code is 1. After a kernel
-has touched an address outside its arrays, the process can no longer use the GPU, so
---kernels=pallas and --kernels=mosaic_gpu are best run in processes of their own. What PyTorch does
-not have, such as bfloat16 on CPUs, is left out.
+On GPUs and TPUs the kernels are checked first (kernel_check.py; --nocheck_first leaves that out);
+those that fail are not timed, and the exit code is 1. After a kernel has touched an address outside
+its arrays, the process can no longer use the GPU: run --kernels=pallas and --kernels=mosaic_gpu in
+processes of their own. What PyTorch does not have, such as bfloat16 on CPUs, is left out.
 """
 
 import dataclasses
@@ -99,11 +98,7 @@ _KERNELS = flags.DEFINE_list(
 _CHECK = flags.DEFINE_bool('check', False, 'Check the kernels and time nothing.')
 _CHECK_FIRST = flags.DEFINE_bool('check_first', True, 'Check the kernels before they are timed.')
 
-for _flag, _values in (
-    (_DTYPE, schema.DTYPES),
-    (_LAYERS, SHAPES),
-    (_KERNELS, KERNELS),
-):
+for _flag, _values in ((_DTYPE, schema.DTYPES), (_LAYERS, SHAPES), (_KERNELS, KERNELS)):
     measuring.validate_choices(_flag, _values)
 
 
