@@ -9,7 +9,7 @@
   how training notices it. Kernels, pooling and dropout must not lose NaN either.
 - bias: the kernel of normalization and pooling computes the gradient of the bias before it, which
   normalization.py --check leaves out.
-- updates: the kernel of ops/momentum.py computes the update rule of §5.
+- updates: the kernel of training/small_updates.py computes the update rule of §5.
 - deterministic: with the setting `deterministic`, a step that is compiled twice computes the same
   bits. The digest of the parameters can be compared with that of another start.
 
@@ -41,7 +41,6 @@ from alexnet_jax.config import schema
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.operations import Operations
-from alexnet_jax.ops import momentum
 from alexnet_jax.ops.convolution import LAYOUT, convolution
 from alexnet_jax.ops.formula import SHAPES
 from alexnet_jax.ops.implementations import Platform
@@ -220,13 +219,15 @@ def check_updates(config: schema.Config) -> str:
     rng = np.random.default_rng(0)
     w, v, g = ([rng.normal(size=s).astype(np.float32) for _, s in small] for _ in range(3))
     rates = np.array([0.5, 0.25, 0.125, 0.0, 0.0], np.float32)  # conv1's bias does not change
-    factor = config.optimizer.momentum
-    update = functools.partial(momentum.update, rules=rules, momentum=factor, interpret=on_cpu())
+    momentum = config.optimizer.momentum
+    update = functools.partial(
+        small_updates.update, rules=rules, momentum=momentum, interpret=on_cpu()
+    )
     results = jax.jit(lambda w, v, g: update(w, v, g, hyperparameters=rates))(w, v, g)
     largest = 0.0
     for rule, old_w, old_v, g_i, new_w, new_v in zip(rules, w, v, g, *results, strict=True):
         rate = float(rates[rule.rate])
-        velocity = factor * old_v - rate * rule.factor * (g_i + rule.decay * old_w)
+        velocity = momentum * old_v - rate * rule.factor * (g_i + rule.decay * old_w)
         moved = 0 if rule.may_freeze and rate == 0 else velocity
         for own, right in ((new_v, velocity), (new_w, old_w + moved)):
             largest = max(largest, float(np.abs(np.asarray(own) - right).max()))
