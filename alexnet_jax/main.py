@@ -81,9 +81,9 @@ _SKIP_BAD = flags.DEFINE_integer(
 _DETERMINISTIC = flags.DEFINE_bool(
     'deterministic',
     None,
-    'On a GPU, use only algorithms that give the same bits in every start, so that a resumed run '
-    'ends as an uninterrupted one. Short for --config.deterministic. Other devices do so in any '
-    'case.',
+    'On a GPU, use only deterministic algorithms, so that a resumed run ends with the same bits as '
+    'an uninterrupted one. Short for --config.deterministic. Programs for other devices are '
+    'deterministic in any case.',
 )
 flags.adopt_module_key_flags(command_line)  # --help shows them
 

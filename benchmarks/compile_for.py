@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import xla_options
 from ahead_of_time import packages, report
-from ahead_of_time.compilation import compile_program
+from ahead_of_time.compilation import REPORT, compile_program, prepare_folder
 from ahead_of_time.devices import DEVICES
 
 from alexnet_jax.config import command_line, loading, schema
@@ -49,7 +49,7 @@ _TOWER = flags.DEFINE_integer('mesh.tower', 1, 'Devices that the towers are spre
 _DATA = flags.DEFINE_integer('mesh.data', 1, 'Replicas that share each batch.', 1)
 _ROWS = flags.DEFINE_integer('rows', 20, 'The largest instructions to print.', lower_bound=0)
 _OUT = flags.DEFINE_string(
-    'out', None, 'A folder for report.json, program.hlo and the PTX of each kernel.'
+    'out', None, 'A new folder for report.json, program.hlo and the PTX of each kernel.'
 )
 _IMPLEMENTATION = flags.DEFINE_enum(
     'implementation', 'pallas', ('pallas', 'mosaic_gpu'), 'Which kernels --what=kernels compiles.'
@@ -85,13 +85,13 @@ def main(_: list[str]) -> None:
         if _INSTALL.value:
             packages.install(folder)
             return
+        if _OUT.value:
+            prepare_folder(Path(_OUT.value))  # before the minutes of compilation
         device = DEVICES[_DEVICE.value]
         packages.load(device.platform, folder)
         reports = kernels(folder) if _WHAT.value == 'kernels' else {_WHAT.value: program(folder)}
         if _OUT.value:
-            file = Path(_OUT.value) / 'report.json'
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(reports, indent=1) + '\n')
+            (Path(_OUT.value) / REPORT).write_text(json.dumps(reports, indent=1) + '\n')
             print(f'written to {_OUT.value}')
 
 

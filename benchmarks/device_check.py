@@ -174,7 +174,7 @@ def _spoil(parameter: np.ndarray) -> np.ndarray:
 
 
 def _training(config: schema.Config) -> Callable[..., tuple[float, State]]:
-    """Returns a function from parameters on the host, and `steps`, to the loss and the new state."""
+    """Returns a function of parameters (on the host) and `steps`, to loss and new state."""
     mesh = towers.choose_mesh(config)
     step = make_train_step(config, mesh)
     batch, constants, numbers = _inputs(config, mesh)

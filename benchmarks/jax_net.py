@@ -26,8 +26,8 @@ class Plan(NamedTuple):
 
     Attributes:
       held: bytes of the state and the batch.
-      beside: bytes of everything else.
-      launches: kernels and library calls of a GPU's program; None elsewhere.
+      beside: bytes of the temporaries.
+      launches: the number of kernels and library calls in a GPU's program; None elsewhere.
       moved: bytes of their operands and results (ahead_of_time/instructions.py); None elsewhere.
     """
 
@@ -68,7 +68,7 @@ class Ours:
 
     def step(self) -> Contender:
         """Returns the training step, which changes its own state."""
-        numbers = Hyperparameters.at(self._config, 0.0, Progress()).pack()
+        numbers = first_hyperparameters(self._config)
         train_step, state = self._compiled_step, place_initial_state(self._config, self._mesh)
 
         def run() -> None:
@@ -118,7 +118,7 @@ class Ours:
     @functools.cached_property
     def _compiled_step(self) -> Any:
         state = state_shapes(self._config, self._mesh)
-        numbers = Hyperparameters.at(self._config, 0.0, Progress()).pack()
+        numbers = first_hyperparameters(self._config)
         lowered = self._train_step().lower(state, self._batch, self._constants, numbers)
         return lowered.compile(compiler_options=dict(self._options))
 
@@ -148,6 +148,11 @@ class Ours:
             out_specs = specs
         compiled = towers.compile_program(function, config, mesh, in_specs, out_specs)
         return lambda: compiled(params, x, self._batch['label'], jax.random.key(0))
+
+
+def first_hyperparameters(config: schema.Config) -> np.ndarray:
+    """Returns the array of the learning rates and the colour noise that the first step takes."""
+    return Hyperparameters.at(config, 0.0, Progress()).pack()
 
 
 def without_moments(apply: Apply) -> ApplyTraining:

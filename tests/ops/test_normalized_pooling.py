@@ -210,6 +210,17 @@ def test_adds_up_the_gradient_of_the_bias(case, dtype, programs, monkeypatch):
     assert counts == [2 if programs == 1 else 1]
 
 
+@pytest.mark.parametrize(('maps', 'expected'), [(128, 1), (48, 21)])
+def test_a_program_stores_few_sums(maps, expected):
+    """It adds up its pixels' sums in halves, so 16 become 1, and the 42 of 48 maps become 21."""
+    x = jax.ShapeDtypeStruct((128, 27, 27, maps), 'bfloat16')
+    y, mask = jax.eval_shape(lambda x: kernels.forward(x, PAPER_FORMULA, 3, 2, with_mask=True), x)
+    backward = functools.partial(kernels.backward, formula=PAPER_FORMULA, window=3, stride=2)
+    (call,) = kernel_calls(functools.partial(backward, with_sums=True), x, mask, y)
+    (programs,) = call.params['grid_mapping'].grid
+    assert call.outvars[-1].aval.shape == (programs * expected * maps,)
+
+
 @pytest.mark.parametrize('down', [1, 3])
 def test_any_number_of_pools_per_thread(down, monkeypatch):
     monkeypatch.setattr(kernels, 'DOWN', down)

@@ -31,6 +31,9 @@ NUM_WARPS = 8  # 32 threads each: a thread per segment
 # Programs that add up take several steps, so that few sums are written, but leave every
 # multiprocessor several programs.
 PROGRAMS, MOST_STEPS = 1024, 16
+# A part of the threads of such a program has at least so many: Triton (JAX 0.10.2) crashes where it
+# has to compile an array of one value.
+FEWEST_THREADS = 16
 
 
 def segment_length(maps: int) -> int:
@@ -73,7 +76,7 @@ def launch(
     if sums:
         segments: Any = Steps.of_pixels(pixels, groups, length, block)
         grid = pl.cdiv(pixels, segments.count * segments.pixels_per_step)
-        results = [*results, (grid * segments.pixels_per_step * maps, jnp.float32)]
+        results = [*results, (grid * segments.pixels_per_sum * maps, jnp.float32)]
     else:
         segments = functools.partial(Segments.of_program, groups, length, pixels, block)
         grid = pl.cdiv(count, block)
@@ -167,13 +170,16 @@ class Segments(NamedTuple):
 class Steps(NamedTuple):
     """The pixels of a program, taken in steps; a thread has the same maps in each.
 
-    So a thread can add up what it computes for these maps, and no threads exchange sums.
+    So a thread can add up what it computes for these maps. The threads are divided into equal
+    parts, in which the same maps have the same place; at the end the sums of all parts are added.
 
     Attributes:
       pixels: the extent of the work.
       groups: segments per pixel.
       length: maps per segment.
-      block: threads. The last ones have nothing to do if `groups` does not divide their number.
+      block: threads.
+      parts: parts of the threads. The last threads of each have nothing to do if `groups` does not
+        divide their number.
       count: steps per program.
     """
 
@@ -181,31 +187,47 @@ class Steps(NamedTuple):
     groups: int
     length: int
     block: int
+    parts: int
     count: int
 
     @classmethod
     def of_pixels(cls, pixels: int, groups: int, length: int, block: int) -> 'Steps':
-        """Returns as many steps as leave PROGRAMS programs, and at most MOST_STEPS."""
+        """Returns as many steps as leave about PROGRAMS programs, and at most MOST_STEPS."""
         block = max(block, pl.next_power_of_2(groups))
-        steps = pl.cdiv(pixels, block // groups)
-        return cls(pixels, groups, length, block, min(max(steps // PROGRAMS, 1), MOST_STEPS))
+        pixels_per_step, parts = block // groups, 1
+        # In more parts, more threads would have nothing to do.
+        while (
+            2 * parts * (block // (2 * parts) // groups) == pixels_per_step
+            and 2 * parts * FEWEST_THREADS <= block
+        ):
+            parts *= 2
+        steps = pl.cdiv(pixels, pixels_per_step)
+        count = min(max(round(steps / PROGRAMS), 1), MOST_STEPS)
+        return cls(pixels, groups, length, block, parts, count)
+
+    @property
+    def pixels_per_sum(self) -> int:
+        """The number of sums for each map that a program stores."""
+        return self.block // self.parts // self.groups
 
     @property
     def pixels_per_step(self) -> int:
         """The number of pixels that a program handles at a time."""
-        return self.block // self.groups
+        return self.parts * self.pixels_per_sum
 
     def store_sums(self, ref: Any, of_step: Callable[[Segments], list[Array]]) -> None:
         """Calls a function for the segments of each step, and stores the sums of its results.
 
         Args:
-          ref: a flat array with `pixels_per_step` pixels for each program.
+          ref: a flat array with `pixels_per_sum` pixels for each program.
           of_step: returns (block,) float32 values for each map of a segment, 0 where none exists.
         """
         program = pl.program_id(0)  # in interpret mode it is not known within the loop
-        lane = jnp.arange(self.block, dtype=jnp.int32)
+        threads = self.block // self.parts
+        part, lane = divide(jnp.arange(self.block, dtype=jnp.int32), threads)
         row, group = divide(lane, self.groups)
-        active = row < self.pixels_per_step
+        active = row < self.pixels_per_sum
+        row += part * self.pixels_per_sum
 
         def segments(step: Array | int) -> Segments:
             pixel = (program * self.count + step) * self.pixels_per_step + row
@@ -220,8 +242,11 @@ class Steps(NamedTuple):
         else:
             zeros = [jnp.zeros(self.block, jnp.float32) for _ in range(self.length)]
             sums = jax.lax.fori_loop(0, self.count, add, zeros)
-        index = program * (self.pixels_per_step * self.groups) + lane
-        Segments(self.groups, self.length, index, group, active).store(ref, sums)
+        sums = [s.reshape(self.parts, threads).sum(0) for s in sums]
+        lane = jnp.arange(threads, dtype=jnp.int32)
+        stored = self.pixels_per_sum * self.groups
+        own = Segments(self.groups, self.length, program * stored + lane, lane, lane < stored)
+        own.store(ref, sums)
 
 
 def divide(a: Array, b: int) -> tuple[Array, Array]:
