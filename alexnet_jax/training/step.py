@@ -15,6 +15,7 @@ from alexnet_jax.model.batch_normalization import update_averages
 from alexnet_jax.model.dropout import Masks
 from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.top_k_credit import credit, softmax_cross_entropy
+from alexnet_jax.runtime.printing import warn
 from alexnet_jax.training.optimizer import Progress, Rates, apply_updates, rates
 from alexnet_jax.training.state import State, make_optimizer, partitions
 
@@ -153,6 +154,9 @@ def _choose_small_updates(config: Config, mesh: jax.sharding.Mesh) -> Callable[.
     if platform.name != 'gpu':
         return None
     # Importing Pallas takes a moment, and a CPU does not need it.
-    from alexnet_jax.training import small_updates
-
+    try:
+        from alexnet_jax.training import small_updates
+    except ImportError as error:  # a version of Pallas without Triton
+        warn(f'convolution kernels and biases are updated without the kernel: {error}')
+        return None
     return small_updates.choose(config, platform)

@@ -1,4 +1,5 @@
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import nets
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.parameters import leaves_by_name
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.training import small_updates
+from alexnet_jax.ops.triton import segments
+from alexnet_jax.training import small_updates, step
 from alexnet_jax.training.optimizer import Rates, apply_updates
 from alexnet_jax.training.state import State, make_optimizer
 from alexnet_jax.training.step import Hyperparameters
@@ -93,6 +95,22 @@ def test_the_kernel_is_chosen_for_gpus_with_triton(capsys):
     assert small_updates.choose(nets.small(), there) is not None
     assert small_updates.choose(nets.small(), there._replace(has_triton=False)) is None
     assert 'Triton needs an Ampere GPU' in capsys.readouterr().err
+
+
+def test_without_triton_the_formula_takes_over(monkeypatch, capsys):
+    """JAX has announced that it will remove Triton: then there is one warning, and no error."""
+    for imported in (small_updates, segments):
+        package, _, name = imported.__name__.rpartition('.')
+        monkeypatch.delitem(sys.modules, imported.__name__)
+        monkeypatch.delattr(sys.modules[package], name)
+    monkeypatch.setitem(sys.modules, 'jax.experimental.pallas.triton', None)
+    monkeypatch.delattr(sys.modules['jax.experimental.pallas'], 'triton')
+    monkeypatch.setattr(Platform, 'of_devices', lambda devices: Platform('gpu'))
+    mesh = jax.make_mesh((1,), ('tower',), axis_types=(jax.sharding.AxisType.Auto,))
+    assert step._choose_small_updates(nets.small(), mesh) is None
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert 'are updated without the kernel: ' in warning
+    assert 'triton' in warning
 
 
 def test_the_check_of_the_kernel_can_fail(monkeypatch):
