@@ -81,9 +81,9 @@ _SKIP_BAD = flags.DEFINE_integer(
 _DETERMINISTIC = flags.DEFINE_bool(
     'deterministic',
     None,
-    'On a GPU, use only algorithms that give the same bits in every start, so that a resumed run '
-    'ends as an uninterrupted one. Short for --config.deterministic. Other devices do so in any '
-    'case.',
+    'On a GPU, use only deterministic algorithms, so that a resumed run ends with the same bits as '
+    'an uninterrupted one. Short for --config.deterministic. Programs for other devices are '
+    'deterministic in any case.',
 )
 flags.adopt_module_key_flags(command_line)  # --help shows them
 
@@ -205,13 +205,26 @@ def _parse_source(text: str) -> tuple[Path, int | None]:
     return check_path(text, '--from'), None
 
 
+def _shorthands() -> dict[str, Any]:
+    """Returns the settings that have flags of their own, where these are used.
+
+    Raises:
+      UserError: such a flag and the override of its setting differ.
+    """
+    flags_of_settings = {'loader.skip_bad': _SKIP_BAD, 'deterministic': _DETERMINISTIC}
+    values = {
+        name: flag.value for name, flag in flags_of_settings.items() if flag.value is not None
+    }
+    for name in values.keys() & command_line.overrides().keys():
+        if values[name] != command_line.overrides()[name]:
+            raise UserError(f'--{flags_of_settings[name].name} and --config.{name} differ: use one')
+    return values
+
+
 def _run(_: Sequence[str]) -> None:
     with report_user_errors():
         raw = command_line.raw()
-        if _SKIP_BAD.value is not None:
-            loading.override(raw, {'loader.skip_bad': _SKIP_BAD.value})
-        if _DETERMINISTIC.value is not None:
-            loading.override(raw, {'deterministic': _DETERMINISTIC.value})
+        loading.override(raw, _shorthands())
         ablations = list_items(_ABLATE.value)
         raw = ablate(raw, ablations)
         name = '-'.join([command_line.file().stem, *ablations])

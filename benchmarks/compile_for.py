@@ -4,6 +4,8 @@
     python benchmarks/compile_for.py --device=h100 --batch=1024 --dtype=bfloat16
     python benchmarks/compile_for.py --device=h100 --mesh.tower=2 --mesh.data=2 --batch=1024
     python benchmarks/compile_for.py --device=a100 --what=kernels
+    python benchmarks/compile_for.py --device=h100 --what=kernels --implementation=mosaic_gpu
+    python benchmarks/compile_for.py --device=h100 --options=xla_gpu_enable_triton_gemm=false
     python benchmarks/compile_for.py --device=v5e --batch=128 --dtype=bfloat16
 
 It needs neither the device nor its driver, but the compilers, which --install puts in a folder of
@@ -25,13 +27,16 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import xla_options
 from ahead_of_time import packages, report
-from ahead_of_time.compilation import compile_program
+from ahead_of_time.compilation import REPORT, compile_program, prepare_folder
 from ahead_of_time.devices import DEVICES
 
 from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.runtime.user_errors import report_user_errors
+from alexnet_jax.runtime.compilation import describe_arithmetic
+from alexnet_jax.ops.implementations import Platform, missing_for_mosaic_gpu
+from alexnet_jax.runtime.user_errors import UserError, report_user_errors
 
 WHAT = ('step', 'evaluation', 'kernels')
 
@@ -45,12 +50,20 @@ _TOWER = flags.DEFINE_integer('mesh.tower', 1, 'Devices that the towers are spre
 _DATA = flags.DEFINE_integer('mesh.data', 1, 'Replicas that share each batch.', 1)
 _ROWS = flags.DEFINE_integer('rows', 20, 'The largest instructions to print.', lower_bound=0)
 _OUT = flags.DEFINE_string(
-    'out', None, 'A folder for report.json, program.hlo and the PTX of each kernel.'
+    'out', None, 'A new folder for report.json, program.hlo and the PTX of each kernel.'
+)
+_IMPLEMENTATION = flags.DEFINE_enum(
+    'implementation', 'pallas', ('pallas', 'mosaic_gpu'), 'Which kernels --what=kernels compiles.'
+)
+_OPTIONS = flags.DEFINE_string(
+    'options', '', 'Options of the compiler, NAME=VALUE;NAME=VALUE, as for step.py.'
 )
 _PACKAGES = flags.DEFINE_string('packages', None, 'The folder of the compilers.')
 _INSTALL = flags.DEFINE_bool('install', False, 'Install the compilers in their folder, and exit.')
 
+xla_options.validate(_OPTIONS)
 flags.FLAGS.set_default('config', 'ilsvrc2012')
+flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
 def settings() -> schema.Config:
@@ -73,14 +86,15 @@ def main(_: list[str]) -> None:
         folder = Path(_PACKAGES.value or packages.default_folder())
         if _INSTALL.value:
             packages.install(folder)
+            print(f'the compilers are in {folder}')
             return
+        if _OUT.value:
+            prepare_folder(Path(_OUT.value))  # before the minutes of compilation
         device = DEVICES[_DEVICE.value]
         packages.load(device.platform, folder)
         reports = kernels(folder) if _WHAT.value == 'kernels' else {_WHAT.value: program(folder)}
         if _OUT.value:
-            file = Path(_OUT.value) / 'report.json'
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(reports, indent=1) + '\n')
+            (Path(_OUT.value) / REPORT).write_text(json.dumps(reports, indent=1) + '\n')
             print(f'written to {_OUT.value}')
 
 
@@ -99,12 +113,17 @@ def program(folder: Path) -> dict[str, Any]:
     images = config.optimizer.batch_size / mesh.data
     operations = operations_per_image(config, 'step' if is_step else 'forward')
     work = report.Work(
-        images, operations * images / mesh.tower, config.model.dtype, _precision(config)
+        images, operations * images / mesh.tower, config.model.dtype, config.model.precision
     )
     result = report.program_report(compiled, device, work)
+    arithmetic = describe_arithmetic(
+        devices[0], config.model.dtype, config.model.precision, config.deterministic
+    )
+    changes = ' '.join(command_line.override_arguments())
     print(
-        f'{device.kind}, data {mesh.data} x tower {mesh.tower}, {_WHAT.value}, batch '
-        f'{config.optimizer.batch_size}, {config.model.dtype}'
+        f'{device.kind}, data {mesh.data} x tower {mesh.tower}, {_WHAT.value} of '
+        f'{command_line.config_name()}, batch {config.optimizer.batch_size}, {arithmetic}'
+        + (f', {changes}' if changes else '')
     )
     report.print_report(result, _ROWS.value)
     return result
@@ -115,22 +134,24 @@ def kernels(folder: Path) -> dict[str, dict[str, Any]]:
     from ahead_of_time import programs_of_net
 
     device, reports = DEVICES[_DEVICE.value], {}
-    for lowered in programs_of_net.kernels(device.devices(1), _BATCH.value, _DTYPE.value):
+    devices, implementation = device.devices(1), _IMPLEMENTATION.value
+    missing = missing_for_mosaic_gpu(Platform.of_devices(devices))
+    if implementation == 'mosaic_gpu' and missing:
+        raise UserError(f'--implementation=mosaic_gpu needs {missing}')
+    arguments = devices, _BATCH.value, _DTYPE.value, implementation
+    for lowered in programs_of_net.kernels(*arguments):
         out = Path(_OUT.value) / lowered.name.replace(' ', '_') if _OUT.value else None
         start = time.perf_counter()
         result = report.program_report(_compile(lowered.lowered, folder, out), device, None)
         print(f'{lowered.name}: compiled in {time.perf_counter() - start:.1f} s')
-        report.print_report(result, 0)
+        report.print_kernel(result)
         reports[lowered.name] = result
     return reports
 
 
 def _compile(lowered: Any, folder: Path, out: Path | None) -> Any:
-    return compile_program(lowered, DEVICES[_DEVICE.value], packages.assembler(folder), out)
-
-
-def _precision(config: schema.Config) -> str:
-    return getattr(config.model, 'precision', 'default')
+    device, options = DEVICES[_DEVICE.value], xla_options.parse(_OPTIONS.value)
+    return compile_program(lowered, device, packages.assembler(folder), out, options)
 
 
 if __name__ == '__main__':

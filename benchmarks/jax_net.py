@@ -1,5 +1,6 @@
 """Our net with a batch of noise, for benchmarks."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,8 +26,8 @@ class Plan(NamedTuple):
 
     Attributes:
       held: bytes of the state and the batch.
-      beside: bytes of everything else.
-      launches: kernels and library calls of a GPU's program; None elsewhere.
+      beside: bytes of the temporaries.
+      launches: the number of kernels and library calls in a GPU's program; None elsewhere.
       moved: bytes of their operands and results (ahead_of_time/instructions.py); None elsewhere.
     """
 
@@ -46,7 +47,7 @@ class Ours:
     """
 
     def __init__(
-        self, config: schema.Config, form: str = OURS, options: Mapping[str, str] | None = None
+        self, config: schema.Config, form: str = OURS, options: Mapping[str, Any] | None = None
     ) -> None:
         self._config, self._mesh, self._options = config, towers.choose_mesh(config), options or {}
         self._form, self._apply = form, make_apply(form, config)
@@ -60,11 +61,15 @@ class Ours:
         constants = augmentation.Constants(grey, np.eye(3, dtype=np.float32))
         self._constants = jax.device_put(constants, everywhere)
 
+    @property
+    def has_options(self) -> bool:
+        """Whether the training step is compiled with options of its own."""
+        return bool(self._options)
+
     def step(self) -> Contender:
         """Returns the training step, which changes its own state."""
-        numbers = Hyperparameters.at(self._config, 0.0, Progress()).pack()
-        train_step = self._compile_step() if self._options else self._train_step()
-        state = place_initial_state(self._config, self._mesh)
+        numbers = first_hyperparameters(self._config)
+        train_step, state = self._compiled_step, place_initial_state(self._config, self._mesh)
 
         def run() -> None:
             nonlocal state
@@ -102,7 +107,7 @@ class Ours:
 
     def plan(self) -> Plan:
         """Returns what the compiler plans for the training step on one device."""
-        compiled = self._compile_step()
+        compiled = self._compiled_step
         memory = compiled.memory_analysis()
         held, beside = memory.argument_size_in_bytes, memory.temp_size_in_bytes
         if self._mesh.devices.flat[0].platform != 'gpu':
@@ -110,9 +115,10 @@ class Ours:
         launches = instructions(compiled.as_text())
         return Plan(held, beside, len(launches), sum(launch.size for launch in launches))
 
-    def _compile_step(self) -> Any:
+    @functools.cached_property
+    def _compiled_step(self) -> Any:
         state = state_shapes(self._config, self._mesh)
-        numbers = Hyperparameters.at(self._config, 0.0, Progress()).pack()
+        numbers = first_hyperparameters(self._config)
         lowered = self._train_step().lower(state, self._batch, self._constants, numbers)
         return lowered.compile(compiler_options=dict(self._options))
 
@@ -142,6 +148,11 @@ class Ours:
             out_specs = specs
         compiled = towers.compile_program(function, config, mesh, in_specs, out_specs)
         return lambda: compiled(params, x, self._batch['label'], jax.random.key(0))
+
+
+def first_hyperparameters(config: schema.Config) -> np.ndarray:
+    """Returns the array of the learning rates and the colour noise that the first step takes."""
+    return Hyperparameters.at(config, 0.0, Progress()).pack()
 
 
 def without_moments(apply: Apply) -> ApplyTraining:

@@ -4,22 +4,22 @@
         [--out=FILE.json]
 
 The loop is that of training, with the recipe of configs/ilsvrc2012.py: its schedules, its log with
-a line every --log steps, its progress line (printed nowhere), its checks for signals and for what
-is due. Each row adds a part of a real step:
+a line every --log steps, its progress line (which is discarded), its checks for signals and for
+what is due. Each row adds a part of a real step:
 
-loop: the step is a function of Python that returns at once; the same batch stays on the device.
-and dispatch: the step is a compiled program that takes and returns what the real one does (state,
-    batch, constants, hyperparameters, metrics; it reuses the memory of the state) and computes
+loop: the step is a Python function that returns at once; the same batch stays on the device.
+and dispatch: the step is a compiled program with the arguments and results of the real one (state,
+    batch, constants, hyperparameters, metrics; it reuses the memory of the state) that computes
     nothing; its metrics are copied to the host.
 and copy: the images of each batch, 72x72 pixels, are copied from the host's memory.
 and loader: the batches come from the loader, which makes synthetic images in its threads.
 
-Not in any row: the net, decoding, evaluations, checkpoints, compilation and the first steps. On a
-GPU, the copies of batches and of metrics take other times, and the first row is the same.
+No row contains the net, decoding, evaluations, checkpoints, compilation or the first steps. On a
+GPU, the copies of batches and metrics take other times; the first row is the same.
 
 'ms' is the time per step by the clock, 'main thread' the CPU time of the thread that runs the loop,
-'process' that of all threads. The medians of the rounds are shown; in each round every contender
-does --steps steps, in turn. Where other processes are running, compare the CPU times.
+'process' that of all threads. The table has the medians of the rounds; in each round every
+contender does --steps steps, in turn. Where other processes are running, compare the CPU times.
 """
 
 import contextlib
@@ -100,9 +100,9 @@ class BareLoop(Loop):
     """The training loop with another step and other batches, without evaluation and checkpoints.
 
     Args:
-      step: has the arguments and the results of the training step.
+      step: replaces the training step; it has the same arguments and results.
       batches: the batches on the devices; None for those of the loader.
-      arguments: those of Loop.
+      arguments: the arguments of `Loop`.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from absl import flags
 
 Contender = Callable[[], object]  # runs the work once and waits until it is done
 
-PAUSE = 0.2  # seconds before each measurement
+PAUSE = 0.2  # seconds before each measurement on a CPU
 
 NO_TORCH = 'PyTorch is not installed, so its rows are left out: pip install torch'
 
@@ -34,15 +34,16 @@ def validate_choices(flag: flags.FlagHolder, choices: Collection[str]) -> None:
 def measure(contenders: Mapping[str, Contender], repeats: int) -> dict[str, list[float]]:
     """Returns the seconds of each contender in each round, after a round that is not counted.
 
-    Before each one the program sleeps: the threads of PyTorch and ONNX Runtime wait actively for
-    more work after the end of a computation, at the expense of whoever runs next.
+    Before each one on a CPU the program sleeps: the threads of PyTorch and ONNX Runtime wait
+    actively for more work after the end of a computation, at the expense of whoever runs next.
     """
+    pause = PAUSE if on_cpu() else 0
     for run in contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
-            time.sleep(PAUSE)
+            time.sleep(pause)
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)

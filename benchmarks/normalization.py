@@ -29,10 +29,10 @@ On accelerators a call takes less time than starting it: there one measurement i
 several of them compiled as one program, in which each call reads the result of the one before it,
 or an array of its own.
 
-On GPUs and TPUs the kernels are checked first (kernel_check.py); those that fail are not timed, and
-the exit code is 1. After a kernel has touched an address outside its arrays, the process can no
-longer use the GPU; --nomosaic_gpu leaves out the newest kernel. What PyTorch does not have, such as
-bfloat16 on CPUs, is left out.
+On GPUs and TPUs the kernels are checked first (kernel_check.py; --nocheck_first leaves that out);
+those that fail are not timed, and the exit code is 1. After a kernel has touched an address outside
+its arrays, the process can no longer use the GPU: run --kernels=pallas and --kernels=mosaic_gpu in
+processes of their own. What PyTorch does not have, such as bfloat16 on CPUs, is left out.
 """
 
 import dataclasses
@@ -80,6 +80,7 @@ from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import first_line, parse_flags
 
 WHATS = ('forward', 'forward + backward')
+KERNELS = ('pallas', 'mosaic_gpu')
 
 # One measurement on an accelerator: programs started one after the other, and calls in each.
 PROGRAMS, CHAIN = 4, 10
@@ -91,10 +92,13 @@ _LAYERS = flags.DEFINE_list('layers', list(SHAPES), f'Layers: {", ".join(SHAPES)
 _REPEATS = flags.DEFINE_integer('repeats', 9, 'Rounds.', lower_bound=1)
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for the result, with the time of each round.')
 _TORCH = flags.DEFINE_bool('torch', True, 'Time PyTorch too, where it is installed.')
-_MOSAIC = flags.DEFINE_bool('mosaic_gpu', True, 'Time the Mosaic GPU kernels, where JAX has them.')
+_KERNELS = flags.DEFINE_list(
+    'kernels', [*KERNELS], f'Kernels to check and to time: {", ".join(KERNELS)}.'
+)
 _CHECK = flags.DEFINE_bool('check', False, 'Check the kernels and time nothing.')
+_CHECK_FIRST = flags.DEFINE_bool('check_first', True, 'Check the kernels before they are timed.')
 
-for _flag, _values in ((_DTYPE, schema.DTYPES), (_LAYERS, SHAPES)):
+for _flag, _values in ((_DTYPE, schema.DTYPES), (_LAYERS, SHAPES), (_KERNELS, KERNELS)):
     measuring.validate_choices(_flag, _values)
 
 
@@ -379,6 +383,9 @@ def main(_: Sequence[str]) -> None:
     if not _CHECK.value:
         print('batch {batch}, {repeats} rounds'.format(**about), flush=True)
     for function in kernels_to_check():
+        if not (_CHECK.value or _CHECK_FIRST.value):
+            about['errors'][function] = None  # not measured
+            continue
         try:
             about['errors'][function] = kernel_check.check(function)
         except Exception as error:  # the compiler's errors are of many types
@@ -398,7 +405,8 @@ def kernels_to_check() -> Sequence[str]:
         return FUNCTIONS if _CHECK.value else ()
     if platform != 'gpu':
         return FUNCTIONS[:1]
-    return (*FUNCTIONS, MOSAIC) if _MOSAIC.value and has_mosaic_gpu() else FUNCTIONS
+    mosaic = (MOSAIC,) if 'mosaic_gpu' in _KERNELS.value and has_mosaic_gpu() else ()
+    return (*(FUNCTIONS if 'pallas' in _KERNELS.value else ()), *mosaic)
 
 
 if __name__ == '__main__':

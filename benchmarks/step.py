@@ -44,15 +44,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import roofline
+import xla_options
 from full_net import make_config
 from jax_net import Ours
 from measuring import (
     NO_TORCH,
+    Contender,
     Others,
     circumstances,
     heading,
@@ -66,7 +69,7 @@ from tower_forms import FORMS, OURS
 from alexnet_jax.config import schema
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import align_columns
-from alexnet_jax.runtime.user_errors import UserError, parse_flags
+from alexnet_jax.runtime.user_errors import UserError, first_line, parse_flags
 
 TITLES = {
     'step': 'training step',
@@ -94,11 +97,7 @@ _OPTIONS = flags.DEFINE_multi_string(
 )
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for the result, with the time of each round.')
 
-flags.register_validator(
-    'options',
-    lambda texts: all('=' in pair for text in texts for pair in text.split(';')),
-    'e.g. xla_gpu_enable_command_buffer=',
-)
+xla_options.validate(_OPTIONS)
 flags.register_validator(
     'devices', lambda names: names and all(n.isdigit() and int(n) for n in names), 'e.g. 1,2'
 )
@@ -192,8 +191,8 @@ def contenders(batch: int, width: float) -> Iterator[tuple[str, schema.Config, A
                 yield f'alexnet_jax {label}, {dtype}', config, Ours(config, form)
         config = make_config(int(_DEVICES.value[0]), batch, dtype, width)
         for text in _OPTIONS.value:
-            options = dict(pair.split('=', 1) for pair in text.split(';'))
-            yield f'alexnet_jax with {text}, {dtype}', config, Ours(config, options=options)
+            net = Ours(config, options=xla_options.parse(text))
+            yield f'alexnet_jax with {text}, {dtype}', config, net
         if importlib.util.find_spec('torch'):
             for variant in _TORCH.value:
                 if variant != 'none':
@@ -229,9 +228,7 @@ def benchmark(batch: int, repeats: int, width: float) -> None:
             name: roofline.bound(config, what, batch, peaks[config.model.dtype])
             for name, config, _ in nets
         }
-        runs = {name: getattr(net, what)() for name, _, net in nets}
-        for run in runs.values():
-            run()  # compiles
+        runs = start(what, nets)
         others = Others()
         results = compare(what, measure(runs, repeats), least)
         about['others'][what] = fraction = others.fraction()
@@ -245,6 +242,33 @@ def benchmark(batch: int, repeats: int, width: float) -> None:
         print(f'\n{NO_TORCH}')
     if _OUT.value:
         write(_OUT.value, about)
+
+
+def start(what: str, nets: Sequence[tuple[str, schema.Config, Any]]) -> dict[str, Contender]:
+    """Compiles the contenders and runs each once.
+
+    A net is left out where XLA refuses its options, and in the tables of the forward pass and of
+    the gradient, to which options do not apply.
+
+    Args:
+      what: one of TITLES.
+      nets: name, settings and net of each contender.
+    """
+    runs = {}
+    for name, _, net in nets:
+        has_options = isinstance(net, Ours) and net.has_options
+        if has_options and what != 'step':
+            continue
+        try:
+            run = getattr(net, what)()
+            run()
+        except jax.errors.JaxRuntimeError as error:
+            if not has_options:
+                raise
+            print(f'{name} is left out: {first_line(error)}')
+            continue
+        runs[name] = run
+    return runs
 
 
 def plans(
@@ -263,7 +287,7 @@ def plans(
     rows: list[tuple[str, ...]] = [('program of the step, GB a device', *header)]
     times = {r['contender']: r['seconds'] for r in results if r['what'] == 'step'}
     for name, config, net in nets:
-        if not isinstance(net, Ours):
+        if not isinstance(net, Ours) or (net.has_options and name not in times):
             continue
         plan, peak = net.plan(), net.peak_memory()
         images, bound = config.optimizer.batch_size / config.mesh.data, None

@@ -3,7 +3,7 @@
 The net runs them one after the other ('unrolled'). Here a convolutional layer runs all of them at
 once: as a grouped convolution, or mapped over by `jax.vmap` (which JAX turns into a grouped
 convolution, too). In the form 'blocks' the towers are unrolled, but a convolution with a stride
-sees each block of stride x stride pixels as one pixel with more maps. The parameters, their shapes
+reads each block of stride x stride pixels as one pixel with more maps. The parameters, their shapes
 and the logits are the same.
 
 The convolutional layers are written out here a second time, from the public operations, so that
@@ -26,7 +26,14 @@ from alexnet_jax.model import alexnet
 from alexnet_jax.model.dropout import Masks
 from alexnet_jax.model.layers import steps
 from alexnet_jax.model.operations import Operations
-from alexnet_jax.ops.convolution import convolution, convolved_size
+from alexnet_jax.ops.convolution import (
+    LAYOUT,
+    Steps,
+    convolution,
+    convolved_size,
+    fold,
+    fold_kernel,
+)
 
 OURS = 'unrolled'
 
@@ -89,42 +96,29 @@ def _blocks(
 ) -> list[Array]:
     """Convolves conv1 in blocks of 4 x 4 pixels: 48 maps instead of 3.
 
-    Tensor cores multiply 8 or 16 maps at a time, so cuDNN fills 3 up. With blocks the kernel has
-    12 x 12 pixels with zeros at its edges, 19 % more multiplications than 11 x 11. XLA writes the
-    views as blocks in the pass that crops them: the bytes and launches of a step are the same.
+    Tensor cores multiply 8 or 16 maps at a time, so cuDNN pads 3 maps with zeros. In blocks, the
+    kernel of 11 x 11 pixels is padded to 12 x 12, which is 19 % more multiplications. XLA writes
+    the views as blocks in the kernel that crops them, so a step has the same bytes and launches.
     """
     operations = Operations.of_layer(settings.then, model)
-    stride, padding, _ = steps(settings)
     sums = []
     for x_BHWI, kernel_HWIO in zip(maps, kernel_THWIO, strict=True):
-        if stride == 1:
+        if settings.stride == 1:
             sums.append(convolution(x_BHWI, kernel_HWIO, *steps(settings)))
             continue
-        size = -(-settings.kernel // stride)
-        out = convolved_size(x_BHWI.shape[1], settings.kernel, *steps(settings))
-        after = (out - 1 + size) * stride - x_BHWI.shape[1] - padding
-        pads = ((0, 0, 0), *[(padding, after, 0)] * 2, (0, 0, 0))
-        x_BHWI = lax.pad(x_BHWI, jnp.zeros((), x_BHWI.dtype), pads)
-        more = (0, size * stride - settings.kernel)
-        kernel_HWIO = jnp.pad(kernel_HWIO, (more, more, (0, 0), (0, 0)))
+        rows, columns = (
+            convolved_size(n, settings.kernel, *steps(settings)) for n in x_BHWI.shape[1:3]
+        )
         sums.append(
             lax.conv_general_dilated(
-                _to_blocks(x_BHWI, stride),
-                jnp.moveaxis(_to_blocks(jnp.moveaxis(kernel_HWIO, -1, 0), stride), 0, -1),
+                fold(x_BHWI, kernel_HWIO, Steps(*steps(settings)), (rows, columns)),
+                fold_kernel(kernel_HWIO, settings.stride),
                 (1, 1),
                 'VALID',
-                dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+                dimension_numbers=LAYOUT,
             )
         )
     return operations(y + bias_O[None, None, None] for y, bias_O in zip(sums, bias_TO, strict=True))
-
-
-def _to_blocks(x_BHWC: Array, side: int) -> Array:
-    """Converts blocks of side x side pixels to pixels with side * side times as many maps."""
-    images, rows, columns, maps = x_BHWC.shape
-    x = x_BHWC.reshape(images, rows // side, side, columns // side, side, maps)
-    x = x.transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(images, rows // side, columns // side, side * side * maps)
 
 
 def _vmapped(
@@ -161,7 +155,7 @@ def _grouped(
         jnp.concatenate([*kernel_THWIO], axis=-1),
         (stride, stride),
         [(padding, (out - 1) * stride + settings.kernel - n - padding) for n, out in sizes],
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        dimension_numbers=LAYOUT,
         feature_group_count=1 if same else len(maps),
     )
     y = y + bias_TO.reshape(-1)[None, None, None, :]

@@ -17,9 +17,10 @@ from alexnet_jax.model import alexnet, dropout, towers
 from alexnet_jax.training.optimizer import Rates
 from alexnet_jax.training.state import place_initial_state, state_shapes
 from alexnet_jax.training.step import Hyperparameters, make_train_step
-from devices import UNOPTIMIZED
 
 ROOT = Path(__file__).parent.parent
+# LLVM's level where none is set; conftest.py sets 0.
+OPTIMIZED = {'xla_backend_optimization_level': 3}
 COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
 
@@ -82,14 +83,11 @@ def batch(config: schema.Config, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def compiled_logits(
-    config: schema.Config, mesh: jax.sharding.Mesh, masks: Any = None, *, optimized: bool = True
-) -> Any:
+def compiled_logits(config: schema.Config, mesh: jax.sharding.Mesh, masks: Any = None) -> Any:
     """Returns the net as a jitted function of (parameters, images) on a mesh.
 
     Args:
       masks: the key of the dropout masks; None for none.
-      optimized: whether LLVM optimizes the program.
     """
     graph = alexnet.graph(config)
     specs = alexnet.partitions(config, mesh)
@@ -99,10 +97,7 @@ def compiled_logits(
         drawn = None if masks is None else dropout.Masks(masks, len(x) * mesh.shape['data'])
         return alexnet.apply(graph, params, x, drawn)
 
-    return jax.jit(
-        jax.shard_map(logits, mesh=mesh, in_specs=(specs, sharding), out_specs=sharding),
-        compiler_options=None if optimized else UNOPTIMIZED,
-    )
+    return jax.jit(jax.shard_map(logits, mesh=mesh, in_specs=(specs, sharding), out_specs=sharding))
 
 
 @functools.cache
@@ -128,7 +123,7 @@ def compiled_step(
     return (
         make_train_step(config, mesh)
         .lower(*arguments)
-        .compile(compiler_options=None if optimized else UNOPTIMIZED)
+        .compile(compiler_options=OPTIMIZED if optimized else None)
     )
 
 

@@ -41,7 +41,7 @@ def logits(net, images_BHWC):
     mean_HWC = net.inputs.mean_HWC[middle, middle]
     crops = images_BHWC[:, middle, middle].astype(np.float32) - mean_HWC[None]
     crops = crops / np.asarray(settings.deviations, np.float32)[None, None, None]
-    compute = nets.compiled_logits(net.config, nets.mesh_of(1), optimized=False)
+    compute = nets.compiled_logits(net.config, nets.mesh_of(1))
     return np.asarray(compute(net.params, crops))
 
 

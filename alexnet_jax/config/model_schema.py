@@ -199,10 +199,10 @@ class Model:
     precision: Annotated[
         str,
         OneOf(PRECISIONS),
-        'Precision of products and convolutions of float32. default: the fastest that the device '
-        'has, which rounds their factors to TF32 (10 bits after the point) on NVIDIA GPUs since '
-        'Ampere and to bfloat16 (7 bits) on TPUs; highest: float32 everywhere. CPUs always compute '
-        'in float32. It does not change products of bfloat16.',
+        'Precision of float32 matrix products and convolutions. default: the fastest that the '
+        'device has, which rounds their factors to TF32 (10 bits after the point) on NVIDIA GPUs '
+        'since Ampere and to bfloat16 (7 bits) on TPUs; highest: float32 everywhere. CPUs always '
+        'compute in float32. Products of bfloat16 factors do not depend on it.',
     ]
     conv1: Convolution
     conv2: Convolution

@@ -299,9 +299,9 @@ class Config:
     ]
     deterministic: Annotated[
         bool,
-        'On a GPU, use only algorithms that give the same bits in every start, without measuring '
-        'which is fastest: a resumed run then ends with the same bits as an uninterrupted one. '
-        'Other devices do so in any case.',
+        'On a GPU, use only deterministic algorithms, in place of those that each start measures '
+        'to be the fastest: a resumed run then ends with the same bits as an uninterrupted one. '
+        'Programs for other devices are deterministic in any case.',
     ]
     dataset: Dataset
     augmentation: Augmentation

@@ -90,7 +90,8 @@ class AlexNet(nnx.Module):
           (B, units) for a fully-connected layer, (B, H, W, maps) for a convolution and the
           operations that follow it, for each tower.
         """
-        # Each layer's name is in the compiled program's metadata, for profiles and for counts.
+        # The scopes put each layer's name into the metadata of the compiled program, for profilers
+        # and for the counts of benchmarks/compile_for.py.
         towers_here = len(self.fc8.kernel_TIK[...])
         maps = towers.show_to_all(images_BHWC.astype(self.dtype), towers_here)
         for name in self.convolutions:

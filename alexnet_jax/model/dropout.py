@@ -41,7 +41,7 @@ class Masks:
         return own_part(self._draw(layer, keep, (towers, self.images, units)))
 
     def draw_side_by_side(self, layer: int, towers: int, units: int, keep: float) -> Array:
-        """Draws the same masks as `draw`, those of the towers on this device side by side.
+        """Draws the same masks as `draw`, and concatenates those of the towers on this device.
 
         Args:
           layer, towers, units, keep: as for `draw`.
@@ -49,8 +49,8 @@ class Masks:
         Returns:
           (images here, towers here * units) bool.
         """
-        # Each number depends on its place in the flattened array alone. Drawn in one dimension,
-        # the places need no arrays of their own: two kernels less in the step on a GPU.
+        # Each number depends only on its index in the flattened array. For an array of one
+        # dimension, XLA does not store these indices: the step on a GPU has two launches fewer.
         masks_N = self._draw(layer, keep, (towers * self.images * units,))
         masks_TBO = own_part(masks_N.reshape(towers, self.images, units))
         return jnp.concatenate([*masks_TBO], axis=-1)
@@ -89,13 +89,17 @@ def dropout(
 
 @jax.custom_vjp
 def rectify_and_drop(x: Array, mask: Array) -> Array:
-    """Computes ReLU (§3.1), and sets units to 0 where their mask is False.
+    """Computes ReLU (§3.1), and sets units to 0 where their mask is False (§4.2).
 
-    The derivative is 1 where the result is positive: it needs neither the mask nor the sums.
+    The derivative is 1 where the result is positive and 0 elsewhere, so the backward pass reads
+    the result alone, and neither the mask nor x.
 
     Args:
-      x: the sums.
-      mask: bool, of the same shape.
+      x: the sums of products and biases, (images, units) of any float dtype.
+      mask: the dropout mask, bool, of the same shape.
+
+    Returns:
+      The units, of the shape and the dtype of x.
     """
     zero = jnp.zeros((), x.dtype)
     return jnp.where(mask, jnp.maximum(x, zero), zero)

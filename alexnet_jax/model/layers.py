@@ -57,8 +57,9 @@ class Convolution(nnx.Module):
         shape = (model.towers, layer.kernel, layer.kernel, row.reads, row.maps)
         bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
         self.settings, self.at_test_time = layer, at_test_time
-        of_sums = not layer.batch_normalization
-        self.operations = Operations.of_layer(layer.then, model, platform, of_sums)
+        self.operations = Operations.of_layer(
+            layer.then, model, platform, follow_convolution=not layer.batch_normalization
+        )
         self.kernel_THWIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
         self.bias_TO = for_each_tower(Bias, bias_TO)
         self.batch_normalization = (
@@ -144,18 +145,20 @@ class Dense(nnx.Module):
     def _side_by_side(
         self, units: list[Array], kernel_TIO: Array, bias_TO: Array, masks: Masks | None
     ) -> list[Array]:
-        """Computes the towers on this device in one product, and their units in one array.
+        """Computes the units of all towers on this device in one array, by one product.
 
-        So no tower's weights are copied out of those of all, and `exchange` has nothing to copy.
+        Otherwise XLA copies the weights of each tower out of the array of all towers, and
+        concatenates the units of the towers for `exchange`.
         """
-        layer, (here, maps) = self.settings, bias_TO.shape
+        layer, (towers_here, maps) = self.settings, bias_TO.shape
         sums_BU = multiply_side_by_side(units, kernel_TIO) + bias_TO.reshape(-1)[None]
         if masks is None or not layer.dropout or layer.nonlinearity != 'relu':
-            outputs = jnp.split(NONLINEARITIES[layer.nonlinearity](sums_BU), here, axis=-1)
+            outputs = NONLINEARITIES[layer.nonlinearity](sums_BU)
+            outputs = jnp.split(outputs, towers_here, axis=-1)
             return dropout(outputs, layer.dropout, self.number, self.number_of_towers, masks)
         keep = 1 - layer.dropout
         mask_BU = masks.draw_side_by_side(self.number, self.number_of_towers, maps, keep)
-        return jnp.split(rectify_and_drop(sums_BU, mask_BU), here, axis=-1)
+        return jnp.split(rectify_and_drop(sums_BU, mask_BU), towers_here, axis=-1)
 
 
 class Linear(nnx.Module):
@@ -199,7 +202,7 @@ class Output(nnx.Module):
         """Maps (B, I) for each tower on this device to logits (B, K), equal on every device."""
         (kernel_TIK,) = cast_like(units[0], self.kernel_TIK)
         multiply = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
-        if on_gpu(self.platform):  # the sum over the units of all towers here in one product
+        if on_gpu(self.platform):  # one product sums over the units of all towers on this device
             kernel_TIK = kernel_TIK.reshape(1, -1, kernel_TIK.shape[-1])
             units = [jnp.concatenate(units, axis=-1)]
         logits_BK = combine([multiply(x_BI, kernel_TIK[t]) for t, x_BI in enumerate(units)])
@@ -207,7 +210,7 @@ class Output(nnx.Module):
 
 
 def on_gpu(platform: Platform | None) -> bool:
-    """Returns whether the program is compiled for GPUs."""
+    """Returns whether the program is compiled for GPUs; None stands for JAX's default platform."""
     return Platform.or_default(platform).name == 'gpu'
 
 
@@ -216,10 +219,10 @@ def multiply_side_by_side(units: list[Array], kernel_TIO: Array) -> Array:
 
     Args:
       units: (B, I) for each tower on this device.
-      kernel_TIO: their weights.
+      kernel_TIO: the weights of these towers, of the same dtype.
 
     Returns:
-      (B, T * O): the sums of all these towers, in order.
+      (B, T * O): the sums of these towers, tower after tower, of the same dtype.
     """
     x_BI = units[0]
     if all(x is x_BI for x in units):  # as `exchange` returns them

@@ -12,13 +12,14 @@ from jax import Array
 from alexnet_jax.config import model_schema
 from alexnet_jax.model.towers import extend
 from alexnet_jax.ops.convolution import relu_with_convolution
+from alexnet_jax.ops.formula import add_bias
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.ops.normalized_pooling import add_bias, normalized_pooling, pooling
+from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from alexnet_jax.ops.spatial_normalization import spatial_normalization
 
 NONLINEARITIES = {'relu': jax.nn.relu, 'tanh': jnp.tanh}
-POOLED = ('relu', 'response_normalization', 'max_pooling')  # one kernel on GPUs
+POOLED = ('relu', 'response_normalization', 'max_pooling')  # one kernel on GPUs and TPUs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Operations:
       crosses: whether response normalization also reads maps of the neighbouring towers.
       platform: the platform that the program is compiled for; None for JAX's default.
       implementation: None, 'jax', 'pallas' or 'mosaic_gpu': see ops/implementations.py.
-      of_sums: whether the operations follow a convolution with nothing but a bias in between.
+      follow_convolution: whether nothing but a bias lies between a convolution and them.
     """
 
     names: tuple[str, ...]
@@ -39,7 +40,7 @@ class Operations:
     crosses: bool = False
     platform: Platform | None = None
     implementation: str | None = None
-    of_sums: bool = False
+    follow_convolution: bool = False
 
     @classmethod
     def of_layer(
@@ -47,7 +48,7 @@ class Operations:
         names: tuple[str, ...],
         model: model_schema.Model,
         platform: Platform | None = None,
-        of_sums: bool = False,
+        follow_convolution: bool = False,
     ) -> 'Operations':
         """Returns the operations of a layer with the constants that they need."""
         norm = model.response_normalization
@@ -58,15 +59,15 @@ class Operations:
         }
         used = tuple((name, constants[name]) for name in constants if name in names)
         crosses = model.towers > 1 and norm.reads == 'all'
-        return cls(names, used, crosses, platform, of_sums=of_sums)
+        return cls(names, used, crosses, platform, follow_convolution=follow_convolution)
 
     def __call__(self, maps: Iterable[Array], biases: Iterable[Array] | None = None) -> list[Array]:
         """Applies the operations to the maps of each tower on this device.
 
         Args:
           maps: (B, H, W, O) for each tower.
-          biases: is added first, rounded to the dtype of the maps: for each tower a float32 array
-            with as many axes.
+          biases: for each tower, a float32 array of four axes that is rounded to the dtype of the
+            maps and added before the first operation; None for no bias.
 
         Raises:
           ValueError: an operation is unknown.
@@ -93,19 +94,19 @@ class Operations:
 
     def _joins_convolution(self) -> bool:
         """Returns whether cuDNN can compute the first operation, a ReLU, with the convolution."""
-        return self.of_sums and Platform.or_default(self.platform).name == 'gpu'
+        return self.follow_convolution and Platform.or_default(self.platform).name == 'gpu'
 
     def _apply(self, names: tuple[str, ...], x_BHWO: Array, bias: Array | None = None) -> Array:
-        """Adds a bias to the maps of one tower, and applies operations.
+        """Adds a bias to the maps of one tower, and applies the operations in order.
 
         A ReLU before response normalization is computed in the same pass, and so is pooling after
-        it where one kernel can do both. Such a kernel also adds up the gradient of a bias that is
-        the same for all pixels.
+        it where the platform has a kernel for both. `normalized_pooling` also sums the gradient of
+        a bias that is the same for all pixels; any other bias is added here.
         """
         x, constants = x_BHWO, dict(self.constants)
         options: dict[str, Any] = dict(platform=self.platform, implementation=self.implementation)
-        kernel_adds = names[:3] == POOLED or names[:2] == POOLED[1:]
-        if bias is not None and not (kernel_adds and bias.size == x.shape[-1]):
+        takes_bias = names[:3] == POOLED or names[:2] == POOLED[1:]
+        if bias is not None and not (takes_bias and bias.size == x.shape[-1]):
             x, bias = add_bias(x, bias), None
         while names:
             match names:

@@ -136,8 +136,8 @@ def _convolve_tiles(x: Array, kernel: Array, steps: Steps) -> Array:
     rows, columns = _sizes(x, kernel, steps)
     even = (rows + rows % 2, columns + columns % 2)
     y = winograd.convolution(
-        _fold(x, kernel, steps, even).astype(jnp.float32),
-        _fold_kernel(kernel, steps.stride).astype(jnp.float32),
+        fold(x, kernel, steps, even).astype(jnp.float32),
+        fold_kernel(kernel, steps.stride).astype(jnp.float32),
     )
     return y[:, :rows, :columns].astype(x.dtype)
 
@@ -157,11 +157,11 @@ def _convolve_large_tiles(x: Array, kernel: Array, steps: Steps) -> Array:
     """Convolves with the fewest multiplications (winograd.py), in float32."""
     rows, columns = _sizes(x, kernel, steps)
     tile = winograd.outputs_of_large_tile(-(-len(kernel) // steps.stride))
-    folded = _fold(x, kernel, steps, (-(-rows // tile) * tile, -(-columns // tile) * tile))
+    folded = fold(x, kernel, steps, (-(-rows // tile) * tile, -(-columns // tile) * tile))
     # Without the barrier, XLA would fold the image once for each pixel of a tile.
     folded = lax.optimization_barrier(folded.astype(jnp.float32))
     y = winograd.convolution_in_large_tiles(
-        folded, _fold_kernel(kernel, steps.stride).astype(jnp.float32)
+        folded, fold_kernel(kernel, steps.stride).astype(jnp.float32)
     )
     return y[:, :rows, :columns].astype(x.dtype)
 
@@ -183,8 +183,8 @@ def _derivative_by_image(x: Array, kernel: Array, g: Array, steps: Steps) -> tup
     """
     images, rows, columns, maps_out = g.shape
     d_x = jax.vjp(lambda x: _convolve(x, kernel, steps), x)[1](g)[0]
-    folded, unfold = jax.vjp(lambda kernel: _fold_kernel(kernel, steps.stride), kernel)
-    x = _fold(x, kernel, steps, (rows, columns))
+    folded, unfold = jax.vjp(lambda kernel: fold_kernel(kernel, steps.stride), kernel)
+    x = fold(x, kernel, steps, (rows, columns))
 
     def product(image: Array | int) -> Array:
         x_HWC = lax.dynamic_index_in_dim(x, image, keepdims=False)
@@ -207,10 +207,19 @@ def _sizes(x: Array, kernel: Array, steps: Steps) -> tuple[int, int]:
     return rows, columns
 
 
-def _fold(x: Array, kernel: Array, steps: Steps, sizes: tuple[int, int]) -> Array:
+def fold(x: Array, kernel: Array, steps: Steps, sizes: tuple[int, int]) -> Array:
     """Pads the images, and turns blocks of stride x stride pixels into maps.
 
-    With `_fold_kernel`, a convolution with stride 1 and no padding then gives `sizes` pixels.
+    With `fold_kernel`, a convolution with stride 1 and no padding then gives `sizes` pixels.
+
+    Args:
+      x: (images, rows, columns, maps in).
+      kernel: the kernel before it is folded.
+      steps: the steps of that kernel.
+      sizes: rows and columns of the result of the convolution.
+
+    Returns:
+      (images, rows of blocks, columns of blocks, stride * stride * maps in).
     """
     images, *have, maps = x.shape
     stride, padding, _ = steps
@@ -223,7 +232,16 @@ def _fold(x: Array, kernel: Array, steps: Steps, sizes: tuple[int, int]) -> Arra
     return x.reshape(images, down, across, stride * stride * maps)
 
 
-def _fold_kernel(kernel: Array, stride: int) -> Array:
+def fold_kernel(kernel: Array, stride: int) -> Array:
+    """Pads a kernel at the bottom and the right, and turns its blocks of pixels into maps.
+
+    Args:
+      kernel: (kernel, kernel, maps in, maps out).
+      stride: the number of pixels along each side of a block.
+
+    Returns:
+      (blocks, blocks, stride * stride * maps in, maps out).
+    """
     size, _, maps_in, maps_out = kernel.shape
     folded = -(-size // stride)
     more = folded * stride - size
@@ -237,9 +255,16 @@ def relu_with_convolution(x_BHWO: Array) -> Array:
     """Computes ReLU (§3.1) in a form that XLA can leave to cuDNN's convolution.
 
     cuDNN adds the bias and applies ReLU before it writes the result of a convolution, which saves
-    a pass over the maps. XLA asks for that only if nothing else reads the sums, so the derivative
-    here reads the result instead: it is 1 where the result is positive, and 0 where it is 0 or NaN,
-    as for `jax.nn.relu`.
+    a pass over the maps. XLA requests that only if nothing else reads the sums. The derivative
+    here therefore reads the result: it is 1 where the result is positive, and 0 where it is 0 or
+    NaN, as for `jax.nn.relu`.
+
+    Args:
+      x_BHWO: the sums of a convolution and its bias, (images, rows, columns, maps) of any float
+        dtype.
+
+    Returns:
+      An array like `x_BHWO`.
     """
     return jnp.maximum(x_BHWO, jnp.zeros((), x_BHWO.dtype))
 

@@ -44,6 +44,11 @@ SHAPES = {'conv1': (55, 55, 48), 'conv2': (27, 27, 128)}
 LARGEST_WINDOW = 5
 
 
+def add_bias(x: Array, bias: Array | None) -> Array:
+    """Adds a bias, rounded to the dtype of x, before an operation; None adds nothing."""
+    return x if bias is None else x + bias.astype(x.dtype)
+
+
 # The elementwise parts of the kernels that Mosaic compiles, for TPUs and GPUs, in float32.
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax import Array
 
-from alexnet_jax.ops.formula import LARGEST_WINDOW, PAPER, Formula
+from alexnet_jax.ops.formula import LARGEST_WINDOW, PAPER, Formula, add_bias
 from alexnet_jax.ops.implementations import Platform, choose_backend, kernel_agrees
 from alexnet_jax.ops.max_pooling import max_pooling
 from alexnet_jax.ops.response_normalization import response_normalization
@@ -72,11 +72,6 @@ def normalized_pooling(
         return _fused(x_BHWC, bias, formula, window, stride, backend == 'interpreted')
     x = add_bias(x_BHWC, bias_111C)
     return _separate(x, formula, window, stride, implementation, platform)
-
-
-def add_bias(x: Array, bias: Array | None) -> Array:
-    """Adds a bias, rounded to the dtype of x."""
-    return x if bias is None else x + bias.astype(x.dtype)
 
 
 def _vary_like(bias: Array, x: Array) -> Array:

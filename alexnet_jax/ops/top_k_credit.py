@@ -21,41 +21,52 @@ def credit(scores_BK: Array, labels_B: Array, top: int) -> Array:
     Returns:
       (B,) float32, from 0 to 1.
     """
-    own = own_scores(scores_BK, labels_B)
-    above = (scores_BK > own).sum(axis=1)
-    equal = (scores_BK == own).sum(axis=1)
+    score_B1 = label_scores(scores_BK, labels_B)
+    above = (scores_BK > score_B1).sum(axis=1)
+    equal = (scores_BK == score_B1).sum(axis=1)
     places = jnp.clip(top - above, 0, equal)
     return places.astype(jnp.float32) / jnp.maximum(equal, 1).astype(jnp.float32)
 
 
 def softmax_cross_entropy(logits_BK: Array, labels_B: Array) -> Array:
-    """Returns the cross-entropy of each image in nats, (B,); see `own_scores` for the arguments."""
-    return jax.nn.logsumexp(logits_BK, axis=1) - own_scores(logits_BK, labels_B)[:, 0]
+    """Computes the cross-entropy of each image.
+
+    Args:
+      logits_BK: (B, K) float32.
+      labels_B: (B,) int32, from 0 to K - 1.
+
+    Returns:
+      (B,) float32, nats.
+    """
+    return jax.nn.logsumexp(logits_BK, axis=1) - label_scores(logits_BK, labels_B)[:, 0]
 
 
-def own_scores(scores_BK: Array, labels_B: Array) -> Array:
-    """Takes the score of each image's label, (B, 1).
+def label_scores(scores_BK: Array, labels_B: Array) -> Array:
+    """Takes the score of each image's label.
 
-    The derivative of indexing is a scatter, which accelerators compute in a kernel of its own; that
-    of a masked sum is a mask, which joins the computation next to it.
+    On accelerators it is a masked sum: the derivative of indexing is a scatter, which is a kernel
+    of its own, whereas XLA fuses the derivative of a masked sum with the operations around it.
 
     Args:
       scores_BK: (B, K), of any float dtype.
       labels_B: (B,) int32, from 0 to K - 1.
+
+    Returns:
+      (B, 1), of the dtype of the scores.
     """
     return jax.lax.platform_dependent(
-        scores_BK, labels_B[:, None], cpu=_take_own_scores, default=_select_own_scores
+        scores_BK, labels_B[:, None], cpu=_take_label_scores, default=_select_label_scores
     )
 
 
-def _take_own_scores(scores_BK: Array, labels_B1: Array) -> Array:
+def _take_label_scores(scores_BK: Array, labels_B1: Array) -> Array:
     return jnp.take_along_axis(scores_BK, labels_B1, axis=1)
 
 
-def _select_own_scores(scores_BK: Array, labels_B1: Array) -> Array:
-    own_BK = labels_B1 == jnp.arange(scores_BK.shape[1], dtype=labels_B1.dtype)[None]
+def _select_label_scores(scores_BK: Array, labels_B1: Array) -> Array:
+    is_label_BK = labels_B1 == jnp.arange(scores_BK.shape[1], dtype=labels_B1.dtype)[None]
     zero = jnp.zeros((), scores_BK.dtype)
-    return jnp.where(own_BK, scores_BK, zero).sum(axis=1, keepdims=True)
+    return jnp.where(is_label_BK, scores_BK, zero).sum(axis=1, keepdims=True)
 
 
 def image_results(log_p_BK: Array, labels_B: Array) -> dict[str, Array]:

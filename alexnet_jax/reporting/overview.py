@@ -64,9 +64,10 @@ def origin(workdir: Path, config: Config, step: int, log: history.History, comma
 
 
 def _net(config: Config, start: dict[str, Any]) -> str:
-    """Describes the net, and the arithmetic on the devices of a start.
+    """Describes the net and its arithmetic on the devices of a start.
 
-    Starts that were recorded until 2026-11-26 do not say what the dtype meant on their devices.
+    Starts that were recorded before 2026-11-26 have no entry 'arithmetic'; the dtype of the
+    settings takes its place.
     """
     towers = config.model.towers
     count = f'{towers} tower{"s" if towers > 1 else ""}'

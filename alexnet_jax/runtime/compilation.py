@@ -1,8 +1,10 @@
-"""How programs are compiled: the precision of their products, and whether they are deterministic.
+"""Compiles programs with one precision of products, and on request deterministically.
 
-Every program that contains the net is compiled by `compile_program`, in training and at test time.
-The others of a run (the mean of log probabilities over the views, the results of each image, the
-search for values that are not finite) have no products, and no sums whose order could matter.
+In training and at test time, every program that contains the net is compiled by
+`model.towers.compile_program`, which calls the function here with the settings of the run. The
+other programs of a run (the mean of log probabilities over the views, the results of each image,
+the search for values that are not finite) have no matrix products, and no sums whose order could
+matter.
 """
 
 import functools
@@ -13,19 +15,19 @@ import jax
 
 OLDEST_TF32_GPU = (8, 0)  # compute capability: Ampere
 
-# XLA's options for a GPU program that computes the same bits in every start. They are options of
-# each compilation, not XLA_FLAGS: a version of XLA that lacks one raises an error in place of
-# ending the process, and programs for other devices are not affected.
+# XLA's options for a GPU program that computes the same bits at every start. They are options of
+# one compilation and not XLA_FLAGS: if XLA lacks one of them, it raises an error and does not end
+# the process, and programs for other devices are not affected.
 DETERMINISTIC = {
-    # Scatters without atomics, only algorithms of cuDNN and cuBLAS that are deterministic, and the
-    # first of them in place of the fastest of a measurement. It excludes kernels of Triton for
-    # products, since those are chosen by measuring.
+    # Scatters without atomics; of the algorithms of cuDNN and cuBLAS only the deterministic ones,
+    # and the first of these in place of the one that was measured to be the fastest. It excludes
+    # Triton's kernels for products, since those are chosen by measurements.
     'xla_gpu_deterministic_ops': True,
-    # Without it, XLA gives products to Triton before it excludes Triton. JAX 0.12 then cannot
-    # compile them for a GPU that is not attached.
+    # Otherwise XLA assigns products to Triton before the option above excludes it, and JAX 0.12
+    # cannot compile them for a GPU that is not attached.
     'xla_gpu_enable_triton_gemm': False,
-    # XLA prefers what an earlier compilation measured to the first algorithm. JAX stores these
-    # measurements beside its compiled programs, and another machine does not have them.
+    # XLA prefers the result of an earlier measurement to the first algorithm. JAX stores these
+    # results beside its compiled programs, and another machine does not have them.
     'xla_gpu_per_fusion_autotune_cache_dir': '',
 }
 
@@ -37,16 +39,17 @@ def compile_program(
     deterministic: bool,
     **options: Any,
 ) -> Any:
-    """Compiles a function, with one precision for all of its convolutions and products.
+    """Compiles a function with one precision for all of its convolutions and matrix products.
 
-    It is traced with this precision as a whole: the derivative of an operation with a derivative of
-    its own is traced when the gradient is, after the forward pass has returned.
+    The precision applies while the entire function is traced: the derivative of a `custom_vjp` is
+    traced together with the gradient, after a context around the forward pass has ended.
 
     Args:
       function: the function.
       device: one of the devices that it is compiled for.
-      precision: 'default' or 'highest', whatever JAX_DEFAULT_MATMUL_PRECISION says.
-      deterministic: whether a GPU computes the same bits in every start. Other devices always do.
+      precision: 'default' or 'highest'; JAX_DEFAULT_MATMUL_PRECISION has no effect.
+      deterministic: whether a GPU must compute the same bits at every start. Programs for other
+        devices are deterministic in any case.
       options: arguments of `jax.jit`.
 
     Returns:
@@ -64,7 +67,7 @@ def compile_program(
 
 
 def describe_arithmetic(device: jax.Device, dtype: str, precision: str, deterministic: bool) -> str:
-    """Returns what a net's dtype and precision mean on a device, in a few words.
+    """Describes in a few words what a net's dtype and precision mean on a device.
 
     Args:
       device: one of the devices that the net is compiled for.
@@ -80,7 +83,7 @@ def describe_arithmetic(device: jax.Device, dtype: str, precision: str, determin
 
 
 def _products(device: jax.Device) -> list[str]:
-    """Returns the type that a device rounds the factors of float32 products to; [] for none."""
+    """Returns the type to which a device rounds the factors of float32 products; [] for none."""
     if device.platform == 'tpu':
         return ['bfloat16']
     capability = str(getattr(device, 'compute_capability', '')).split('.')

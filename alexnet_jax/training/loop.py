@@ -34,11 +34,11 @@ from alexnet_jax.training.step import Hyperparameters, make_train_step
 from alexnet_jax.training.validation import make_evaluate
 from alexnet_jax.training.workdir import Workdir
 
-# The metrics of a step are read when this many later ones have been dispatched, and before anything
-# is evaluated or saved. So an accelerator has work while the host writes a line of the log or waits
-# for a batch. A signal is answered when the steps that were dispatched are done, one more than this
-# number; on CPUs, a step takes longer than what the host does meanwhile. The number is the same in
-# all processes, so that all end after the same step where a loss is not finite.
+# The metrics of a step are read after this many later steps have been dispatched, or earlier if
+# something is evaluated or saved. So an accelerator has work while the host writes a line of the
+# log or waits for a batch. But a signal is answered only after all dispatched steps, which are one
+# more than this number; on CPUs one is enough, since a step takes longer than the work of the host.
+# All processes have the same number, so that all end after the same step if a loss is not finite.
 STEPS_BEHIND, STEPS_BEHIND_ON_CPU = 4, 1
 
 
@@ -50,13 +50,13 @@ class _Diverged(UserError):
     """Values that are not finite, which no checkpoint may hold."""
 
 
-class _Done(NamedTuple):
-    """A step that was dispatched and whose metrics have not been read.
+class _UnreadStep(NamedTuple):
+    """A step that has been dispatched and whose metrics have not been read.
 
     Attributes:
-      step: training steps done with it.
+      step: the number of training steps up to and including this one.
       learning_rate: the learning rate of the weights.
-      metrics: () float32 arrays on the devices by name.
+      metrics: by name, () float32 arrays on the devices.
     """
 
     step: int
@@ -109,10 +109,10 @@ class Loop:
         inputs = read_or_write_inputs(workdir, config, splits, self.unreadable)
         self._constants = place_constants(config, mesh, inputs)
         self._train_step = make_train_step(config, mesh)
-        self._sent: tuple[Hyperparameters, Array] | None = None  # what is on the devices
+        self._hyperparameters: tuple[Hyperparameters, Array] | None = None  # those of the last step
         on_cpu = mesh.devices.flat[0].platform == 'cpu'
         self._steps_behind = STEPS_BEHIND_ON_CPU if on_cpu else STEPS_BEHIND
-        self._unread: collections.deque[_Done] = collections.deque()
+        self._unread: collections.deque[_UnreadStep] = collections.deque()
         self._evaluation = make_evaluate(config, mesh)
         with contextlib.ExitStack() as stack:
             self._checkpoints = stack.enter_context(
@@ -166,12 +166,12 @@ class Loop:
             if first < self._plan.steps:
                 self._line.begin()
             for step in range(first, self._plan.steps):
-                numbers, on_devices = self._hyperparameters(step)
+                numbers, on_devices = self._place_hyperparameters(step)
                 self.state, metrics = self._train_step(
                     self.state, batch, self._constants, on_devices
                 )
                 jax.copy_to_host_async(metrics)
-                self._unread.append(_Done(step + 1, numbers.rates.weights, metrics))
+                self._unread.append(_UnreadStep(step + 1, numbers.rates.weights, metrics))
                 batch, error = self._fetch(batches)  # the next batch is copied while this step runs
                 # Waiting for the step that was just dispatched would leave the devices idle.
                 self._record_all_but(self._steps_behind)
@@ -227,16 +227,17 @@ class Loop:
         )
         return (towers.put_batch(self._mesh, batch) for batch in batches)
 
-    def _hyperparameters(self, step: int) -> tuple[Hyperparameters, Array]:
+    def _place_hyperparameters(self, step: int) -> tuple[Hyperparameters, Array]:
         """Returns the numbers of the schedules after `step` steps, as floats and on the devices.
 
-        They are sent to the devices when they change, which is rare.
+        They are copied to the devices only when they change, which is rare.
         """
         epoch = self._plan.epoch(step)
         numbers = Hyperparameters.at(self._config, epoch, self._position.progress)
-        if self._sent is None or self._sent[0] != numbers:
-            self._sent = numbers, towers.put_replicated(self._mesh, numbers.pack())
-        return self._sent
+        if self._hyperparameters is None or self._hyperparameters[0] != numbers:
+            on_devices = towers.put_replicated(self._mesh, numbers.pack())
+            self._hyperparameters = numbers, on_devices
+        return self._hyperparameters
 
     def _due(self, step: int) -> bool:
         return step == self._plan.steps or not (
@@ -249,10 +250,10 @@ class Loop:
         return 0 < minutes * 60 <= time.monotonic() - self._time_of_save
 
     def _record_all_but(self, number: int) -> None:
-        """Waits for the metrics of all steps but the newest ones, in order, and records them.
+        """Waits for the metrics of all steps except the newest ones, and records them in order.
 
         Args:
-          number: the steps that are left for later.
+          number: the number of newest steps whose metrics are left unread.
 
         Raises:
           UserError: a loss is not finite.

@@ -15,7 +15,7 @@ from alexnet_jax.model.batch_normalization import update_averages
 from alexnet_jax.model.dropout import Masks
 from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.top_k_credit import credit, softmax_cross_entropy
-from alexnet_jax.runtime.printing import warn
+from alexnet_jax.training import small_updates
 from alexnet_jax.training.optimizer import Progress, Rates, apply_updates, rates
 from alexnet_jax.training.state import State, make_optimizer, partitions
 
@@ -27,21 +27,28 @@ ApplyTraining = Callable[[Any, Array, Masks], tuple[Array, Any]]
 
 
 class Hyperparameters(NamedTuple):
-    """The numbers that the schedules set for each step; a step takes them as one array.
+    """The numbers that the schedules set for each step, which takes them as one array.
 
     Attributes:
       rates: the learning rates.
-      deviation: the standard deviation of the colour noise; a float or () float32.
+      deviation: the standard deviation of the colour noise, on the scale of
+        `Constants.colours`; a float or () float32.
     """
 
     rates: Rates
     deviation: Any
 
-    SIZE = 5  # numbers in the array
+    SIZE = len(Rates._fields) + 1  # numbers in the array
 
     @classmethod
     def at(cls, config: Config, epoch: float, progress: Progress) -> 'Hyperparameters':
-        """Returns the numbers after `epoch` passes over the training set, as floats."""
+        """Returns the numbers after `epoch` passes over the training set, as floats.
+
+        Args:
+          config: the settings of the run.
+          epoch: passes over the training set before this step, with a fraction.
+          progress: the state of the plateau schedule.
+        """
         deviation = config.augmentation.colour.deviation_at(epoch)
         return cls(rates(config, epoch, progress), deviation)
 
@@ -51,7 +58,7 @@ class Hyperparameters(NamedTuple):
 
     @classmethod
     def unpack(cls, array: Array) -> 'Hyperparameters':
-        """Returns the numbers of an array from `pack`, each () float32."""
+        """Returns the numbers of an array that `pack` has returned, each () float32."""
         *rates, deviation = (array[i] for i in range(cls.SIZE))
         return cls(Rates(*rates), deviation)
 
@@ -128,9 +135,12 @@ def _draw_views(
 def _choose_update(
     config: Config, mesh: jax.sharding.Mesh
 ) -> Callable[[State, Any, Rates, Array], tuple[Any, Any]]:
-    """Returns the function that computes the new parameters and velocities.
+    """Returns the function that computes the new parameters and velocities on one device.
 
-    Its arguments are the state, the gradients, the learning rates and the array that holds them.
+    Returns:
+      `update(state, gradients, rates, hyperparameters)`, which returns the parameters and the
+      velocities after the step. `rates` are the same numbers as in the array `hyperparameters`: the
+      kernel for small arrays reads the array itself.
     """
     optimizer, update_small = make_optimizer(config), _choose_small_updates(config, mesh)
 
@@ -149,14 +159,6 @@ def _choose_update(
 
 
 def _choose_small_updates(config: Config, mesh: jax.sharding.Mesh) -> Callable[..., Any] | None:
-    """Returns the kernel that updates small arrays in place; None where the devices have none."""
+    """Returns the function that updates small arrays by a kernel; None where there is no kernel."""
     platform = Platform.of_devices(mesh.devices.flat)
-    if platform.name != 'gpu':
-        return None
-    # Importing Pallas takes a moment, and a CPU does not need it.
-    try:
-        from alexnet_jax.training import small_updates
-    except ImportError as error:  # a version of Pallas without Triton
-        warn(f'convolution kernels and biases are updated without the kernel: {error}')
-        return None
-    return small_updates.choose(config, platform)
+    return small_updates.choose(config, platform) if platform.name == 'gpu' else None

@@ -15,9 +15,12 @@ from typing import Any, NamedTuple
 
 from ahead_of_time.devices import Gpu, Tpu
 
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
+
 # Nothing can be timed, so cuDNN's and cuBLAS's algorithms are not chosen.
 GPU_OPTIONS = {'xla_gpu_autotune_level': 0}
 REGISTERS_PER_CORE = 65536
+PROGRAM, REPORT = 'program.hlo', 'report.json'  # in the folder of a program
 
 _USAGE = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?"
@@ -97,7 +100,7 @@ def compile_program(
       lowered: JAX's Lowered.
       device: the kind of device that it was lowered for.
       assembler: the path of ptxas, for registers and spills.
-      out: a folder for program.hlo, and for a GPU the PTX of each kernel; it is emptied first.
+      out: a folder for program.hlo, and for a GPU the PTX of each kernel; see `prepare_folder`.
       options: more options of the compiler.
 
     Raises:
@@ -119,14 +122,37 @@ def compile_program(
             name for file in files for name in _ATOMIC_OR_TENSOR.findall(file.read_text())
         )
         if out:
-            shutil.rmtree(out, ignore_errors=True)
-            out.mkdir(parents=True)
-            (out / 'program.hlo').write_text(text)
+            prepare_folder(out)
+            for file in [*out.glob('*.ptx')] if (out / PROGRAM).exists() else ():
+                file.unlink()  # of the program that was there
+            (out / PROGRAM).write_text(text)
             for file in files:
                 shutil.copy(file, out / f'{_entry(file.read_text())}.ptx')
     results = plan.output_size_in_bytes - plan.alias_size_in_bytes
     memory = Memory(plan.argument_size_in_bytes, plan.temp_size_in_bytes, results)
     return Compiled(text, memory, registers, sorted(itertools.chain(*dumped)), dict(ptx))
+
+
+def prepare_folder(out: Path) -> None:
+    """Makes a folder for a program, or checks that it holds nothing else.
+
+    The files of another program are replaced.
+
+    Raises:
+      UserError: the folder cannot be written to, or has files that are not of a program.
+    """
+    with explain_os_errors(f'write to {out}'):
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+        others = [file.name for file in out.iterdir() if not _is_of_program(file)]
+    if others:
+        raise UserError(f'{out} holds {others[0]}, which is not of a program: choose a new folder')
+
+
+def _is_of_program(path: Path) -> bool:
+    if path.is_dir():  # that of a kernel
+        return all(_is_of_program(file) for file in path.iterdir())
+    return path.suffix == '.ptx' or path.name in (PROGRAM, REPORT)
 
 
 def _entry(ptx: str) -> str:

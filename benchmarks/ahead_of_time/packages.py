@@ -67,7 +67,12 @@ def load(platform: str, folder: Path) -> None:
     """
     jax.config.update('jax_platforms', 'cpu')
     # libtpu would look for a TPU on the network and lock itself for one process of the machine.
-    os.environ |= {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
+    os.environ |= {
+        'TPU_SKIP_MDS_QUERY': '1',
+        'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+        'TPU_ACCELERATOR_TYPE': 'v5litepod-1',
+        'TPU_WORKER_HOSTNAMES': 'localhost',
+    }
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from alexnet_jax.config import schema
@@ -15,7 +16,7 @@ from alexnet_jax.data import augmentation
 from alexnet_jax.model import inference, towers
 from alexnet_jax.ops.formula import PAPER, SHAPES
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.ops.normalized_pooling import normalized_pooling
+from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from alexnet_jax.runtime import compilation
 from alexnet_jax.training.state import state_shapes
@@ -66,8 +67,8 @@ def kernels(
 ) -> Iterator[Program]:
     """Lowers each kernel at the shapes of the paper's net, as in the net: with a ReLU before.
 
-    Forward and backward are separate programs. In the second the forward kernel of the pooling also
-    writes its mask.
+    Forward and backward are separate programs, and the second contains the forward kernel, which
+    also writes its mask there.
 
     Args:
       devices: the first of them is the target.
@@ -77,31 +78,39 @@ def kernels(
     """
     platform = Platform.of_devices(devices)
     sharding = SingleDeviceSharding(devices[0])
-    options = dict(rectify=True, implementation=implementation, platform=platform)
-    functions = {'response_normalization': functools.partial(response_normalization, **options)}
-    if platform.name == 'gpu':
-        functions['normalized_pooling'] = functools.partial(
-            normalized_pooling,
-            size=PAPER.size,
-            k=PAPER.k,
-            alpha=PAPER.alpha,
-            beta=PAPER.beta,
-            window=WINDOW,
-            stride=STRIDE,
-            **options,
-        )
+    options: dict[str, Any] = dict(implementation=implementation, platform=platform)
+    formula: dict[str, Any] = PAPER._asdict() | {'rectify': True}
+    pools: dict[str, Any] = dict(window=WINDOW, stride=STRIDE)
+
+    def normalize(x: Array, bias: Array) -> Array:
+        del bias  # its gradient is not computed by this kernel
+        return response_normalization(x, **formula, **options)
+
+    def normalize_and_pool(x: Array, bias: Array) -> Array:
+        return normalized_pooling(x, **formula, **pools, bias_111C=bias, **options)
+
+    def pool(x: Array, bias: Array) -> Array:
+        del bias
+        return pooling(x, **pools, **options)
+
+    functions = {'response_normalization': normalize}
+    if implementation != 'mosaic_gpu':
+        functions['normalized_pooling'] = normalize_and_pool
+    if platform.name == 'tpu':
+        functions['pooling'] = pool
     for (name, function), (layer, shape) in itertools.product(functions.items(), SHAPES.items()):
         x = jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding)
-        y = jax.eval_shape(function, x)
+        bias = jax.ShapeDtypeStruct((1, 1, 1, shape[-1]), jnp.float32, sharding=sharding)
+        y = jax.eval_shape(function, x, bias)
         g = jax.ShapeDtypeStruct(y.shape, y.dtype, sharding=sharding)
-        forward = jax.jit(function).lower(x)
+        forward = jax.jit(function).lower(x, bias)
         yield Program(f'{name} {layer} {dtype} forward', forward)
-        backward = jax.jit(functools.partial(_pull_back, function)).lower(x, g)
+        backward = jax.jit(functools.partial(_pull_back, function)).lower(x, bias, g)
         yield Program(f'{name} {layer} {dtype} backward', backward)
 
 
-def _pull_back(function: Any, x: Any, g: Any) -> Any:
-    y, pull_back = jax.vjp(function, x)
+def _pull_back(function: Any, x: Any, bias: Any, g: Any) -> Any:
+    y, pull_back = jax.vjp(function, x, bias)
     return y, *pull_back(g)
 
 

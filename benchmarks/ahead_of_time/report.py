@@ -49,6 +49,7 @@ def program_report(compiled: Compiled, device: Gpu | Tpu, work: Work | None) -> 
       work: what it does for a batch; None for a kernel alone.
     """
     report: dict[str, Any] = {'device': device.kind, 'memory': compiled.memory._asdict()}
+    report['capacity'] = device.memory
     report['collectives'] = [operation._asdict() for operation in collectives(compiled.text)]
     if isinstance(device, Tpu):
         return report | cycles.report(compiled.text)
@@ -95,10 +96,11 @@ def _bounds(size: int, device: Gpu | Tpu, work: Work) -> dict[str, float]:
 
 def print_report(report: Mapping[str, Any], rows: int) -> None:
     """Prints a report; `rows` is the number of the largest instructions to print."""
-    memory = report['memory']
+    memory, capacity = report['memory'], report['capacity']
+    parts = ', '.join(f'{size / 2**20:,.0f} MiB of {name}' for name, size in memory.items())
     print(
-        'memory of each device: '
-        + ', '.join(f'{size / 2**20:,.0f} MiB of {name}' for name, size in memory.items())
+        f'memory: {sum(memory.values()) / 2**30:.1f} of the {capacity / 2**30:.0f} GiB of each '
+        f'device ({parts})'
     )
     if 'cycles' in report:
         cycles.print_report(report, rows)
@@ -110,6 +112,13 @@ def print_report(report: Mapping[str, Any], rows: int) -> None:
             f'{operation["operation"]}, {direction}: {operation["size"] / 1e6:,.3f} MB, among '
             f'devices {operation["groups"]}'
         )
+
+
+def print_kernel(report: Mapping[str, Any]) -> None:
+    """Prints the report on a kernel that was compiled alone."""
+    print(f'  {report["memory"]["temporaries"] / 2**20:,.0f} MiB of temporaries')
+    if 'registers' in report:
+        _print_registers(report)
 
 
 def _print_launches(report: Mapping[str, Any], rows: int) -> None:
@@ -140,22 +149,23 @@ def _print_launches(report: Mapping[str, Any], rows: int) -> None:
         memory, arithmetic = report['memory_seconds'], report['arithmetic_seconds']
         print(
             f'bound: {memory * 1e3:.2f} ms to move the bytes and {arithmetic * 1e3:.2f} ms of '
-            f'arithmetic at the rates of a {report["device"]}: at most '
-            f'{report["images_per_second_in_sequence"]:,.0f} images/s in sequence, '
-            f'{report["images_per_second_overlapped"]:,.0f} if they overlap'
+            f'arithmetic, at the rates of the data sheet of a {report["device"]}; '
+            f'{report["images_per_second_overlapped"]:,.0f} images/s on each replica if they '
+            f'overlap entirely, {report["images_per_second_in_sequence"]:,.0f} if they do not'
         )
 
 
 def _print_registers(report: Mapping[str, Any]) -> None:
-    usages = [Registers(**u) for u in report['registers']]
+    """Prints the registers of the Pallas kernels, and which kernels of the program spill some."""
+    usages = [Registers(**usage) for usage in report['registers']]
     # XLA numbers kernels of one name: NAME, NAME__1, ...
     own = [u for u in usages if u.kernel.partition('__')[0] in report['kernels']]
     for usage in own:
         print(
-            f'kernel {usage.kernel}: {usage.registers} registers of {usage.threads} threads, '
-            f'occupancy {usage.occupancy:.0%}, {usage.spills} bytes of spills, accesses of up to '
-            f'{usage.widest} bytes'
+            f'  kernel {usage.kernel}: {usage.registers} registers in each of {usage.threads} '
+            f'threads, occupancy {usage.occupancy:.0%}, {usage.spills} bytes of spills, accesses '
+            f'of up to {usage.widest} bytes'
         )
-    if usages:
-        spills = [usage.kernel for usage in usages if usage.spills]
-        print(f'{len(usages)} different kernels, {len(spills)} with spills {" ".join(spills)}')
+    spills = [usage.kernel for usage in usages if usage.spills]
+    if spills:
+        print(f'  kernels that spill registers: {", ".join(spills)}')

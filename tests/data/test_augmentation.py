@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def test_all_positions_are_equally_probable():
     assert ((counts - 80) ** 2 / 80).sum() < 51
 
 
-def test_the_form_for_tpus_gives_the_same_views():
+def test_crops_by_products_are_those_of_slices():
     pixels = np.random.default_rng(0).integers(0, 256, (50, 21, SIZE, 3), np.uint8)
     draw = augmentation.draw_views(jax.random.key(0), 50, SIZE, settings())
     assert 0 < draw.mirrored.sum() < 50
@@ -117,12 +118,12 @@ def test_consecutive_images_share_a_draw():
     assert len(places) > 1
 
 
-def test_repeating_a_draw_is_a_broadcast():
-    """`jnp.repeat` with `total_repeat_length` is a scatter and a cumulative sum instead."""
+def test_a_draw_for_several_images_needs_no_scatter():
+    """`jnp.repeat` with `total_repeat_length` would be a scatter and a cumulative sum."""
     for images_per_draw in (1, 3):
-        own = settings(images_per_draw=images_per_draw)
-        draw = jax.jit(lambda key, own=own: augmentation.draw_views(key, 10, SIZE, own))
-        assert 'scatter' not in draw.lower(jax.random.key(0)).as_text()
+        augment = settings(images_per_draw=images_per_draw)
+        draw = functools.partial(augmentation.draw_views, images=10, size=SIZE, settings=augment)
+        assert 'scatter' not in jax.jit(draw).lower(jax.random.key(0)).as_text()
 
 
 def test_all_33_by_33_positions_of_the_paper_occur():

@@ -96,8 +96,8 @@ def test_the_bottleneck_is_linear(reads, tower):
         'bias': np.float32(bias_K + np.einsum('to,tok->k', bias_TO, kernel_TIK)),
     }
     x = nets.images(config, 3) / 64
-    actual = nets.compiled_logits(config, nets.mesh_of(tower), optimized=False)(params, x)
-    expected = nets.compiled_logits(plain, nets.mesh_of(1), optimized=False)(joined, x)
+    actual = nets.compiled_logits(config, nets.mesh_of(tower))(params, x)
+    expected = nets.compiled_logits(plain, nets.mesh_of(1))(joined, x)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 

@@ -118,7 +118,7 @@ def test_averages_are_used_at_test_time():
     """An image's logits therefore do not depend on the other images in the batch."""
     settings, mesh = config(), nets.mesh_of(1)
     params, _ = run(settings, mesh, 2)
-    logits = nets.compiled_logits(settings, mesh, optimized=False)
+    logits = nets.compiled_logits(settings, mesh)
     x = nets.images(settings, 4)
     np.testing.assert_allclose(logits(params, x)[:1], logits(params, x[:1]), rtol=1e-4, atol=1e-5)
 

@@ -42,7 +42,7 @@ def test_masks_side_by_side_are_those_of_the_towers(tower, data):
     assert 0.4 < actual.mean() < 0.6
 
 
-def test_rectify_and_drop_is_relu_and_dropout():
+def test_rectify_and_drop_is_relu_followed_by_dropout():
     """Values and derivatives, bit by bit, for special numbers too."""
     special = [0.0, -0.0, np.nan, np.inf, -np.inf]
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_at_test_time_inputs_are_scaled():
     params, x = alexnet.initialize(of_inputs(0.5)), nets.images(of_inputs(0.5), 2)
     half = params | {'fc6': params['fc6'] | {'kernel_TIO': 0.5 * params['fc6']['kernel_TIO']}}
     mesh = nets.mesh_of(1)
-    compiled = functools.partial(nets.compiled_logits, mesh=mesh, optimized=False)
+    compiled = functools.partial(nets.compiled_logits, mesh=mesh)
     actual, expected = compiled(of_inputs(0.5))(params, x), compiled(of_inputs(0.0))(half, x)
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
     assert not np.allclose(actual, compiled(of_inputs(0.0))(params, x), rtol=1e-2)

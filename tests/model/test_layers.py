@@ -1,4 +1,4 @@
-"""The form of the fully-connected layers for GPUs, which computes all towers in one product."""
+"""The fully-connected layers on GPUs, where one product computes all towers of a device."""
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +146,7 @@ def test_fc8_sums_the_towers_in_one_product(devices):
 
 
 def test_an_input_of_all_towers_is_not_copied():
-    """It is broadcast along the towers, which a matrix product can read in place."""
+    """It is broadcast over the towers; a matrix product reads it without a copy."""
 
     def operations(*units):
         kernel_TIO = jax.ShapeDtypeStruct((2, 5, 7), jnp.float32)

@@ -57,14 +57,14 @@ def test_towers_that_read_their_neighbours_are_one_tower(devices, number, maps, 
 
 
 @pytest.mark.parametrize('names', [('relu',), ('relu', 'max_pooling'), ('max_pooling', 'relu')])
-def test_on_a_gpu_relu_is_the_same(names):
+def test_relu_has_the_same_values_and_derivatives_on_a_gpu(names):
     """It has another form there, which XLA can leave to cuDNN (ops/convolution.py)."""
     model = nets.small().model
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 7, 7, 3)), jnp.float32)
 
     def value_and_gradient(platform):
-        operations = Operations.of_layer(names, model, platform, of_sums=True)
+        operations = Operations.of_layer(names, model, platform, follow_convolution=True)
         y, vjp = jax.vjp(lambda x: operations([x])[0], x)
         return y, vjp(jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.float32))[0]
 
@@ -76,7 +76,7 @@ def test_on_a_gpu_relu_is_the_same(names):
 def test_only_the_maps_at_the_edges_cross():
     """One gather more for each layer that is normalized; the layer table has its size."""
     config, mesh = nets.small(model__response_normalization__reads='all'), nets.mesh_of(2)
-    logits = nets.compiled_logits(config, mesh, optimized=False)
+    logits = nets.compiled_logits(config, mesh)
     compiled = logits.lower(alexnet.shapes(config), nets.images(config, 8)).compile()
     assert nets.collectives(compiled) == {'all-gather': 5, 'all-reduce': 1}
     crossing = {row.name: row.crossing for row in layer_table(config)}

@@ -19,7 +19,7 @@ from devices import run
 def collectives_of_logits(mesh):
     """Counts the collectives of the small net at test time."""
     config = nets.small()
-    logits = nets.compiled_logits(config, mesh, optimized=False)
+    logits = nets.compiled_logits(config, mesh)
     return nets.collectives(logits.lower(alexnet.shapes(config), nets.images(config, 8)).compile())
 
 
@@ -82,9 +82,7 @@ def test_any_number_of_towers_is_the_same_on_any_mesh(number):
         for t in (1, 2)
         if number % t == 0
     ]
-    first, *others = (
-        nets.compiled_logits(config, mesh, key, optimized=False)(params, x) for mesh in meshes
-    )
+    first, *others = (nets.compiled_logits(config, mesh, key)(params, x) for mesh in meshes)
     assert first.shape == (4, 10)
     assert len(others) == (number > 1)
     for other in others:
@@ -156,7 +154,7 @@ def test_the_mesh_is_described_in_a_line():
 
 
 @pytest.mark.parametrize(('tower', 'data'), [(1, 1), (2, 1), (1, 2)])
-def test_what_is_put_on_the_devices_is_that_of_device_put(tower, data):
+def test_arrays_are_placed_as_device_put_places_them(tower, data):
     mesh, batch = nets.mesh_of(tower, data), nets.batch(nets.small())
     sharding = jax.sharding.NamedSharding(mesh, towers.spec(mesh, 'images'))
     placed, expected = towers.put_batch(mesh, batch), jax.device_put(batch, sharding)

@@ -13,7 +13,7 @@ def scores_and_labels(images=16, classes=7):
     return scores, jnp.asarray(rng.integers(0, classes, images), jnp.int32)
 
 
-FORMS = [top_k_credit._take_own_scores, top_k_credit._select_own_scores]
+FORMS = [top_k_credit._take_label_scores, top_k_credit._select_label_scores]
 
 
 @pytest.mark.parametrize('form', FORMS)

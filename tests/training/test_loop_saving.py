@@ -240,6 +240,7 @@ def test_nonfinite_arrays_are_named():
 
 
 def read_behind(monkeypatch, steps):
+    """Lets the loop read metrics this many steps later."""
     monkeypatch.setattr(training_loop, 'STEPS_BEHIND_ON_CPU', steps)
 
 
@@ -247,7 +248,7 @@ def read_behind(monkeypatch, steps):
 def test_a_loss_that_is_not_finite_is_noticed_before_anything_is_saved(
     start, tmp_path, monkeypatch, step
 ):
-    """Though metrics are read behind the steps: neither evaluated, nor logged, nor saved."""
+    """Such a step is neither evaluated, nor logged, nor saved, although metrics are read later."""
     read_behind(monkeypatch, 4)
     script = Script(losses={step: np.nan})
     with pytest.raises(UserError, match=f'the loss is nan at step {step},'):
@@ -259,7 +260,7 @@ def test_a_loss_that_is_not_finite_is_noticed_before_anything_is_saved(
 
 
 def test_metrics_that_are_read_later_are_the_same(start, tmp_path, monkeypatch):
-    """Logs, means, evaluations and checkpoints are those of a loop that reads each step at once."""
+    """The log, evaluations and checkpoints are those of a loop that reads each step at once."""
     numbers = np.random.default_rng(0).uniform(0.1, 5, 14).astype(np.float32)
     losses, errors = dict(enumerate(numbers)), {4: 0.4, 8: 0.6, 12: 0.3}
     config = nets.small(model__width=0.03125, log__every_steps=3, checkpoint__keep=2)
@@ -276,7 +277,7 @@ def test_metrics_that_are_read_later_are_the_same(start, tmp_path, monkeypatch):
 
 
 def test_metrics_are_read_a_stated_number_of_steps_behind(start, monkeypatch):
-    """What a loss causes comes after so many more steps, and before what is due."""
+    """An error that a loss causes is raised after so many more steps, unless something is due."""
     plan = Durations(examples=800, batch_size=8, steps=100, evaluate_every=50, save_every=50)
     for steps in (0, 1, 4):
         read_behind(monkeypatch, steps)
@@ -286,8 +287,8 @@ def test_metrics_are_read_a_stated_number_of_steps_behind(start, monkeypatch):
         assert script.step == 20 + steps
 
 
-def test_a_step_is_sent_one_array_and_only_when_it_changes(start, monkeypatch):
-    """The call of the step copies nothing to the devices; before it, the schedules' numbers are."""
+def test_hyperparameters_are_copied_to_the_devices_only_when_they_change(start, monkeypatch):
+    """The call of the step itself copies nothing from the host to the devices."""
     config = nets.small(
         model__width=0.03125,
         learning_rate__steps=dict(divide_by=10.0, epochs=(0.35, 0.75)),

@@ -1,5 +1,4 @@
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,7 @@ import nets
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.parameters import leaves_by_name
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.ops.triton import segments
-from alexnet_jax.training import small_updates, step
+from alexnet_jax.training import small_updates
 from alexnet_jax.training.optimizer import Rates, apply_updates
 from alexnet_jax.training.state import State, make_optimizer
 from alexnet_jax.training.step import Hyperparameters
@@ -49,7 +47,7 @@ def step_of(config, rates, seed=0):
 
 @pytest.mark.parametrize('conv1_rate', [0.0, 0.03125])
 def test_the_kernel_computes_the_update_rule(conv1_rate):
-    """The rule and the learning rates of the 2012 code, with layers' own factors."""
+    """The rule of `paper_momentum`, with factors for each layer as in the 2012 code."""
     config = nets.small(
         optimizer__bias_weight_decay=0.25,
         model__conv2__rate_factor=2.0,
@@ -61,7 +59,7 @@ def test_the_kernel_computes_the_update_rule(conv1_rate):
     nothing = jax.tree.map(np.zeros_like, after)
     arguments = state, gradients, Hyperparameters(rates, 0.0).pack(), *nothing
     update = functools.partial(small_updates._update_small, config, interpret=True)
-    compiled = jax.jit(update).lower(*arguments).compile(compiler_options=nets.UNOPTIMIZED)
+    compiled = jax.jit(update).lower(*arguments).compile()
     params, velocity = compiled(*arguments)
     small = {name for name in SMALL if not name.startswith('conv4')}
     for actual, expected in zip((params, velocity), after, strict=True):
@@ -78,7 +76,7 @@ def test_the_kernel_computes_the_update_rule(conv1_rate):
     assert is_kept == (conv1_rate == 0)
 
 
-def test_it_updates_the_convolution_kernels_and_biases_alone():
+def test_the_kernel_updates_the_convolution_kernels_and_biases_alone():
     assert names_with_rules(nets.full()) == set(SMALL)
     frozen = nets.full(model__conv3__rate_factor=0.0)
     assert names_with_rules(frozen) == {n for n in SMALL if not n.startswith('conv3')}
@@ -95,30 +93,3 @@ def test_the_kernel_is_chosen_for_gpus_with_triton(capsys):
     assert small_updates.choose(nets.small(), there) is not None
     assert small_updates.choose(nets.small(), there._replace(has_triton=False)) is None
     assert 'Triton needs an Ampere GPU' in capsys.readouterr().err
-
-
-def test_without_triton_the_formula_takes_over(monkeypatch, capsys):
-    """JAX has announced that it will remove Triton: then there is one warning, and no error."""
-    for imported in (small_updates, segments):
-        package, _, name = imported.__name__.rpartition('.')
-        monkeypatch.delitem(sys.modules, imported.__name__)
-        monkeypatch.delattr(sys.modules[package], name)
-    monkeypatch.setitem(sys.modules, 'jax.experimental.pallas.triton', None)
-    monkeypatch.delattr(sys.modules['jax.experimental.pallas'], 'triton')
-    monkeypatch.setattr(Platform, 'of_devices', lambda devices: Platform('gpu'))
-    mesh = jax.make_mesh((1,), ('tower',), axis_types=(jax.sharding.AxisType.Auto,))
-    assert step._choose_small_updates(nets.small(), mesh) is None
-    (warning,) = capsys.readouterr().err.splitlines()
-    assert 'are updated without the kernel: ' in warning
-    assert 'triton' in warning
-
-
-def test_the_check_of_the_kernel_can_fail(monkeypatch):
-    """On an attached device the kernel is tried; a CPU has none, and says why."""
-    small_updates._kernel_works.cache_clear()
-    monkeypatch.setattr(small_updates, '_updated', small_updates._updated_by_formula)
-    assert small_updates._kernel_works(Platform('cpu'))
-    small_updates._kernel_works.cache_clear()
-    monkeypatch.setattr(small_updates, '_updated', lambda w: jnp.stack([w, w]))
-    assert not small_updates._kernel_works(Platform('cpu'))
-    small_updates._kernel_works.cache_clear()

@@ -85,7 +85,7 @@ def losses(data_dir, steps=STEPS, tower=2, optimized=False, **changes):
             Hyperparameters.at(config, plan.epoch(number), Progress()).pack(),
         )
         if step is None:
-            options = None if optimized else {'xla_backend_optimization_level': 0}
+            options = nets.OPTIMIZED if optimized else None
             step = make_train_step(config, mesh).lower(*arguments).compile(options)
         state, metrics = step(*arguments)
         values.append(metrics['loss'])

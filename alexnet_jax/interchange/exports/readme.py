@@ -10,9 +10,9 @@ from alexnet_jax.runtime.printing import count
 
 _PICTURES = 'pictures'  # a section for the formats that take pixels
 _PRECISION = {
-    'default': 'Its products have the default precision of the device: TF32 on recent NVIDIA\n'
-    'GPUs, bfloat16 on TPUs, float32 on CPUs.',
-    'highest': 'Its products are those of float32 on every device.',
+    'default': 'Its matrix products have the default precision of the device: TF32 on NVIDIA\n'
+    'GPUs since Ampere, bfloat16 on TPUs, float32 on CPUs.',
+    'highest': 'Its matrix products have the precision of float32 on every device.',
 }
 _FILTERS = {'area': 'BOX'}  # of Pillow, where its name is another
 

@@ -42,8 +42,8 @@ def write(net: PortableNet, file: Path) -> None:
     """Writes the function of a net as a file that `jax.export.deserialize` reads.
 
     The function maps (B, size, size, 3) uint8 images to (B, K) float32 log probabilities, for any
-    B. It computes in float32, whatever the net was trained in, and with the precision of its
-    settings (`model.precision`).
+    B. It computes in float32, whatever dtype the net was trained in, with the precision that its
+    settings state (`model.precision`).
 
     Args:
       net: the net.

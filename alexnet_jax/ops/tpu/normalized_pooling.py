@@ -28,7 +28,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from alexnet_jax.ops.formula import Formula
+from alexnet_jax.ops.formula import Formula, add_bias
 from alexnet_jax.ops.kernel_arrays import result_type
 from alexnet_jax.ops.tpu.arithmetic import buffer_rows, normalize
 from alexnet_jax.ops.tpu.pools import COMPILERS_BYTES, LANES, Pools
@@ -59,11 +59,7 @@ def pool(
       cotangents of the pools whose largest value it holds; values that tie each get it. The bias's
       gradient is the sum, in float32, of dx before it is rounded.
     """
-    return forward(_add(x_BHWC, bias_111C), formula, window, stride, interpret=interpret)
-
-
-def _add(x: Array, bias: Array | None) -> Array:
-    return x if bias is None else x + bias.astype(x.dtype)
+    return forward(add_bias(x_BHWC, bias_111C), formula, window, stride, interpret=interpret)
 
 
 def _pool_forward(
@@ -74,7 +70,7 @@ def _pool_forward(
     stride: int,
     interpret: bool,
 ) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    x = _add(x, bias)
+    x = add_bias(x, bias)
     y = forward(x, formula, window, stride, interpret=interpret)
     return y, (x, y, bias)
 

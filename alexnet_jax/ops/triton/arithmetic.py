@@ -2,8 +2,8 @@
 
 Pallas gives Triton no fused multiply-add, no maximum that keeps a NaN, and a reciprocal root that
 first scales denormal arguments, of which there are none here. Each of these is one instruction of
-PTX, so the kernels contain it as assembly. Counted in the machine code for an H100, this takes 13
-instructions to 5 for each S^-0.75 and its argument.
+PTX, so the kernels contain it as assembly. In the machine code for an H100, each S^-0.75 and its
+argument then take 5 instructions in place of 13.
 """
 
 import functools

@@ -89,15 +89,17 @@ def _call(
 def _forward(
     x_ref: Any, y_ref: Any, *, arithmetic: Arithmetic, segments: Callable[[], Segments]
 ) -> None:
-    own = segments()
-    load = functools.partial(own.load, x_ref)
-    own.store(y_ref, arithmetic.normalize(load, own.length))
+    segment = segments()
+    load = functools.partial(segment.load, x_ref)
+    segment.store(y_ref, arithmetic.normalize(load, segment.length))
 
 
 def _backward(
     x_ref: Any, g_ref: Any, dx_ref: Any, *, arithmetic: Arithmetic, segments: Callable[[], Segments]
 ) -> None:
-    own = segments()
-    load = functools.partial(own.load, x_ref)
-    g = own.load(g_ref, arithmetic.reach(own.length))
-    own.store(dx_ref, [*arithmetic.pull_back(load, lambda j: g[j].astype(jnp.float32), own.length)])
+    segment = segments()
+    load = functools.partial(segment.load, x_ref)
+    g = segment.load(g_ref, arithmetic.reach(segment.length))
+    segment.store(
+        dx_ref, [*arithmetic.pull_back(load, lambda j: g[j].astype(jnp.float32), segment.length)]
+    )

@@ -23,7 +23,13 @@ def now() -> str:
 
 
 def describe_start(config: schema.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """Describes the time, the versions and the devices of a start, as plain values."""
+    """Describes the time, versions, devices and arithmetic of a start, as plain values.
+
+    Args:
+      config: the settings of the run, whose dtype and precision have a meaning on each device.
+      mesh: the devices.
+    """
+    # Imported here, since it imports JAX, which programs that only read a workdir do not need.
     from alexnet_jax.model import towers
 
     return {

@@ -73,7 +73,7 @@ def test_the_logits_are_those_of_caffe(recipe, towers, form, tmp_path):
     blue_green_red = images[..., ::-1].transpose(0, 3, 1, 2)
     expected = caffe_files.forward(net, blue_green_red)
     mesh = nets.mesh_of(towers)
-    actual = nets.compiled_logits(config(recipe), mesh, optimized=False)(params, images)
+    actual = nets.compiled_logits(config(recipe), mesh)(params, images)
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 

@@ -95,7 +95,7 @@ def test_the_logits_are_those_of_pytorch(tmp_path):
         assert maps.shape[2:] == (2, 2)
         expected = net.classifier(maps.flatten(1)).numpy()
     params = to_params(weights, config())
-    logits = nets.compiled_logits(config(), nets.mesh_of(1), optimized=False)(params, images)
+    logits = nets.compiled_logits(config(), nets.mesh_of(1))(params, images)
     assert np.abs(expected).max() > 1
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
