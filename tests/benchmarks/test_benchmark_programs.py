@@ -218,20 +218,38 @@ def test_tuning_says_that_it_needs_a_gpu():
 def test_tuning_sorts_the_constants(tmp_path):
     file = tmp_path / 'tuning.json'
     few = "import sys; sys.path.insert(0, 'benchmarks'); import tune_normalization as program; "
-    few += "program.TUNED = {'LONGEST': [1, 8], 'BLOCK': [256], 'NUM_WARPS': [8]}; "
-    few += 'program.PROGRAMS = program.CHAIN = 1; program.app.run(program.main)'
+    few += "few = {'LONGEST': [1, 8], 'BLOCK': [256], 'NUM_WARPS': [8]}; "
+    few += "program.TUNED = {'forward': few, 'backward': few}; "
+    few += 'program.CALLS = 1; program.app.run(program.main)'
     arguments = ['--interpret', '--batch=1', '--repeats=1', '--layers=conv2', '--dtype=float32']
     code, out, err = start('-c', few, *arguments, f'--out={file}')
     assert code == 0, err
     results = json.loads(file.read_text())
     assert results['failures'] == []
-    columns = ['conv2 float32 forward', 'conv2 float32 backward']
-    assert [(row['LONGEST'], [*row['microseconds']]) for row in results['tuning']] == [
-        (1, columns),
-        (8, columns),
+    rows = [(row['kernel'], row['LONGEST'], [*row['microseconds']]) for row in results['tuning']]
+    columns = ['conv2 float32']
+    assert rows == [(k, n, columns) for k in ('forward', 'backward') for n in (1, 8)]
+    assert out.count('8, 256, 8 (set now)') == 2
+    assert '1: conv2 float32' in out
+
+
+def test_tuning_sets_the_constants_of_the_kernels_that_pool():
+    """Each choice of the constants makes another program."""
+    few = "import sys; sys.path.insert(0, 'benchmarks'); import tune_normalization as program; "
+    few += "few = {'BLOCK': [256], 'NUM_WARPS': [8]}; "
+    few += "program.TUNED['pooled_forward'] = few | {'DOWN': [1, 2]}; "
+    few += "program.TUNED['pooled_backward'] = few | {'LONGEST': [4, 8]}; "
+    few += 'texts = lambda lowered: {program.as_text() for program in lowered}; '
+    few += "error = lambda lowered: RuntimeError(f'{len(texts(lowered))} programs'); "
+    few += 'program.compile_all = lambda lowered: [error(lowered)] * len(lowered); '
+    few += 'program.app.run(program.main)'
+    arguments = ['--interpret', '--batch=1', '--layers=conv2', '--dtype=float32']
+    code, out, err = start('-c', few, *arguments, '--kernels=pooled_forward,pooled_backward')
+    assert code == 0, err
+    assert [line for line in out.splitlines() if line.startswith('failed')] == [
+        f'failed: {constants} conv2 float32: 2 programs'
+        for constants in ((256, 8, 1), (256, 8, 2), (256, 8, 4), (256, 8, 8))
     ]
-    assert '8, 256, 8 (set now)' in out
-    assert '1: conv2 float32 backward' in out
 
 
 @pytest.mark.slow
