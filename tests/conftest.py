@@ -14,8 +14,10 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 # LLVM's optimizations take half of the time to compile a program, and save little at these sizes.
-# Tests that need them ask for them: see `optimized` in nets.py and runs.py.
-os.environ['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
+# Tests that need them ask for them: see `optimized` in nets.py and runs.py. CI runs the quick tests
+# once with them.
+optimizations = '' if 'CI_OPTIMIZED' in os.environ else '--xla_backend_optimization_level=0'
+os.environ['XLA_FLAGS'] = optimizations
 os.environ['JAX_NUM_CPU_DEVICES'] = '2'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 

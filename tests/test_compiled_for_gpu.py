@@ -43,7 +43,10 @@ def compile_for(*flags: str) -> tuple[dict, str]:
     """Returns the report of the program, and what it printed to stderr."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, 'benchmarks/compile_for.py', *flags, f'--out={folder}']
-        result = subprocess.run(command, cwd=nets.ROOT, capture_output=True, text=True, check=False)
+        environment = {name: x for name, x in os.environ.items() if name != 'XLA_FLAGS'}
+        result = subprocess.run(
+            command, cwd=nets.ROOT, env=environment, capture_output=True, text=True, check=False
+        )
         assert not result.returncode, result.stderr[-2000:]
         report = json.loads((Path(folder) / 'report.json').read_text())
     return report, result.stderr
