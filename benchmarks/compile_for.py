@@ -34,8 +34,8 @@ from ahead_of_time.devices import DEVICES
 
 from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.runtime.compilation import describe_arithmetic
 from alexnet_jax.ops.implementations import Platform, missing_for_mosaic_gpu
+from alexnet_jax.runtime.compilation import describe_arithmetic
 from alexnet_jax.runtime.user_errors import UserError, report_user_errors
 
 WHAT = ('step', 'evaluation', 'kernels')

@@ -1,4 +1,4 @@
-"""Checks on this device what compilers and libraries may get wrong beside the kernels of layers.
+"""Checks what a device may get wrong, beside the normalization kernels of normalization.py.
 
     python benchmarks/device_check.py [--width=0.25] [--batch=32] [--out=FILE]
 
@@ -86,7 +86,7 @@ def check_convolution(dtype: str) -> str:
     x = rng.integers(-1, 2, (2, SIZE, SIZE, MAPS)).astype(np.float32)
     kernel = rng.integers(-1, 2, (KERNEL, KERNEL, MAPS, MAPS)).astype(np.float32)
     bias = rng.integers(-8, 9, (1, 1, 1, MAPS)).astype(np.float32)
-    operations = Operations(('relu',), (), of_sums=True)
+    operations = Operations(('relu',), (), follow_convolution=True)
 
     @jax.jit
     def layer(x: Any, kernel: Any, bias: Any) -> Any:
@@ -107,7 +107,8 @@ def check_convolution(dtype: str) -> str:
 
 def _convolve_on_cpu(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
-        sums = lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=LAYOUT)
+        arrays = jnp.asarray(x), jnp.asarray(kernel)
+        sums = lax.conv_general_dilated(*arrays, (1, 1), 'SAME', dimension_numbers=LAYOUT)
         return np.maximum(np.asarray(sums) + bias, 0)
 
 
@@ -172,8 +173,8 @@ def _spoil(parameter: np.ndarray) -> np.ndarray:
     return np.full_like(parameter, np.nan) if parameter.ndim > 2 else parameter
 
 
-def _training(config: schema.Config) -> Callable[[Any], tuple[float, State]]:
-    """Returns a function from parameters on the host to the loss and the state after a step."""
+def _training(config: schema.Config) -> Callable[..., tuple[float, State]]:
+    """Returns a function of parameters (on the host) and `steps`, to loss and new state."""
     mesh = towers.choose_mesh(config)
     step = make_train_step(config, mesh)
     batch, constants, numbers = _inputs(config, mesh)
@@ -223,7 +224,7 @@ def check_updates(config: schema.Config) -> str:
     update = functools.partial(
         small_updates.update, rules=rules, momentum=momentum, interpret=on_cpu()
     )
-    results = jax.jit(lambda w, v, g: update(w, v, g, hyperparameters=rates))(w, v, g)
+    results = jax.jit(lambda w, v, g: update(w, v, g, hyperparameters=jnp.asarray(rates)))(w, v, g)
     largest = 0.0
     for rule, old_w, old_v, g_i, new_w, new_v in zip(rules, w, v, g, *results, strict=True):
         rate = float(rates[rule.rate])
