@@ -121,17 +121,18 @@ def arguments(kernel: str, shape: tuple[int, ...], dtype: str) -> tuple[Array, .
 
 def run_kernel(kernel: str, *arrays: Array) -> Any:
     """Runs one of the kernels as training does: with a ReLU before it."""
-    options: Any = dict(interpret=_INTERPRET.value)
-    pooled: Any = *arrays, PAPER, WINDOW, STRIDE
+    alone: Any = response_normalization
+    pooled: Any = normalized_pooling
+    options = dict(interpret=_INTERPRET.value)
     match kernel:
         case 'forward':
-            return response_normalization.forward(*arrays, PAPER, **options)
+            return alone.forward(*arrays, PAPER, **options)
         case 'backward':
-            return response_normalization.backward(*arrays, PAPER, **options)
+            return alone.backward(*arrays, PAPER, **options)
         case 'pooled_forward':
-            return normalized_pooling.forward(*pooled, with_mask=True, **options)
+            return pooled.forward(*arrays, PAPER, WINDOW, STRIDE, with_mask=True, **options)
         case _:
-            return normalized_pooling.backward(*pooled, with_sums=True, **options)
+            return pooled.backward(*arrays, PAPER, WINDOW, STRIDE, with_sums=True, **options)
 
 
 def tune(kernel: str, about: dict[str, Any]) -> None:
