@@ -205,13 +205,26 @@ def _parse_source(text: str) -> tuple[Path, int | None]:
     return check_path(text, '--from'), None
 
 
+def _shorthands() -> dict[str, Any]:
+    """Returns the settings that have flags of their own, where these are used.
+
+    Raises:
+      UserError: such a flag and the override of its setting differ.
+    """
+    flags_of_settings = {'loader.skip_bad': _SKIP_BAD, 'deterministic': _DETERMINISTIC}
+    values = {
+        name: flag.value for name, flag in flags_of_settings.items() if flag.value is not None
+    }
+    for name in values.keys() & command_line.overrides().keys():
+        if values[name] != command_line.overrides()[name]:
+            raise UserError(f'--{flags_of_settings[name].name} and --config.{name} differ: use one')
+    return values
+
+
 def _run(_: Sequence[str]) -> None:
     with report_user_errors():
         raw = command_line.raw()
-        if _SKIP_BAD.value is not None:
-            loading.override(raw, {'loader.skip_bad': _SKIP_BAD.value})
-        if _DETERMINISTIC.value is not None:
-            loading.override(raw, {'deterministic': _DETERMINISTIC.value})
+        loading.override(raw, _shorthands())
         ablations = list_items(_ABLATE.value)
         raw = ablate(raw, ablations)
         name = '-'.join([command_line.file().stem, *ablations])

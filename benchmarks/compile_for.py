@@ -35,6 +35,7 @@ from ahead_of_time.devices import DEVICES
 from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.ops.implementations import Platform, missing_for_mosaic_gpu
+from alexnet_jax.runtime.compilation import describe_arithmetic
 from alexnet_jax.runtime.user_errors import UserError, report_user_errors
 
 WHAT = ('step', 'evaluation', 'kernels')
@@ -62,6 +63,7 @@ _INSTALL = flags.DEFINE_bool('install', False, 'Install the compilers in their f
 
 xla_options.validate(_OPTIONS)
 flags.FLAGS.set_default('config', 'ilsvrc2012')
+flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
 def settings() -> schema.Config:
@@ -84,6 +86,7 @@ def main(_: list[str]) -> None:
         folder = Path(_PACKAGES.value or packages.default_folder())
         if _INSTALL.value:
             packages.install(folder)
+            print(f'the compilers are in {folder}')
             return
         if _OUT.value:
             prepare_folder(Path(_OUT.value))  # before the minutes of compilation
@@ -110,12 +113,17 @@ def program(folder: Path) -> dict[str, Any]:
     images = config.optimizer.batch_size / mesh.data
     operations = operations_per_image(config, 'step' if is_step else 'forward')
     work = report.Work(
-        images, operations * images / mesh.tower, config.model.dtype, _precision(config)
+        images, operations * images / mesh.tower, config.model.dtype, config.model.precision
     )
     result = report.program_report(compiled, device, work)
+    arithmetic = describe_arithmetic(
+        devices[0], config.model.dtype, config.model.precision, config.deterministic
+    )
+    changes = ' '.join(command_line.override_arguments())
     print(
-        f'{device.kind}, data {mesh.data} x tower {mesh.tower}, {_WHAT.value}, batch '
-        f'{config.optimizer.batch_size}, {config.model.dtype}'
+        f'{device.kind}, data {mesh.data} x tower {mesh.tower}, {_WHAT.value} of '
+        f'{command_line.config_name()}, batch {config.optimizer.batch_size}, {arithmetic}'
+        + (f', {changes}' if changes else '')
     )
     report.print_report(result, _ROWS.value)
     return result
@@ -144,10 +152,6 @@ def kernels(folder: Path) -> dict[str, dict[str, Any]]:
 def _compile(lowered: Any, folder: Path, out: Path | None) -> Any:
     device, options = DEVICES[_DEVICE.value], xla_options.parse(_OPTIONS.value)
     return compile_program(lowered, device, packages.assembler(folder), out, options)
-
-
-def _precision(config: schema.Config) -> str:
-    return getattr(config.model, 'precision', 'default')
 
 
 if __name__ == '__main__':

@@ -15,8 +15,8 @@ from alexnet_jax.config.schema import Config
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.layer_table import FIRST
 from alexnet_jax.model.parameters import Average, Bias, ParameterInfo
-from alexnet_jax.ops import momentum
 from alexnet_jax.ops.implementations import Platform
+from alexnet_jax.ops.momentum import kernel_works, update
 from alexnet_jax.ops.triton.rules import KERNEL_DIMENSIONS, Rule
 from alexnet_jax.training.optimizer import Rates, frozen_layers, weight_decay
 from alexnet_jax.training.state import State
@@ -35,7 +35,7 @@ def choose(config: Config, platform: Platform) -> Callable[..., tuple[Any, Any]]
       with the small arrays replaced by those of the kernel. XLA then leaves out the computation of
       the arrays that were replaced.
     """
-    return functools.partial(_update_small, config) if momentum.kernel_works(platform) else None
+    return functools.partial(_update_small, config) if kernel_works(platform) else None
 
 
 def _update_small(
@@ -52,7 +52,7 @@ def _update_small(
     old_w, old_v, g = map(jax.tree.leaves, (state.params, state.velocity, gradients))
     rules = rules_of(config)
     small = [i for i, rule in enumerate(rules) if rule is not None]
-    new_w, new_v = momentum.update(
+    new_w, new_v = update(
         [old_w[i] for i in small],
         [old_v[i] for i in small],
         [g[i] for i in small],

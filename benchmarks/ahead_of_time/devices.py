@@ -134,11 +134,13 @@ class Tpu:
     Attributes:
       kind: its name for people.
       topology: the name of the smallest topology that libtpu describes.
+      memory: bytes of the device memory.
       rates: see `Rates`.
     """
 
     kind: str
     topology: str
+    memory: int
     rates: Rates
 
     platform = 'tpu'
@@ -240,6 +242,6 @@ DEVICES: dict[str, Gpu | Tpu] = {
         rates=_RATES['rtx_a6000'],
         threads=1536,
     ),
-    'v5e': Tpu('TPU v5e', 'v5e:2x2', _RATES['v5e']),
-    'v6e': Tpu('TPU v6e', 'v6e:2x2', _RATES['v6e']),
+    'v5e': Tpu('TPU v5e', 'v5e:2x2', 16 * 2**30, _RATES['v5e']),
+    'v6e': Tpu('TPU v6e', 'v6e:2x2', 32 * 2**30, _RATES['v6e']),
 }

@@ -49,6 +49,7 @@ def program_report(compiled: Compiled, device: Gpu | Tpu, work: Work | None) -> 
       work: what it does for a batch; None for a kernel alone.
     """
     report: dict[str, Any] = {'device': device.kind, 'memory': compiled.memory._asdict()}
+    report['capacity'] = device.memory
     report['collectives'] = [operation._asdict() for operation in collectives(compiled.text)]
     if isinstance(device, Tpu):
         return report | cycles.report(compiled.text)
@@ -95,10 +96,11 @@ def _bounds(size: int, device: Gpu | Tpu, work: Work) -> dict[str, float]:
 
 def print_report(report: Mapping[str, Any], rows: int) -> None:
     """Prints a report; `rows` is the number of the largest instructions to print."""
-    memory = report['memory']
+    memory, capacity = report['memory'], report['capacity']
+    parts = ', '.join(f'{size / 2**20:,.0f} MiB of {name}' for name, size in memory.items())
     print(
-        'memory of each device: '
-        + ', '.join(f'{size / 2**20:,.0f} MiB of {name}' for name, size in memory.items())
+        f'memory: {sum(memory.values()) / 2**30:.1f} of the {capacity / 2**30:.0f} GiB of each '
+        f'device ({parts})'
     )
     if 'cycles' in report:
         cycles.print_report(report, rows)
@@ -147,9 +149,9 @@ def _print_launches(report: Mapping[str, Any], rows: int) -> None:
         memory, arithmetic = report['memory_seconds'], report['arithmetic_seconds']
         print(
             f'bound: {memory * 1e3:.2f} ms to move the bytes and {arithmetic * 1e3:.2f} ms of '
-            f'arithmetic at the rates of a {report["device"]}: at most '
-            f'{report["images_per_second_in_sequence"]:,.0f} images/s in sequence, '
-            f'{report["images_per_second_overlapped"]:,.0f} if they overlap'
+            f'arithmetic, at the rates of the data sheet of a {report["device"]}; '
+            f'{report["images_per_second_overlapped"]:,.0f} images/s on each replica if they '
+            f'overlap entirely, {report["images_per_second_in_sequence"]:,.0f} if they do not'
         )
 
 

@@ -152,12 +152,6 @@ def test_files_are_classified_in_batches_that_are_filled_up():
     np.testing.assert_array_equal(last[0], square)
 
 
-def test_step_refuses_a_form_that_there_is_not():
-    code, _, err = start('benchmarks/step.py', '--forms=sideways')
-    assert code == 2
-    assert 'choose from unrolled, vmapped, grouped' in err
-
-
 def test_normalization_times_its_contenders(tmp_path):
     file = tmp_path / 'normalization.json'
     out = program(
@@ -218,20 +212,38 @@ def test_tuning_says_that_it_needs_a_gpu():
 def test_tuning_sorts_the_constants(tmp_path):
     file = tmp_path / 'tuning.json'
     few = "import sys; sys.path.insert(0, 'benchmarks'); import tune_normalization as program; "
-    few += "program.TUNED = {'LONGEST': [1, 8], 'BLOCK': [256], 'NUM_WARPS': [8]}; "
-    few += 'program.PROGRAMS = program.CHAIN = 1; program.app.run(program.main)'
+    few += "few = {'LONGEST': [1, 8], 'BLOCK': [256], 'NUM_WARPS': [8]}; "
+    few += "program.TUNED = {'forward': few, 'backward': few}; "
+    few += 'program.CALLS = 1; program.app.run(program.main)'
     arguments = ['--interpret', '--batch=1', '--repeats=1', '--layers=conv2', '--dtype=float32']
     code, out, err = start('-c', few, *arguments, f'--out={file}')
     assert code == 0, err
     results = json.loads(file.read_text())
     assert results['failures'] == []
-    columns = ['conv2 float32 forward', 'conv2 float32 backward']
-    assert [(row['LONGEST'], [*row['microseconds']]) for row in results['tuning']] == [
-        (1, columns),
-        (8, columns),
+    rows = [(row['kernel'], row['LONGEST'], [*row['microseconds']]) for row in results['tuning']]
+    columns = ['conv2 float32']
+    assert rows == [(k, n, columns) for k in ('forward', 'backward') for n in (1, 8)]
+    assert out.count('8, 256, 8 (set now)') == 2
+    assert '1: conv2 float32' in out
+
+
+def test_tuning_sets_the_constants_of_the_kernels_that_pool():
+    """Each choice of the constants makes another program."""
+    few = "import sys; sys.path.insert(0, 'benchmarks'); import tune_normalization as program; "
+    few += "few = {'BLOCK': [256], 'NUM_WARPS': [8]}; "
+    few += "program.TUNED['pooled_forward'] = few | {'DOWN': [1, 2]}; "
+    few += "program.TUNED['pooled_backward'] = few | {'LONGEST': [4, 8]}; "
+    few += 'texts = lambda lowered: {program.as_text() for program in lowered}; '
+    few += "error = lambda lowered: RuntimeError(f'{len(texts(lowered))} programs'); "
+    few += 'program.compile_all = lambda lowered: [error(lowered)] * len(lowered); '
+    few += 'program.app.run(program.main)'
+    arguments = ['--interpret', '--batch=1', '--layers=conv2', '--dtype=float32']
+    code, out, err = start('-c', few, *arguments, '--kernels=pooled_forward,pooled_backward')
+    assert code == 0, err
+    assert [line for line in out.splitlines() if line.startswith('failed')] == [
+        f'failed: {constants} conv2 float32: 2 programs'
+        for constants in ((256, 8, 1), (256, 8, 2), (256, 8, 4), (256, 8, 8))
     ]
-    assert '8, 256, 8 (set now)' in out
-    assert '1: conv2 float32 backward' in out
 
 
 @pytest.mark.slow
@@ -337,7 +349,10 @@ def test_help_succeeds_and_a_mistake_is_one_line():
     """As a module and as a script."""
     helps = [[f'benchmarks.{name}', '--help'] for name in PROGRAMS]
     mistakes = [[f'benchmarks/{name}.py', '--no_such_flag=1'] for name in PROGRAMS]
-    results = forked.run(helps + mistakes, nets.ROOT)
+    wrong_value = ['benchmarks/step.py', '--forms=sideways']
+    *results, (code, _, err) = forked.run([*helps, *mistakes, wrong_value], nets.ROOT)
+    assert code == 2
+    assert 'choose from unrolled, vmapped, grouped' in err
     for name, (code, out, err) in zip(PROGRAMS, results[: len(PROGRAMS)], strict=True):
         assert (name, code, err) == (name, 0, '')
         assert f'{name}.py:\n' in out
