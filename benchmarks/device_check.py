@@ -9,7 +9,7 @@
   how training notices it. Kernels, pooling and dropout must not lose NaN either.
 - bias: the kernel of normalization and pooling computes the gradient of the bias before it, which
   normalization.py --check leaves out.
-- updates: the kernel of training/small_updates.py computes the update rule of §5.
+- updates: the kernel of ops/momentum.py computes the update rule of §5.
 - deterministic: with the setting `deterministic`, a step that is compiled twice computes the same
   bits. The digest of the parameters can be compared with that of another start.
 
@@ -41,6 +41,7 @@ from alexnet_jax.config import schema
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.operations import Operations
+from alexnet_jax.ops import momentum as update_kernel
 from alexnet_jax.ops.convolution import LAYOUT, convolution
 from alexnet_jax.ops.formula import SHAPES
 from alexnet_jax.ops.implementations import Platform
@@ -222,7 +223,7 @@ def check_updates(config: schema.Config) -> str:
     rates = np.array([0.5, 0.25, 0.125, 0.0, 0.0], np.float32)  # conv1's bias does not change
     momentum = config.optimizer.momentum
     update = functools.partial(
-        small_updates.update, rules=rules, momentum=momentum, interpret=on_cpu()
+        update_kernel.update, rules=rules, momentum=momentum, interpret=on_cpu()
     )
     results = jax.jit(lambda w, v, g: update(w, v, g, hyperparameters=jnp.asarray(rates)))(w, v, g)
     largest = 0.0

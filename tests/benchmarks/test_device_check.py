@@ -13,7 +13,7 @@ import pytest
 from full_net import make_config
 
 import nets
-from alexnet_jax.training import small_updates
+from alexnet_jax.ops import momentum
 
 
 def test_a_convolution_and_its_relu_keep_nan():
@@ -57,7 +57,7 @@ def test_a_wrong_update_is_noticed(monkeypatch):
         ]
         return [w + v for w, v in zip(w, velocity, strict=True)], velocity  # without momentum
 
-    monkeypatch.setattr(small_updates, 'update', update)
+    monkeypatch.setattr(momentum, 'update', update)
     with pytest.raises(device_check.CheckError, match='the largest error is'):
         device_check.check_updates(make_config(1, 2, width=0.0625))
 
