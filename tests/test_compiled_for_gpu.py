@@ -109,6 +109,7 @@ def test_a_step_moves_no_more_than_before(dtype, batch):
     assert report['bytes'] / 1e6 / batch <= megabytes
     assert report['launches'] <= launches
     assert report['memory']['temporaries'] / 2**20 <= temporaries
+    assert report['memory']['results'] < 2**20  # the new state takes the old one's place
 
 
 @needs_ptx

@@ -20,6 +20,8 @@ from alexnet_jax.runtime.text_table import align_columns
 
 # A transposed array of this size is an activation: the largest kernel of a convolution is smaller.
 LEAST_ACTIVATION = 2**22
+# For GPUs, XLA rewrites a select-and-scatter as a scatter.
+_SCATTER = re.compile(r' (?:select-and-)?scatter\(')
 _KERNEL = re.compile(r'(\w+)\)*/pallas_call')
 
 
@@ -61,7 +63,7 @@ def program_report(compiled: Compiled, device: Gpu | Tpu, work: Work | None) -> 
         'by_layer': totals(launches, 'layer'),
         'instructions': [launch._asdict() for launch in _largest_first(launches)],
         'transposes': transposes(compiled.text, LEAST_ACTIVATION),
-        'select_and_scatters': compiled.text.count(' select-and-scatter('),
+        'select_and_scatters': len(_SCATTER.findall(compiled.text)),
         'registers': [usage._asdict() for usage in compiled.registers],
         'kernels': sorted(kernel_names(launches)),
         'options': compiled.options,
