@@ -186,8 +186,12 @@ def test_replicas_also_sum_their_gradients():
     assert counted(report) == TOWERS_MEET | {('all-reduce', True): 3}
     pairs = {each['groups'] for each in report['collectives'] if each['operation'] == 'all-gather'}
     assert pairs == {'{{0,1},{2,3}}'}  # towers are neighbours
-    replicas = {each['groups'] for each in report['collectives'] if each['is_backward']} - pairs
-    assert replicas == {'{{0,2},{1,3}}'}
+    summed = [each for each in report['collectives'] if each['is_backward']]
+    summed = [each for each in summed if each['groups'] not in pairs]
+    assert {each['groups'] for each in summed} == {'{{0,2},{1,3}}'}
+    # One tower has half of the 60,965,224 parameters and fc8's bias; the loss and the error are
+    # summed with their gradients.
+    assert sum(each['size'] for each in summed) == 4 * ((60_965_224 - 1000) // 2 + 1000 + 2)
 
 
 def test_the_evaluation_compiles_without_a_pass_for_the_relu():
