@@ -89,10 +89,10 @@ def test_before_ampere_plain_jax_runs_in_place_of_the_kernels():
 # By dtype and batch on one H100: megabytes for each image, launches, MiB of temporaries. As of
 # 2026-11-26, JAX 0.10.2. Numbers may fall; a change that raises one says why in docs/log.md.
 GUARDS = {
-    ('float32', 1024): (26.4, 119, 4090),
-    ('bfloat16', 1024): (14.41, 112, 2240),
-    ('float32', 128): (41.5, 123, 590),
-    ('bfloat16', 128): (28.6, 118, 395),
+    ('float32', 1024): (26.33, 117, 4085),
+    ('bfloat16', 1024): (14.36, 110, 2232),
+    ('float32', 128): (40.9, 121, 583),
+    ('bfloat16', 128): (28.05, 116, 392),
 }
 # Registers of a thread, and the bytes of its widest access to the device memory, likewise.
 KERNELS = {
