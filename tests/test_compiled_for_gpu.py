@@ -77,7 +77,9 @@ def test_the_mosaic_gpu_kernels_compile(device):
     flags = f'--device={device}', '--what=kernels', '--implementation=mosaic_gpu'
     reports, _ = compile_for(*flags)
     assert len(reports) == 4
-    assert all('mosaic_gpu' in report['kernels'][0] for report in reports.values())
+    for name, report in reports.items():  # the programs of the derivative also return y
+        launches = 2 if name.endswith('backward') else 1
+        assert report['by_kind']['kernel'][0] == launches, name
 
 
 def test_before_ampere_plain_jax_runs_in_place_of_the_kernels():
@@ -107,7 +109,7 @@ def test_a_step_moves_no_more_than_before(dtype, batch):
     report = step('--device=h100', f'--dtype={dtype}', f'--batch={batch}')
     megabytes, launches, temporaries = GUARDS[dtype, batch]
     assert report['bytes'] / 1e6 / batch <= megabytes
-    assert report['launches'] <= launches
+    assert report['launches'] <= launches + HAS_MOSAIC_GPU  # JAX 0.12 has one more
     assert report['memory']['temporaries'] / 2**20 <= temporaries
     assert report['memory']['results'] < 2**20  # the new state takes the old one's place
 

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 # These produce no kernel.
 FREE = {
     'parameter',
@@ -47,7 +49,10 @@ LAYERS = re.compile(r'(?<![a-z])(conv\d|fc\d|bottleneck|views|loss|update)\b')
 _ARRAY = re.compile(rf'\b({"|".join(ITEMSIZE)})\[([\d,]*)\]')
 _INSTRUCTION = re.compile(r'\s+(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([a-z][a-z0-9-]*)\((.*)')
 _TRANSPOSE = re.compile(r'= (\w+)\[([\d,]*)\]\S* transpose\(')
-_GROUPS = re.compile(r'replica_groups=(\{\{.*?\}\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)')
+_GROUPS = re.compile(
+    r'replica_groups=(\{\{.*?\}\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?|mesh\[[^\]]*\] \{[^}]*\})'
+)
+_MESH_AXIS = re.compile(r"'(\w+)'=(\d+)")
 
 
 class Instruction(NamedTuple):
@@ -76,7 +81,7 @@ class Collective(NamedTuple):
 
     Attributes:
       operation: one of COLLECTIVES.
-      groups: the devices that take part, as XLA prints them.
+      groups: the devices of each group that takes part, such as '{{0,1},{2,3}}'.
       size: bytes of its result on one device.
       is_backward: whether it belongs to the derivative.
     """
@@ -127,7 +132,7 @@ def collectives(program: str) -> list[Collective]:
         operations.append(
             Collective(
                 operation,
-                groups[1] if groups else '',
+                _groups(groups[1]) if groups else '',
                 _last_array(result),
                 'transpose(' in _source(rest) or not _source(rest),
             )
@@ -161,6 +166,21 @@ def _main(program: str) -> Iterator[tuple[str, str, str, str]]:
         if match:
             name, result, opcode, rest = match.groups()
             yield name, re.sub(r'\{[^}]*\}', '', result), opcode, rest
+
+
+def _groups(text: str) -> str:
+    """Returns the groups of devices; JAX 0.12 names a mesh and the axes that they lie along."""
+    if not text.startswith('mesh'):
+        return text
+    mesh, _, chosen = text.partition('] ')
+    axes = _MESH_AXIS.findall(mesh)
+    names = [name for name, _ in axes]
+    along = [names.index(name) for name in re.findall(r"'(\w+)'", chosen)]
+    devices = np.arange(math.prod(int(size) for _, size in axes))
+    devices = devices.reshape([int(size) for _, size in axes])
+    devices = np.moveaxis(devices, along, range(-len(along), 0))
+    groups = devices.reshape(-1, math.prod(devices.shape[devices.ndim - len(along) :]))
+    return '{' + ','.join('{' + ','.join(map(str, group)) + '}' for group in groups) + '}'
 
 
 def _kind(opcode: str, rest: str) -> str:
