@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from alexnet_jax.config import schema
 from alexnet_jax.data import augmentation
@@ -77,7 +78,10 @@ def kernels(
       implementation: as for `response_normalization`.
     """
     platform = Platform.of_devices(devices)
-    sharding = SingleDeviceSharding(devices[0])
+    # JAX 0.12 lowers Triton's kernels for the device of a mesh, and not for that of an argument.
+    mesh = jax.sharding.Mesh(np.asarray(devices[:1]), ('device',))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    jit = functools.partial(_jit, mesh=mesh)
     options: dict[str, Any] = dict(implementation=implementation, platform=platform)
     formula: dict[str, Any] = PAPER._asdict() | {'rectify': True}
     pools: dict[str, Any] = dict(window=WINDOW, stride=STRIDE)
@@ -103,10 +107,15 @@ def kernels(
         bias = jax.ShapeDtypeStruct((1, 1, 1, shape[-1]), jnp.float32, sharding=sharding)
         y = jax.eval_shape(function, x, bias)
         g = jax.ShapeDtypeStruct(y.shape, y.dtype, sharding=sharding)
-        forward = jax.jit(function).lower(x, bias)
+        forward = jit(function).lower(x, bias)
         yield Program(f'{name} {layer} {dtype} forward', forward)
-        backward = jax.jit(functools.partial(_pull_back, function)).lower(x, bias, g)
+        backward = jit(functools.partial(_pull_back, function)).lower(x, bias, g)
         yield Program(f'{name} {layer} {dtype} backward', backward)
+
+
+def _jit(function: Any, mesh: jax.sharding.Mesh) -> Any:
+    specs = dict(in_specs=PartitionSpec(), out_specs=PartitionSpec())
+    return jax.jit(jax.shard_map(function, mesh=mesh, **specs))
 
 
 def _pull_back(function: Any, x: Any, bias: Any, g: Any) -> Any:
