@@ -108,8 +108,7 @@ def program(folder: Path) -> dict[str, Any]:
     devices = device.devices(mesh.data * mesh.tower)
     is_step = _WHAT.value == 'step'
     lower = programs_of_net.training_step if is_step else programs_of_net.evaluation
-    lowered = lower(config, devices).lowered
-    compiled = _compile(lowered, folder, Path(_OUT.value) if _OUT.value else None)
+    compiled = _compile(lower(config, devices), folder, Path(_OUT.value) if _OUT.value else None)
     images = config.optimizer.batch_size / mesh.data
     operations = operations_per_image(config, 'step' if is_step else 'forward')
     work = report.Work(
@@ -139,13 +138,13 @@ def kernels(folder: Path) -> dict[str, dict[str, Any]]:
     if implementation == 'mosaic_gpu' and missing:
         raise UserError(f'--implementation=mosaic_gpu needs {missing}')
     arguments = devices, _BATCH.value, _DTYPE.value, implementation
-    for lowered in programs_of_net.kernels(*arguments):
-        out = Path(_OUT.value) / lowered.name.replace(' ', '_') if _OUT.value else None
+    for name, lowered in programs_of_net.kernels(*arguments):
+        out = Path(_OUT.value) / name.replace(' ', '_') if _OUT.value else None
         start = time.perf_counter()
-        result = report.program_report(_compile(lowered.lowered, folder, out), device, None)
-        print(f'{lowered.name}: compiled in {time.perf_counter() - start:.1f} s')
+        result = report.program_report(_compile(lowered, folder, out), device, None)
+        print(f'{name}: compiled in {time.perf_counter() - start:.1f} s')
         report.print_kernel(result)
-        reports[lowered.name] = result
+        reports[name] = result
     return reports
 
 

@@ -22,7 +22,7 @@ from alexnet_jax.training.step import ApplyTraining, Hyperparameters, make_train
 
 
 class Plan(NamedTuple):
-    """What the compiler plans for the training step on one device.
+    """The compiler's plan for the training step on one device.
 
     Attributes:
       held: bytes of the state and the batch.

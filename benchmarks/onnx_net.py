@@ -1,4 +1,4 @@
-"""The same net in ONNX Runtime, to compare with ours. Imports onnx only when a net is made."""
+"""The same net in ONNX Runtime, to compare with ours. onnx is imported only when a net is made."""
 
 import importlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""The same net in PyTorch, to compare with ours. Imports torch only when a net is made."""
+"""The same net in PyTorch, to compare with ours. torch is imported only when a net is made."""
 
 import importlib
 import math

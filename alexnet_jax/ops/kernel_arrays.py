@@ -1,4 +1,4 @@
-"""What all Pallas kernels have in common: the arrays that they accept, and the types of results."""
+"""The arrays that all Pallas kernels accept, and the types of their results."""
 
 from collections.abc import Sequence
 from typing import Any

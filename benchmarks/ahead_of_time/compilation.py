@@ -49,7 +49,7 @@ class Memory(NamedTuple):
 
 
 class Registers(NamedTuple):
-    """What ptxas says about one kernel.
+    """The report of ptxas on one kernel.
 
     Attributes:
       kernel: its name.

@@ -1,4 +1,4 @@
-"""What the TPU compiler estimates of its program: cycles by layer and by kind of instruction.
+"""The TPU compiler's estimates of its program: cycles by layer and by kind of instruction.
 
 The compiler estimates no cycles for Pallas kernels, which are counted but not summed.
 """
@@ -25,7 +25,7 @@ _CONDITION = re.compile(r'condition=%([^,\s]+)')
 
 
 class Estimate(NamedTuple):
-    """What one instruction costs in all of its iterations.
+    """The cost of one instruction in all of its iterations.
 
     Attributes:
       cycles: as the compiler estimates them; 0 for a Pallas kernel.

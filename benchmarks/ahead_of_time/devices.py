@@ -165,6 +165,19 @@ _RATES = {
 }
 _RATES = {name: Rates(*(x * 1e12 for x in rates)) for name, rates in _RATES.items()}
 
+_H100 = Gpu(
+    'NVIDIA H100 80GB HBM3',
+    (9, 0),
+    cores=132,
+    units=128,
+    shared=233472,
+    shared_per_block=232448,
+    cache=52428800,
+    memory=84942979072,
+    clock=1.98,
+    rates=_RATES['h100'],
+)
+
 DEVICES: dict[str, Gpu | Tpu] = {
     # Triton refuses GPUs before Ampere: on this one plain JAX runs in place of the kernels. CUDA 13
     # does not compile for older ones.
@@ -193,37 +206,15 @@ DEVICES: dict[str, Gpu | Tpu] = {
         clock=1.41,
         rates=_RATES['a100'],
     ),
-    'h100': Gpu(
-        'NVIDIA H100 80GB HBM3',
-        (9, 0),
-        cores=132,
-        units=128,
-        shared=233472,
-        shared_per_block=232448,
-        cache=52428800,
-        memory=84942979072,
-        clock=1.98,
-        rates=_RATES['h100'],
+    'h100': _H100,
+    'h200': dataclasses.replace(
+        _H100, kind='NVIDIA H200', memory=151397597184, rates=_RATES['h200']
     ),
-    'h200': Gpu(
-        'NVIDIA H200',
-        (9, 0),
-        cores=132,
-        units=128,
-        shared=233472,
-        shared_per_block=232448,
-        cache=52428800,
-        memory=151397597184,
-        clock=1.98,
-        rates=_RATES['h200'],
-    ),
-    'b200': Gpu(
-        'NVIDIA B200',
-        (10, 0),
+    'b200': dataclasses.replace(
+        _H100,
+        kind='NVIDIA B200',
+        capability=(10, 0),
         cores=148,
-        units=128,
-        shared=233472,
-        shared_per_block=232448,
         cache=132644864,
         memory=191514411008,
         clock=1.965,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,28 +26,16 @@ from alexnet_jax.training.step import Hyperparameters, make_train_step
 WINDOW, STRIDE = 3, 2
 
 
-class Program(NamedTuple):
-    """A program that is lowered but not compiled yet.
-
-    Attributes:
-      name: what it computes.
-      lowered: JAX's Lowered.
-    """
-
-    name: str
-    lowered: Any
-
-
-def training_step(config: schema.Config, devices: Sequence[Any]) -> Program:
+def training_step(config: schema.Config, devices: Sequence[Any]) -> Any:
     """Lowers one training step for the mesh that the settings ask for, on these devices."""
     mesh = towers.choose_mesh(config, devices)
     numbers = _like(mesh, 'metrics', (Hyperparameters.SIZE,))
     arguments = _batch(config, mesh), _constants(config, mesh), numbers
     step: Any = make_train_step(config, mesh)  # a jitted function
-    return Program('training step', step.lower(state_shapes(config, mesh), *arguments))
+    return step.lower(state_shapes(config, mesh), *arguments)
 
 
-def evaluation(config: schema.Config, devices: Sequence[Any]) -> Program:
+def evaluation(config: schema.Config, devices: Sequence[Any]) -> Any:
     """Lowers the evaluation of one view of a batch, in the form of the test during training."""
     mesh = towers.choose_mesh(config, devices)
     # The options of the compiler are those of the outermost function.
@@ -60,16 +48,16 @@ def evaluation(config: schema.Config, devices: Sequence[Any]) -> Program:
         lambda params, mean, images: log_probabilities(params, mean, images, view),
         compiler_options=options,
     )
-    return Program('evaluation', jitted.lower(params, mean, _batch(config, mesh)['image']))
+    return jitted.lower(params, mean, _batch(config, mesh)['image'])
 
 
 def kernels(
     devices: Sequence[Any], batch: int, dtype: str, implementation: str | None = 'pallas'
-) -> Iterator[Program]:
-    """Lowers each kernel at the shapes of the paper's net, as in the net: with a ReLU before.
+) -> Iterator[tuple[str, Any]]:
+    """Yields the name and the lowered program of each kernel, at the shapes of the paper's net.
 
-    Forward and backward are separate programs, and the second contains the forward kernel, which
-    also writes its mask there.
+    A ReLU comes first, as in the net. Forward and backward are separate programs, and the second
+    contains the forward kernel, which also writes its mask there.
 
     Args:
       devices: the first of them is the target.
@@ -108,9 +96,9 @@ def kernels(
         y = jax.eval_shape(function, x, bias)
         g = jax.ShapeDtypeStruct(y.shape, y.dtype, sharding=sharding)
         forward = jit(function).lower(x, bias)
-        yield Program(f'{name} {layer} {dtype} forward', forward)
+        yield f'{name} {layer} {dtype} forward', forward
         backward = jit(functools.partial(_pull_back, function)).lower(x, bias, g)
-        yield Program(f'{name} {layer} {dtype} backward', backward)
+        yield f'{name} {layer} {dtype} backward', backward
 
 
 def _jit(function: Any, mesh: jax.sharding.Mesh) -> Any:

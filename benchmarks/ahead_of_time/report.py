@@ -27,7 +27,7 @@ _KERNEL = re.compile(r'(\w+)\)*/pallas_call')
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a program has to do.
+    """The work that a program has to do.
 
     Attributes:
       images: images in a batch, on each device.

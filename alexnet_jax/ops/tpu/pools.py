@@ -1,4 +1,4 @@
-"""How a TPU's kernel divides the pools of an array into blocks, and whether it suits an array."""
+"""The blocks into which a TPU's kernel divides the pools of an array, and the arrays it suits."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

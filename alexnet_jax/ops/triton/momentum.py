@@ -22,6 +22,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from alexnet_jax.ops.kernel_arrays import result_type
 from alexnet_jax.ops.triton.rules import KERNEL_DIMENSIONS, Rule
 from alexnet_jax.ops.triton.segments import silence_deprecation
 
@@ -49,10 +50,7 @@ def update(
     arrays = [x.reshape(-1) for x in (*params, *velocities)]
     new = pl.pallas_call(
         functools.partial(_kernel, parts=parts, rules=rules, momentum=momentum),
-        out_shape=[
-            jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
-            for x in arrays
-        ],
+        out_shape=[result_type([x], x.shape, x.dtype) for x in arrays],
         grid=(parts[-1].stop,),
         input_output_aliases={i + 2: i for i in range(len(arrays))},
         compiler_params=plgpu.CompilerParams(num_warps=NUM_WARPS, num_stages=1),

@@ -6,7 +6,7 @@ KERNEL_DIMENSIONS = 5  # of the kernels of a convolution: (T, H, W, I, O)
 
 
 class Rule(NamedTuple):
-    """How one array w with the gradient g and the velocity v is updated.
+    """The update of one array w with the gradient g and the velocity v.
 
     v <- momentum v - rate (g + decay w);  w <- w + v, where rate is `factor` times the learning
     rate.

@@ -1,4 +1,4 @@
-"""How the kernels for NVIDIA GPUs divide their work, and what a thread loads and stores.
+"""The division of work in the kernels for NVIDIA GPUs, and what a thread loads and stores.
 
 The arrays are flat and row-major, maps last. A thread holds a segment of adjacent maps of a pixel
 and its neighbours in registers; threads share no data, so what several of them need, each loads and
