@@ -5,6 +5,7 @@ import io
 import os
 import pty
 import re
+import select
 import struct
 import sys
 import termios
@@ -25,7 +26,10 @@ class Terminal:
 
     def text(self):
         self.stream.flush()
-        return os.read(self.main, 1 << 16).decode()
+        parts = []  # the system passes on what was written in pieces, and some of them later
+        while select.select([self.main], [], [], 0.1 if parts else 5)[0]:
+            parts.append(os.read(self.main, 1 << 16))
+        return b''.join(parts).decode()
 
     def close(self):
         os.close(self.main)
