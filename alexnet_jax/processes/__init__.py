@@ -1,0 +1,1 @@
+"""The processes that train one net together: how they start, agree, wait for each other and end."""
