@@ -3,13 +3,17 @@
 # crash (a failure of the driver, or too little memory) the run is resumed from its last checkpoint.
 #
 #   launch/train.sh configs/ilsvrc2012.py runs/ilsvrc2012 [--config.seed=1 ...]
+#   PROCESSES=8 launch/train.sh configs/ilsvrc2012.py runs/ilsvrc2012
+#
+# The second command starts several processes with launch/local.sh, and after a crash all of them
+# again, since the others end with the one that has crashed.
 #
 # SIGTERM, SIGHUP, SIGUSR1 and Ctrl-C are forwarded: the run saves and stops with exit code 75, and
 # the same command resumes it. The code is 75, too, if a signal arrives while Python starts or
 # between two attempts, when there is nothing to save. A second Ctrl-C ends the run at once, and so
 # does a first one while Python starts (130). Not tried again are mistakes (2), a missing Python
 # (126, 127), and a run that a signal stopped. Environment variables: TRIES, attempts in all (5);
-# PAUSE, seconds between them (30); PYTHON, the interpreter (python).
+# PAUSE, seconds between them (30); PROCESSES, their number (1); PYTHON, the interpreter (python).
 set -uo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 CONFIG WORKDIR [FLAGS]" >&2; exit 2; }
 config=$1 workdir=$2
@@ -19,7 +23,14 @@ case $tries in
 '' | *[!0-9]*) echo "$0: TRIES=$tries must be a number" >&2; exit 2 ;;
 esac
 
+command=("$python" -m alexnet_jax.main)
+case ${PROCESSES:-1} in
+1) ;;
+*) command=(bash -- "$(dirname -- "$0")/local.sh" "$PROCESSES") ;;
+esac
+
 stop='' interrupted='' child='' sent='' code=0
+# shellcheck disable=SC2329 # the traps call it
 forward() {
   stop=$1 interrupted=1
   [ -z "$child" ] || send "$1"
@@ -33,6 +44,7 @@ send() {
   fi
 }
 for name in TERM INT HUP USR1; do
+  # shellcheck disable=SC2064 # the name has another value later
   trap "forward $name" "$name" # what was ignored at the start, as by nohup, stays ignored
 done
 
@@ -66,7 +78,7 @@ mkdir -p -- "$workdir" || exit 2
 exec 3> >(trap '' TERM INT HUP USR1 PIPE; exec tee -a -- "$workdir/log.txt")
 tee=$!
 for ((try = 1; try <= 10#$tries; try++)); do
-  run "$python" -m alexnet_jax.main --config="$config" --workdir="$workdir" "$@" >&3 2>&1
+  run "${command[@]}" --config="$config" --workdir="$workdir" "$@" >&3 2>&1
   case $code in
   0 | 2 | 75 | 126 | 127 | 130) break ;;
   esac
