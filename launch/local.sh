@@ -143,7 +143,7 @@ run() {
 
 # Prints the first error that the processes have printed, or how the first one ended.
 describe_failure() {
-  local line code own='process 0: '
+  local line code
   code=${codes[first]}
   if [ "$code" -gt 128 ]; then
     echo "process $first was ended by SIG$(kill -l $((code - 128)))"
@@ -155,14 +155,11 @@ describe_failure() {
     return
   fi
   line=$(grep -E "^alexnet_jax: process $first: " "$folder/errors" | tail -n 1)
-  if [ -z "$line" ]; then
-    own="process $first: "
+  # Process 0, and all of them before they know their number, do not name themselves.
+  [ -n "$line" ] ||
     line=$(grep -E '^alexnet_jax: ' "$folder/errors" | grep -vE '^[^:]*: process [0-9]' | tail -n 1)
-  fi
   if [ -n "$line" ]; then
-    line=${line#alexnet_jax: }
-    case $line in process\ *) own='' ;; esac
-    echo "$own$line"
+    echo "${line#alexnet_jax: }"
   else
     echo "process $first ended with exit code $code"
   fi
@@ -182,8 +179,12 @@ for ((i = 0; i < 20; i++)); do
 done
 
 [ -n "$first" ] || exit 0
+for ((index = 0; index < count; index++)); do
+  if [ "${codes[index]}" = 2 ] && [ "${codes[first]}" != 2 ]; then
+    first=$index
+  fi
+done
 code=${codes[first]}
-case " ${codes[*]} " in *' 2 '*) code=2 ;; esac
 if [ -n "$stop" ]; then
   case $code in 129 | 138 | 143) code=75 ;; esac # there was nothing to save yet
 fi

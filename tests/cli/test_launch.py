@@ -1,8 +1,6 @@
-"""The scripts of launch/."""
+"""launch/train.sh, for one machine."""
 
-import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,19 +11,7 @@ import pytest
 
 import nets
 import runs
-
-SCRIPTS = sorted((nets.ROOT / 'launch').iterdir())
-
-
-@pytest.mark.parametrize('script', SCRIPTS, ids=lambda script: script.name)
-def test_scripts_are_valid_and_use_flags_that_exist(script):
-    subprocess.run(['bash', '-n', script], check=True)
-    flags = ('main.py', 'config/command_line.py')
-    source = ''.join((nets.ROOT / 'alexnet_jax' / name).read_text() for name in flags)
-    commands = re.findall(r'alexnet_jax\.main(.*)', script.read_text())
-    assert commands
-    for flag in re.findall(r'--(\w+)=', ' '.join(commands)):
-        assert f"'{flag}'" in source
+from launching import RUN, Launcher, wait_for_line
 
 
 def launch(script, workdir, data_dir, *arguments, python=sys.executable):
@@ -77,79 +63,26 @@ def test_a_mistake_is_not_retried(tmp_path, data_dir):
     assert out.count('unknown setting sed') == 1
 
 
-# Stands for the program: notes its signals, and ends by the second Ctrl-C or by another signal.
-RUN = f"""exec {sys.executable} -IS -c '
-import os, signal, sys, time
-interrupts = []
-def note(number, _):
-    os.write(1, f"got {{signal.Signals(number).name}}\\n".encode())  # print may be interrupted
-    if number == signal.SIGINT:
-        interrupts.append(number)
-    if number != signal.SIGINT or len(interrupts) > 1:
-        sys.exit(130 if number == signal.SIGINT else 75)
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-    if signal.getsignal(number) != signal.SIG_IGN:
-        signal.signal(number, note)
-print("ready", flush=True)
-while True:
-    time.sleep(60)
-'"""
-
-
-# Replaces itself by a command that ignores these signals alone, whatever the tests ignore.
-WITH_SIGNALS = """
-import os, signal, sys
-for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
-    how = signal.SIG_IGN if name in sys.argv[1].split(",") else signal.SIG_DFL
-    signal.signal(getattr(signal, name), how)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
+@pytest.fixture
+def launcher(tmp_path):
+    launcher = Launcher(tmp_path)
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(launcher):
     """Returns a function that starts a script, with this program in place of Python."""
-    processes = []
 
-    def start_script(program, *arguments, script='train.sh', ignored=(), **variables):
-        fake = tmp_path / 'python'
-        fake.write_text(f'#!/bin/bash\necho $$ >>"{tmp_path}/starts"\n{program}\n')
-        fake.chmod(0o755)
-        (tmp_path / 'starts').write_text('')
-        process = subprocess.Popen(
-            [
-                *(sys.executable, '-ISc', WITH_SIGNALS, ','.join(ignored)),
-                *('bash', nets.ROOT / 'launch' / script, 'digits', *arguments),
-            ],
-            cwd=tmp_path,
-            env=os.environ | {'PYTHON': str(fake), 'PAUSE': '0', 'TRIES': '3'} | variables,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        processes.append(process)
-        return process
+    def start_script(program, *arguments, **options):
+        return launcher.start(program, 'digits', *arguments, **options)
 
-    yield start_script
-    for process in processes:
-        process.kill()
-        process.wait()
-    for number in attempts(tmp_path):  # in a test that has failed
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+    return start_script
 
 
 def attempts(tmp_path):
     """The processes that stood for Python."""
     return [int(number) for number in (tmp_path / 'starts').read_text().split()]
-
-
-def wait_for_line(process, text):
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f'ended without {text!r}')
 
 
 @pytest.mark.parametrize('name', ['TERM', 'HUP', 'USR1'])
@@ -274,27 +207,3 @@ def test_no_folder_is_made_for_a_bucket(tmp_path, start):
     process.communicate(timeout=60)
     assert process.returncode == 2
     assert not (tmp_path / 'gs:').exists()
-
-
-@pytest.mark.parametrize(
-    ('code', 'is_told', 'is_requeued'), [(75, False, True), (75, True, False), (2, False, False)]
-)
-def test_slurm_requeues_a_run_that_was_stopped_and_has_saved(
-    tmp_path, start, code, is_told, is_requeued
-):
-    """But not one that a user cancels, of which Slurm tells the script, too."""
-    tools = tmp_path / 'bin'
-    tools.mkdir()
-    (tools / 'srun').write_text('#!/bin/bash\necho srun "$@"\nshift\n"$@"\n')
-    (tools / 'scontrol').write_text('#!/bin/bash\necho scontrol "$@"\n')
-    for tool in tools.iterdir():
-        tool.chmod(0o755)
-    variables = {'PATH': f'{tools}:{os.environ["PATH"]}', 'SLURM_JOB_ID': '7'}
-    program = f'echo ready; sleep 0.3; exit {code}'
-    process = start(program, 'a b', '--config.seed=1', script='slurm.sbatch', **variables)
-    wait_for_line(process, 'ready')
-    if is_told:
-        process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert ('scontrol requeue 7' in out) == is_requeued
