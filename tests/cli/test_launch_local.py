@@ -38,7 +38,8 @@ def run(launcher):
 def test_each_process_is_told_its_number_and_all_one_address(run):
     code, lines = run('echo "$*"', count=3)
     assert code == 0
-    pattern = r'-m alexnet_jax\.main --processes=3 --process=(\d) --coordinator=(localhost:\d+) --seed=a b'
+    pattern = r'-m alexnet_jax\.main --processes=3 --process=(\d) --coordinator=(localhost:\d+) '
+    pattern += '--seed=a b'
     found = [re.fullmatch(pattern, line).groups() for line in lines]
     assert sorted(index for index, _ in found) == ['0', '1', '2']
     assert len({address for _, address in found}) == 1
@@ -78,7 +79,8 @@ OTHER = 'trap "echo other; exit 1" TERM HUP USR1 INT; {}; while [ ! -e stop ]; d
 @pytest.mark.parametrize('name', ['TERM', 'HUP', 'USR1', 'INT'])
 def test_a_signal_reaches_process_0_alone(launcher, name):
     """The processes agree by themselves on the step at which all stop."""
-    own = f'trap "echo got {name}; touch stop; exit 75" {name}; echo ready; while :; do sleep 0.1; done'
+    own = f'trap "echo got {name}; touch stop; exit 75" {name}; echo ready; '
+    own += 'while :; do sleep 0.1; done'
     program = f'{INDEX}[ $index = 0 ] || {{ {OTHER.format("echo ready")}; exit 75; }}\n{own}'
     process = launcher.start(program, '2', script='local.sh')
     wait_for_line(process, 'ready')

@@ -54,7 +54,7 @@ def slurm(tmp_path):
 
 @pytest.fixture
 def run(launcher, slurm):
-    """Returns a function that runs the script with a program, and maybe tells the script to stop."""
+    """Returns a function that runs the script, which is told to stop or not."""
 
     def run_script(program, is_told=False, job='7'):
         process = launcher.start(
