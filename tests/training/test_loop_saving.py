@@ -69,7 +69,7 @@ def start(tmp_path, monkeypatch):
         constants = types.SimpleNamespace(mean_HWC=None)
         monkeypatch.setattr(training_loop, 'place_constants', lambda *_: constants)
         monkeypatch.setattr(
-            training_loop.Loop, '_batches', lambda *_: itertools.repeat({'image': 0})
+            training_loop.Loop, '_batches', lambda *_: itertools.repeat({})
         )
         splits = types.SimpleNamespace(train=[0] * 80, eval=[0] * 10)
         stop = arguments.pop('stop', StopSignal())
