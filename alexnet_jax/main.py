@@ -23,6 +23,7 @@ Exit codes: 0 success, 2 a mistake in the command or the data (one line says whi
 a signal (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) and saved, 130 ended at once by a second Ctrl-C.
 """
 
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
 from alexnet_jax.config.durations import durations
 from alexnet_jax.config.validation import resolve
+from alexnet_jax.processes import group
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.signals import StopSignal
@@ -106,16 +108,21 @@ def main(
     """
     from alexnet_jax.model import memory, towers
     from alexnet_jax.model.layer_table import layer_table
+    from alexnet_jax.model.placement.mesh_table import mesh_table
     from alexnet_jax.reporting import terminal
     from alexnet_jax.runtime import compilation_cache, cpu_devices
     from alexnet_jax.training import pretrained
 
     layer_table(config)  # refuses sizes that do not fit, before anything is written
     compilation_cache.enable()
-    cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
+    processes = group.current()
+    cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data, processes.count)
     mesh = towers.choose_mesh(config)
     description = towers.describe_mesh(mesh, config.model.towers)
     description += f'; {towers.describe_arithmetic(config, mesh)}'
+    hosts = processes.gather('names of the hosts', socket.gethostname())
+    if table := mesh_table(mesh, config.model.towers, hosts):
+        description += f'\n\n{table}\n'
     memory.check(config, mesh)
     if layers := pretrained.check_workdir(config, workdir, is_new=source is None):
         description += f'\n{layers}'
