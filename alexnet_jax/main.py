@@ -27,6 +27,7 @@ a signal (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) and saved, 130 ended at once by a se
 several processes also 69, another process was killed, hangs or cannot be reached.
 """
 
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,6 +113,7 @@ def main(
     """
     from alexnet_jax.model import memory, towers
     from alexnet_jax.model.layer_table import layer_table
+    from alexnet_jax.model.placement.mesh_table import mesh_table
     from alexnet_jax.reporting import terminal
     from alexnet_jax.runtime import compilation_cache, cpu_devices
     from alexnet_jax.training import pretrained
@@ -123,6 +125,9 @@ def main(
     mesh = towers.choose_mesh(config)
     description = towers.describe_mesh(mesh, config.model.towers)
     description += f'; {towers.describe_arithmetic(config, mesh)}'
+    hosts = processes.gather('names of the hosts', socket.gethostname())
+    if table := mesh_table(mesh, config.model.towers, hosts):
+        description += f'\n\n{table}\n'
     memory.check(config, mesh)
     if layers := pretrained.check_workdir(config, workdir, is_new=source is None):
         description += f'\n{layers}'
