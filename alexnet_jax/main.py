@@ -37,7 +37,7 @@ from absl import app, flags
 
 from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
-from alexnet_jax.config.durations import durations
+from alexnet_jax.config.durations import check_length, durations
 from alexnet_jax.config.validation import resolve
 from alexnet_jax.processes import group, joining, process_flags
 from alexnet_jax.runtime.paths import check_path, check_writable
@@ -151,7 +151,7 @@ def _train(
 ) -> int:
     from alexnet_jax.data import sources
     from alexnet_jax.reporting import terminal
-    from alexnet_jax.training.loop import Loop, check_length
+    from alexnet_jax.training.loop import Loop
 
     processes = group.current()
     settings = schema.flatten(schema.as_dict(config))

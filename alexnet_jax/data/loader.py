@@ -78,8 +78,7 @@ class UnreadableImages:
     """
 
     def __init__(self, source: Source, allowed: int) -> None:
-        self._source, self.allowed = source, allowed
-        self._indices: set[int] = set()
+        self._source, self.allowed, self._indices = source, allowed, set[int]()
 
     @property
     def names(self) -> list[str]:

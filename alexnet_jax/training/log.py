@@ -113,20 +113,20 @@ class SilentWriter:
     """The log of a process that is not process 0, which writes for all: it writes nothing."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Drops one line of metrics."""
+        """Writes nothing."""
 
     def has_evaluation(self, step: int) -> bool:
-        """Returns that nothing is lacking."""
+        """Returns True: nothing is lacking in a log that is not written."""
         return True
 
     def filters(self, step: int, kernel_THWIO: np.ndarray) -> None:
-        """Drops a picture."""
+        """Writes nothing."""
 
     def flush(self) -> None:
-        """Does nothing."""
+        """Writes nothing."""
 
     def close(self) -> None:
-        """Does nothing."""
+        """Writes nothing."""
 
 
 def open_writer(workdir: Workdir, step: int, evaluated: int) -> Writer | SilentWriter:

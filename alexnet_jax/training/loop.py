@@ -7,14 +7,13 @@ import math
 import shlex
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
-from alexnet_jax.config.durations import Durations
+from alexnet_jax.config.durations import Durations, check_length
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import loader, sources
 from alexnet_jax.model import towers
@@ -68,15 +67,6 @@ class _UnreadStep(NamedTuple):
     step: int
     learning_rate: float
     metrics: dict[str, Array]
-
-
-def check_length(plan: Durations, workdir: Path, step: int) -> None:
-    """Raises a UserError if the run in a workdir has done more steps than a plan has."""
-    if step > plan.steps:
-        raise UserError(
-            f'the run in {workdir} has done {step} steps, and these settings ask for '
-            f'{plan.steps}: set --config.optimizer.epochs to more than {plan.epoch(step):.2f}'
-        )
 
 
 class Loop:
@@ -183,7 +173,7 @@ class Loop:
         first = self._position.step
         self._group.expect_progress(COMPILING_SECONDS)
         if first == 0:
-            self._writer.filters(0, self._fetch_filters())
+            self._writer.filters(0, towers.fetch(self._mesh, self._filters))
         else:
             self._evaluate_and_save()  # the evaluation that a signal may have ended early
         batches = self._turns.read_ahead(self._batches(first), self._steps_behind)
@@ -210,13 +200,17 @@ class Loop:
                 if self._turns.signal:
                     break
 
-    def _place(self, batch: loader.Batch | None) -> dict[str, Array] | None:
+    def _place(self, batch: loader.Batch | None) -> Any:
         return None if batch is None else towers.put_batch(self._mesh, batch)
 
     @property
     def step(self) -> int:
         """Training steps done."""
         return self._position.step
+
+    @property
+    def _filters(self) -> Array:
+        return self.state.params['conv1']['kernel_THWIO']
 
     @property
     def images_per_second(self) -> float:
@@ -376,7 +370,7 @@ class Loop:
             plateau = self._config.learning_rate.plateau
             progress = self._position.progress.after_evaluation(plateau, results['top1_error'])
             self._position = dataclasses.replace(self._position, progress=progress, evaluated=step)
-        kernel_THWIO = self._fetch_filters()
+        kernel_THWIO = towers.fetch(self._mesh, self._filters)  # by all processes
         if is_new or not self._writer.has_evaluation(step):  # or metrics.jsonl has lost it
             self._writer.scalars(step, log.name_metrics(results, self._config.views))
             self._writer.filters(step, kernel_THWIO)
@@ -397,7 +391,3 @@ class Loop:
             if batch is None:
                 return
             yield batch
-
-    def _fetch_filters(self) -> np.ndarray:
-        """Returns the kernels of the first layer; all processes take part in it."""
-        return towers.fetch(self._mesh, self.state.params['conv1']['kernel_THWIO'])
