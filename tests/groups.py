@@ -53,6 +53,7 @@ class Group:
             environment = {k: v for k, v in os.environ.items() if k != 'JAX_NUM_CPU_DEVICES'}
             folders = nets.ROOT, nets.ROOT / 'tests', nets.ROOT / 'tests' / 'processes'
             environment |= {'PYTHONPATH': ':'.join(map(str, folders))} | (variables or {})
+            environment['XLA_FLAGS'] = '--xla_backend_optimization_level=0'  # as in runs.start
             environment['FAULT'] = json.dumps((faults or {}).get(process, {}))
             self.processes.append(
                 subprocess.Popen(
