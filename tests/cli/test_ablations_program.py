@@ -14,6 +14,7 @@ import runs
 from alexnet_jax.config.schema import as_dict, flatten
 from alexnet_jax.evaluation.ablation_study.study import Study, final_errors
 from alexnet_jax.evaluation.ablation_study.table import interval, rows, text
+from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.workdir import Workdir
 
@@ -137,6 +138,25 @@ def test_as_a_user_runs_it(tmp_path, data_dir):
     assert table['rows'][2]['errors'] == [centre]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(cpu_devices.processor_count() < 2, reason='each run needs a core')
+def test_two_runs_at_once(tmp_path, data_dir):
+    """Each has one half of the cores, and both towers on devices of their own."""
+    _, *settings = runs.command(tmp_path, data_dir, optimizer__epochs=0.1)[3:]
+    program = [sys.executable, '-m', 'alexnet_jax.ablations', *settings, f'--workdir={tmp_path}']
+    code, out, err = runs.run([*program, '--only=lrn', '--seeds=1', '--parallel=2'])
+    assert code == 0, err
+    first, second, *_ = out.splitlines()
+    half = cpu_devices.processor_count() // 2
+    assert first.startswith(f'[1/2] base, seed 0: worker 1 ({half} core')
+    assert second.startswith(f'[2/2] lrn, seed 0: worker 2 ({half} core')
+    table = json.loads((tmp_path / 'ablations.json').read_text())
+    assert [row['name'] for row in table['rows']] == ['base', 'lrn']
+    for name in ('base-0', 'lrn-0'):
+        (start,) = Workdir(tmp_path / name).read_record()['starts']
+        assert start['mesh'] == {'data': 1, 'tower': 2}
+
+
 def test_an_unknown_ablation_is_one_line(tmp_path):
     command = [sys.executable, '-m', 'alexnet_jax.ablations', f'--workdir={tmp_path}']
     code, _, err = runs.run([*command, '--only=lrm'])
@@ -212,6 +232,8 @@ def test_a_torn_result_counts_as_none(tmp_path, torn):
         (['--only='], '--only= is empty'),
         (['--config.seed=-1'], 'seed=-1 must be at least 0'),
         (['--config.model.conv1.maps=0'], 'model.conv1.maps=0 must be at least 1'),
+        (['--parallel=999'], '--parallel=999 is too many for'),
+        (['--parallel=0'], '0 is not an integer in the range [1, 1000]'),
         (['--seeds=1001'], '1001 is not an integer in the range [1, 1000]'),
     ],
 )

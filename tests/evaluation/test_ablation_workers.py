@@ -21,13 +21,17 @@ def machine(monkeypatch, tmp_path):
     """Returns a function that sets the number of cores and GPUs of this machine."""
 
     def set_devices(cores, gpus=0, **environment):
-        plugin = importlib.metadata.EntryPoint('xla_cuda13', 'jax_plugins.xla_cuda13', 'jax_plugins')
+        plugin = importlib.metadata.EntryPoint(
+            'xla_cuda13', 'jax_plugins.xla_cuda13', 'jax_plugins'
+        )
         program = tmp_path / 'nvidia-smi'
         lines = [f'GPU {i}: NVIDIA H100 (UUID: GPU-{i})' for i in range(gpus)]
         program.write_text('#!/bin/sh\n' + ''.join(f'echo "{line}"\n' for line in lines))
         program.chmod(0o755)
         monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
-        monkeypatch.setattr(importlib.metadata, 'entry_points', lambda group: [plugin][: bool(gpus)])
+        monkeypatch.setattr(
+            importlib.metadata, 'entry_points', lambda group: [plugin][: bool(gpus)]
+        )
         monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(cores)))
         monkeypatch.setattr(workers, '_place_of_core', lambda core: (0, core % (cores // 2), core))
         for name in ('JAX_PLATFORMS', 'CUDA_VISIBLE_DEVICES'):

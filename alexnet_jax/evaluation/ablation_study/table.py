@@ -26,7 +26,10 @@ def interval(errors: Sequence[float], base: Sequence[float]) -> tuple[float, flo
 
 
 def rows(study: Study) -> list[dict[str, Any]]:
-    """Returns a dict for each row of the table that has results; errors are fractions."""
+    """Returns a dict for each row of the table that has results; errors are fractions.
+
+    The difference is None for the base, and for all rows before a run of the base has ended.
+    """
     base, table = study.errors(BASE), []
     for name in study.names:
         errors = study.errors(name)
@@ -42,7 +45,7 @@ def rows(study: Study) -> list[dict[str, Any]]:
                 'log': (ablation and ablation.log) or None,
                 'errors': errors,
                 'mean': mean,
-                'difference': None if name == BASE else mean - sum(base) / len(base),
+                'difference': mean - sum(base) / len(base) if base and name != BASE else None,
                 'low': bounds and bounds[0],
                 'high': bounds and bounds[1],
                 'minutes': study.seconds(name) / 60,

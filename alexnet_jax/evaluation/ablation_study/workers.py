@@ -147,7 +147,7 @@ def _place_of_core(number: int) -> tuple[int, int, int]:
 
 @contextlib.contextmanager
 def _on_cores(cores: Sequence[int]) -> Iterator[None]:
-    """Restricts this thread, and the processes that it starts in the block, to some cores.
+    """Sets the cores of this thread for the block, and of the processes that it starts there.
 
     The processes inherit it when they start. A later call for a process would miss the threads
     that it has started by then.
