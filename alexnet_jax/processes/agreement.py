@@ -1,14 +1,19 @@
 """Agreement of all processes on the turn at which they act on what one of them has noticed.
 
-A turn is a training step or a batch of an evaluation. All processes make the same turns. A signal,
-a batch that cannot be read or a clock concerns one process at first; if it acted alone, the others
-would wait for it for ever.
+A turn is a training step or a batch of an evaluation; all processes make the same turns in the same
+order. A signal, a batch that cannot be read, or a clock concerns one process at first. If it acted
+alone, the others would wait for it for ever. The agreement is made on the hosts, by a thread beside
+the training loop, so a turn at which nothing happens costs no more than a lock.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from alexnet_jax.processes.keys import Keys
 from alexnet_jax.runtime.signals import StopSignal
 
 
@@ -31,29 +36,136 @@ class Notices:
     def __bool__(self) -> bool:
         return bool(self.signal or self.save or self.error)
 
+    @classmethod
+    def merge(cls, notices: Iterable[Notices]) -> Notices:
+        """Returns what any of them asks for; of several signals or errors, the first."""
+        merged = cls()
+        for other in notices:
+            first_error = merged if merged.error else other
+            merged = cls(
+                merged.signal or other.signal,
+                merged.save or other.save,
+                first_error.error,
+                first_error.process,
+            )
+        return merged
+
 
 class Agreement:
     """What one process notices, told to all at the same turn. This class is that of one process.
 
     Args:
       stop: records the signals that ask this process to stop.
+      process: the number of this process.
     """
 
-    turns_ahead = 0  # turns that another process may be ahead of this one, beyond those on devices
-
-    def __init__(self, stop: StopSignal) -> None:
-        self._stop, self._save, self._error = stop, False, ''
+    def __init__(self, stop: StopSignal, process: int = 0) -> None:
+        self._stop, self._process = stop, process
+        self._save, self._error, self._signal_told = False, '', False
+        self._own_lock = threading.Lock()  # of what this process has noticed
 
     def request_save(self) -> None:
-        """Asks for a checkpoint."""
-        self._save = True
+        """Asks for a checkpoint at one of the next turns."""
+        with self._own_lock:
+            self._save = True
 
     def report_error(self, line: str) -> None:
         """Tells all processes of an error that keeps this one from making more than a few turns."""
-        self._error = line
+        with self._own_lock:
+            self._error = line
 
     def next_turn(self) -> Notices:
-        """Begins a turn, and returns what all processes act on at this turn."""
-        notices = Notices(self._stop.signal, self._save, self._error)
-        self._save, self._error = False, ''
+        """Ends a turn, and returns what all processes act on before they begin the next one."""
+        return self._take_notices()
+
+    def _take_notices(self) -> Notices:
+        """Returns what this process has noticed since the last call."""
+        with self._own_lock:
+            signal = '' if self._signal_told else self._stop.signal
+            notices = Notices(signal, self._save, self._error, self._process)
+            self._signal_told |= bool(signal)
+            self._save, self._error = False, ''
         return notices
+
+
+class SharedAgreement(Agreement):
+    """The agreement of several processes.
+
+    When a process has noticed something, its thread opens a round. The threads of all processes
+    then let no turn end, and store how many have ended; all act after the first turn that no
+    process has ended yet. The other processes come to that turn, since each of them can make the
+    turns that the fastest one has made.
+
+    Args:
+      stop: records the signals that ask this process to stop.
+      keys: the keys of the run.
+      process: the number of this process.
+      count: the number of processes.
+      show_progress: called at each turn.
+    """
+
+    def __init__(
+        self,
+        stop: StopSignal,
+        keys: Keys,
+        process: int,
+        count: int,
+        show_progress: Callable[[], None],
+    ) -> None:
+        super().__init__(stop, process)
+        self._keys, self._count, self._show_progress = keys, count, show_progress
+        self._lock = threading.Lock()  # while it is held, no turn ends
+        self._turns, self._round = 0, 0
+        self._agreed: dict[int, Notices] = {}  # by the turn after which they are acted on
+        self._is_in_round = False
+        self._own = Notices()  # noticed and not yet told
+
+    @property
+    def turns(self) -> int:
+        """The number of turns that this process has ended."""
+        return self._turns
+
+    def next_turn(self) -> Notices:
+        """Ends a turn, and returns what all processes act on before they begin the next one."""
+        self._show_progress()
+        with self._lock:
+            self._turns += 1
+            return self._agreed.pop(self._turns, Notices())
+
+    def poll(self, events: dict[str, Any]) -> bool:
+        """Takes part in rounds; the thread of the monitor calls this every fraction of a second.
+
+        Args:
+          events: the values of the keys in the folder 'events/'.
+
+        Returns:
+          Whether a round is under way, so that the next call should follow at once.
+        """
+        self._own = Notices.merge([self._own, self._take_notices()])
+        key = f'round/{self._round}'
+        if not self._is_in_round:
+            if key not in events:
+                if not self._own:
+                    return False
+                self._keys.set(f'events/{key}', self._process)  # or another process has done it
+            self._lock.acquire()
+            self._is_in_round = True
+            values = {'turns': self._turns, 'notices': dataclasses.asdict(self._own)}
+            self._own = Notices()
+            self._keys.set(f'rounds/{self._round}/{self._process}', values)
+        answers = self._keys.read(f'rounds/{self._round}/')
+        if len(answers) < self._count:
+            return True
+        self._close_round([answers[process] for process in sorted(answers, key=int)])
+        return False
+
+    def _close_round(self, answers: list[dict[str, Any]]) -> None:
+        turn = 1 + max(answer['turns'] for answer in answers)
+        told = [Notices(**answer['notices']) for answer in answers]
+        self._agreed[turn] = Notices.merge([self._agreed.get(turn, Notices()), *told])
+        if self._process == 0 and self._round:  # nobody looks at the round before any more
+            self._keys.delete(f'events/round/{self._round - 1}')
+            self._keys.delete(f'rounds/{self._round - 1}/')
+        self._round += 1
+        self._is_in_round = False
+        self._lock.release()

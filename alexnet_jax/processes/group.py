@@ -10,6 +10,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from alexnet_jax.processes.agreement import Agreement
+from alexnet_jax.runtime.signals import StopSignal
+
 _Result = TypeVar('_Result')
 
 BARRIER_SECONDS = 120.0  # within which the others reach a point that all reach at about one time
@@ -92,14 +95,20 @@ class Group:
     def expect_progress(self, seconds: float) -> None:
         """States that this process may be busy for so long before it next comes to a turn.
 
-        Without this call, a process that comes to no turn (see `agreement`) for as long as
-        --hang_timeout says counts as hanging.
+        Otherwise it counts as hanging after --hang_timeout; see `agreement`.
         """
 
     @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """Watches, within the block, that this process makes progress."""
-        yield
+    def agreement(self, stop: StopSignal) -> Iterator[Agreement]:
+        """Yields the agreement of all processes about when they stop or save.
+
+        Within the block a process that comes to no turn for as long as --hang_timeout says counts
+        as hanging.
+
+        Args:
+          stop: records the signals that ask this process to stop.
+        """
+        yield Agreement(stop)
 
 
 _group = Group()

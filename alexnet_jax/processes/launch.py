@@ -1,4 +1,4 @@
-"""What a process knows of its group before it joins: its size, its place in it, and where to meet."""
+"""What a process knows of its group before it joins: its number, the count, where to meet."""
 
 from typing import NamedTuple
 

@@ -13,6 +13,27 @@ _WARNINGS: set[str] = set()  # the lines of `warn_once`
 # A pipe without a reader, and a terminal that was closed: nothing can be printed there any more.
 _GONE = (errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF)
 
+_process = 0  # the number of this process among those that train together
+
+
+def set_process(number: int) -> None:
+    """Sets the number of this process: process 0 prints for all, and warnings of others name them.
+
+    In the other processes `show` prints nothing.
+    """
+    global _process
+    _process = number
+
+
+def prints_for_all() -> bool:
+    """Returns whether this process is the one that prints what concerns all of its group."""
+    return _process == 0
+
+
+def line_of_program(line: str) -> str:
+    """Returns a line for stderr that names the program, and the process if it is not process 0."""
+    return f'alexnet_jax: process {_process}: {line}' if _process else f'alexnet_jax: {line}'
+
 
 def show(text: str = '', end: str = '\n') -> None:
     """Prints to stdout at once, as `print(flush=True)` does, and drops what cannot be printed.
@@ -20,7 +41,8 @@ def show(text: str = '', end: str = '\n') -> None:
     Long jobs print with this function, so that they continue when the reader of a pipe has ended
     (as `head` does), the terminal has been closed, or the disk of a log file is full.
     """
-    _write(sys.stdout, f'{text}{end}')
+    if prints_for_all():
+        _write(sys.stdout, f'{text}{end}')
 
 
 def complain(text: str) -> None:
@@ -37,7 +59,7 @@ def drop_unprintable() -> None:
 def warn(line: str) -> None:
     """Prints a line to stderr about a problem that does not stop the program."""
     start = '\n' if is_terminal(sys.stdout) else ''  # the cursor may be in the progress line
-    complain(f'{start}alexnet_jax: {line}')
+    complain(f'{start}{line_of_program(line)}')
 
 
 def warn_once(line: str) -> None:

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from alexnet_jax.runtime.printing import complain, discard, is_terminal, printable, show
+from alexnet_jax.runtime.printing import (
+    complain,
+    discard,
+    is_terminal,
+    printable,
+    prints_for_all,
+    show,
+)
 
 _COLUMNS_OF_NUMBERS = 60  # of a bar, beside its label
 _SHORTEST_LABEL = 20
@@ -64,6 +71,8 @@ class ProgressBars:
             self._bar.refresh()
 
     def _show(self, label: str, done: int, total: int, unit: str, scale: bool) -> None:
+        if not prints_for_all():
+            return
         if label != self._label:
             self._end()
             kind = _Bar if is_terminal(sys.stderr) else _Lines

@@ -190,7 +190,7 @@ def _has_gone(stream: TextIO | None) -> bool:
 def _complain(text: str) -> None:
     """Prints a message as one line, in which control characters are escaped."""
     line = re.sub(r'[ \t]*\n\s*', ' ', text.strip())
-    printing.complain(printing.printable(f'alexnet_jax: {line}'))
+    printing.complain(printing.printable(printing.line_of_program(line)))
 
 
 def _end_at_once(code: int) -> None:

@@ -1,0 +1,80 @@
+"""Joining the group of processes that a program is started in, and leaving it, in order or not."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterator
+from importlib import metadata
+
+from alexnet_jax.processes import group
+from alexnet_jax.processes.errors import EXIT_FAULT, Failure, is_collective_failure
+from alexnet_jax.processes.group import Group
+from alexnet_jax.processes.keys import Keys
+from alexnet_jax.processes.launch import Launch
+from alexnet_jax.processes.monitor import Monitor
+from alexnet_jax.processes.several import Several
+from alexnet_jax.runtime import printing
+
+# Other versions of these may compile another program, or write other files.
+PACKAGES = ('alexnet_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
+
+
+@contextlib.contextmanager
+def join(launch: Launch | None, start_seconds: float, hang_seconds: float) -> Iterator[Group]:
+    """Joins the other processes in the block, which contains all that a program does.
+
+    JAX must not have used its devices before. An exception that leaves the block is told to the
+    other processes, and ends all of them with the same exit code; it is not raised again.
+
+    Args:
+      launch: the place of this process in the group; None for a program of one process.
+      start_seconds: within which all processes must have started.
+      hang_seconds: a process that makes no turn for so long counts as hanging; 0 for never.
+
+    Yields:
+      The group.
+
+    Raises:
+      UserError: the processes do not find each other, or their versions differ.
+    """
+    if launch is None:
+        yield group.current()
+        return
+    import jax
+
+    from alexnet_jax.processes import connection
+
+    keys = Keys(connection.connect(launch, start_seconds))
+    monitor = Monitor(keys, launch.index, launch.count, hang_seconds)
+    several = Several(keys, launch.index, launch.count, monitor)
+    group.set_current(several)
+    printing.set_process(launch.index)
+    monitor.start()
+    exit_of_program = None
+    try:
+        printing.show(connection.describe(launch))
+        several.compare(_versions())
+        try:
+            yield several
+        except SystemExit as error:
+            exit_of_program = error
+        several.barrier('the end')
+    except BaseException as error:
+        failure = Failure.of(error, launch.index)
+        if failure.code == EXIT_FAULT:
+            traceback.print_exc()
+        monitor.end_process(failure, is_collective_failure(error))
+    monitor.close()
+    jax.distributed.shutdown()
+    if exit_of_program is not None:
+        raise exit_of_program
+
+
+def _versions() -> dict[str, str]:
+    versions = {'python': '.'.join(map(str, sys.version_info[:2]))}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions

@@ -1,0 +1,130 @@
+"""The group of several processes, over JAX's coordination service."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from alexnet_jax.processes.agreement import Agreement, SharedAgreement
+from alexnet_jax.processes.errors import LostProcess
+from alexnet_jax.processes.group import BARRIER_SECONDS, Group
+from alexnet_jax.processes.keys import Keys
+from alexnet_jax.processes.monitor import Monitor
+from alexnet_jax.runtime.printing import warn
+from alexnet_jax.runtime.signals import StopSignal
+from alexnet_jax.runtime.user_errors import UserError
+
+_Result = TypeVar('_Result')
+
+_SECONDS_BEFORE_MESSAGE = 3.0
+_SECONDS_OF_A_WAIT = 60.0  # after which it is repeated
+
+
+class Several(Group):
+    """A group of several processes; see `Group` for its methods.
+
+    Args:
+      keys: the keys of the run.
+      index: the number of this process.
+      count: the number of processes.
+      monitor: the watch on the other processes.
+    """
+
+    def __init__(self, keys: Keys, index: int, count: int, monitor: Monitor) -> None:
+        self.index, self.count = index, count
+        self._keys, self._monitor = keys, monitor
+        self._calls = itertools.count()  # the calls of all processes have the same numbers
+        self._told: set[tuple[str, str]] = set()
+
+    def gather(self, name: str, value: Any, seconds: float = BARRIER_SECONDS) -> list[Any]:
+        """Returns the values of all processes; see `Group.gather`."""
+        number = next(self._calls)
+        folder = f'gather/{number}/'
+        self._keys.set(f'{folder}{self.index}', [name, value])
+        try:
+            self._keys.meet(f'gather-{number}', seconds)
+        except TimeoutError as error:
+            missing = sorted({*range(self.count)} - {int(x) for x in self._keys.read(folder)})
+            raise LostProcess(
+                f'{_name(missing)} not come to the point "{name}" within {seconds:g} s'
+            ) from error
+        answers = self._keys.read(folder)
+        names = {other for other, _ in answers.values()}
+        if names != {name}:
+            raise AssertionError(f'the processes are at different points: {sorted(names)}')
+        if self.is_first and number:
+            self._keys.delete(f'gather/{number - 1}/')  # all have read those
+        return [answers[str(process)][1] for process in range(self.count)]
+
+    def broadcast(self, action: str, compute: Callable[[], Any]) -> Any:
+        """Returns what process 0 computes; see `Group.broadcast`."""
+        key = f'broadcast/{next(self._calls)}'
+        if self.is_first:
+            value = json.loads(json.dumps(compute()))
+            self._keys.set(key, value)
+            return value
+        return self._wait_for_first(key, action)
+
+    def first_before_others(self, action: str, function: Callable[[], _Result]) -> _Result:
+        """Calls a function in process 0, and then in the others."""
+        key = f'broadcast/{next(self._calls)}'
+        if self.is_first:
+            result = function()
+            self._keys.set(key, None)
+            return result
+        self._wait_for_first(key, action)
+        return function()
+
+    def _wait_for_first(self, key: str, action: str) -> Any:
+        seconds = _SECONDS_BEFORE_MESSAGE
+        while True:  # an end of process 0 ends this one, too
+            try:
+                return self._keys.wait(key, seconds)
+            except TimeoutError:
+                if seconds == _SECONDS_BEFORE_MESSAGE:
+                    warn(f'waiting for process 0, which {action}')
+                seconds = _SECONDS_OF_A_WAIT
+
+    def compare(self, values: Mapping[str, Any]) -> None:
+        """Raises a UserError if a value is not the same in all processes; see `Group.compare`."""
+        first, *others = self.gather('comparison', dict(values))
+        for process, other in enumerate(others, 1):
+            for name in sorted(first.keys() | other.keys()):
+                if first.get(name) != other.get(name):
+                    raise UserError(
+                        f'process {process} has {name}={other.get(name)}, and process 0 has '
+                        f'{name}={first.get(name)}: start all processes with the same command, '
+                        'the same versions and the same data'
+                    )
+
+    def add_to_set(self, name: str, items: set[str]) -> set[str]:
+        """Adds items to a set that all processes share; see `Group.add_to_set`."""
+        for item in items:
+            if (name, item) not in self._told:
+                digest = hashlib.blake2b(item.encode(), digest_size=16).hexdigest()
+                self._keys.set(f'set/{name}/{digest}', item)  # or another process has done it
+                self._told.add((name, item))
+        return set(self._keys.read(f'set/{name}/').values())
+
+    def expect_progress(self, seconds: float) -> None:
+        """States that this process may be busy for so long before its next turn."""
+        self._monitor.expect_progress(seconds)
+
+    @contextlib.contextmanager
+    def agreement(self, stop: StopSignal) -> Iterator[Agreement]:
+        """Yields the agreement of all processes; see `Group.agreement`."""
+        shared = SharedAgreement(
+            stop, self._keys, self.index, self.count, lambda: self._monitor.expect_progress(0)
+        )
+        with self._monitor.watch(shared):
+            yield shared
+
+
+def _name(processes: list[int]) -> str:
+    if len(processes) == 1:
+        return f'process {processes[0]} has'
+    return f'processes {", ".join(map(str, processes))} have'
