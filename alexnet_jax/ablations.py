@@ -30,6 +30,7 @@ from alexnet_jax.evaluation.ablation_study.scheduler import train
 from alexnet_jax.evaluation.ablation_study.study import Study
 from alexnet_jax.evaluation.ablation_study.table import rows, text
 from alexnet_jax.evaluation.ablation_study.workers import divide
+from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
@@ -59,6 +60,7 @@ flags.adopt_module_key_flags(command_line)  # --help shows them
 def main(_: Sequence[str]) -> None:
     """Trains what is missing and tabulates the results."""
     with report_user_errors():
+        refuse_several('alexnet_jax.ablations')
         config_name = command_line.file().stem
         name = f'runs/ablations-{config_name}' if _WORKDIR.value is None else _WORKDIR.value
         folder = check_path(name, '--workdir').absolute()
