@@ -99,6 +99,7 @@ def test_as_many_runs_as_workers_are_trained_at_once(tmp_path, capsys):
     assert lines[2].startswith(ends)
     assert lines[2].endswith(' left')
     assert lines[3].startswith('[3/4] base, seed 1: worker 2 (all cores), 0:0')
+    assert lines[-1] == '[1/4] base, seed 0: 25.00% top-1 error, worker 1 (all cores)'
 
 
 def test_a_signal_stops_and_saves_all_runs_and_the_study_resumes(tmp_path, capfd):

@@ -141,7 +141,7 @@ class _Scheduler:
             show(f'[{number}/{self._total}] {name}, seed {seed}: {worker.describe()}{left}')
 
     def _time_left(self) -> str:
-        if not self._durations:
+        if not self._durations or not self.has_work():
             return ''
         now = time.monotonic()
         elapsed = [now - run.start for run in self._running]
