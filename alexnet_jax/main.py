@@ -184,7 +184,7 @@ def _train(
             show(f'training begins with the imported weights in {workdir.path}')
         if not loop.run():
             show(
-                f'stopped by {stop.signal} after step {loop.step} of {plan.steps} and saved: '
+                f'stopped by {loop.signal} after step {loop.step} of {plan.steps} and saved: '
                 'the same command resumes it'
             )
             return EXIT_STOPPED

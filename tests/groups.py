@@ -77,7 +77,7 @@ class Group:
         finally:
             for process in self.processes:
                 process.kill()
-        self.seconds = time.monotonic() - self.start
+        self.seconds, self.ended = time.monotonic() - self.start, time.time()
         self.codes = [process.returncode for process in self.processes]
         self.out, self.err = zip(*outputs, strict=True)
         return self

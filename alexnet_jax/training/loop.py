@@ -209,6 +209,11 @@ class Loop:
         return self._position.step
 
     @property
+    def signal(self) -> str:
+        """The name of the signal that all processes have stopped for; '' for none."""
+        return self._turns.signal
+
+    @property
     def _filters(self) -> Array:
         return self.state.params['conv1']['kernel_THWIO']
 

@@ -1,10 +1,12 @@
 """alexnet_jax.main with a fault at a moment that tests choose: FAULT={"turn": 7, "kind": "kill"}.
 
-A moment is the end of a turn of the training loop ('turn'), or the beginning of a save ('save',
-counted from 1). Kinds: 'kill', 'term', 'raise', 'sleep' (20 s), 'hang', 'disk' (no file may grow).
-The moment is also written to stderr, with the time, as 'fault at 12345.67'.
+A moment is the end of a turn of the training loop ('turn'), a batch of an evaluation
+('evaluation'), or the beginning of a save ('save'), counted from 1. Kinds: 'kill', 'term', 'raise',
+'sleep' (20 s), 'hang', 'disk' (no file may grow). The moment is also written to stderr, with the
+time, as 'fault at 12345.67'.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -17,6 +19,7 @@ from absl import app
 from alexnet_jax import main
 from alexnet_jax.config import command_line
 from alexnet_jax.processes import turns
+from alexnet_jax.training import loop
 from alexnet_jax.training.checkpoint import Checkpoints
 
 FAULT = json.loads(os.environ.get('FAULT', '{}'))
@@ -53,7 +56,21 @@ def act_before(owner, name, moment):
     setattr(owner, name, wrapper)
 
 
+def act_in_evaluations():
+    """Acts before the n-th batch of all evaluations of this process."""
+    method, batches = loop.Loop._test_batches, itertools.count(1)
+
+    def wrapper(self):
+        for batch in method(self):
+            if FAULT.get('evaluation') == next(batches):
+                act()
+            yield batch
+
+    loop.Loop._test_batches = wrapper
+
+
 if __name__ == '__main__':
     act_before(turns.Turns, 'end', 'turn')
-    act_before(Checkpoints, '_write', 'save')
+    act_before(Checkpoints, 'save', 'save')
+    act_in_evaluations()
     sys.exit(app.run(main._run, flags_parser=command_line.parse))
