@@ -362,7 +362,7 @@ def test_storage_that_is_not_shared_is_one_line_in_all_processes(two):
     for kind, text, _ in result_of(two, 'use_a_folder_of_its_own'):
         assert kind == 'UserError'
         assert re.fullmatch(
-            'process 1 does not see what process 0 writes to .*/checkpoints: --workdir must be on '
+            'process 1 did not see what process 0 wrote to .*/checkpoints: --workdir must be on '
             'storage that all processes share',
             text,
         )
@@ -386,7 +386,7 @@ def test_a_full_disk_of_one_process_holds_no_process_longer_than_the_limit(two, 
     assert re.match('cannot write to the checkpoints in .*: File too large', second[1])
     assert second[2] < LIMIT - 1  # it does not wait for process 0
     assert first[0] == 'LostProcess'
-    assert 'process 1 has not done its part within the time limit' in first[1]
+    assert 'process 1 did not finish within the time limit' in first[1]
     assert LIMIT - 1 < first[2] < LIMIT + 10
     assert max(first_close[2], second_close[2]) < LIMIT
     assert not (folder / 'full' / '2').exists()

@@ -48,7 +48,7 @@ class _Unverified:
 
 
 class _Unverifiable(UserError):
-    """What process 0 finds when it reads a checkpoint back; all processes raise it."""
+    """The error of a checkpoint that process 0 cannot read back as it was; all raise it."""
 
 
 class Checkpoints:
