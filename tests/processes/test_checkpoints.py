@@ -24,7 +24,6 @@ from alexnet_jax.model import towers
 from alexnet_jax.model.parameters import leaves_by_name
 from alexnet_jax.processes import joining, monitor
 from alexnet_jax.processes.errors import EXIT_LOST_PROCESS, LostProcess
-from alexnet_jax.processes.group import Group
 from alexnet_jax.processes.launch import Launch
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.checkpoint import Checkpoints, Position, folders, manager
@@ -103,7 +102,7 @@ def restore_on_another_mesh(group, folder):
         state, position = checkpoints.restore(shapes_on(1, 2))
         best, _ = checkpoints.restore(shapes_on(1, 2), checkpoints.best)
         params = checkpoints.restore_params()
-    with Checkpoints(folder / 'nothing', keep=None) as checkpoints:
+    with Checkpoints(folder / 'nothing', None, group) as checkpoints:
         nothing = checkpoints.restore(shapes_on(1, 2))
     expected = state_on(1, 2, 8)
     return [
@@ -142,16 +141,16 @@ def read_what_differs(group, folder):
     """Restores from storage that is damaged as process 1 sees it, and from none there."""
     texts = []
     for name in ('damaged', 'missing'):
-        with Checkpoints(folder / f'{name}{group.index}', keep=None) as checkpoints:
+        with Checkpoints(folder / f'{name}{group.index}', None, group) as checkpoints:
             texts.append(outcome(lambda c=checkpoints: c.restore(shapes_on(2, 1)))[:2])
     return texts
 
 
 def read_alone(group, folder):
-    """Restores in one process, without the other."""
-    if not group.is_first:
+    """Restores in process 1, without the other."""
+    if group.is_first:
         return None
-    with Checkpoints(folder / 'towers', None, Group()) as checkpoints:
+    with Checkpoints(folder / 'towers', keep=None) as checkpoints:
         state, _ = checkpoints.restore(shapes_on(2, 1))
         return [has_same_bits(state, state_on(2, 1, 8)), listed(checkpoints)]
 
@@ -362,7 +361,7 @@ def test_storage_that_is_not_shared_is_one_line_in_all_processes(two):
     for kind, text, _ in result_of(two, 'use_a_folder_of_its_own'):
         assert kind == 'UserError'
         assert re.fullmatch(
-            'process 1 does not see what process 0 writes to .*/checkpoints: --workdir must be on '
+            'process 1 did not see what process 0 wrote to .*/checkpoints: --workdir must be on '
             'storage that all processes share',
             text,
         )
@@ -377,7 +376,7 @@ def test_a_process_that_reads_something_else_is_named(two):
 
 
 def test_one_process_may_read_alone(two):
-    assert result_of(two, 'read_alone') == [[True, SAVED], None]
+    assert result_of(two, 'read_alone') == [None, [True, SAVED]]
 
 
 def test_a_full_disk_of_one_process_holds_no_process_longer_than_the_limit(two, folder):
@@ -386,7 +385,7 @@ def test_a_full_disk_of_one_process_holds_no_process_longer_than_the_limit(two, 
     assert re.match('cannot write to the checkpoints in .*: File too large', second[1])
     assert second[2] < LIMIT - 1  # it does not wait for process 0
     assert first[0] == 'LostProcess'
-    assert 'process 1 has not done its part within the time limit' in first[1]
+    assert 'process 1 did not finish within the time limit' in first[1]
     assert LIMIT - 1 < first[2] < LIMIT + 10
     assert max(first_close[2], second_close[2]) < LIMIT
     assert not (folder / 'full' / '2').exists()

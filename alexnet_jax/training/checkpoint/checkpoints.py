@@ -48,7 +48,7 @@ class _Unverified:
 
 
 class _Unverifiable(UserError):
-    """What process 0 finds when it reads a checkpoint back; all processes raise it."""
+    """The error of a checkpoint that process 0 cannot read back as it was; all raise it."""
 
 
 class Checkpoints:
@@ -63,13 +63,14 @@ class Checkpoints:
 
     All processes of a group make the same calls in the same order. Each writes the arrays, or the
     parts of arrays, that its devices hold; process 0 does and decides everything else. The folder
-    is on storage that all of them share.
+    is on storage that all of them share. A caller states with `Group.expect_progress` that a call
+    may take long.
 
     Args:
       folder: the folder of all checkpoints, with one folder for each step.
       keep: how many of the newest checkpoints are kept; None opens the folder for reading only.
-      group: the processes that make these calls; None for all of this process's group. A process
-        that reads alone gives a `Group()`.
+      group: the processes that make the same calls; None for all of this process's group where the
+        folder is open for writing, and for this process alone where it is open for reading only.
 
     Raises:
       UserError: from every method, where a checkpoint cannot be written or read.
@@ -78,7 +79,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int | None, group: Group | None = None) -> None:
         self._folder, self._keep = folder.absolute(), keep  # Orbax reads no relative path
-        self._group = group or processes.current()
+        self._group = group or (Group() if keep is None else processes.current())
         self._unverified: _Unverified | None = None  # in process 0
         if keep is not None:
             refuse_pattern(folder, '--workdir')
@@ -142,7 +143,6 @@ class Checkpoints:
             raise ValueError(f'{self._folder} is open for reading only')
         position.check()
         # Before anything that waits for the devices, which would wait without a limit.
-        self._group.expect_progress(manager.SAVE_SECONDS)
         self._group.barrier('a save of a checkpoint', manager.SAVE_SECONDS)
         if int(state.step) != position.step:
             raise ValueError(f'the state is at step {state.step}, its position at {position.step}')
@@ -200,7 +200,6 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits for pending writes, and reads back what was written."""
-        self._group.expect_progress(manager.SAVE_SECONDS)
         self._finish_write()
         self._verify()
 
@@ -269,7 +268,6 @@ class Checkpoints:
 
     def _restore(self, read: Callable[[int], _Restored], step: int | None) -> _Restored | None:
         """Reads a checkpoint in all processes: the given one, or the newest intact one."""
-        self._group.expect_progress(manager.SAVE_SECONDS)
         chosen: list[_Restored] = []
 
         def choose() -> int | None:

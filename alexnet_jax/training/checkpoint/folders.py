@@ -49,12 +49,16 @@ def explain_errors(action: str, folder: Path, consequence: str = '') -> Iterator
 
 
 def _describe(error: BaseException) -> str:
-    """Names the processes that have not come to a barrier, which JAX lists one a line."""
+    """Names the processes that did not come to a barrier; JAX lists each in a line of its own."""
     for cause in causes(error):
         names = str(cause).partition('timed out task names:')[2].strip().partition('\n\n')[0]
         if numbers := re.findall(r'(\d+)\W*$', names, re.MULTILINE):
-            return f'process {", ".join(numbers)} has not done its part within the time limit'
+            return f'{_name(numbers)} did not finish within the time limit'
     return first_line(error)[:_LONGEST_REASON]
+
+
+def _name(processes: list[str]) -> str:
+    return f'process{"es" if len(processes) > 1 else ""} {", ".join(processes)}'
 
 
 def check_shared(folder: Path, group: Group) -> None:
@@ -81,7 +85,7 @@ def check_shared(folder: Path, group: Group) -> None:
             file.unlink(missing_ok=True)
     if blind := [str(process) for process, sees in enumerate(is_visible) if not sees]:
         raise UserError(
-            f'process {", ".join(blind)} does not see what process 0 writes to {folder}: '
+            f'{_name(blind)} did not see what process 0 wrote to {folder}: '
             '--workdir must be on storage that all processes share'
         )
 

@@ -1,8 +1,8 @@
 """Orbax's manager of checkpoints, opened and closed without the lines that it prints.
 
 In a group of processes it waits for the others only at barriers of the coordination service, which
-have a time limit and name the processes that are missing. Orbax's own barriers are collectives on
-the devices: they have no limit.
+have a time limit and name the processes that are missing. By default, Orbax's barriers are
+collectives on the devices, which have no limit.
 """
 
 import logging
@@ -20,8 +20,8 @@ from orbax.checkpoint import path as orbax_path
 from alexnet_jax.processes.group import Group
 from alexnet_jax.training.checkpoint import reading
 
-# Within which all processes reach a save, and within which all have written what they saved. Orbax
-# itself limits the barriers between the two to 300 s.
+# Within which all processes reach a save, and then within which all have written their parts. The
+# barriers between these two points have a limit of Orbax's, 300 s.
 SAVE_SECONDS = 600
 
 
@@ -70,9 +70,9 @@ def _options_of_several(group: Group) -> dict[str, Any]:
     wait_at_barrier = multihost.get_barrier_sync_fn(processes=set(range(group.count)))
 
     def wait(*, key: str, timeout_ms: int) -> None:
-        # Orbax also has all processes agree on whether a save is in progress, which nothing here
-        # asks for. A process whose write has failed would first wait there for the others, which
-        # wait for it in the write, until the time limit of both.
+        # Orbax also has all processes agree whether a save is in progress, which nothing here asks.
+        # A process whose write has failed would wait there for the others, and they for its part
+        # of the write, until the time limit.
         if 'ThreadSaveMultiHostValueHolder' not in key:
             wait_at_barrier(key=key, timeout_ms=timeout_ms)
 
@@ -103,7 +103,7 @@ class _WithoutSteps(orbax_path.step.NameFormat[orbax_path.step.Metadata]):
 
 
 def forget_steps(manager: ocp.CheckpointManager) -> None:
-    """Makes the manager of another process than process 0 forget the steps that it has saved."""
+    """Makes the manager of a process other than process 0 forget the steps that it has saved."""
     with no_warnings():
         manager.reload()
 
