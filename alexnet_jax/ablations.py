@@ -5,6 +5,8 @@
     python -m alexnet_jax.ablations --only=lrn,dropout --seeds=2 --config.optimizer.epochs=12.0
         some of them, in minutes
     python -m alexnet_jax.ablations --config=ilsvrc2012_as_run
+    python -m alexnet_jax.ablations --config=ilsvrc2012 --parallel=4
+        four runs at a time, each on a quarter of the GPUs
 
 Each run is one of alexnet_jax.main, in a folder of its own below --workdir; after a stop, the same
 command resumes. The table is printed at the end, and after every run it is written to ablations.txt
@@ -14,6 +16,7 @@ A difference is the error without the part minus the error of the base, both mea
 with Welch's 95 % interval over the seeds. The interval does not cover the choice of test images.
 """
 
+import contextlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -23,7 +26,11 @@ from absl import app, flags
 
 from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
-from alexnet_jax.evaluation.ablation_study import Study, rows, text, train
+from alexnet_jax.evaluation.ablation_study.scheduler import train
+from alexnet_jax.evaluation.ablation_study.study import Study
+from alexnet_jax.evaluation.ablation_study.table import rows, text
+from alexnet_jax.evaluation.ablation_study.workers import divide
+from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
@@ -38,12 +45,22 @@ _ONLY = flags.DEFINE_multi_string(
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, "Folder of all runs. Default: runs/ablations- and the config's name."
 )
+_PARALLEL = flags.DEFINE_integer(
+    'parallel',
+    1,
+    'Number of runs that are trained at once. The GPUs (all, or those in CUDA_VISIBLE_DEVICES) and '
+    'the processor cores are divided evenly among them; with 1, a run uses all. On fewer devices a '
+    'run takes longer, and computes the same but for rounding.',
+    1,
+    1000,
+)
 flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
 def main(_: Sequence[str]) -> None:
     """Trains what is missing and tabulates the results."""
     with report_user_errors():
+        refuse_several('alexnet_jax.ablations')
         config_name = command_line.file().stem
         name = f'runs/ablations-{config_name}' if _WORKDIR.value is None else _WORKDIR.value
         folder = check_path(name, '--workdir').absolute()
@@ -52,19 +69,29 @@ def main(_: Sequence[str]) -> None:
         if _ONLY.value and not only:
             raise UserError('--only= is empty: name ablations, or leave it out for all')
         study = Study(command_line.raw(), _SEEDS.value, only, folder)
+        workers = divide(_PARALLEL.value)
         for why in study.left_out.values():
             show(why)
-        for name, seed in train(study, command_line.config_arguments(without=('seed',))):
-            _write(study, folder)
-            show(f'    {study.errors(name)[-1]:.2%} top-1 error with seed {seed}')
+        arguments = command_line.config_arguments(without=('seed',))
+        # Closed, it stops the runs in progress where the table cannot be written.
+        with contextlib.closing(train(study, arguments, workers)) as ended:
+            for _run in ended:
+                _write(study, folder)
         show(f'\n{_write(study, folder)}\n{folder / "ablations.json"}')
 
 
 def _note(study: Study) -> str:
-    return (
+    note = (
         f'error of the test views, means over those of {len(study.seeds)} seeds that have ended; '
         'difference: from (nothing), in percentage points; noise: the interval contains 0'
     )
+    mixed = [name for name in study.names if len(study.device_counts(name)) > 1]
+    if mixed:
+        note += (
+            f'\nthe runs of {", ".join(mixed)} were trained on different numbers of devices, '
+            'which round differently'
+        )
+    return note
 
 
 def _arguments() -> list[str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from absl import app, flags
 
 from alexnet_jax.evaluation import moved_images, run_flags
+from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
 
@@ -46,6 +47,7 @@ flags.adopt_module_key_flags(moved_images)
 def main(_: Sequence[str]) -> None:
     """Evaluates the nets that the flags name."""
     with report_user_errors():
+        refuse_several('alexnet_jax.evaluate')
         workdirs, changes, checkpoint = _workdirs(), _changes(), run_flags.checkpoint()
         out = check_path(_OUT.value, '--out') if _OUT.value is not None else None
         # This imports JAX, which takes a while: mistakes in the flags are reported before.

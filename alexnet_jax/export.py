@@ -26,6 +26,7 @@ from pathlib import Path
 from absl import app, flags
 
 from alexnet_jax.evaluation import run_flags
+from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.user_errors import UserError, list_items, parse_flags, report_user_errors
 
@@ -51,6 +52,7 @@ flags.FLAGS['checkpoint'].help = flags.FLAGS['checkpoint'].help.replace('of each
 def main(_: Sequence[str]) -> None:
     """Exports the net that the flags name."""
     with report_user_errors():
+        refuse_several('alexnet_jax.export')
         workdir, formats, checkpoint = _workdir(), _formats(), run_flags.checkpoint()
         out = workdir / 'export' if _OUT.value is None else check_path(_OUT.value, '--out')
         # This imports JAX, which takes a while: mistakes in the flags are reported before.

@@ -18,11 +18,16 @@
         without some parts of the recipe; alexnet_jax.ablations tries all of them
     python -m alexnet_jax.main --config=ilsvrc2012 --dry_run
         the settings and a table of the net, without data
+    python -m alexnet_jax.main --processes=2 --process=0 --coordinator=localhost:8476 ...
+        as the first of two processes that train one net together; launch/local.sh starts both, and
+        under Slurm, Kubernetes, Open MPI and SkyPilot these flags are not needed
 
 Exit codes: 0 success, 2 a mistake in the command or the data (one line says which), 75 stopped by
-a signal (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) and saved, 130 ended at once by a second Ctrl-C.
+a signal (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) and saved, 130 ended at once by a second Ctrl-C; of
+several processes also 69, another process was killed, hangs or cannot be reached.
 """
 
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +37,9 @@ from absl import app, flags
 
 from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate
-from alexnet_jax.config.durations import durations
+from alexnet_jax.config.durations import check_length, durations
 from alexnet_jax.config.validation import resolve
+from alexnet_jax.processes import group, joining, process_flags
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.signals import StopSignal
@@ -86,6 +92,7 @@ _DETERMINISTIC = flags.DEFINE_bool(
     'deterministic in any case.',
 )
 flags.adopt_module_key_flags(command_line)  # --help shows them
+flags.adopt_module_key_flags(process_flags)
 
 
 def main(
@@ -106,22 +113,28 @@ def main(
     """
     from alexnet_jax.model import memory, towers
     from alexnet_jax.model.layer_table import layer_table
+    from alexnet_jax.model.placement.mesh_table import mesh_table
     from alexnet_jax.reporting import terminal
     from alexnet_jax.runtime import compilation_cache, cpu_devices
     from alexnet_jax.training import pretrained
 
     layer_table(config)  # refuses sizes that do not fit, before anything is written
     compilation_cache.enable()
-    cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data)
+    processes = group.current()
+    cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data, processes.count)
     mesh = towers.choose_mesh(config)
     description = towers.describe_mesh(mesh, config.model.towers)
     description += f'; {towers.describe_arithmetic(config, mesh)}'
+    hosts = processes.gather('names of the hosts', socket.gethostname())
+    if table := mesh_table(mesh, config.model.towers, hosts):
+        description += f'\n\n{table}\n'
     memory.check(config, mesh)
     if layers := pretrained.check_workdir(config, workdir, is_new=source is None):
         description += f'\n{layers}'
     if dry_run:
         net = terminal.net_table(config, mesh)
-        print(f'{description}\n\n{terminal.settings_text(config)}\n\n{net}')
+        if processes.is_first:
+            print(f'{description}\n\n{terminal.settings_text(config)}\n\n{net}')
         return 0
     show(description)
     with StopSignal() as stop:
@@ -138,18 +151,30 @@ def _train(
 ) -> int:
     from alexnet_jax.data import sources
     from alexnet_jax.reporting import terminal
-    from alexnet_jax.training.loop import Loop, check_length
+    from alexnet_jax.training.loop import Loop
 
-    # Before data are prepared, which may take hours.
-    check_writable(workdir.path, '--workdir')
-    origin = _describe_source(config, mesh, workdir, source)
-    workdir.check(config, extend=extend, source=origin)
-    splits = sources.open_splits(config.dataset, config.loader.skip_bad)
+    processes = group.current()
+    settings = schema.flatten(schema.as_dict(config))
+    processes.compare(settings | {'workdir': str(workdir.path.absolute()), 'extend': extend})
+
+    def check_workdir() -> dict[str, Any] | None:
+        """Checks what can be checked before data are prepared, which may take hours."""
+        check_writable(workdir.path, '--workdir')
+        origin = _describe_source(config, mesh, workdir, source)
+        workdir.check(config, extend=extend, source=origin)
+        return origin
+
+    def open_splits() -> sources.Splits:
+        return sources.open_splits(config.dataset, config.loader.skip_bad)
+
+    origin = processes.broadcast('checks the workdir', check_workdir)
+    splits = processes.first_before_others('prepares the data set', open_splits)
+    processes.compare(splits.identity())
     plan = durations(config, len(splits.train))
     # Before the settings are recorded: those of a refused command would bind the workdir.
-    if workdir.exists():
+    if processes.is_first and workdir.exists():
         check_length(plan, workdir.path, workdir.newest_step() or 0)
-    elif origin:
+    elif processes.is_first and origin:
         check_length(plan, Path(origin['workdir']), origin['step'])
     with workdir.claim(config, mesh, splits.identity(), extend=extend, source=origin) as folder:
         loop = Loop(config, mesh, splits, plan, folder, stop)
@@ -159,7 +184,7 @@ def _train(
             show(f'training begins with the imported weights in {workdir.path}')
         if not loop.run():
             show(
-                f'stopped by {stop.signal} after step {loop.step} of {plan.steps} and saved: '
+                f'stopped by {loop.signal} after step {loop.step} of {plan.steps} and saved: '
                 'the same command resumes it'
             )
             return EXIT_STOPPED
@@ -233,7 +258,10 @@ def _run(_: Sequence[str]) -> None:
         )
         source = None if _FROM.value is None else _parse_source(_FROM.value)
         config = resolve(raw)
-        sys.exit(main(config, workdir, _DRY_RUN.value, _EXTEND.value, source))
+        with joining.join(
+            process_flags.launch(), process_flags.start_timeout(), process_flags.hang_timeout()
+        ):
+            sys.exit(main(config, workdir, _DRY_RUN.value, _EXTEND.value, source))
 
 
 if __name__ == '__main__':

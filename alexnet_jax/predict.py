@@ -32,6 +32,7 @@ from absl import app, flags
 from alexnet_jax.evaluation import run_flags
 from alexnet_jax.evaluation.prediction import class_descriptions, picture_sources
 from alexnet_jax.evaluation.prediction.picture_sources import Pictures
+from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.runtime.paths import check_output_file, check_path
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
@@ -74,6 +75,7 @@ flags.adopt_module_key_flags(run_flags)  # --help shows them
 def main(arguments: Sequence[str]) -> int:
     """Names the classes of the pictures; returns the exit code."""
     with report_user_errors():
+        refuse_several('alexnet_jax.predict')
         if not arguments[1:]:
             raise UserError(
                 'no picture is named: python -m alexnet_jax.predict --workdir=DIR PICTURE FOLDER/ '

@@ -34,6 +34,7 @@ from absl import app, flags
 
 from alexnet_jax.config.schema import BACKGROUNDS
 from alexnet_jax.data.images import FILTERS
+from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.runtime.paths import check_path
 from alexnet_jax.runtime.printing import list_names
 from alexnet_jax.runtime.progress import ProgressBars
@@ -99,6 +100,7 @@ _OF_WRITING = ('skip_bad', 'workers')
 def main(_: Sequence[str]) -> None:
     """Prepares or checks data sets, as the flags say."""
     with report_user_errors(), StopSignal():
+        refuse_several('alexnet_jax.prepare')
         _check_combination()
         from alexnet_jax.data.preparation import tfds_sets
 

@@ -18,6 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from alexnet_jax.evaluation import moved_images
+from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.reporting import comparisons, history
 from alexnet_jax.reporting.markup import joined
 from alexnet_jax.reporting.page import Section, page
@@ -46,6 +47,7 @@ flags.adopt_module_key_flags(moved_images)  # --help shows them
 def main(_: Sequence[str]) -> None:
     """Writes the report that the flags describe."""
     with report_user_errors():
+        refuse_several('alexnet_jax.report')
         if not _WORKDIR.value:
             raise UserError('name the folder of the run: --workdir=DIR')
         workdir = check_path(_WORKDIR.value, '--workdir')

@@ -115,8 +115,11 @@ class BareLoop(Loop):
         self._train_step, self._constant_batches = step, batches
         self._evaluation = lambda *_: {**METRICS, 'top5_error': 0.1, 'images': 1.0}
 
-    def _batches(self, first_step: int) -> Iterator[dict[str, Array]]:
+    def _batches(self, first_step: int) -> Iterator[Any]:
         return self._constant_batches or super()._batches(first_step)
+
+    def _place(self, batch: Any) -> Any:
+        return batch if self._constant_batches else super()._place(batch)
 
     def _save(self) -> None:
         """Saves nothing."""

@@ -1,6 +1,7 @@
 """Durations in steps, computed from those in epochs once all settings are known (§5)."""
 
 import dataclasses
+from pathlib import Path
 
 from alexnet_jax.config.schema import Config
 from alexnet_jax.runtime.user_errors import UserError
@@ -44,3 +45,12 @@ def durations(config: Config, examples: int) -> Durations:
         evaluate_every=steps(config.evaluation.every_epochs),
         save_every=steps(config.checkpoint.every_epochs),
     )
+
+
+def check_length(plan: Durations, workdir: Path, step: int) -> None:
+    """Raises a UserError if the run in a workdir has done more steps than a plan has."""
+    if step > plan.steps:
+        raise UserError(
+            f'the run in {workdir} has done {step} steps, and these settings ask for '
+            f'{plan.steps}: set --config.optimizer.epochs to more than {plan.epoch(step):.2f}'
+        )

@@ -21,6 +21,7 @@ from absl import flags
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import child_processes, images, pixel_statistics, system_errors
 from alexnet_jax.data.sources import Source
+from alexnet_jax.processes import group
 from alexnet_jax.runtime import cpu_devices, signals
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.progress import ProgressBars
@@ -69,7 +70,7 @@ class Reading:
 
 
 class UnreadableImages:
-    """The training images that could not be read so far, and how many are allowed.
+    """The training images that could not be read so far by any process, and how many are allowed.
 
     Args:
       source: the training images.
@@ -77,13 +78,13 @@ class UnreadableImages:
     """
 
     def __init__(self, source: Source, allowed: int) -> None:
-        self._source, self.allowed = source, allowed
-        self._indices: set[int] = set()
+        self._source, self.allowed, self._indices = source, allowed, set[int]()
 
     @property
     def names(self) -> list[str]:
-        """Returns the locations of the images in the source."""
-        return [self._source.where(index) for index in sorted(self._indices)]
+        """The locations of the images in the source."""
+        indices = self._indices | group.current().add_to_set('unreadable', set())
+        return [self._source.where(index) for index in sorted(indices)]
 
     def add(self, indices: np.ndarray) -> None:
         """Adds images by their indices in the source; negative ones are ignored.
@@ -91,12 +92,13 @@ class UnreadableImages:
         Raises:
           UserError: there are more than are allowed.
         """
-        self._indices |= {int(index) for index in indices if index >= 0}
+        if new := {int(index) for index in indices if index >= 0} - self._indices:
+            self._indices |= group.current().add_to_set('unreadable', new)
         if len(self._indices) > self.allowed:
             raise UserError(
                 f'{len(self._indices)} training images cannot be read, for example '
-                f'{self.names[0]}, and --skip_bad={self.allowed}: allow more, or '
-                f'{_remedy(self._source)}'
+                f'{self._source.where(min(self._indices))}, and --skip_bad={self.allowed}: allow '
+                f'more, or {_remedy(self._source)}'
             )
 
 

@@ -39,9 +39,17 @@ ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
 
 
 def mesh_of_this_machine(config: schema.Config) -> jax.sharding.Mesh:
-    """Chooses a mesh for a trained net from this machine's devices."""
+    """Chooses a mesh for a trained net from this machine's devices.
+
+    With accelerators it has as many replicas as there is room for: batches are filled up to a
+    multiple of them, so the batch sizes of the run need not be divisible.
+    """
     cpu_devices.prepare_cpu_devices()
-    return towers.choose_mesh(dataclasses.replace(config, mesh=ANY_MESH))
+    optimizer = dataclasses.replace(config.optimizer, batch_size=0)  # any number divides 0
+    evaluation = dataclasses.replace(config.evaluation, batch_size=0)
+    return towers.choose_mesh(
+        dataclasses.replace(config, mesh=ANY_MESH, optimizer=optimizer, evaluation=evaluation)
+    )
 
 
 class Restored(NamedTuple):
@@ -332,9 +340,8 @@ class TrainedNet:
         """Yields batches of test images, and which of their rows count: the last one is padded."""
         from alexnet_jax.data import loader
 
-        reading, batch_size = (
-            loader.Reading.from_config(self.config),
-            self.config.evaluation.batch_size,
-        )
+        reading = loader.Reading.from_config(self.config)
+        size, replicas = self.config.evaluation.batch_size, self.mesh.shape[towers.DATA]
+        batch_size = -(-size // replicas) * replicas
         for batch in loader.evaluation_batches(self.source, reading, batch_size):
             yield batch, batch['weight'] > 0

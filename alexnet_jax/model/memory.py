@@ -62,11 +62,18 @@ def check(config: schema.Config, mesh: jax.sharding.Mesh, *, is_training: bool =
         size = max(size, config.optimizer.batch_size)
     need, copies = least_need(config, size), TRAINING_COPIES if is_training else 1
     host, device = host_bytes(), device_bytes(mesh)
+    rows = towers.rows_of_process(mesh, size)
+    images = need.images * (rows.stop - rows.start) // size  # those that this process reads
     if device is None:  # the devices are parts of the host
-        replicas = mesh.shape[towers.DATA]
-        _compare(config, size, need, copies * replicas, host, 'this machine has')
+        number = len(towers.own_devices(mesh))  # those of this process
+        one = Need(
+            need.parameters // mesh.shape[towers.TOWER],
+            images,
+            need.activations * number // mesh.size,
+        )
+        _compare(config, size, one, copies * number, host, 'this machine has')
         return
-    _compare(config, size, need._replace(activations=0), 0, host, 'this machine has')
+    _compare(config, size, Need(need.parameters, images, 0), 0, host, 'this machine has')
     one = Need(
         need.parameters // mesh.shape[towers.TOWER],
         need.images // mesh.shape[towers.DATA],
@@ -105,7 +112,8 @@ def device_bytes(mesh: jax.sharding.Mesh) -> float | None:
 
     For CPUs it returns None: they have the memory of the host.
     """
-    device = mesh.devices.flat[0]
+    own = towers.own_devices(mesh)  # other processes do not say how much memory theirs have
+    device = own[0] if own else mesh.devices.flat[0]
     if device.platform == 'cpu':
         return None
     try:

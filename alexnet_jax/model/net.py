@@ -55,7 +55,7 @@ class Net(nnx.Module):
         params = alexnet.initialize(config) if params is None else params
         _check_shapes(config, params)
         graph = alexnet.graph(config, self.mesh)
-        self.towers: AlexNet = nnx.merge(graph, jax.device_put(params, shardings))
+        self.towers: AlexNet = nnx.merge(graph, towers.put(params, shardings))
 
     def __repr__(self) -> str:
         """Describes the net in one line; `net.towers` shows all layers."""

@@ -7,6 +7,7 @@ them one after the other: the layers pass on a list with one array for each towe
 are the same on every mesh; an axis of one device costs nothing, since its collectives are left out.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,8 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alexnet_jax.config.schema import Config
+from alexnet_jax.model.placement import mesh_choice
 from alexnet_jax.runtime import compilation, cpu_devices
-from alexnet_jax.runtime.user_errors import UserError
 
 TOWER, DATA = 'tower', 'data'
 
@@ -28,33 +29,18 @@ def choose_mesh(config: Config, devices: Sequence[Any] | None = None) -> jax.sha
 
     With several accelerators, each tower gets one, and the others hold replicas that share the
     batch; with one accelerator, all towers are on it; with none, the towers are on CPU devices.
+    The devices of a replica lie in one process or one NVLink domain, every process has a device in
+    the mesh, and the rows of the batch that a process reads are contiguous.
 
     Args:
       config: the settings of a run.
       devices: the devices to choose from; None for all of JAX's.
 
     Raises:
-      UserError: the settings need more devices than there are, or JAX finds none.
+      UserError: no mesh of the devices suits the settings, or JAX finds none.
     """
     devices = cpu_devices.devices() if devices is None else devices
-    number = len(devices)
-    towers, batch_size = config.model.towers, config.optimizer.batch_size
-    tower = config.mesh.tower or max(
-        n for n in range(1, towers + 1) if towers % n == 0 and n <= number
-    )
-    data = config.mesh.data
-    if not data:
-        replicas = number // tower if devices[0].platform != 'cpu' else 1
-        batch_sizes = (batch_size, config.evaluation.batch_size)
-        data = max(
-            n for n in range(1, max(1, replicas) + 1) if all(b % n == 0 for b in batch_sizes)
-        )
-    if data * tower > number:
-        raise UserError(
-            f'mesh.data={data} x mesh.tower={tower} needs {data * tower} devices and there are '
-            f'{number} ({devices[0].device_kind}): lower them, or set both to 0 to fit'
-        )
-    grid = np.asarray(devices[: data * tower]).reshape(data, tower)
+    grid = mesh_choice.choose_grid(config, devices)
     return jax.sharding.Mesh(grid, (DATA, TOWER), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
@@ -225,34 +211,115 @@ def put_batch(mesh: jax.sharding.Mesh, batch: Mapping[str, np.ndarray]) -> dict[
             name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
             for name, x in batch.items()
         }
-    processes = mesh.shape[DATA] // len(_own_shards(mesh))
-    return {
-        name: jax.make_array_from_process_local_data(
-            sharding, x, (processes * len(x), *x.shape[1:])
-        )
-        for name, x in batch.items()
-    }
+    own = _own_shards(mesh)
+
+    def put_rows(x: np.ndarray) -> Array:
+        size = len(x) // len(own)
+        shape, first = (mesh.shape[DATA] * size, *x.shape[1:]), own.start * size
+
+        def shard(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(shape[0])
+            return x[start - first : stop - first]
+
+        return jax.make_array_from_callback(shape, sharding, shard)
+
+    return {name: put_rows(x) for name, x in batch.items()}
 
 
 def put_replicated(mesh: jax.sharding.Mesh, x: np.ndarray) -> Array:
     """Copies an array from the host to every device of the mesh, without waiting for it."""
-    sharding = NamedSharding(mesh, partition(mesh))
+    return _put_from_host(x, NamedSharding(mesh, partition(mesh)))
+
+
+def put(arrays: Any, shardings: Any) -> Any:
+    """Copies arrays from the host to the devices, without communication between processes.
+
+    Args:
+      arrays: a tree of arrays on the host, the same in all processes.
+      shardings: a tree of shardings with the same structure, or one that begins like it.
+
+    Returns:
+      A tree like `arrays`, of arrays on the devices.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(arrays, shardings)
+    # With several processes device_put broadcasts each array from process 0, to see that all
+    # processes have the same values.
+    return jax.tree.map(
+        lambda sharding, part: jax.tree.map(lambda x: _put_from_host(x, sharding), part),
+        shardings,
+        arrays,
+    )
+
+
+def _put_from_host(x: Any, sharding: NamedSharding) -> Array:
+    x = np.asarray(x)
     return jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+
+
+def fetch(mesh: jax.sharding.Mesh, x: Array) -> np.ndarray:
+    """Copies an array from the devices to the host of every process.
+
+    All processes call it in the same order. They communicate only if the devices of some process do
+    not hold all parts of the array.
+
+    Args:
+      mesh: the mesh of the run.
+      x: an array on the mesh.
+    """
+    if jax.process_count() == 1 or x.is_fully_replicated:
+        return jax.device_get(x)
+    if not _every_process_holds_all(x):
+        return jax.device_get(_replicate(mesh)(x))
+    result = np.empty(x.shape, x.dtype)
+    for part in x.addressable_shards:
+        result[part.index] = part.data
+    return result
+
+
+@functools.cache
+def _replicate(mesh: jax.sharding.Mesh) -> Callable[[Array], Array]:
+    """Compiles a function that copies all parts of an array to every device of the mesh."""
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, partition(mesh)))
+
+
+def _every_process_holds_all(x: Array) -> bool:
+    """Returns whether each process's devices hold all parts of an array; the same in all."""
+    parts: dict[int, set[Any]] = {}
+    for device, index in x.sharding.devices_indices_map(x.shape).items():
+        bounds = tuple(part.indices(size) for part, size in zip(index, x.shape, strict=True))
+        parts.setdefault(mesh_choice.process_of(device), set()).add(bounds)
+    return len({frozenset(part) for part in parts.values()}) == 1
 
 
 def rows_of_process(mesh: jax.sharding.Mesh, batch_size: int) -> slice:
     """Returns the rows of a batch that this process's devices need, by data shard.
 
     Processes that hold different towers of the same replica all read the same images.
+
+    Raises:
+      ValueError: the rows are not contiguous, or there are none; no mesh of `choose_mesh` is such.
     """
     own, size = _own_shards(mesh), batch_size // mesh.shape[DATA]
-    return slice(own[0] * size, (own[-1] + 1) * size)
+    return slice(own.start * size, own.stop * size)
 
 
-def _own_shards(mesh: jax.sharding.Mesh) -> list[int]:
+def own_devices(mesh: jax.sharding.Mesh) -> list[Any]:
+    """Returns the devices of the mesh that this process has."""
     process = jax.process_index()
-    rows = enumerate(mesh.devices)
-    return [i for i, row in rows if any(device.process_index == process for device in row)]
+    return [x for x in mesh.devices.flat if mesh_choice.process_of(x) == process]
+
+
+def _own_shards(mesh: jax.sharding.Mesh) -> range:
+    """Returns the numbers of the data shards that this process's devices need."""
+    own = {*own_devices(mesh)}
+    shards = [i for i, row in enumerate(mesh.devices) if not own.isdisjoint(row)]
+    if not shards or shards[-1] - shards[0] >= len(shards):
+        raise ValueError(
+            f'process {jax.process_index()} holds the replicas {shards} of the mesh: each process '
+            'must hold adjacent ones, at least one'
+        )
+    return range(shards[0], shards[-1] + 1)
 
 
 def describe_mesh(mesh: jax.sharding.Mesh, towers: int) -> str:

@@ -81,8 +81,8 @@ class Group:
             values and the number of the process.
         """
 
-    def add_to_set(self, name: str, items: set[str]) -> set[str]:
-        """Adds items to a set that all processes share, and returns all that it has.
+    def add_to_set(self, name: str, items: set[int]) -> set[int]:
+        """Adds numbers to a set that all processes share, and returns all that it has.
 
         This does not wait for the other processes, and they need not call it as often.
 

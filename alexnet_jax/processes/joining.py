@@ -46,11 +46,11 @@ def join(launch: Launch | None, start_seconds: float, hang_seconds: float) -> It
 
     from alexnet_jax.processes import connection
 
+    printing.set_process(launch.index)
     keys = Keys(connection.connect(launch, start_seconds))
     monitor = Monitor(keys, launch.index, launch.count, hang_seconds)
     several = Several(keys, launch.index, launch.count, monitor)
     group.set_current(several)
-    printing.set_process(launch.index)
     monitor.start()
     exit_of_program = None
     try:

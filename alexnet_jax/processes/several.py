@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +37,7 @@ class Several(Group):
         self.index, self.count = index, count
         self._keys, self._monitor = keys, monitor
         self._calls = itertools.count()  # the calls of all processes have the same numbers
-        self._told: set[tuple[str, str]] = set()
+        self._told: set[tuple[str, int]] = set()
 
     def gather(self, name: str, value: Any, seconds: float = BARRIER_SECONDS) -> list[Any]:
         """Returns the values of all processes; see `Group.gather`."""
@@ -101,12 +100,11 @@ class Several(Group):
                         'the same versions and the same data'
                     )
 
-    def add_to_set(self, name: str, items: set[str]) -> set[str]:
-        """Adds items to a set that all processes share; see `Group.add_to_set`."""
+    def add_to_set(self, name: str, items: set[int]) -> set[int]:
+        """Adds numbers to a set that all processes share; see `Group.add_to_set`."""
         for item in items:
             if (name, item) not in self._told:
-                digest = hashlib.blake2b(item.encode(), digest_size=16).hexdigest()
-                self._keys.set(f'set/{name}/{digest}', item)  # or another process has done it
+                self._keys.set(f'set/{name}/{item}', item)  # or another process has done it
                 self._told.add((name, item))
         return set(self._keys.read(f'set/{name}/').values())
 

@@ -124,7 +124,7 @@ def _ablations(results: Mapping[str, Any]) -> Section:
 
 def _ablation(row: Mapping[str, Any]) -> tuple[object, ...]:
     each = ' '.join(f'{100 * error:.2f}' for error in row['errors'])
-    name = 'nothing' if row['difference'] is None else row['name']
+    name = 'nothing' if row['name'] == 'base' else row['name']
     return (
         joined(name, tag('div', row['claim'], class_='claim')),
         joined(f'{100 * row["mean"]:.2f}', tag('div', each, class_='faint')),

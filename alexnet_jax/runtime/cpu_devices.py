@@ -43,15 +43,17 @@ def processor_count() -> int:
     return os.cpu_count() or 1
 
 
-def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
+def prepare_cpu_devices(tower: int = 0, data: int = 0, processes: int = 1) -> None:
     """Creates CPU devices in place of the two GPUs; must be called before JAX starts its backends.
 
-    Without an accelerator the towers are still on two devices. What the user has set by
-    JAX_NUM_CPU_DEVICES, XLA_FLAGS or MALLOC_ARENA_MAX is not changed.
+    Without an accelerator the towers are still on two devices. Several processes each create a
+    part of the devices. What the user has set by JAX_NUM_CPU_DEVICES, XLA_FLAGS or
+    MALLOC_ARENA_MAX is not changed.
 
     Args:
       tower: the setting `mesh.tower`, the devices that the towers are spread over; 0 means 2.
       data: the setting `mesh.data`, the devices that a batch is spread over; 0 means 1.
+      processes: the number of processes that train one net together.
 
     Raises:
       UserError: JAX_NUM_CPU_DEVICES is not a number of at least 1, or XLA_FLAGS has no flags.
@@ -70,7 +72,9 @@ def prepare_cpu_devices(tower: int = 0, data: int = 0) -> None:
     if 'JAX_NUM_CPU_DEVICES' not in os.environ and 'host_platform_device_count' not in flags:
         # Where JAX has started already, as in a notebook, it keeps the devices that it has.
         with contextlib.suppress(RuntimeError):
-            number = max(2, (tower or 2) * (data or 1))
+            number = -(-(tower or 2) * (data or 1) // processes)
+            if processes == 1:
+                number = max(2, number)
             jax.config.update('jax_num_cpu_devices', min(number, MOST_DEVICES))
     if 'MALLOC_ARENA_MAX' not in os.environ:
         _keep_freed_memory()

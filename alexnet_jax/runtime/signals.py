@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 from typing import ClassVar
 
@@ -17,6 +17,10 @@ STOP_SIGNALS = tuple(
     if hasattr(signal, name)
 )
 EXIT_INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
+
+# What a forwarded signal waits for, by the number of processes that are running.
+_FORWARDED = {0: '', 1: ' when the present run has saved'}
+_FORWARDED_TO_SEVERAL = ' when all runs in progress have saved'
 
 _AGAIN = b'\0'  # in the pipe, beside the numbers of signals: the second Ctrl-C
 
@@ -140,25 +144,28 @@ def raise_if_stopped() -> None:
 
 
 @contextlib.contextmanager
-def forward_to(process: subprocess.Popen) -> Iterator[list[str]]:
-    """Forwards the signals of StopSignal to a process, so that it saves and stops.
+def forward_to(processes: Collection[subprocess.Popen]) -> Iterator[list[str]]:
+    """Forwards the signals of StopSignal to processes, so that each saves and stops.
 
     Signals that are ignored stay ignored. A line on stderr acknowledges the first of each kind.
 
     Args:
-      process: a process in a session of its own, which a terminal's Ctrl-C does not reach.
+      processes: processes in sessions of their own, which a terminal's Ctrl-C does not reach. The
+        caller may add and remove some within the block; those that have ended get no signal.
 
     Yields:
-      The names of the signals that have been forwarded so far.
+      The names of the signals that have arrived so far. A process that is started meanwhile may
+      have missed them.
     """
     names: list[str] = []
 
     def forward(number: int, _: FrameType | None) -> None:
-        name = signal.Signals(number).name
+        name, running = signal.Signals(number).name, [x for x in processes if x.poll() is None]
         if name not in names:
-            _write_line(f'stopping ({name}) when the present run has saved')
+            _write_line(f'stopping ({name}){_FORWARDED.get(len(running), _FORWARDED_TO_SEVERAL)}')
         names.append(name)
-        process.send_signal(number)
+        for process in running:
+            process.send_signal(number)
 
     handlers = {n: signal.getsignal(n) for n in STOP_SIGNALS}
     handlers = {n: h for n, h in handlers.items() if h not in (signal.SIG_IGN, None)}

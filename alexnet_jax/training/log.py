@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from alexnet_jax.processes import group
 from alexnet_jax.runtime.printing import warn
 from alexnet_jax.training.filter_pictures import filter_picture
 from alexnet_jax.training.run_files.event_file import EventFile
@@ -106,6 +107,31 @@ class Writer:
                 )
         else:
             self._next_try.pop(file, None)
+
+
+class SilentWriter:
+    """The log of a process that is not process 0, which writes for all: it writes nothing."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes nothing."""
+
+    def has_evaluation(self, step: int) -> bool:
+        """Returns True: nothing is lacking in a log that is not written."""
+        return True
+
+    def filters(self, step: int, kernel_THWIO: np.ndarray) -> None:
+        """Writes nothing."""
+
+    def flush(self) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Writes nothing."""
+
+
+def open_writer(workdir: Workdir, step: int, evaluated: int) -> Writer | SilentWriter:
+    """Returns the log that this process writes; see `Writer` for the arguments and errors."""
+    return Writer(workdir, step, evaluated) if group.current().is_first else SilentWriter()
 
 
 def name_metrics(results: Mapping[str, float], views: int) -> dict[str, float]:

@@ -7,17 +7,18 @@ import math
 import shlex
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
 
-from alexnet_jax.config.durations import Durations
+from alexnet_jax.config.durations import Durations, check_length
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import loader, sources
 from alexnet_jax.model import towers
+from alexnet_jax.processes import group
+from alexnet_jax.processes.turns import Turns
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import log, progress_line
@@ -41,6 +42,10 @@ from alexnet_jax.training.workdir import Workdir
 # All processes have the same number, so that all end after the same step if a loss is not finite.
 STEPS_BEHIND, STEPS_BEHIND_ON_CPU = 4, 1
 
+# How long a process may take before it counts as hanging, in seconds: to compile a program and run
+# it once, and to save and read back a checkpoint.
+COMPILING_SECONDS, SAVING_SECONDS = 1800, 900
+
 
 class _Interrupted(Exception):
     """A signal that ended an evaluation early."""
@@ -62,15 +67,6 @@ class _UnreadStep(NamedTuple):
     step: int
     learning_rate: float
     metrics: dict[str, Array]
-
-
-def check_length(plan: Durations, workdir: Path, step: int) -> None:
-    """Raises a UserError if the run in a workdir has done more steps than a plan has."""
-    if step > plan.steps:
-        raise UserError(
-            f'the run in {workdir} has done {step} steps, and these settings ask for '
-            f'{plan.steps}: set --config.optimizer.epochs to more than {plan.epoch(step):.2f}'
-        )
 
 
 class Loop:
@@ -101,12 +97,16 @@ class Loop:
         stop: StopSignal,
     ) -> None:
         self._config, self._mesh, self._splits = config, mesh, splits
-        self._plan, self._stop, self._workdir = plan, stop, workdir.path
+        self._plan, self._workdir, self._turns = plan, workdir.path, Turns(stop)
+        self._group = group.current()
         self.results: dict[str, float] = {}
         self.best: tuple[int, float] | None = None
         self.unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
         self._reading = loader.Reading.from_config(config)
-        inputs = read_or_write_inputs(workdir, config, splits, self.unreadable)
+        inputs = self._group.first_before_others(
+            'computes the mean image',
+            lambda: read_or_write_inputs(workdir, config, splits, self.unreadable),
+        )
         self._constants = place_constants(config, mesh, inputs)
         self._train_step = make_train_step(config, mesh)
         self._hyperparameters: tuple[Hyperparameters, Array] | None = None  # those of the last step
@@ -122,7 +122,7 @@ class Loop:
             check_length(plan, workdir.path, self.step)
             stack.pop_all()  # from here on, `run` closes the checkpoints
         self._time_of_save, self._error = time.monotonic(), math.inf
-        self._writer = log.Writer(workdir, self._position.step, self._position.evaluated)
+        self._writer = log.open_writer(workdir, self._position.step, self._position.evaluated)
         self._line = progress_line.ProgressLine(self._plan)
 
     def _restore(self, workdir: Workdir) -> tuple[State, Position]:
@@ -155,33 +155,9 @@ class Loop:
           UserError: the loss, the parameters or the test error are not finite, or a checkpoint
             cannot be written.
         """
-        first = self._position.step
         try:
-            if first == 0:
-                self._show_filters()
-            else:
-                self._evaluate_and_save()  # the evaluation that a signal may have ended early
-            batches = self._batches(first)
-            batch = next(batches)
-            if first < self._plan.steps:
-                self._line.begin()
-            for step in range(first, self._plan.steps):
-                numbers, on_devices = self._place_hyperparameters(step)
-                self.state, metrics = self._train_step(
-                    self.state, batch, self._constants, on_devices
-                )
-                jax.copy_to_host_async(metrics)
-                self._unread.append(_UnreadStep(step + 1, numbers.rates.weights, metrics))
-                batch, error = self._fetch(batches)  # the next batch is copied while this step runs
-                # Waiting for the step that was just dispatched would leave the devices idle.
-                self._record_all_but(self._steps_behind)
-                if self._due(step + 1) or self._is_time_to_save() or self._stop.signal or error:
-                    self._record_all_but(0)
-                    self._evaluate_and_save(save=error is not None)
-                    if error:
-                        raise error
-                    if self._stop.signal:
-                        break
+            with self._turns.agree():
+                self._train()
             self._checkpoints.wait()
             best, error = self._checkpoints.best, self._checkpoints.best_error
             self.best = None if best is None or error is None else (best, error)
@@ -192,16 +168,40 @@ class Loop:
             self._writer.close()  # first, because a failed save is raised by the next line
             self._checkpoints.close()
 
-    def _fetch(self, batches: Iterator[Any]) -> tuple[Any, Exception | None]:
-        """Returns the next batch or the error that it raised.
+    def _train(self) -> None:
+        """Makes all steps, or those until a signal."""
+        first = self._position.step
+        self._group.expect_progress(COMPILING_SECONDS)
+        if first == 0:
+            self._writer.filters(0, towers.fetch(self._mesh, self._filters))
+        else:
+            self._evaluate_and_save()  # the evaluation that a signal may have ended early
+        batches = self._turns.read_ahead(self._batches(first), self._steps_behind)
+        batch = self._place(batches.take())
+        if batches.error and batch is None:
+            raise batches.error
+        if first < self._plan.steps:
+            self._line.begin()
+        for step in range(first, self._plan.steps):
+            if step == first:
+                self._group.expect_progress(COMPILING_SECONDS)
+            numbers, on_devices = self._place_hyperparameters(step)
+            self.state, metrics = self._train_step(self.state, batch, self._constants, on_devices)
+            jax.copy_to_host_async(metrics)
+            self._unread.append(_UnreadStep(step + 1, numbers.rates.weights, metrics))
+            batch = self._place(batches.take())  # it is copied while this step runs
+            # Waiting for the step that was just dispatched would leave the devices idle.
+            self._record_all_but(self._steps_behind)
+            notices = self._turns.end(batches.error, self._is_time_to_save())
+            if self._due(step + 1) or notices:
+                self._record_all_but(0)
+                self._evaluate_and_save(save=bool(notices))
+                self._turns.raise_error()
+                if self._turns.signal:
+                    break
 
-        Both are None once a signal has arrived.
-        """
-        try:
-            return (None if self._stop.signal else next(batches)), None
-        except Exception as error:
-            # The signal that stops this process may also have ended its reader processes.
-            return None, None if self._stop.signal else error
+    def _place(self, batch: loader.Batch | None) -> Any:
+        return None if batch is None else towers.put_batch(self._mesh, batch)
 
     @property
     def step(self) -> int:
@@ -209,13 +209,22 @@ class Loop:
         return self._position.step
 
     @property
+    def signal(self) -> str:
+        """The name of the signal that all processes have stopped for; '' for none."""
+        return self._turns.signal
+
+    @property
+    def _filters(self) -> Array:
+        return self.state.params['conv1']['kernel_THWIO']
+
+    @property
     def images_per_second(self) -> float:
         """Images per second since the start, without compilation and evaluation; 0 if unknown."""
         return self._line.speed
 
-    def _batches(self, first_step: int) -> Iterator[dict[str, Array]]:
+    def _batches(self, first_step: int) -> Iterator[loader.Batch]:
         config = self._config
-        batches = loader.training_batches(
+        return loader.training_batches(
             self._splits.train,
             self._reading,
             config.seed,
@@ -225,7 +234,6 @@ class Loop:
             rows=towers.rows_of_process(self._mesh, config.optimizer.batch_size),
             unreadable=self.unreadable,
         )
-        return (towers.put_batch(self._mesh, batch) for batch in batches)
 
     def _place_hyperparameters(self, step: int) -> tuple[Hyperparameters, Array]:
         """Returns the numbers of the schedules after `step` steps, as floats and on the devices.
@@ -245,9 +253,15 @@ class Loop:
         )
 
     def _is_time_to_save(self) -> bool:
-        # By the clock of this process: several processes would have to agree on a step.
-        minutes = self._config.checkpoint.every_minutes
-        return 0 < minutes * 60 <= time.monotonic() - self._time_of_save
+        """Returns whether checkpoint.every_minutes have passed, by the clock of process 0.
+
+        Where this is true, it begins to count anew, so that one checkpoint is asked for.
+        """
+        seconds, now = 60 * self._config.checkpoint.every_minutes, time.monotonic()
+        is_time = self._group.is_first and 0 < seconds <= now - self._time_of_save
+        if is_time:
+            self._time_of_save = now
+        return is_time
 
     def _record_all_but(self, number: int) -> None:
         """Waits for the metrics of all steps except the newest ones, and records them in order.
@@ -309,6 +323,7 @@ class Loop:
         Args:
           save: whether to save a checkpoint that is not due.
         """
+        self._group.expect_progress(COMPILING_SECONDS)
         step, best = self._position.step, self._checkpoints.best_error
         last = step == self._plan.steps
         self._error = math.inf
@@ -323,12 +338,14 @@ class Loop:
                 self._save()
                 raise
         improved = self._error < (math.inf if best is None else best)
-        due = last or step % self._plan.save_every == 0 or self._is_time_to_save()
-        if save or due or improved or self._stop.signal:
+        due = last or step % self._plan.save_every == 0
+        notices = self._turns.end(save=self._is_time_to_save())
+        if save or due or improved or notices:
             self._save()
 
     def _save(self) -> None:
         """Saves a checkpoint, unless the state holds values that are not finite."""
+        self._group.expect_progress(SAVING_SECONDS)
         nonfinite = find_nonfinite(self.state)
         if nonfinite:
             problem = f'{nonfinite[0]} holds values that are not finite'
@@ -358,25 +375,24 @@ class Loop:
             plateau = self._config.learning_rate.plateau
             progress = self._position.progress.after_evaluation(plateau, results['top1_error'])
             self._position = dataclasses.replace(self._position, progress=progress, evaluated=step)
+        kernel_THWIO = towers.fetch(self._mesh, self._filters)  # by all processes
         if is_new or not self._writer.has_evaluation(step):  # or metrics.jsonl has lost it
             self._writer.scalars(step, log.name_metrics(results, self._config.views))
-            self._show_filters()
+            self._writer.filters(step, kernel_THWIO)
         self._line.evaluated(results)
 
     def _test_batches(self) -> Iterator[loader.Batch]:
         batch_size = self._config.evaluation.batch_size
         rows = towers.rows_of_process(self._mesh, batch_size)
-        batches = loader.evaluation_batches(self._splits.eval, self._reading, batch_size, rows)
+        batches = self._turns.read_ahead(
+            loader.evaluation_batches(self._splits.eval, self._reading, batch_size, rows), 0
+        )
         while True:
-            batch, error = self._fetch(batches)
-            if isinstance(error, StopIteration):
-                return
-            if error:
-                raise error
-            if self._stop.signal:
+            batch = batches.take()
+            self._turns.end(batches.error)
+            self._turns.raise_error()
+            if self._turns.signal:
                 raise _Interrupted
+            if batch is None:
+                return
             yield batch
-
-    def _show_filters(self) -> None:
-        kernel_THWIO = jax.device_get(self.state.params['conv1']['kernel_THWIO'])
-        self._writer.filters(self._position.step, kernel_THWIO)

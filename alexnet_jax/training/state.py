@@ -6,6 +6,8 @@ second, which programs that use a trained net without its data set save.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -62,9 +64,9 @@ def place_initial_state(config: Config, mesh: jax.sharding.Mesh, params: Any = N
     shardings = towers.shardings(mesh, partitions(config, mesh))
     if params is None:
         params = pretrained.load_layers(alexnet.initialize(config), config.pretrained)
-    params = jax.device_put(params, shardings.params)
+    params = towers.put(params, shardings.params)
     init = jax.jit(make_optimizer(config).init, out_shardings=shardings.velocity)
-    return State(jax.device_put(np.int32(0), shardings.step), params, init(params))
+    return State(towers.put(np.int32(0), shardings.step), params, init(params))
 
 
 def partitions(config: Config, mesh: jax.sharding.Mesh) -> State:
@@ -99,16 +101,21 @@ def find_nonfinite(state: State) -> list[str]:
     """Names the arrays of a state that hold a value which is not finite.
 
     The devices reduce each array to one number, so this takes about as long as reading the state
-    once from their memory.
+    once from their memory. All processes call it, and each gets all names.
 
     Returns:
       Dotted names, such as 'params.conv1.kernel_THWIO'; [] if all values are finite.
     """
-    are_finite = leaves_by_name(jax.device_get(_are_finite(state._asdict())))
+    compute = _compile_are_finite(state.step.sharding)  # on every device of the mesh
+    are_finite = leaves_by_name(jax.device_get(compute(state._asdict())))
     return [name for name, is_finite in are_finite.items() if not is_finite]
 
 
-@jax.jit
+@functools.cache
+def _compile_are_finite(replicated: jax.sharding.Sharding) -> Callable[[Any], Any]:
+    return jax.jit(_are_finite, out_shardings=replicated)
+
+
 def _are_finite(state: Any) -> Any:
     return jax.tree.map(lambda x: jnp.isfinite(x).all(), state)
 
@@ -173,4 +180,4 @@ def place_constants(
 ) -> augmentation.Constants:
     """Returns the mean and the principal colours on the devices, as the augmentation needs them."""
     constants = augmentation.constants(config.augmentation, inputs.mean_HWC, inputs.colours)
-    return jax.device_put(constants, towers.shardings(mesh, towers.spec(mesh, 'constants')))
+    return towers.put(constants, towers.shardings(mesh, towers.spec(mesh, 'constants')))

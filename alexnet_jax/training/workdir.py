@@ -6,6 +6,7 @@ are imported inside the functions that need them, so that programs can report a 
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_jax.config import schema
 from alexnet_jax.config.validation import resolve
+from alexnet_jax.processes import group
 from alexnet_jax.runtime import locks
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.run_files import config_file, differences, metrics_file
+from alexnet_jax.training.run_files import config_file, differences, metrics_file, shared_storage
 from alexnet_jax.training.run_files.start_record import describe_start, now, with_full_path
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Workdir:
     ) -> Iterator[Workdir]:
         """Locks the folder for a run with these settings, and records the start of the run.
 
+        Of several processes, process 0 does this for all, and the others wait for it.
+
         Args:
           config: the settings.
           mesh: the devices.
@@ -69,9 +73,14 @@ class Workdir:
           UserError: the folder cannot be written, another process is using it, or it belongs to a
             run with other settings, other data or another source.
         """
-        source = with_full_path(source)
-        with locks.acquire(self.path / 'lock', 'choose another --workdir'):
-            self._record_start(config, mesh, data, extend, source, imported)
+        processes, lock = group.current(), contextlib.nullcontext()
+        if processes.is_first:
+            lock = locks.acquire(self.path / 'lock', 'choose another --workdir')
+        with lock:
+            if processes.is_first:
+                arguments = extend, with_full_path(source), imported
+                self._record_start(config, mesh, data, *arguments)
+            shared_storage.check(self._config_file)
             yield self
 
     def check(
@@ -313,7 +322,7 @@ class Workdir:
         self._resolve(record)  # its settings are in range
         if self.lacks_imported_weights():  # training would begin with random ones
             raise self._no_checkpoint()
-        self._check_source(record.get('from'), source)
+        differences.check_source(self.path, record.get('from'), source)
         changes = differences.changes(record['config'], config, differences.changes_training)
         if changes and not (extend and all(map(schema.may_extend, changes))):
             raise UserError(self._refusal(changes))
@@ -335,23 +344,6 @@ class Workdir:
             return None
         with self.open_checkpoints() as checkpoints:
             return checkpoints.newest
-
-    def _check_source(
-        self, recorded: Mapping[str, Any] | None, source: Mapping[str, Any] | None
-    ) -> None:
-        """Raises a UserError if the run was started from another state than `source`."""
-        if source is None or (
-            recorded is not None
-            and recorded.get('workdir') == source['workdir']
-            and source.get('step') in (None, recorded.get('step'))
-        ):
-            return
-        origin = 'its own initial state' if recorded is None else differences.name_source(recorded)
-        raise UserError(
-            f'{self.path} is a run that was started from {origin}, not from '
-            f'{differences.name_source(source)}: leave out --from to resume it, or choose another '
-            '--workdir'
-        )
 
     def _refusal(self, changes: Mapping[str, list[Any]]) -> str:
         """Says which settings differ, and what can be done about it."""

@@ -12,13 +12,15 @@ import pytest
 import nets
 import runs
 from alexnet_jax.config.schema import as_dict, flatten
-from alexnet_jax.evaluation import ablation_study
+from alexnet_jax.evaluation.ablation_study.study import Study, final_errors
+from alexnet_jax.evaluation.ablation_study.table import interval, rows, text
+from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.workdir import Workdir
 
 
 def study(folder, seeds=3, only=(), config='digits'):
-    return ablation_study.Study(nets.load(config), seeds, only, folder)
+    return Study(nets.load(config), seeds, only, folder)
 
 
 def write(study, name, seed, centre, views, seconds=60.0):
@@ -64,7 +66,7 @@ def test_the_table(tmp_path):
     for seed in range(3):
         write(ablations, 'base', seed, 0.5, base[seed])
         write(ablations, 'lrn', seed, 0.5, lrn[seed])
-    first, second = ablation_study.rows(ablations)  # dropout has no runs yet
+    first, second = rows(ablations)  # dropout has no runs yet
     assert (first['name'], second['name']) == ('base', 'lrn')
     assert first['difference'] is None
     assert second['difference'] == pytest.approx(0.019)
@@ -73,10 +75,10 @@ def test_the_table(tmp_path):
     assert second['low'] == pytest.approx(0.019 - half, rel=1e-3)
     assert second['high'] == pytest.approx(0.019 + half, rel=1e-3)
     assert second['paper'] == '1.4 / 1.2'
-    text = ablation_study.text([first, second])
-    assert '(nothing)' in text
-    assert '+1.90' in text
-    assert 'noise' not in text
+    shown = text([first, second])
+    assert '(nothing)' in shown
+    assert '+1.90' in shown
+    assert 'noise' not in shown
 
 
 def test_a_difference_within_the_spread_is_called_noise(tmp_path):
@@ -84,20 +86,20 @@ def test_a_difference_within_the_spread_is_called_noise(tmp_path):
     for seed, (base, lrn) in enumerate([(0.01, 0.012), (0.014, 0.011), (0.012, 0.013)]):
         write(ablations, 'base', seed, 0.5, base)
         write(ablations, 'lrn', seed, 0.5, lrn)
-    assert '(noise)' in ablation_study.text(ablation_study.rows(ablations))
+    assert '(noise)' in text(rows(ablations))
 
 
 def test_without_spread_there_is_no_interval():
-    assert ablation_study.interval([0.1], [0.2]) is None
-    assert ablation_study.interval([0.1, 0.1], [0.2, 0.2]) is None
-    assert ablation_study.interval([0.1, 0.1], [0.2, 0.21]) is not None
+    assert interval([0.1], [0.2]) is None
+    assert interval([0.1, 0.1], [0.2, 0.2]) is None
+    assert interval([0.1, 0.1], [0.2, 0.21]) is not None
 
 
 def test_a_run_with_other_settings_is_refused(tmp_path):
     write(study(tmp_path), 'lrn', 0, 0.1, 0.1)
     raw = nets.load('digits')
     raw['optimizer']['epochs'] = 1.0
-    other = ablation_study.Study(raw, 3, ['lrn'], tmp_path)
+    other = Study(raw, 3, ['lrn'], tmp_path)
     with pytest.raises(UserError, match=r'holds a run with optimizer\.epochs=24'):
         other.result('lrn', 0)
 
@@ -131,9 +133,28 @@ def test_as_a_user_runs_it(tmp_path, data_dir):
     code, out, err = runs.run(command('lrn,ten_views'))
     assert code == 0, err
     assert '[1/' not in out
-    rows = json.loads((tmp_path / 'ablations.json').read_text())['rows']
+    table = json.loads((tmp_path / 'ablations.json').read_text())
     centre = runs.metrics(tmp_path / 'base-0')[-1]['eval/top1_error']
-    assert rows[2]['errors'] == [centre]
+    assert table['rows'][2]['errors'] == [centre]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cpu_devices.processor_count() < 2, reason='each run needs a core')
+def test_two_runs_at_once(tmp_path, data_dir):
+    """Each has one half of the cores, and both towers on devices of their own."""
+    _, *settings = runs.command(tmp_path, data_dir, optimizer__epochs=0.1)[3:]
+    program = [sys.executable, '-m', 'alexnet_jax.ablations', *settings, f'--workdir={tmp_path}']
+    code, out, err = runs.run([*program, '--only=lrn', '--seeds=1', '--parallel=2'])
+    assert code == 0, err
+    first, second, *_ = out.splitlines()
+    half = cpu_devices.processor_count() // 2
+    assert first.startswith(f'[1/2] base, seed 0: worker 1 ({half} core')
+    assert second.startswith(f'[2/2] lrn, seed 0: worker 2 ({half} core')
+    table = json.loads((tmp_path / 'ablations.json').read_text())
+    assert [row['name'] for row in table['rows']] == ['base', 'lrn']
+    for name in ('base-0', 'lrn-0'):
+        (start,) = Workdir(tmp_path / name).read_record()['starts']
+        assert start['mesh'] == {'data': 1, 'tower': 2}
 
 
 def test_an_unknown_ablation_is_one_line(tmp_path):
@@ -146,26 +167,27 @@ def test_an_unknown_ablation_is_one_line(tmp_path):
 def test_a_run_whose_log_has_no_errors_is_one_line(tmp_path):
     write(study(tmp_path), 'base', 0, 0.1, 0.1)
     with pytest.raises(UserError, match='lacks the errors of the run: the same command evaluates'):
-        ablation_study.final_errors(Workdir(tmp_path / 'base-0'))
+        final_errors(Workdir(tmp_path / 'base-0'))
 
 
-# Trains nothing, and writes the result of a run that has ended.
+# Each run only writes the files of a run that has ended.
 FAKE_STUDY = """
-import json, os, sys
+import sys
+import jax
 from alexnet_jax import ablations
 from alexnet_jax.config import command_line
-from alexnet_jax.evaluation import ablation_study
+from alexnet_jax.evaluation.ablation_study.study import Study
 from alexnet_jax.training.workdir import Workdir
 
-def train_one(study, name, seed, arguments):
+def command(study, name, seed, arguments):
     folder = study.folder(name, seed)
     with Workdir(folder).claim(study.config(name, seed), MESH):
         pass
-    (folder / 'result.json').write_text(json.dumps({'centre': 0.1, 'views': 0.1, 'seconds': 1}))
+    (folder / 'metrics.jsonl').write_text('{"step": 1, "eval/top1_error": 0.1}\\n')
+    return [sys.executable, '-c', '']
 
-import jax
 MESH = jax.sharding.Mesh(jax.devices()[:1], ('data',))
-ablation_study._train_one = train_one
+Study.command = command
 command_line.parse(sys.argv)
 ablations.main([])
 """
@@ -186,17 +208,17 @@ def test_a_study_whose_reader_has_gone_trains_all_runs(tmp_path):
     )
     os.close(writer)
     assert process.stderr == ''
-    rows = json.loads((tmp_path / 'ablations.json').read_text())['rows']
-    assert [row['name'] for row in rows] == ['base', 'lrn']
+    table = json.loads((tmp_path / 'ablations.json').read_text())
+    assert [row['name'] for row in table['rows']] == ['base', 'lrn']
 
 
-@pytest.mark.parametrize('text', ['{"centre": 0.1', '[]', '{"centre": NaN, "views": 1}', '\0'])
-def test_a_torn_result_counts_as_none(tmp_path, text):
+@pytest.mark.parametrize('torn', ['{"centre": 0.1', '[]', '{"centre": NaN, "views": 1}', '\0'])
+def test_a_torn_result_counts_as_none(tmp_path, torn):
     """The run is resumed, which ends at once, and writes its result again."""
     ablations = study(tmp_path, only=['lrn'], seeds=1)
     write(ablations, 'base', 0, 0.1, 0.1)
     write(ablations, 'lrn', 0, 0.1, 0.1)
-    (ablations.folder('lrn', 0) / 'result.json').write_text(text)
+    (ablations.folder('lrn', 0) / 'result.json').write_text(torn)
     assert ablations.result('lrn', 0) is None
     assert ablations.errors('base') == [0.1]
     assert ablations.errors('lrn') == []
@@ -210,6 +232,8 @@ def test_a_torn_result_counts_as_none(tmp_path, text):
         (['--only='], '--only= is empty'),
         (['--config.seed=-1'], 'seed=-1 must be at least 0'),
         (['--config.model.conv1.maps=0'], 'model.conv1.maps=0 must be at least 1'),
+        (['--parallel=999'], '--parallel=999 is too many for'),
+        (['--parallel=0'], '0 is not an integer in the range [1, 1000]'),
         (['--seeds=1001'], '1001 is not an integer in the range [1, 1000]'),
     ],
 )

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import runs
 from alexnet_jax.data import loader
 from alexnet_jax.evaluation import classifier, error_rates, trained_net
 from alexnet_jax.evaluation.trained_net import TrainedNet
+from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.checkpoint import Position
 from alexnet_jax.training.validation import make_evaluate
@@ -109,6 +111,27 @@ def test_the_newest_checkpoint_is_placed_on_the_devices_of_this_machine(tmp_path
     ):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-5)
+
+
+def test_replicas_need_not_divide_the_batch_size(tmp_path, data_dir, net):
+    """Batches of 7 images are filled up to 8, and the 21 images have the same outputs."""
+    config = settings(data_dir, evaluation__batch_size=7)
+    runs.untrained(tmp_path, config)
+    mesh = nets.mesh_of(1, data=2)
+    for a, b in zip(
+        TrainedNet(tmp_path, mesh).log_probabilities(), net.log_probabilities(), strict=True
+    ):
+        assert len(a) == 21
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(('gpus', 'shape'), [(1, (1, 1)), (4, (2, 2)), (6, (3, 2)), (7, (3, 2))])
+def test_all_accelerators_hold_replicas(monkeypatch, gpus, shape):
+    """Also a number of them that does not divide the batch sizes, here 128."""
+    devices = [types.SimpleNamespace(platform='gpu', device_kind='GPU') for _ in range(gpus)]
+    monkeypatch.setattr(cpu_devices, 'devices', lambda: devices)
+    monkeypatch.setattr(jax.sharding, 'Mesh', lambda grid, *_, **__: grid)
+    assert trained_net.mesh_of_this_machine(nets.full()).shape == shape
 
 
 class FakeCheckpoints:

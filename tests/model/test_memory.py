@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import nets
-from alexnet_jax.model import memory
+from alexnet_jax.model import memory, towers
 from alexnet_jax.model.layer_table import parameter_count
 from alexnet_jax.runtime.user_errors import UserError
+from fake_devices import group
 
 GB = 10**9
 
@@ -104,8 +105,22 @@ def test_memory_that_is_unknown_refuses_nothing(monkeypatch):
     memory.check(nets.full(model__width=64.0), nets.mesh_of(2))
 
 
+def test_a_process_counts_what_its_own_devices_hold(monkeypatch):
+    """Each of two processes holds a tower, and reads all images."""
+    config = nets.full(optimizer__batch_size=128, evaluation__batch_size=128)
+    need = memory.least_need(config, 128)
+    mesh = towers.choose_mesh(config, group([1, 1], platform='cpu'))
+    half = 3 * need.parameters // 2 + need.images + need.activations // 2
+    monkeypatch.setattr(memory, 'host_bytes', lambda: half + 2)
+    memory.check(config, mesh)
+    monkeypatch.setattr(memory, 'host_bytes', lambda: half - 2)
+    with pytest.raises(UserError, match='this machine has'):
+        memory.check(config, mesh)
+
+
 class FakeDevice:
     platform = 'gpu'
+    process_index = 0
 
     def __init__(self, statistics):
         self._statistics = statistics
@@ -129,3 +144,10 @@ def test_an_accelerator_has_memory_of_its_own_even_where_it_is_unknown(statistic
     mesh = SimpleNamespace(devices=np.array([[FakeDevice(statistics)]]))
     assert memory.device_bytes(mesh) == limit
     assert memory.device_bytes(nets.mesh_of(1)) is None
+
+
+def test_the_memory_of_another_process_is_not_asked_for(monkeypatch):
+    other, own = FakeDevice(None), FakeDevice({'bytes_limit': 5})
+    own.process_index = 1
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    assert memory.device_bytes(SimpleNamespace(devices=np.array([[other, own]]))) == 5

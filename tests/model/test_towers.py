@@ -124,14 +124,19 @@ def devices(number, platform):
         (1, 'gpu', (1, 1)),  # one accelerator: both towers on it
         (2, 'gpu', (1, 2)),
         (3, 'gpu', (1, 2)),  # the third is left over
+        (4, 'gpu', (2, 2)),
         (8, 'gpu', (4, 2)),  # four replicas
+        (1, 'cpu', (1, 1)),
         (2, 'cpu', (1, 2)),
+        (3, 'cpu', (1, 2)),
+        (4, 'cpu', (1, 2)),
         (8, 'cpu', (1, 2)),  # more CPU devices do not add processors
     ],
 )
 def test_the_default_mesh_suits_the_devices(number, platform, shape):
     mesh = towers.choose_mesh(nets.small(), devices(number, platform))
     assert tuple(mesh.shape.values()) == shape
+    assert [device.id for device in mesh.devices.flat] == list(range(mesh.size))
     assert mesh.axis_names == ('data', 'tower')
 
 
@@ -165,6 +170,26 @@ def test_arrays_are_placed_as_device_put_places_them(tower, data):
     assert copies.sharding.device_set == {*mesh.devices.flat}
     for shard in copies.addressable_shards:
         np.testing.assert_array_equal(shard.data, np.arange(5, dtype=np.float32))
+
+
+def test_an_array_that_every_process_holds_is_fetched_without_communication(monkeypatch):
+    """The branch for several processes, in one whose devices hold all towers."""
+    mesh, values = nets.mesh_of(2), np.arange(6, dtype=np.float32).reshape(2, 3)
+    sharding = jax.sharding.NamedSharding(mesh, towers.partition(mesh, 'tower'))
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    x = towers.put({'x': values}, sharding)['x']
+    assert x.sharding == sharding
+    with monkeypatch.context() as without_communication:
+        without_communication.setattr(towers, '_replicate', None)
+        np.testing.assert_array_equal(towers.fetch(mesh, x), values)
+        np.testing.assert_array_equal(towers.fetch(mesh, x[0]), values[0])
+    # If a device were of another process, each would hold one tower.
+    monkeypatch.setattr(towers.mesh_choice, 'process_of', lambda device: device.id)
+    np.testing.assert_array_equal(towers.fetch(mesh, x), values)
+    with monkeypatch.context() as without_communication:
+        without_communication.setattr(towers, '_replicate', None)
+        with pytest.raises(TypeError):
+            towers.fetch(mesh, x)
 
 
 @pytest.mark.parametrize('platform', ['cuda', 'tpu'])

@@ -68,7 +68,7 @@ def test_a_folder_without_a_run_is_a_mistake(tmp_path):
 
 
 BASE = {
-    'name': 'paper',
+    'name': 'base',
     'claim': 'all of it',
     'paper': None,
     'log': None,

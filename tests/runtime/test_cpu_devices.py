@@ -47,3 +47,32 @@ def test_variables_that_would_end_jax_are_mistakes(monkeypatch, name, value, mes
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
         cpu_devices.prepare_cpu_devices()
+
+
+@pytest.mark.parametrize(
+    ('tower', 'data', 'processes', 'number'),
+    [
+        (0, 0, 1, 2),
+        (1, 1, 1, 2),
+        (2, 4, 1, 8),
+        (0, 0, 2, 1),  # a tower each
+        (2, 2, 2, 2),
+        (1, 3, 2, 2),
+        (2, 4, 3, 3),
+        (0, 0, 4, 1),  # at least one
+    ],
+)
+def test_processes_create_the_devices_of_the_mesh_together(
+    monkeypatch, tower, data, processes, number
+):
+    created = {}
+    monkeypatch.setattr(jax.config, 'update', created.__setitem__)
+    monkeypatch.setenv('XLA_FLAGS', '')
+    monkeypatch.setenv('MALLOC_ARENA_MAX', '1')
+    monkeypatch.delenv('JAX_NUM_CPU_DEVICES')
+    cpu_devices.prepare_cpu_devices(tower, data, processes)
+    assert created == {'jax_num_cpu_devices': number}
+    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '3')  # which JAX reads
+    created.clear()
+    cpu_devices.prepare_cpu_devices(tower, data, processes)
+    assert created == {}

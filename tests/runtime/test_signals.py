@@ -202,7 +202,7 @@ def test_signals_are_forwarded_to_a_process_and_acknowledged(capfd, name):
     source = f'import signal; print("ready", flush=True); signal.sigwait([{int(number)}])'
     block = f'import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}]); {source}'
     process = subprocess.Popen([sys.executable, '-c', block], text=True, stdout=subprocess.PIPE)
-    with process, forward_to(process) as names:
+    with process, forward_to([process]) as names:
         assert process.stdout.readline() == 'ready\n'
         signal.raise_signal(number)
         assert process.wait(timeout=30) == 0
@@ -212,10 +212,25 @@ def test_signals_are_forwarded_to_a_process_and_acknowledged(capfd, name):
     assert capfd.readouterr().err.count(f'stopping ({name}) when the present run has saved') == 1
 
 
+def test_signals_are_forwarded_to_all_processes_that_run(capfd):
+    """One that has ended gets none; one that was added within the block gets the later ones."""
+    running = [subprocess.Popen(['sleep', '60']), subprocess.Popen(['true'])]
+    running[1].wait()
+    with forward_to(running) as names:
+        running.append(subprocess.Popen(['sleep', '60']))
+        signal.raise_signal(signal.SIGTERM)
+        assert [process.wait(timeout=30) for process in running] == [-15, 0, -15]
+        del running[:]
+        signal.raise_signal(signal.SIGHUP)  # none is left: it is recorded
+    assert names == ['SIGTERM', 'SIGHUP']
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == ['stopping (SIGTERM) when all runs in progress have saved', 'stopping (SIGHUP)']
+
+
 def test_signals_that_are_ignored_are_not_forwarded():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with subprocess.Popen(['sleep', '60']) as process:
-        with forward_to(process) as names:
+        with forward_to([process]) as names:
             signal.raise_signal(signal.SIGHUP)
         process.kill()
     assert names == []

@@ -295,7 +295,7 @@ def test_what_a_killed_process_was_deleting_is_deleted(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.checkpoints.shutil, 'rmtree', killed)
+        patch.setattr(checkpoint.catalogue.shutil, 'rmtree', killed)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 2, 4, keep=1)
     assert {path.name for path in tmp_path.iterdir()} == {'2.deleted', '4'}
@@ -319,7 +319,7 @@ def test_all_files_are_on_the_disk_before_older_checkpoints_are_deleted(tmp_path
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, 'fsync', noted)
-    monkeypatch.setattr(checkpoint.checkpoints.shutil, 'rmtree', deleting)
+    monkeypatch.setattr(checkpoint.catalogue.shutil, 'rmtree', deleting)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 4, keep=1)
 
@@ -348,7 +348,7 @@ def test_a_checkpoint_that_cannot_be_deleted_does_not_stop_the_run(tmp_path, mon
     def fail(folder):
         raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
 
-    monkeypatch.setattr(checkpoint.checkpoints.shutil, 'rmtree', fail)
+    monkeypatch.setattr(checkpoint.catalogue.shutil, 'rmtree', fail)
     save(tmp_path, 2)
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         for step in (4, 6):

@@ -68,9 +68,7 @@ def start(tmp_path, monkeypatch):
         monkeypatch.setattr(training_loop, 'read_or_write_inputs', lambda *_: None)
         constants = types.SimpleNamespace(mean_HWC=None)
         monkeypatch.setattr(training_loop, 'place_constants', lambda *_: constants)
-        monkeypatch.setattr(
-            training_loop.Loop, '_batches', lambda *_: itertools.repeat({'image': 0})
-        )
+        monkeypatch.setattr(training_loop.Loop, '_batches', lambda *_: itertools.repeat({}))
         splits = types.SimpleNamespace(train=[0] * 80, eval=[0] * 10)
         stop = arguments.pop('stop', StopSignal())
         return training_loop.Loop(config, MESH, splits, plan, folder, stop, **arguments)

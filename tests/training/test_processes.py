@@ -1,4 +1,4 @@
-"""Training in two processes with one device each: which images they read, and their losses."""
+"""Two processes with one device each: the images that they read, their losses and evaluations."""
 
 import json
 import os
@@ -11,9 +11,12 @@ import pytest
 
 import nets
 from alexnet_jax.data import loader
+from alexnet_jax.data.pixel_statistics import COLOURS_2012
 from alexnet_jax.data.synthetic import Synthetic
-from alexnet_jax.model import towers
-from alexnet_jax.training.state import place_initial_state
+from alexnet_jax.model import memory, towers
+from alexnet_jax.training.run_files.inputs_file import Inputs
+from alexnet_jax.training.state import find_nonfinite, place_constants, place_initial_state
+from alexnet_jax.training.validation import make_evaluate
 
 pytestmark = pytest.mark.slow
 
@@ -24,18 +27,29 @@ MESHES = {
 }
 
 
+IMAGES = 11  # of the test set; the last batch of 8 is filled up with five that do not count
+
+
 def run_process(port, process):
     """Trains on each mesh as one of two processes, and prints the results by mesh."""
     import jax
+    from jax.experimental import multihost_utils
 
     jax.config.update('jax_num_cpu_devices', 1)
     jax.distributed.initialize(f'localhost:{port}', num_processes=2, process_id=process)
-    print(json.dumps({name: train(nets.small(**mesh)) for name, mesh in MESHES.items()}))
+
+    def compare(*_, **__):
+        raise AssertionError('JAX compares an array over all processes')
+
+    multihost_utils.assert_equal = compare
+    results = {name: train(nets.small(**mesh)) for name, mesh in MESHES.items()}
+    print(json.dumps(results | {'default': list(towers.choose_mesh(nets.small()).shape.values())}))
 
 
 def train(config):
-    """Takes STEPS steps from step FIRST on, and returns this process's labels and the losses."""
+    """Takes STEPS steps from step FIRST on, evaluates, and returns what this process has seen."""
     mesh = towers.choose_mesh(config)
+    memory.check(config, mesh)
     rows = towers.rows_of_process(mesh, 8)
     batches = loader.training_batches(
         Synthetic(30, 72, 10), loader.Reading(72), 0, 8, FIRST, rows=rows
@@ -52,7 +66,32 @@ def train(config):
             nets.hyperparameters(0.01),
         )
         losses.append(float(metrics['loss']))
-    return {'labels': labels, 'losses': losses}
+    kernel_THWIO = towers.fetch(mesh, state.params['conv1']['kernel_THWIO'])
+    return {
+        'labels': labels,
+        'losses': losses,
+        'evaluation': evaluate(config, mesh, state.params),
+        'kernel': np.abs(kernel_THWIO).sum(axis=(1, 2, 3)).tolist(),
+        'nonfinite': find_nonfinite(spoil_last_tower(state)),
+    }
+
+
+def evaluate(config, mesh, params):
+    """Evaluates the centre crop of IMAGES images, of which this process reads its rows."""
+    constants = place_constants(config, mesh, Inputs(nets.constants().mean_HWC, COLOURS_2012, ()))
+    batches = loader.evaluation_batches(
+        Synthetic(IMAGES, 72, 10), loader.Reading(72), 8, towers.rows_of_process(mesh, 8)
+    )
+    return make_evaluate(config, mesh)(params, constants.mean_HWC, batches, 1, IMAGES)
+
+
+def spoil_last_tower(state):
+    """Returns the state with kernels of conv1 that are NaN in the last tower alone."""
+    kernel = state.params['conv1']['kernel_THWIO']
+    x = np.zeros(kernel.shape, np.float32)
+    x[-1] = np.nan
+    conv1 = state.params['conv1'] | {'kernel_THWIO': towers.put(x, kernel.sharding)}
+    return state._replace(params=state.params | {'conv1': conv1})
 
 
 @pytest.fixture(scope='module')
@@ -99,3 +138,24 @@ def test_processes_read_the_batch_by_data_shard_never_by_tower(name, results, on
         assert [a + b for a, b in pairs] == one_process['labels']
     for result in (first, second):
         np.testing.assert_allclose(result['losses'], one_process['losses'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', MESHES)
+def test_every_image_is_evaluated_once(name, results, one_process):
+    """Each process has the results of all images, although it reads only its rows."""
+    assert one_process['evaluation']['images'] == IMAGES
+    for meshes in results:
+        assert meshes[name]['evaluation'] == pytest.approx(one_process['evaluation'], rel=1e-5)
+
+
+@pytest.mark.parametrize('name', MESHES)
+def test_every_process_knows_the_state_of_the_others(name, results, one_process):
+    """Each fetches the kernels of both towers, and learns of values that are not finite."""
+    assert np.shape(one_process['kernel']) == (2, 6)
+    for meshes in results:
+        np.testing.assert_allclose(meshes[name]['kernel'], one_process['kernel'], rtol=1e-5)
+        assert meshes[name]['nonfinite'] == ['params.conv1.kernel_THWIO']
+
+
+def test_two_processes_hold_a_tower_each_by_default(results):
+    assert [meshes['default'] for meshes in results] == [[1, 2], [1, 2]]

@@ -1,29 +1,35 @@
 """The folder of a run's checkpoints: saving, verifying, keeping and restoring them."""
 
 import dataclasses
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
+from alexnet_jax.processes import group as processes
+from alexnet_jax.processes.errors import LostProcess
+from alexnet_jax.processes.group import Group
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_writable, refuse_pattern
-from alexnet_jax.runtime.printing import warn, warn_once
-from alexnet_jax.runtime.user_errors import UserError, first_line
-from alexnet_jax.training.checkpoint import folders, reading, restoring
+from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.checkpoint import (
+    catalogue,
+    choosing,
+    folders,
+    manager,
+    reading,
+    restoring,
+)
+from alexnet_jax.training.checkpoint.catalogue import Catalogue, View
 from alexnet_jax.training.checkpoint.digests import Damage, Digests, OtherVersion, of_json
-from alexnet_jax.training.checkpoint.manager import close_manager, no_warnings, open_manager
+from alexnet_jax.training.checkpoint.folders import INTACT, explain_errors
+from alexnet_jax.training.checkpoint.global_arrays import digests_of
 from alexnet_jax.training.checkpoint.position import Position
 from alexnet_jax.training.checkpoint.reading import Vanished
 
 _Restored = TypeVar('_Restored')
-
-_DAMAGED, _DELETED = '.damaged', '.deleted'  # added to the names of folders that no longer count
-_LONGEST_REASON = 120  # characters of a library's error that are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +47,10 @@ class _Unverified:
     digests: Digests
 
 
+class _Unverifiable(UserError):
+    """The error of a checkpoint that process 0 cannot read back as it was; all raise it."""
+
+
 class Checkpoints:
     """The checkpoints in a folder: the newest ones, and the best by validation error.
 
@@ -51,26 +61,35 @@ class Checkpoints:
     restored is compared with its digests. Where the folder is open for writing, what is damaged is
     renamed to `36.damaged`, and the checkpoint before it is used.
 
+    All processes of a group make the same calls in the same order. Each writes the arrays, or the
+    parts of arrays, that its devices hold; process 0 does and decides everything else. The folder
+    is on storage that all of them share. A caller states with `Group.expect_progress` that a call
+    may take long.
+
     Args:
       folder: the folder of all checkpoints, with one folder for each step.
       keep: how many of the newest checkpoints are kept; None opens the folder for reading only.
+      group: the processes that make the same calls; None for all of this process's group where the
+        folder is open for writing, and for this process alone where it is open for reading only.
 
     Raises:
       UserError: from every method, where a checkpoint cannot be written or read.
+      LostProcess: from every method, where another process has not come, or has ended.
     """
 
-    def __init__(self, folder: Path, keep: int | None) -> None:
+    def __init__(self, folder: Path, keep: int | None, group: Group | None = None) -> None:
         self._folder, self._keep = folder.absolute(), keep  # Orbax reads no relative path
-        self._unverified: _Unverified | None = None
-        self._errors: dict[int, float | None] = {}  # of each step whose digests were read
+        self._group = group or (Group() if keep is None else processes.current())
+        self._unverified: _Unverified | None = None  # in process 0
         if keep is not None:
             refuse_pattern(folder, '--workdir')
-        with self._explain_errors('open', ''):
-            if keep is not None:
-                self._remove_leftovers()
-                if self._folder.is_dir():  # not only when hours of training are to be saved
-                    check_writable(self._folder, '--workdir')
-            self._manager = open_manager(self._folder, keep)
+            self._group.broadcast('opens the checkpoints', self._prepare_folder)
+            folders.check_shared(self._folder, self._group)
+        with explain_errors('open', self._folder):
+            self._manager = manager.open_manager(self._folder, keep, self._group)
+        self._catalogue = Catalogue(self._folder, keep, self._manager)
+        self._list: Catalogue | View = self._catalogue
+        self._update_list()
 
     def __enter__(self) -> 'Checkpoints':
         return self
@@ -78,31 +97,29 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.close()
-        except UserError:
+        except (UserError, LostProcess):
             if kind is None:  # else the first error says more
                 raise
 
     @property
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in order."""
-        return sorted(self._steps())
+        return self._list.steps
 
     @property
     def newest(self) -> int | None:
         """The step of the newest checkpoint; None where there is no checkpoint."""
-        return max(self._steps(), default=None)
+        return self._list.newest
 
     @property
     def best(self) -> int | None:
         """The step with the lowest validation error, the earlier one of equals; None for none."""
-        errors = {step: error for step in self._steps() if (error := self._error(step)) is not None}
-        return min(errors, key=lambda step: (errors[step], step), default=None)
+        return self._list.best
 
     @property
     def best_error(self) -> float | None:
         """The top-1 error of the best checkpoint, a fraction; None where there is none."""
-        step = self.best
-        return None if step is None else self._error(step)
+        return self._list.best_error
 
     def save(self, state: Any, position: Position, error: float | None = None) -> None:
         """Copies the state, and writes it in the background.
@@ -119,23 +136,31 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint cannot be written, or the one saved before it cannot be read
             back as it was saved.
+          LostProcess: another process has not come within SAVE_SECONDS; the text names it.
           ValueError: state and position disagree, or the folder is open for reading only.
         """
         if self._keep is None:
             raise ValueError(f'{self._folder} is open for reading only')
         position.check()
+        # Before anything that waits for the devices, which would wait without a limit.
+        self._group.barrier('a save of a checkpoint', manager.SAVE_SECONDS)
         if int(state.step) != position.step:
             raise ValueError(f'the state is at step {state.step}, its position at {position.step}')
-        if not self._folder.is_dir():  # Orbax would begin another run's folder in its place
+        # Orbax would begin another run's folder in its place.
+        if self._group.is_first and not self._folder.is_dir():
             raise UserError(
                 f'{self._folder} was moved or removed while this run was using it: move it back '
                 'or give its new place as --workdir; then the same command resumes'
             )
         earlier = None
         try:
-            self.wait()
+            self._finish_write()
+            self._verify()
         except UserError as error_of_earlier:
-            earlier = error_of_earlier  # this state is not lost with the one before it
+            # This state is not lost with the one before it.
+            earlier = error_of_earlier
+            if self._group.count > 1 and not isinstance(earlier, _Unverifiable):
+                raise  # the others do not know of it, and end with this process
         self._write(state, position, error)
         if earlier:
             self.wait()
@@ -175,107 +200,131 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits for pending writes, and reads back what was written."""
-        with self._explain_write_errors():
-            self._manager.wait_until_finished()
-        saved, self._unverified = self._unverified, None
-        if saved is None:
-            return
-        folder = self._folder / str(saved.step)
-        with self._explain_write_errors():
-            folders.sync(folder)
-        try:
-            restoring.verify(folder, saved.target, saved.digests)
-        except (Damage, OtherVersion, Vanished) as error:
-            reason = 'it is gone' if isinstance(error, Vanished) else error
-            raise UserError(
-                f'checkpoint {saved.step} in {self._folder} cannot be read back as it was saved: '
-                f'{reason}; the same command resumes from the newest intact one'
-            ) from error
-        self._delete_surplus(saved.step)
+        self._finish_write()
+        self._verify()
 
     def close(self) -> None:
         """Ends the background threads."""
-        with self._explain_write_errors():
-            close_manager(self._manager)
+        with explain_errors('write to', self._folder, INTACT):
+            manager.close_manager(self._manager)
 
-    def _steps(self) -> list[int]:
-        return list(self._manager.all_steps())
+    def _prepare_folder(self) -> None:
+        """Prepares the folder for writing; process 0 calls this."""
+        with explain_errors('open', self._folder):
+            catalogue.remove_leftovers(self._folder)
+            if self._folder.is_dir():  # not only when hours of training are to be saved
+                check_writable(self._folder, '--workdir')
+            elif self._group.count > 1:  # else Orbax creates it
+                self._folder.mkdir(parents=True, exist_ok=True)
 
-    def _error(self, step: int) -> float | None:
-        if step not in self._errors:
-            try:
-                digests = reading.read_digests(self._folder / str(step))
-            except (Damage, OtherVersion, Vanished, UserError):
-                return None  # `restore` reports it
-            self._errors[step] = digests.error if digests else None
-        return self._errors[step]
+    def _update_list(self) -> None:
+        """Tells the other processes which checkpoints process 0 sees."""
+        if self._group.count > 1:
+            values = self._group.broadcast(
+                'lists the checkpoints', lambda: self._catalogue.view()._asdict()
+            )
+            self._list = View(**values)
+
+    def _finish_write(self) -> None:
+        """Waits for the pending write."""
+        with explain_errors('write to', self._folder, INTACT):
+            self._manager.wait_until_finished()
+
+    def _verify(self) -> None:
+        """Reads back what was written, and deletes what is no longer needed.
+
+        Raises:
+          _Unverifiable: in all processes, what was written is not what was saved.
+        """
+        problem = self._group.broadcast('reads back a checkpoint', self._find_problem)
+        if problem:
+            raise _Unverifiable(problem)
+        self._update_list()
+
+    def _find_problem(self) -> str:
+        """Reads back what was written; process 0 calls this.
+
+        Returns:
+          What is wrong with it; '' for nothing.
+        """
+        saved, self._unverified = self._unverified, None
+        if saved is None:
+            return ''
+        folder = self._folder / str(saved.step)
+        try:
+            with explain_errors('write to', self._folder, INTACT):
+                folders.sync(folder)
+            restoring.verify(folder, saved.target, saved.digests)
+            self._catalogue.delete_surplus(saved.step)
+        except UserError as error:
+            return str(error)
+        except (Damage, OtherVersion, Vanished) as error:
+            reason = 'it is gone' if isinstance(error, Vanished) else error
+            return (
+                f'checkpoint {saved.step} in {self._folder} cannot be read back as it was saved: '
+                f'{reason}; the same command resumes from the newest intact one'
+            )
+        return ''
 
     def _restore(self, read: Callable[[int], _Restored], step: int | None) -> _Restored | None:
-        """Reads a checkpoint: the given one, or the newest intact one."""
-        if step is not None:
-            return self._restore_step(read, step)
-        damaged: dict[int, Damage] = {}
-        while steps := set(self._steps()) - damaged.keys():
-            step = max(steps)
-            try:
-                restored = read(step)
-            except Vanished:
-                self._reload()  # the run that is training has removed it
-            except OtherVersion as error:
-                raise self._other_version(step, error) from error
-            except Damage as error:
-                damaged[step] = error
-            else:
-                for damaged_step, damage in damaged.items():
-                    self._set_aside(damaged_step, damage, step)
-                return restored
-        # Nothing is renamed where nothing can be used: the cause may lie elsewhere.
-        reasons = [f'{step} ({damage})' for step, damage in damaged.items()]
-        if reasons := reasons or [
-            path.name for path in folders.find_renamed(self._folder, _DAMAGED)
-        ]:
-            raise UserError(
-                f'no checkpoint in {self._folder} is intact: {", ".join(reasons[:2])}; choose '
-                'another --workdir to train from the beginning'
-            )
-        return None
+        """Reads a checkpoint in all processes: the given one, or the newest intact one."""
+        chosen: list[_Restored] = []
 
-    def _restore_step(self, read: Callable[[int], _Restored], step: int) -> _Restored:
-        where = f'checkpoint {step} in {self._folder}'
-        steps = self._steps()
-        if step not in steps:
-            there = f'there are {", ".join(map(str, steps))}' if steps else 'there is none'
-            raise UserError(f'{where} does not exist: {there}')
+        def choose() -> int | None:
+            choice = choosing.choose(self._folder, self._catalogue, read, step)
+            chosen[:] = [] if choice is None else [choice[1]]
+            return None if choice is None else choice[0]
+
+        choice = self._group.broadcast('reads a checkpoint', choose)
+        self._update_list()
+        if choice is None or chosen:
+            return chosen[0] if chosen else None
+        where = f'checkpoint {choice} in {self._folder}'
         try:
-            return read(step)
-        except Vanished as error:
-            raise UserError(f'{where} was removed by the run that is training') from error
-        except OtherVersion as error:
-            raise self._other_version(step, error) from error
-        except Damage as error:
-            raise UserError(f'{where} is damaged: {error}') from error
-
-    def _other_version(self, step: int, error: OtherVersion) -> UserError:
-        return UserError(f'checkpoint {step} in {self._folder} is of another version: {error}')
+            return read(choice)
+        except (Damage, OtherVersion, Vanished) as error:
+            reason = 'it is gone' if isinstance(error, Vanished) else error
+            raise UserError(
+                f'process {self._group.index} does not read {where} as process 0 does ({reason}): '
+                '--workdir must be on storage that all processes share'
+            ) from error
 
     def _write(self, state: Any, position: Position, error: float | None) -> None:
         step, values = position.step, dataclasses.asdict(position)
-        # With several processes, process 0 alone needs the digests: it writes them and verifies.
-        digests = Digests.of(state._asdict(), values, error)
+        arrays = digests_of(state._asdict(), self._group)
+        digests = Digests.of(arrays, values, error)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state._asdict())
-        if step in self._steps():
-            if self._replace_position(step, target, digests, values):
-                return
-            self._delete(step)  # it holds another state, or is damaged
+        if self._group.broadcast(
+            'compares the state with the checkpoints',
+            lambda: self._is_saved(step, target, digests, values),
+        ):
+            self._update_list()
+            return
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()),
-            position=ocp.args.JsonSave(values),
+            position=ocp.args.JsonSave(values),  # process 0 writes what is JSON
             digests=ocp.args.JsonSave(digests.as_json()),
         )
-        with self._explain_write_errors():
+        with explain_errors('write to', self._folder, INTACT):
+            if not self._group.is_first:
+                manager.forget_steps(self._manager)
             self._manager.save(step, args=arguments, force=True)
-        self._unverified = _Unverified(step, target, digests)
-        self._errors[step] = digests.error
+        if self._group.is_first:
+            self._unverified = _Unverified(step, target, digests)
+            self._catalogue.record_error(step, digests.error)
+        self._update_list()
+
+    def _is_saved(self, step: int, target: Any, digests: Digests, values: dict[str, Any]) -> bool:
+        """Returns whether there is a checkpoint with these arrays; process 0 calls this.
+
+        If so, its position and its error are replaced; one with other arrays is deleted.
+        """
+        if step not in self._catalogue.steps:
+            return False
+        if self._replace_position(step, target, digests, values):
+            return True
+        self._catalogue.delete(step)  # it holds another state, or is damaged
+        return False
 
     def _replace_position(
         self, step: int, target: Any, digests: Digests, values: dict[str, Any]
@@ -308,71 +357,11 @@ class Checkpoints:
         digests_file, position_file = (
             folder / item / reading.JSON_FILE for item in (reading.DIGESTS, reading.POSITION)
         )
-        with self._explain_write_errors():
+        with explain_errors('write to', self._folder, INTACT):
             digests_file.parent.mkdir(exist_ok=True)
             atomic_files.replace_json(digests_file, both.as_json())
             atomic_files.replace_json(position_file, values)
             atomic_files.replace_json(digests_file, after.as_json())
-        self._unverified, self._errors[step] = _Unverified(step, target, after), error
+        self._unverified = _Unverified(step, target, after)
+        self._catalogue.record_error(step, error)
         return True
-
-    def _delete_surplus(self, saved: int) -> None:
-        """Removes all but the newest checkpoints, the best one, and the one just saved."""
-        steps = sorted(self._steps())
-        kept = {*steps[-(self._keep or 1) :], self.best, saved}
-        for step in steps:
-            if step not in kept:
-                self._delete(step)
-
-    def _delete(self, step: int) -> None:
-        # Renamed first: a checkpoint that is partly deleted never has the name of an intact one.
-        with self._explain_errors('delete', ''):
-            renamed = folders.set_aside(self._folder / str(step), _DELETED)
-        self._errors.pop(step, None)
-        self._reload()
-        _remove(renamed)
-
-    def _set_aside(self, step: int, damage: Damage, used: int) -> None:
-        text = f'checkpoint {step} is damaged ({damage}): checkpoint {used} is used'
-        if self._keep is not None:
-            with self._explain_errors('rename', ''):
-                renamed = folders.set_aside(self._folder / str(step), _DAMAGED)
-            self._errors.pop(step, None)
-            self._reload()
-            text += f', and {step} is now named {renamed.name}'
-        warn(text)
-
-    def _remove_leftovers(self) -> None:
-        """Removes what a process was deleting when it was killed."""
-        for folder in folders.find_renamed(self._folder, _DELETED):
-            _remove(folder)
-
-    def _reload(self) -> None:
-        with self._explain_errors('read', ''), no_warnings():
-            self._manager.reload()
-
-    def _explain_write_errors(self) -> Any:
-        return self._explain_errors('write to', '; the checkpoints before it are intact')
-
-    @contextmanager
-    def _explain_errors(self, action: str, consequence: str) -> Iterator[None]:
-        """Raises whatever Orbax or the system raises as a UserError."""
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            reason = (
-                reading.trouble_of_system(error, ignored=()) or first_line(error)[:_LONGEST_REASON]
-            )
-            raise UserError(
-                f'cannot {action} the checkpoints in {self._folder}: {reason}{consequence}'
-            ) from error
-
-
-def _remove(folder: Path) -> None:
-    """Removes a folder; an error, as on a network disk while it is read, ends no training."""
-    try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        warn_once(f'cannot delete {folder}: {error.strerror}; the next start tries again')

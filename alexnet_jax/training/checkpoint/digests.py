@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -48,11 +49,18 @@ class ArrayDigest:
         return cls(array.shape, array.dtype.name, hashlib.sha256(data.data).hexdigest())
 
 
-def of_arrays(tree: Any) -> dict[str, ArrayDigest]:
-    """Computes the digests of all arrays of a tree, by name, on several threads."""
-    arrays = leaves_by_name(tree)
+def of_arrays(arrays: Iterable[tuple[str, Any]]) -> dict[str, ArrayDigest]:
+    """Computes the digests of arrays on several threads.
+
+    Args:
+      arrays: names and arrays.
+
+    Returns:
+      The digests by name, in the same order.
+    """
     with concurrent.futures.ThreadPoolExecutor(min(4, processor_count())) as executor:
-        return dict(zip(arrays, executor.map(ArrayDigest.of, arrays.values()), strict=True))
+        futures = {name: executor.submit(ArrayDigest.of, array) for name, array in arrays}
+        return {name: future.result() for name, future in futures.items()}
 
 
 def of_json(values: Any) -> str:
@@ -75,10 +83,12 @@ class Digests:
     error: float | None = None
 
     @classmethod
-    def of(cls, state: Any, position: dict[str, Any], error: float | None) -> 'Digests':
-        """Computes the digests of a state, a tree of arrays, and of a position in plain values."""
+    def of(
+        cls, arrays: dict[str, ArrayDigest], position: dict[str, Any], error: float | None
+    ) -> 'Digests':
+        """Adds the digest of a position, in plain values, to those of arrays."""
         error = None if error is None or math.isnan(error) else float(error)
-        return cls(of_arrays(state), (of_json(position),), error)
+        return cls(arrays, (of_json(position),), error)
 
     def as_json(self) -> dict[str, Any]:
         """Returns plain values that include a digest of themselves."""
@@ -115,7 +125,7 @@ class Digests:
         Raises:
           Damage: an array differs; the text names it.
         """
-        for name, digest in of_arrays(tree).items():
+        for name, digest in of_arrays(leaves_by_name(tree).items()).items():
             expected = self.arrays.get(name)
             if expected is None:
                 raise Damage(f'{name} was not saved')

@@ -1,9 +1,102 @@
 """The folders of checkpoints: synced, or renamed so that they no longer count as checkpoints."""
 
+import contextlib
 import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+from alexnet_jax.processes.errors import LostProcess, is_collective_failure
+from alexnet_jax.processes.group import Group, current
 from alexnet_jax.runtime import atomic_files
+from alexnet_jax.runtime.user_errors import UserError, causes, first_line
+from alexnet_jax.training.checkpoint import reading
+
+INTACT = '; the checkpoints before it are intact'
+_LONGEST_REASON = 120  # characters of a library's error that are shown
+_SECONDS_TO_APPEAR = 10.0  # for a new file to be seen by other hosts, on a slow network disk
+
+
+@contextlib.contextmanager
+def explain_errors(action: str, folder: Path, consequence: str = '') -> Iterator[None]:
+    """Raises whatever Orbax or the system raises as a UserError.
+
+    Args:
+      action: what the block does with the checkpoints, such as 'write to'.
+      folder: the folder of all checkpoints.
+      consequence: what follows, for the end of the message.
+
+    Raises:
+      UserError: an error here.
+      LostProcess: an error of another process, for which this one has waited.
+    """
+    try:
+        yield
+    except (UserError, LostProcess):
+        raise
+    except Exception as error:
+        reason = reading.trouble_of_system(error, ignored=())
+        if not reason and current().count > 1 and is_collective_failure(error):
+            raise LostProcess(
+                f'cannot {action} the checkpoints in {folder}: {_describe(error)}{consequence}'
+            ) from error
+        reason = reason or first_line(error)[:_LONGEST_REASON]
+        raise UserError(
+            f'cannot {action} the checkpoints in {folder}: {reason}{consequence}'
+        ) from error
+
+
+def _describe(error: BaseException) -> str:
+    """Names the processes that did not come to a barrier; JAX lists each in a line of its own."""
+    for cause in causes(error):
+        names = str(cause).partition('timed out task names:')[2].strip().partition('\n\n')[0]
+        if numbers := re.findall(r'(\d+)\W*$', names, re.MULTILINE):
+            return f'{_name(numbers)} did not finish within the time limit'
+    return first_line(error)[:_LONGEST_REASON]
+
+
+def _name(processes: list[str]) -> str:
+    return f'process{"es" if len(processes) > 1 else ""} {", ".join(processes)}'
+
+
+def check_shared(folder: Path, group: Group) -> None:
+    """Checks that all processes of a group see what process 0 writes to a folder.
+
+    Args:
+      folder: the folder of all checkpoints; process 0 sees it.
+      group: the processes.
+
+    Raises:
+      UserError: one of them does not; the text names it.
+    """
+    if group.count == 1:
+        return
+    file = folder / f'.{uuid.uuid4().hex}'
+    if group.is_first:
+        with explain_errors('write to', folder):
+            file.touch()
+    try:
+        file = folder / group.broadcast('opens the checkpoints', lambda: file.name)
+        is_visible = group.gather('the folder of the checkpoints', _appears(file))
+    finally:
+        if group.is_first:
+            file.unlink(missing_ok=True)
+    if blind := [str(process) for process, sees in enumerate(is_visible) if not sees]:
+        raise UserError(
+            f'{_name(blind)} did not see what process 0 wrote to {folder}: '
+            '--workdir must be on storage that all processes share'
+        )
+
+
+def _appears(file: Path) -> bool:
+    end = time.monotonic() + _SECONDS_TO_APPEAR
+    while not file.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def set_aside(step_folder: Path, suffix: str) -> Path:

@@ -38,7 +38,14 @@ def read_state(folder: Path, step: int, shapes: Any) -> tuple[Any, Position]:
     # Global arrays on the host, whatever their sharding: a digest is that of a global array.
     arrays, position = _read(step_folder, target, digests)
     try:
-        placed = jax.tree.map(lambda x, shape: jax.device_put(x, shape.sharding), arrays, target)
+        # Not `device_put`: with several processes, it would compare the values of all of them.
+        placed = jax.tree.map(
+            lambda x, shape: jax.make_array_from_callback(
+                x.shape, shape.sharding, lambda index: x[index]
+            ),
+            arrays,
+            target,
+        )
         return type(shapes)(**jax.block_until_ready(placed)), position
     except Exception as error:
         if trouble := reading.trouble_of_system(error):

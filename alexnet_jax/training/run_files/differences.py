@@ -1,10 +1,12 @@
 """Compares the recorded settings and images of a run with other ones, in words for a message."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from alexnet_jax.config import schema
 from alexnet_jax.runtime.printing import list_names
+from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.run_files import config_file
 
 
@@ -54,3 +56,20 @@ def name_source(source: Mapping[str, Any]) -> str:
     """Names the state of another run in a few words."""
     step = source.get('step')
     return f'{source.get("workdir")}' + ('' if step is None else f' after step {step}')
+
+
+def check_source(
+    workdir: Path, recorded: Mapping[str, Any] | None, source: Mapping[str, Any] | None
+) -> None:
+    """Raises a UserError if the run in a workdir was started from another state than `source`."""
+    if source is None or (
+        recorded is not None
+        and recorded.get('workdir') == source['workdir']
+        and source.get('step') in (None, recorded.get('step'))
+    ):
+        return
+    origin = 'its own initial state' if recorded is None else name_source(recorded)
+    raise UserError(
+        f'{workdir} is a run that was started from {origin}, not from {name_source(source)}: leave '
+        'out --from to resume it, or choose another --workdir'
+    )

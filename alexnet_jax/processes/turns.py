@@ -1,0 +1,120 @@
+"""The turns of a training loop: what all processes have agreed on, and what one of them lacks."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from alexnet_jax.processes import group
+from alexnet_jax.processes.agreement import Agreement, Notices
+from alexnet_jax.runtime.signals import StopSignal
+from alexnet_jax.runtime.user_errors import UserError, first_line
+
+_Item = TypeVar('_Item')
+
+
+class LookAhead(Generic[_Item]):
+    """Reads items before they are needed.
+
+    A process whose images cannot be read must still make the turns that other processes have made
+    already; see `Agreement`. It learns of the error `ahead` items before it lacks one.
+
+    Args:
+      items: the items, such as batches on the host.
+      ahead: how many items are read in advance; 0 in a program of one process.
+      has_stopped: returns whether a signal has arrived. A signal may also have ended the processes
+        that read, so an error after it does not count.
+
+    Attributes:
+      error: what reading an item has raised; None if nothing. The items before it are handed out.
+    """
+
+    def __init__(self, items: Iterator[_Item], ahead: int, has_stopped: Callable[[], bool]) -> None:
+        self._items, self._ahead, self._has_stopped = items, ahead, has_stopped
+        self._ready: collections.deque[_Item] = collections.deque()
+        self._has_ended = False
+        self.error: Exception | None = None
+
+    def take(self) -> _Item | None:
+        """Returns the next item; None where there is none, because of the end or an error.
+
+        In a program of one process it is also None once a signal has arrived.
+        """
+        while not self._has_ended and len(self._ready) <= self._ahead:
+            if not self._ahead and self._has_stopped():
+                break
+            self._read()
+        return self._ready.popleft() if self._ready else None
+
+    def _read(self) -> None:
+        try:
+            self._ready.append(next(self._items))
+        except StopIteration:
+            self._has_ended = True
+        except Exception as error:
+            self._has_ended = True
+            self.error = None if self._has_stopped() else error
+
+
+class Turns:
+    """The turns of a loop that all processes make; see `agreement`.
+
+    Args:
+      stop: records the signals that ask this process to stop.
+
+    Attributes:
+      signal: the name of the signal that all processes stop for; '' for none.
+    """
+
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop, self._group = stop, group.current()
+        self._agreement = Agreement(stop)  # outside of `agree`
+        self._error: Exception | None = None  # of this process
+        self._notices = Notices()  # all so far
+        self.signal = ''
+
+    @contextlib.contextmanager
+    def agree(self) -> Iterator[None]:
+        """Agrees with the other processes within the block, and watches that all make progress."""
+        with self._group.agreement(self._stop) as self._agreement:
+            yield
+
+    def read_ahead(self, items: Iterator[_Item], turns_behind: int) -> LookAhead[_Item]:
+        """Reads items as far ahead as another process may be ahead of this one.
+
+        Args:
+          items: one for each turn.
+          turns_behind: how many turns a process makes before it waits for the result of one, in
+            which all processes take part.
+        """
+        # One more turn each: the one that a process is in, the one whose result it waits for, and
+        # the one that all agree on, which no process has made.
+        ahead = turns_behind + 3 if self._group.count > 1 else 0
+        return LookAhead(items, ahead, lambda: bool(self._stop.signal))
+
+    def end(self, error: Exception | None = None, save: bool = False) -> Notices:
+        """Ends a turn, and returns what all processes act on before they begin the next one.
+
+        Args:
+          error: what keeps this process from making more than a few turns; None for nothing.
+          save: whether this process asks for a checkpoint.
+        """
+        if error is not None and self._error is None:
+            self._error = error
+            self._agreement.report_error(first_line(error))
+        if save:
+            self._agreement.request_save()
+        notices = self._agreement.next_turn()
+        self._notices = Notices.merge([self._notices, notices])
+        self.signal = self._notices.signal
+        return notices
+
+    def raise_error(self) -> None:
+        """Raises the error that all processes have agreed to end with, if there is one."""
+        if not self._notices.error:
+            return
+        if self._error is not None and self._notices.process == self._group.index:
+            raise self._error
+        raise UserError(f'process {self._notices.process}: {self._notices.error}')

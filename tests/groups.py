@@ -1,0 +1,105 @@
+"""Groups of processes that train one net together, as a user or a launcher starts them."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+
+import nets
+import runs
+
+SECONDS = 200  # after which a group of a test has hung
+
+
+def free_port():
+    """Returns a port that is free now, far from those that the system gives to connections."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as attempt:
+            try:
+                attempt.bind(('localhost', port))
+            except OSError:
+                continue
+            return port
+
+
+class Group:
+    """Processes of alexnet_jax.main.
+
+    Args:
+      count: the number of processes.
+      workdir, data_dir: as for `runs.command`.
+      arguments: more flags; a function of the process for flags that differ.
+      faults: what goes wrong, by process: see `faults`.
+      variables: of the environment.
+      settings: as for `runs.command`.
+    """
+
+    def __init__(
+        self, count, workdir, data_dir, arguments=(), faults=None, variables=None, **settings
+    ):
+        port = free_port()
+        self.start = time.monotonic()
+        self.processes = []
+        for process in range(count):
+            command = runs.command(workdir, data_dir, **settings)
+            command[1:3] = ['-m', 'faults']
+            command += [f'--processes={count}', f'--process={process}']
+            command += [f'--coordinator=localhost:{port}']
+            command += arguments(process) if callable(arguments) else arguments
+            environment = {k: v for k, v in os.environ.items() if k != 'JAX_NUM_CPU_DEVICES'}
+            folders = nets.ROOT, nets.ROOT / 'tests', nets.ROOT / 'tests' / 'processes'
+            environment |= {'PYTHONPATH': ':'.join(map(str, folders))} | (variables or {})
+            environment['XLA_FLAGS'] = '--xla_backend_optimization_level=0'  # as in runs.start
+            environment['FAULT'] = json.dumps((faults or {}).get(process, {}))
+            self.processes.append(
+                subprocess.Popen(
+                    command,
+                    cwd=nets.ROOT,
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                )
+            )
+
+    def wait(self):
+        """Waits for the end of all; `codes`, `out` and `err` have a value for each process."""
+        deadline = self.start + SECONDS
+        outputs = []
+        try:
+            for process in self.processes:
+                outputs.append(process.communicate(timeout=max(1, deadline - time.monotonic())))
+        finally:
+            for process in self.processes:
+                process.kill()
+        self.seconds, self.ended = time.monotonic() - self.start, time.time()
+        self.codes = [process.returncode for process in self.processes]
+        self.out, self.err = zip(*outputs, strict=True)
+        return self
+
+    def lines(self, process):
+        """Returns what the program itself has written to stderr, without XLA's lines."""
+        return [x for x in self.err[process].splitlines() if x.startswith('alexnet_jax:')]
+
+
+def run(*arguments, **options):
+    return Group(*arguments, **options).wait()
+
+
+def main():
+    """Starts a group as tests do: COUNT WORKDIR DATA_DIR [FLAGS]."""
+    count, workdir, data_dir, *arguments = sys.argv[1:]
+    group = run(int(count), workdir, data_dir, arguments)
+    for process in range(int(count)):
+        print(f'process {process}: exit code {group.codes[process]}')
+        print(group.out[process][-2000:], group.err[process][-3000:])
+    print(f'{group.seconds:.1f} s')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,109 @@
+"""Nets that several processes train together, as a user starts them: the same as those of one.
+
+Faults are injected at turns of the training loop, see `faults`. The run of `runs.SHORT` has 23
+steps with a turn each; its evaluations and saves have turns of their own.
+"""
+
+import numpy as np
+import pytest
+
+import groups
+import runs
+from alexnet_jax.processes.monitor import LOST_SECONDS, SUSPECT_SECONDS
+
+pytestmark = pytest.mark.slow
+
+TOWERS = {'mesh__tower': 2, 'mesh__data': 1}
+# From the moment of a fault to the end of the last process; the machine may be busy.
+SLACK = 15
+
+
+def assert_same_run(workdir, other, tolerance=0.0):
+    """Compares the final arrays, bit by bit or within a tolerance, and the metrics."""
+    (step, arrays), (other_step, other_arrays) = runs.final(workdir), runs.final(other)
+    assert (step, arrays.keys()) == (other_step, other_arrays.keys())
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, other_arrays[name], rtol=0, atol=tolerance, err_msg=name)
+    if not tolerance:
+        assert runs.metrics(workdir) == runs.metrics(other)
+
+
+def seconds_from_fault(group):
+    """Returns the seconds from the fault to the end of the group."""
+    moments = [line for err in group.err for line in err.splitlines() if line.startswith('fault')]
+    return group.ended - float(moments[0].split()[-1])
+
+
+def test_two_processes_with_a_tower_each_train_as_one_process_does(tmp_path, data_dir, trained_run):
+    """Parameters, velocity and metrics are the same bits; process 0 alone prints."""
+    group = groups.run(2, tmp_path, data_dir, **TOWERS)
+    assert group.codes == [0, 0], group.err
+    assert_same_run(tmp_path, trained_run)
+    assert 'top-1 error' in group.out[0]
+    assert 'top-1 error' not in group.out[1]
+    assert group.lines(1) == []
+
+
+def test_kills_in_training_evaluation_and_saving_end_all_and_lose_nothing(
+    tmp_path, data_dir, trained_run
+):
+    """The other process ends soon, with a code that launchers try again; then the run resumes."""
+    kills = [
+        (1, {'kind': 'kill', 'turn': 8}, SUSPECT_SECONDS + 2),  # in training
+        (0, {'kind': 'kill', 'evaluation': 2}, 0),  # process 0 has the coordination service
+        (1, {'kind': 'kill', 'save': 2}, LOST_SECONDS),
+    ]
+    for process, fault, limit in kills:
+        group = groups.run(2, tmp_path, data_dir, faults={process: fault}, **TOWERS)
+        assert group.codes[process] == -9, group.err
+        assert group.codes[1 - process] in (69, -6), group.err
+        assert seconds_from_fault(group) < limit + SLACK
+        if process:
+            assert 'process 1: it was killed or cannot be reached' in group.lines(0)[-1]
+    group = groups.run(2, tmp_path, data_dir, **TOWERS)
+    assert group.codes == [0, 0], group.err
+    assert_same_run(tmp_path, trained_run)
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path, data_dir, trained_run):
+    """Each start makes some steps, and all processes end with 75 after one common checkpoint."""
+    for process, fault in ((1, {'turn': 3}), (0, {'turn': 7}), (1, {'save': 2})):
+        faults = {process: {'kind': 'term', **fault}}
+        group = groups.run(2, tmp_path, data_dir, faults=faults, **TOWERS)
+        assert group.codes == [75, 75], group.err
+        (line,) = (x for x in group.out[0].splitlines() if x.startswith('stopped by'))
+        assert line.startswith(f'stopped by SIGTERM after step {runs.final(tmp_path)[0]} of 23')
+    group = groups.run(2, tmp_path, data_dir, **TOWERS)
+    assert group.codes == [0, 0], group.err
+    assert_same_run(tmp_path, trained_run)
+
+
+def test_an_exception_in_one_process_ends_all_at_once(tmp_path, data_dir):
+    """The last line of each process names the process that failed and its error."""
+    faults = {1: {'kind': 'raise', 'turn': 5}}
+    group = groups.run(2, tmp_path, data_dir, faults=faults, **TOWERS)
+    assert group.codes == [1, 1], group.err
+    assert seconds_from_fault(group) < 2 + SLACK
+    assert group.lines(0)[-1] == (
+        'alexnet_jax: process 0 ends with process 1: ZeroDivisionError: a fault of the program'
+    )
+    assert 'Traceback' in group.err[1]
+    assert 'Traceback' not in group.err[0]
+
+
+def test_a_full_disk_of_process_0_ends_all_with_one_line(tmp_path, data_dir):
+    faults = {0: {'kind': 'disk', 'save': 2}}
+    group = groups.run(2, tmp_path, data_dir, faults=faults, **TOWERS)
+    assert group.codes == [2, 2], group.err
+    assert seconds_from_fault(group) < 5 + SLACK
+    assert 'File too large' in group.lines(0)[-1]
+    assert 'ends with process 0' in group.lines(1)[-1]
+    assert 'Traceback' not in ''.join(group.err)
+
+
+def test_a_process_that_hangs_is_named(tmp_path, data_dir):
+    faults = {1: {'kind': 'hang', 'turn': 12}}
+    group = groups.run(2, tmp_path, data_dir, ['--hang_timeout=20'], faults, **TOWERS)
+    assert group.codes == [69, 69], group.err
+    assert 'process 1: it has made no step for more than 20 s' in group.lines(0)[-1]
+    assert seconds_from_fault(group) < 20 + SLACK
