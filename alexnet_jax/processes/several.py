@@ -37,6 +37,7 @@ class Several(Group):
         self.index, self.count = index, count
         self._keys, self._monitor = keys, monitor
         self._calls = itertools.count()  # the calls of all processes have the same numbers
+        self._old: list[str] = []  # keys that are deleted once all processes have read them
         self._told: set[tuple[str, int]] = set()
 
     def gather(self, name: str, value: Any, seconds: float = BARRIER_SECONDS) -> list[Any]:
@@ -55,13 +56,15 @@ class Several(Group):
         names = {other for other, _ in answers.values()}
         if names != {name}:
             raise AssertionError(f'the processes are at different points: {sorted(names)}')
-        if self.is_first and number:
-            self._keys.delete(f'gather/{number - 1}/')  # all have read those
+        if self.is_first:
+            for folder in self._old:  # all have read those
+                self._keys.delete(folder)
+            self._old = [f'gather/{number}/']
         return [answers[str(process)][1] for process in range(self.count)]
 
     def broadcast(self, action: str, compute: Callable[[], Any]) -> Any:
         """Returns what process 0 computes; see `Group.broadcast`."""
-        key = f'broadcast/{next(self._calls)}'
+        key = self._new_broadcast()
         if self.is_first:
             value = json.loads(json.dumps(compute()))
             self._keys.set(key, value)
@@ -70,13 +73,18 @@ class Several(Group):
 
     def first_before_others(self, action: str, function: Callable[[], _Result]) -> _Result:
         """Calls a function in process 0, and then in the others."""
-        key = f'broadcast/{next(self._calls)}'
+        key = self._new_broadcast()
         if self.is_first:
             result = function()
             self._keys.set(key, None)
             return result
         self._wait_for_first(key, action)
         return function()
+
+    def _new_broadcast(self) -> str:
+        key = f'broadcast/{next(self._calls)}'
+        self._old.append(key)  # deleted after the next point to which all come
+        return key
 
     def _wait_for_first(self, key: str, action: str) -> Any:
         seconds = _SECONDS_BEFORE_MESSAGE

@@ -34,18 +34,20 @@ class LookAhead(Generic[_Item]):
     def __init__(self, items: Iterator[_Item], ahead: int, has_stopped: Callable[[], bool]) -> None:
         self._items, self._ahead, self._has_stopped = items, ahead, has_stopped
         self._ready: collections.deque[_Item] = collections.deque()
-        self._has_ended = False
+        self._has_begun = self._has_ended = False
         self.error: Exception | None = None
 
     def take(self) -> _Item | None:
         """Returns the next item; None where there is none, because of the end or an error.
 
-        In a program of one process it is also None once a signal has arrived.
+        In a program of one process it is also None once a signal has arrived, except for the first
+        item: no turn has ended in which the signal could have been noticed.
         """
         while not self._has_ended and len(self._ready) <= self._ahead:
-            if not self._ahead and self._has_stopped():
+            if not self._ahead and self._has_begun and self._has_stopped():
                 break
             self._read()
+        self._has_begun = True
         return self._ready.popleft() if self._ready else None
 
     def _read(self) -> None:
@@ -66,6 +68,7 @@ class Turns:
 
     Attributes:
       signal: the name of the signal that all processes stop for; '' for none.
+      save: whether all have agreed to save a checkpoint since the last call of `mark_saved`.
     """
 
     def __init__(self, stop: StopSignal) -> None:
@@ -73,7 +76,7 @@ class Turns:
         self._agreement = Agreement(stop)  # outside of `agree`
         self._error: Exception | None = None  # of this process
         self._notices = Notices()  # all so far
-        self.signal = ''
+        self.signal, self.save = '', False
 
     @contextlib.contextmanager
     def agree(self) -> Iterator[None]:
@@ -108,8 +111,12 @@ class Turns:
             self._agreement.request_save()
         notices = self._agreement.next_turn()
         self._notices = Notices.merge([self._notices, notices])
-        self.signal = self._notices.signal
+        self.signal, self.save = self._notices.signal, self.save or bool(notices)
         return notices
+
+    def mark_saved(self) -> None:
+        """Sets `save` back, once a checkpoint has been saved."""
+        self.save = False
 
     def raise_error(self) -> None:
         """Raises the error that all processes have agreed to end with, if there is one."""

@@ -176,6 +176,9 @@ class Loop:
             self._writer.filters(0, towers.fetch(self._mesh, self._filters))
         else:
             self._evaluate_and_save()  # the evaluation that a signal may have ended early
+            self._turns.raise_error()
+            if self._turns.signal:
+                return
         batches = self._turns.read_ahead(self._batches(first), self._steps_behind)
         batch = self._place(batches.take())
         if batches.error and batch is None:
@@ -195,7 +198,7 @@ class Loop:
             notices = self._turns.end(batches.error, self._is_time_to_save())
             if self._due(step + 1) or notices:
                 self._record_all_but(0)
-                self._evaluate_and_save(save=bool(notices))
+                self._evaluate_and_save()
                 self._turns.raise_error()
                 if self._turns.signal:
                     break
@@ -317,12 +320,8 @@ class Loop:
                 advice += f'; should it diverge again, {flag} with another --workdir goes back more'
         return _Diverged(f'{problem} at step {step}, {advice}')
 
-    def _evaluate_and_save(self, save: bool = False) -> None:
-        """Evaluates and saves as is due at this step; a signal ends the evaluation early.
-
-        Args:
-          save: whether to save a checkpoint that is not due.
-        """
+    def _evaluate_and_save(self) -> None:
+        """Evaluates and saves as is due at this step; a signal ends the evaluation early."""
         self._group.expect_progress(COMPILING_SECONDS)
         step, best = self._position.step, self._checkpoints.best_error
         last = step == self._plan.steps
@@ -339,8 +338,8 @@ class Loop:
                 raise
         improved = self._error < (math.inf if best is None else best)
         due = last or step % self._plan.save_every == 0
-        notices = self._turns.end(save=self._is_time_to_save())
-        if save or due or improved or notices:
+        self._turns.end(save=self._is_time_to_save())
+        if due or improved or self._turns.save:
             self._save()
 
     def _save(self) -> None:
@@ -355,6 +354,7 @@ class Loop:
         self._writer.flush()  # no checkpoint without the lines of the log before it
         error = self._error if math.isfinite(self._error) else None
         self._checkpoints.save(self.state, self._position, error)
+        self._turns.mark_saved()
         self._time_of_save = time.monotonic()
 
     def _evaluate(self, views: int) -> None:
