@@ -8,12 +8,13 @@ the training loop, so a turn at which nothing happens costs no more than a lock.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from alexnet_jax.processes.keys import Keys
+from alexnet_jax.processes.keys import Keys, Unreachable
 from alexnet_jax.runtime.signals import StopSignal
 
 
@@ -74,9 +75,20 @@ class Agreement:
         with self._own_lock:
             self._error = line
 
-    def next_turn(self) -> Notices:
-        """Ends a turn, and returns what all processes act on before they begin the next one."""
+    def next_turn(self, wait: bool = False) -> Notices:
+        """Ends a turn, and returns what all processes act on before they begin the next one.
+
+        Args:
+          wait: whether to wait until all processes know what this one has noticed. Otherwise a
+            process that cannot make many more turns may make all of them before the others know.
+        """
         return self._take_notices()
+
+    def _has_notices(self) -> bool:
+        """Returns whether this process has noticed something since `_take_notices`."""
+        with self._own_lock:
+            has_signal = bool(self._stop.signal) and not self._signal_told
+            return self._save or bool(self._error) or has_signal
 
     def _take_notices(self) -> Notices:
         """Returns what this process has noticed since the last call."""
@@ -96,6 +108,9 @@ class SharedAgreement(Agreement):
     process has ended yet. The other processes come to that turn, since each of them can make the
     turns that the fastest one has made.
 
+    A call that finds the coordination service unreachable may have had its effect or not: it is
+    repeated, with the same values.
+
     Args:
       stop: records the signals that ask this process to stop.
       keys: the keys of the run.
@@ -114,21 +129,22 @@ class SharedAgreement(Agreement):
     ) -> None:
         super().__init__(stop, process)
         self._keys, self._count, self._show_progress = keys, count, show_progress
-        self._lock = threading.Lock()  # while it is held, no turn ends
+        self._changed = threading.Condition()  # guards what follows
         self._turns, self._round = 0, 0
         self._agreed: dict[int, Notices] = {}  # by the turn after which they are acted on
-        self._is_in_round = False
-        self._own = Notices()  # noticed and not yet told
+        self._answer: dict[str, Any] | None = None  # in the round under way; then no turn ends
 
     @property
     def turns(self) -> int:
         """The number of turns that this process has ended."""
         return self._turns
 
-    def next_turn(self) -> Notices:
-        """Ends a turn, and returns what all processes act on before they begin the next one."""
+    def next_turn(self, wait: bool = False) -> Notices:
+        """Ends a turn, and returns what all processes act on; see `Agreement.next_turn`."""
         self._show_progress()
-        with self._lock:
+        with self._changed:
+            while self._answer is not None or (wait and self._has_notices()):
+                self._changed.wait()
             self._turns += 1
             return self._agreed.pop(self._turns, Notices())
 
@@ -140,20 +156,25 @@ class SharedAgreement(Agreement):
 
         Returns:
           Whether a round is under way, so that the next call should follow at once.
+
+        Raises:
+          Unreachable: the coordination service does not answer; the next call repeats what this one
+            has not done.
         """
-        self._own = Notices.merge([self._own, self._take_notices()])
-        key = f'round/{self._round}'
-        if not self._is_in_round:
+        if self._answer is None:
+            key = f'round/{self._round}'
             if key not in events:
-                if not self._own:
+                if not self._has_notices():
                     return False
                 self._keys.set(f'events/{key}', self._process)  # or another process has done it
-            self._lock.acquire()
-            self._is_in_round = True
-            values = {'turns': self._turns, 'notices': dataclasses.asdict(self._own)}
-            self._own = Notices()
-            self._keys.set(f'rounds/{self._round}/{self._process}', values)
-        answers = self._keys.read(f'rounds/{self._round}/')
+            with self._changed:
+                notices = dataclasses.asdict(self._take_notices())
+                self._answer = {'turns': self._turns, 'notices': notices}
+        folder = f'rounds/{self._round}/'
+        answers = self._keys.read(folder)
+        if str(self._process) not in answers:
+            self._keys.set(f'{folder}{self._process}', self._answer)
+            answers = self._keys.read(folder)
         if len(answers) < self._count:
             return True
         self._close_round([answers[process] for process in sorted(answers, key=int)])
@@ -162,10 +183,13 @@ class SharedAgreement(Agreement):
     def _close_round(self, answers: list[dict[str, Any]]) -> None:
         turn = 1 + max(answer['turns'] for answer in answers)
         told = [Notices(**answer['notices']) for answer in answers]
-        self._agreed[turn] = Notices.merge([self._agreed.get(turn, Notices()), *told])
-        if self._process == 0 and self._round:  # nobody looks at the round before any more
-            self._keys.delete(f'events/round/{self._round - 1}')
-            self._keys.delete(f'rounds/{self._round - 1}/')
-        self._round += 1
-        self._is_in_round = False
-        self._lock.release()
+        with self._changed:
+            self._agreed[turn] = Notices.merge([self._agreed.get(turn, Notices()), *told])
+            self._round += 1
+            self._answer = None
+            self._changed.notify_all()
+        earlier = self._round - 2  # nobody looks at it any more, since all have answered after it
+        if self._process == 0 and earlier >= 0:
+            with contextlib.suppress(Unreachable):  # then they stay, which harms nothing
+                self._keys.delete(f'events/round/{earlier}')
+                self._keys.delete(f'rounds/{earlier}/')

@@ -3,10 +3,12 @@
 import re
 from typing import NamedTuple
 
+from alexnet_jax.processes.keys import Unreachable
 from alexnet_jax.runtime.signals import EXIT_INTERRUPTED, Stopped
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, causes, describe_error, first_line
 
 EXIT_LOST_PROCESS = 69  # exit code of a group that lost a process; launchers start it again
+RESUME = 'the same command, in all processes, resumes'
 EXIT_FAULT = 1  # that of a Python program with a traceback
 
 # What XLA, Gloo, NCCL and gRPC say when a process that takes part in a collective is gone.
@@ -41,6 +43,8 @@ class Failure(NamedTuple):
             return cls(process, f'stopped by {error}: the same command resumes', EXIT_STOPPED)
         if isinstance(error, KeyboardInterrupt):
             return cls(process, 'interrupted', EXIT_INTERRUPTED)
+        if isinstance(error, Unreachable):
+            return cls(0, f'it was killed or cannot be reached; {RESUME}', EXIT_LOST_PROCESS)
         if isinstance(error, LostProcess) or is_collective_failure(error):
             return cls(process, first_line(error), EXIT_LOST_PROCESS)
         line = describe_error(error)

@@ -70,6 +70,9 @@ class Group:
 
         Returns:
           The result of this process.
+
+        Raises:
+          Stopped: a signal has arrived at a process that waits for process 0, which may take hours.
         """
         return function()
 

@@ -20,11 +20,12 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from alexnet_jax.processes.agreement import SharedAgreement
-from alexnet_jax.processes.errors import EXIT_LOST_PROCESS, Failure
+from alexnet_jax.processes.errors import EXIT_LOST_PROCESS, RESUME, Failure
 from alexnet_jax.processes.keys import Keys, Unreachable
 from alexnet_jax.runtime.printing import complain, printable
 
@@ -33,7 +34,6 @@ ROUND_SECONDS = 0.01  # between two looks while a round of the agreement is unde
 LOST_SECONDS = 20.0  # without a sign of life
 SUSPECT_SECONDS = 4.0  # the same after a collective has failed
 UNREACHABLE_SECONDS = 20.0  # without an answer of the coordination service
-_RESUME = 'the same command, in all processes, resumes'
 PARTING_SECONDS = 5.0  # for which process 0 stays when it fails, so that the others learn why
 
 
@@ -135,8 +135,11 @@ class Monitor:
                 answered = time.monotonic()
             except Unreachable:
                 if time.monotonic() - answered > UNREACHABLE_SECONDS:
-                    line = f'it was killed or cannot be reached; {_RESUME}'
+                    line = f'it was killed or cannot be reached; {RESUME}'
                     self._end_by_thread(Failure(0, line, EXIT_LOST_PROCESS))
+            except Exception as error:  # without this thread nobody would notice what happens
+                traceback.print_exc()
+                self._end_by_thread(Failure.of(error, self._index))
             if self._closed.wait(ROUND_SECONDS if is_in_round else POLL_SECONDS):
                 return
 
@@ -168,7 +171,7 @@ class Monitor:
                 self._alive[process] = sign, now
             elif now - since > seconds:
                 self._silent.add(process)
-                line = f'it was killed or cannot be reached (silent for {seconds:g} s); {_RESUME}'
+                line = f'it was killed or cannot be reached (silent for {seconds:g} s); {RESUME}'
                 self._end_by_thread(Failure(process, line, EXIT_LOST_PROCESS))
         self._check_progress(signs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -14,13 +15,13 @@ from alexnet_jax.processes.group import BARRIER_SECONDS, Group
 from alexnet_jax.processes.keys import Keys
 from alexnet_jax.processes.monitor import Monitor
 from alexnet_jax.runtime.printing import warn
-from alexnet_jax.runtime.signals import StopSignal
+from alexnet_jax.runtime.signals import StopSignal, raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
 
 _Result = TypeVar('_Result')
 
 _SECONDS_BEFORE_MESSAGE = 3.0
-_SECONDS_OF_A_WAIT = 60.0  # after which it is repeated
+_SECONDS_OF_A_WAIT = 1.0  # after which it is repeated
 
 
 class Several(Group):
@@ -72,13 +73,13 @@ class Several(Group):
         return self._wait_for_first(key, action)
 
     def first_before_others(self, action: str, function: Callable[[], _Result]) -> _Result:
-        """Calls a function in process 0, and then in the others."""
+        """Calls a function in process 0, and then in the others; see `Group.first_before_others`."""
         key = self._new_broadcast()
         if self.is_first:
             result = function()
             self._keys.set(key, None)
             return result
-        self._wait_for_first(key, action)
+        self._wait_for_first(key, action, raise_if_stopped)
         return function()
 
     def _new_broadcast(self) -> str:
@@ -86,15 +87,18 @@ class Several(Group):
         self._old.append(key)  # deleted after the next point to which all come
         return key
 
-    def _wait_for_first(self, key: str, action: str) -> Any:
-        seconds = _SECONDS_BEFORE_MESSAGE
+    def _wait_for_first(
+        self, key: str, action: str, check: Callable[[], None] = lambda: None
+    ) -> Any:
+        begin, is_told = time.monotonic(), False
         while True:  # an end of process 0 ends this one, too
             try:
-                return self._keys.wait(key, seconds)
+                return self._keys.wait(key, _SECONDS_OF_A_WAIT)
             except TimeoutError:
-                if seconds == _SECONDS_BEFORE_MESSAGE:
+                check()
+                if not is_told and time.monotonic() - begin > _SECONDS_BEFORE_MESSAGE:
+                    is_told = True
                     warn(f'waiting for process 0, which {action}')
-                seconds = _SECONDS_OF_A_WAIT
 
     def compare(self, values: Mapping[str, Any]) -> None:
         """Raises a UserError if a value is not the same in all processes; see `Group.compare`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from alexnet_jax.processes import group
 from alexnet_jax.processes.agreement import Agreement, Notices
@@ -29,6 +29,7 @@ class LookAhead(Generic[_Item]):
 
     Attributes:
       error: what reading an item has raised; None if nothing. The items before it are handed out.
+      has_failed: whether there is an error, or the processes that read were ended by a signal.
     """
 
     def __init__(self, items: Iterator[_Item], ahead: int, has_stopped: Callable[[], bool]) -> None:
@@ -36,6 +37,12 @@ class LookAhead(Generic[_Item]):
         self._ready: collections.deque[_Item] = collections.deque()
         self._has_begun = self._has_ended = False
         self.error: Exception | None = None
+        self.has_failed = False
+
+    def fill(self) -> None:
+        """Reads as many items as are read in advance."""
+        while not self._has_ended and len(self._ready) < self._ahead:
+            self._read()
 
     def take(self) -> _Item | None:
         """Returns the next item; None where there is none, because of the end or an error.
@@ -56,7 +63,7 @@ class LookAhead(Generic[_Item]):
         except StopIteration:
             self._has_ended = True
         except Exception as error:
-            self._has_ended = True
+            self._has_ended = self.has_failed = True
             self.error = None if self._has_stopped() else error
 
 
@@ -97,22 +104,46 @@ class Turns:
         ahead = turns_behind + 3 if self._group.count > 1 else 0
         return LookAhead(items, ahead, lambda: bool(self._stop.signal))
 
-    def end(self, error: Exception | None = None, save: bool = False) -> Notices:
+    def check_first(self, name: str, items: LookAhead[Any], seconds: float) -> None:
+        """Raises an error of the first items of any process in all of them, before the first turn.
+
+        Other processes may end a turn before a process can tell them that it lacks the first item.
+
+        Args:
+          name: what the items are, for messages.
+          items: the items, of which none has been taken.
+          seconds: how long the other processes may take to read theirs.
+        """
+        items.fill()
+        self._error = self._error or items.error
+        line = first_line(items.error) if items.error else ''
+        for process, other in enumerate(self._group.gather(name, line, seconds)):
+            notices = Notices(error=other, process=process)
+            self._notices = Notices.merge([self._notices, notices])
+        self.raise_error()
+
+    def end(self, items: LookAhead[Any] | None = None, save: bool = False) -> Notices:
         """Ends a turn, and returns what all processes act on before they begin the next one.
 
         Args:
-          error: what keeps this process from making more than a few turns; None for nothing.
+          items: what this process needs for the next turns; None for nothing. An error of reading
+            them is told to all processes.
           save: whether this process asks for a checkpoint.
         """
-        if error is not None and self._error is None:
-            self._error = error
-            self._agreement.report_error(first_line(error))
+        if items is not None and items.error is not None and self._error is None:
+            self._error = items.error
+            self._agreement.report_error(first_line(self._error))
         if save:
             self._agreement.request_save()
-        notices = self._agreement.next_turn()
+        notices = self._agreement.next_turn(wait=items is not None and items.has_failed)
         self._notices = Notices.merge([self._notices, notices])
         self.signal, self.save = self._notices.signal, self.save or bool(notices)
         return notices
+
+    @property
+    def has_agreed_error(self) -> bool:
+        """Whether all processes have agreed to end with an error of one of them."""
+        return bool(self._notices.error)
 
     def mark_saved(self) -> None:
         """Sets `save` back, once a checkpoint has been saved."""

@@ -181,7 +181,7 @@ class Loop:
                 return
         batches = self._turns.read_ahead(self._batches(first), self._steps_behind)
         batch = self._place(batches.take())
-        if batches.error and batch is None:
+        if batches.error:  # nothing has been trained that could be saved
             raise batches.error
         if first < self._plan.steps:
             self._line.begin()
@@ -195,7 +195,7 @@ class Loop:
             batch = self._place(batches.take())  # it is copied while this step runs
             # Waiting for the step that was just dispatched would leave the devices idle.
             self._record_all_but(self._steps_behind)
-            notices = self._turns.end(batches.error, self._is_time_to_save())
+            notices = self._turns.end(batches, self._is_time_to_save())
             if self._due(step + 1) or notices:
                 self._record_all_but(0)
                 self._evaluate_and_save()
@@ -334,7 +334,9 @@ class Loop:
             except _Diverged:
                 raise
             except Exception:  # such as a test image that cannot be read
-                self._save()
+                # An error of one process has not been told to the others, which wait elsewhere.
+                if self._group.count == 1 or self._turns.has_agreed_error:
+                    self._save()
                 raise
         improved = self._error < (math.inf if best is None else best)
         due = last or step % self._plan.save_every == 0
@@ -387,9 +389,10 @@ class Loop:
         batches = self._turns.read_ahead(
             loader.evaluation_batches(self._splits.eval, self._reading, batch_size, rows), 0
         )
+        self._turns.check_first('the first test images', batches, COMPILING_SECONDS)
         while True:
             batch = batches.take()
-            self._turns.end(batches.error)
+            self._turns.end(batches)
             self._turns.raise_error()
             if self._turns.signal:
                 raise _Interrupted
