@@ -24,12 +24,10 @@ class LookAhead(Generic[_Item]):
     Args:
       items: the items, such as batches on the host.
       ahead: how many items are read in advance; 0 in a program of one process.
-      has_stopped: returns whether a signal has arrived. A signal may also have ended the processes
-        that read, so an error after it does not count.
+      has_stopped: returns whether a signal has arrived.
 
     Attributes:
       error: what reading an item has raised; None if nothing. The items before it are handed out.
-      has_failed: whether there is an error, or the processes that read were ended by a signal.
     """
 
     def __init__(self, items: Iterator[_Item], ahead: int, has_stopped: Callable[[], bool]) -> None:
@@ -37,7 +35,6 @@ class LookAhead(Generic[_Item]):
         self._ready: collections.deque[_Item] = collections.deque()
         self._has_begun = self._has_ended = False
         self.error: Exception | None = None
-        self.has_failed = False
 
     def fill(self) -> None:
         """Reads as many items as are read in advance."""
@@ -63,8 +60,7 @@ class LookAhead(Generic[_Item]):
         except StopIteration:
             self._has_ended = True
         except Exception as error:
-            self._has_ended = self.has_failed = True
-            self.error = None if self._has_stopped() else error
+            self._has_ended, self.error = True, error
 
 
 class Turns:
@@ -105,7 +101,7 @@ class Turns:
         return LookAhead(items, ahead, lambda: bool(self._stop.signal))
 
     def check_first(self, name: str, items: LookAhead[Any], seconds: float) -> None:
-        """Raises an error of the first items of any process in all of them, before the first turn.
+        """Reads the first items, and tells all processes of errors and signals before they go on.
 
         Other processes may end a turn before a process can tell them that it lacks the first item.
 
@@ -113,13 +109,19 @@ class Turns:
           name: what the items are, for messages.
           items: the items, of which none has been taken.
           seconds: how long the other processes may take to read theirs.
+
+        Raises:
+          UserError: a process cannot read its first items.
         """
         items.fill()
-        self._error = self._error or items.error
-        line = first_line(items.error) if items.error else ''
-        for process, other in enumerate(self._group.gather(name, line, seconds)):
-            notices = Notices(error=other, process=process)
-            self._notices = Notices.merge([self._notices, notices])
+        line = self._describe(items)
+        values = self._group.gather(name, [self._stop.signal, line], seconds)
+        self._act_on(
+            Notices.merge(
+                Notices(signal, error=other, process=process)
+                for process, (signal, other) in enumerate(values)
+            )
+        )
         self.raise_error()
 
     def end(self, items: LookAhead[Any] | None = None, save: bool = False) -> Notices:
@@ -130,15 +132,28 @@ class Turns:
             them is told to all processes.
           save: whether this process asks for a checkpoint.
         """
-        if items is not None and items.error is not None and self._error is None:
-            self._error = items.error
-            self._agreement.report_error(first_line(self._error))
+        has_failed = items is not None and items.error is not None
+        if has_failed and self._error is None and (line := self._describe(items)):
+            self._agreement.report_error(line)
         if save:
             self._agreement.request_save()
-        notices = self._agreement.next_turn(wait=items is not None and items.has_failed)
+        notices = self._agreement.next_turn(wait=has_failed)
+        self._act_on(notices)
+        return notices
+
+    def _describe(self, items: LookAhead[Any]) -> str:
+        """Returns the line of an error of reading; '' if there is none, or a signal is its cause.
+
+        A signal may have ended the processes that read, too.
+        """
+        if items.error is None or self._stop.signal:
+            return ''
+        self._error = items.error
+        return first_line(items.error)
+
+    def _act_on(self, notices: Notices) -> None:
         self._notices = Notices.merge([self._notices, notices])
         self.signal, self.save = self._notices.signal, self.save or bool(notices)
-        return notices
 
     @property
     def has_agreed_error(self) -> bool:
