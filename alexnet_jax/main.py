@@ -121,6 +121,13 @@ def main(
     layer_table(config)  # refuses sizes that do not fit, before anything is written
     compilation_cache.enable()
     processes = group.current()
+    flags_of_all = {
+        'workdir': str(workdir.absolute()),
+        'extend': extend,
+        'dry_run': dry_run,
+        'from': source and [str(source[0].absolute()), source[1]],
+    }
+    processes.compare(flags_of_all | schema.flatten(schema.as_dict(config)))
     cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data, processes.count)
     mesh = towers.choose_mesh(config)
     description = towers.describe_mesh(mesh, config.model.towers)
@@ -154,8 +161,6 @@ def _train(
     from alexnet_jax.training.loop import Loop
 
     processes = group.current()
-    settings = schema.flatten(schema.as_dict(config))
-    processes.compare(settings | {'workdir': str(workdir.path.absolute()), 'extend': extend})
 
     def check_workdir() -> dict[str, Any] | None:
         """Checks what can be checked before data are prepared, which may take hours."""

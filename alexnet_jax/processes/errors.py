@@ -33,6 +33,19 @@ class NotStarted(UserError):
     """A process has not started within the time; a later start of all may find it."""
 
 
+class OtherFailed(UserError):
+    """What another process cannot do, which all have agreed to end with.
+
+    Args:
+      process: the number of that process.
+      line: what is wrong there.
+    """
+
+    def __init__(self, process: int, line: str) -> None:
+        super().__init__(line)
+        self.process = process
+
+
 class Failure(NamedTuple):
     """Why a process ends, for all processes.
 
@@ -57,6 +70,8 @@ class Failure(NamedTuple):
             return cls(0, f'it was killed or cannot be reached; {RESUME}', EXIT_LOST_PROCESS)
         if isinstance(error, LostProcess) or is_collective_failure(error):
             return cls(process, first_line(error), EXIT_LOST_PROCESS)
+        if isinstance(error, OtherFailed):
+            process = error.process
         line = describe_error(error)
         if line is not None:
             return cls(process, line, 2)

@@ -73,7 +73,7 @@ class Several(Group):
         return self._wait_for_first(key, action)
 
     def first_before_others(self, action: str, function: Callable[[], _Result]) -> _Result:
-        """Calls a function in process 0, and then in the others; see `Group.first_before_others`."""
+        """Calls a function in process 0 first; see `Group.first_before_others`."""
         key = self._new_broadcast()
         if self.is_first:
             result = function()

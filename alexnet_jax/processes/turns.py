@@ -9,8 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from alexnet_jax.processes import group
 from alexnet_jax.processes.agreement import Agreement, Notices
+from alexnet_jax.processes.errors import OtherFailed
 from alexnet_jax.runtime.signals import StopSignal
-from alexnet_jax.runtime.user_errors import UserError, first_line
+from alexnet_jax.runtime.user_errors import first_line
 
 _Item = TypeVar('_Item')
 
@@ -133,7 +134,7 @@ class Turns:
           save: whether this process asks for a checkpoint.
         """
         has_failed = items is not None and items.error is not None
-        if has_failed and self._error is None and (line := self._describe(items)):
+        if items is not None and self._error is None and (line := self._describe(items)):
             self._agreement.report_error(line)
         if save:
             self._agreement.request_save()
@@ -156,9 +157,9 @@ class Turns:
         self.signal, self.save = self._notices.signal, self.save or bool(notices)
 
     @property
-    def has_agreed_error(self) -> bool:
-        """Whether all processes have agreed to end with an error of one of them."""
-        return bool(self._notices.error)
+    def concerns_all(self) -> bool:
+        """Whether an error is that of all processes: there is one, or all have agreed on it."""
+        return self._group.count == 1 or bool(self._notices.error)
 
     def mark_saved(self) -> None:
         """Sets `save` back, once a checkpoint has been saved."""
@@ -170,4 +171,4 @@ class Turns:
             return
         if self._error is not None and self._notices.process == self._group.index:
             raise self._error
-        raise UserError(f'process {self._notices.process}: {self._notices.error}')
+        raise OtherFailed(self._notices.process, self._notices.error)

@@ -204,7 +204,7 @@ class Loop:
                     break
 
     def _place(self, batch: loader.Batch | None) -> Any:
-        return None if batch is None else towers.put_batch(self._mesh, batch)
+        return batch and towers.put_batch(self._mesh, batch)
 
     @property
     def step(self) -> int:
@@ -331,11 +331,9 @@ class Loop:
                 self._evaluate(self._config.views if last else 1)
             except _Interrupted:
                 pass
-            except _Diverged:
-                raise
-            except Exception:  # such as a test image that cannot be read
-                # An error of one process has not been told to the others, which wait elsewhere.
-                if self._group.count == 1 or self._turns.has_agreed_error:
+            except Exception as error:  # such as a test image that cannot be read
+                # Where the error is not that of all, the others do not come to this save.
+                if self._turns.concerns_all and not isinstance(error, _Diverged):
                     self._save()
                 raise
         improved = self._error < (math.inf if best is None else best)

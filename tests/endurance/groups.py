@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import groups
-import runs
 from alexnet_jax.processes.monitor import LOST_SECONDS
 from alexnet_jax.training.workdir import Workdir
 from endurance.comparison import differences

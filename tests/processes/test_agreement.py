@@ -217,9 +217,9 @@ def test_an_error_of_the_first_items_is_raised_by_all_before_the_first_turn():
     for good in range(3):
         loop = turns.Turns(Stop())
         items = loop.read_ahead(broken(good), 0)
-        with pytest.raises(UserError, match='^image 7 is damaged'):
+        with pytest.raises(UserError, match='image 7 is damaged'):
             loop.check_first('images', items, 1.0)
-        assert loop.has_agreed_error
+        assert loop.concerns_all
     loop = turns.Turns(Stop())
     items = loop.read_ahead(broken(3), 0)
     loop.check_first('images', items, 1.0)
@@ -238,4 +238,4 @@ def test_items_that_end_after_a_signal_are_no_error_but_must_be_waited_for():
     loop = turns.Turns(stop_signal)
     loop.end(items)
     assert loop.signal == 'SIGINT'
-    assert not loop.has_agreed_error
+    assert not loop.concerns_all
