@@ -174,14 +174,15 @@ def _train(
 
     origin = processes.broadcast('checks the workdir', check_workdir)
     splits = processes.first_before_others('prepares the data set', open_splits)
-    processes.compare(splits.identity())
+    identity = splits.identity()  # hosts may have copies in different folders
+    processes.compare({name: value for name, value in identity.items() if name != 'folder'})
     plan = durations(config, len(splits.train))
     # Before the settings are recorded: those of a refused command would bind the workdir.
     if processes.is_first and workdir.exists():
         check_length(plan, workdir.path, workdir.newest_step() or 0)
     elif processes.is_first and origin:
         check_length(plan, Path(origin['workdir']), origin['step'])
-    with workdir.claim(config, mesh, splits.identity(), extend=extend, source=origin) as folder:
+    with workdir.claim(config, mesh, identity, extend=extend, source=origin) as folder:
         loop = Loop(config, mesh, splits, plan, folder, stop)
         if loop.step:
             show(f'resuming in {workdir.path} after step {loop.step} of {plan.steps}')

@@ -64,6 +64,8 @@ class Group:
     def first_before_others(self, action: str, function: Callable[[], _Result]) -> _Result:
         """Calls a function in process 0, and then in the others, which then find what it has made.
 
+        It returns when all have called it. That may take hours, where hosts have their own disks.
+
         Args:
           action: what process 0 does, for the message of those that wait: 'prepares the data set'.
           function: what all call.
@@ -72,7 +74,7 @@ class Group:
           The result of this process.
 
         Raises:
-          Stopped: a signal has arrived at a process that waits for process 0, which may take hours.
+          Stopped: a signal has arrived at a process that waits for another.
         """
         return function()
 

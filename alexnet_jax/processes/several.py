@@ -22,6 +22,7 @@ _Result = TypeVar('_Result')
 
 _SECONDS_BEFORE_MESSAGE = 3.0
 _SECONDS_OF_A_WAIT = 1.0  # after which it is repeated
+_SECONDS_BETWEEN_LOOKS = 0.05
 
 
 class Several(Group):
@@ -75,12 +76,26 @@ class Several(Group):
     def first_before_others(self, action: str, function: Callable[[], _Result]) -> _Result:
         """Calls a function in process 0 first; see `Group.first_before_others`."""
         key = self._new_broadcast()
+        if not self.is_first:
+            self._wait_for_first(key, action, raise_if_stopped)
+        result = function()
         if self.is_first:
-            result = function()
             self._keys.set(key, None)
-            return result
-        self._wait_for_first(key, action, raise_if_stopped)
-        return function()
+        self._wait_for_others(action)
+        return result
+
+    def _wait_for_others(self, action: str) -> None:
+        """Waits, without a limit, until all processes have come here; a signal ends the wait."""
+        folder, begin, is_told = f'done/{next(self._calls)}/', time.monotonic(), False
+        self._keys.set(f'{folder}{self.index}', None)
+        while missing := sorted({*range(self.count)} - {int(x) for x in self._keys.read(folder)}):
+            raise_if_stopped()
+            if not is_told and time.monotonic() - begin > _SECONDS_BEFORE_MESSAGE:
+                is_told = True
+                others = f', and for {len(missing) - 1} more' if missing[1:] else ''
+                warn(f'waiting for process {missing[0]}, which {action}{others}')
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        self._old.append(folder)  # deleted after the next point to which all come
 
     def _new_broadcast(self) -> str:
         key = f'broadcast/{next(self._calls)}'

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from fake_keys import Keys
 
 from alexnet_jax.processes import turns
 from alexnet_jax.processes.agreement import Notices, SharedAgreement
@@ -22,38 +23,6 @@ class Stop:
     signal = ''
 
 
-class Keys:
-    """Keys in memory; some calls fail, and of these some have had their effect."""
-
-    def __init__(self, failing=None):
-        self._values, self._lock, self._failing = {}, threading.Lock(), failing
-
-    def _fail(self):
-        if self._failing is not None and self._failing.random() < 0.1:
-            raise Unreachable('a test')
-
-    def set(self, key, value):
-        self._fail()
-        with self._lock:
-            is_new = key not in self._values
-            self._values.setdefault(key, value)
-        self._fail()
-        return is_new
-
-    def read(self, folder):
-        self._fail()
-        with self._lock:
-            return {k[len(folder) :]: v for k, v in self._values.items() if k.startswith(folder)}
-
-    def delete(self, key):
-        self._fail()
-        with self._lock:
-            folder = f'{key.rstrip("/")}/'
-            self._values = {
-                k: v for k, v in self._values.items() if k != key and not k.startswith(folder)
-            }
-
-
 class Processes:
     """Processes that make turns; each has a main thread and the thread of a monitor.
 
@@ -66,7 +35,7 @@ class Processes:
     def __init__(self, count, ahead, seed):
         self.count, self._ahead, self._rng = count, ahead, random.Random(seed)
         self.stops = [Stop() for _ in range(count)]
-        keys = Keys(random.Random(seed))
+        keys = Keys(count, random.Random(seed))
         self.agreements = [
             SharedAgreement(self.stops[i], keys, i, count, lambda: None) for i in range(count)
         ]

@@ -4,6 +4,8 @@ Faults are injected at turns of the training loop, see `faults`. The run of `run
 steps with a turn each; its evaluations and saves have turns of their own.
 """
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -79,8 +81,8 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path, data_di
 
 
 def test_an_exception_in_one_process_ends_all_at_once(tmp_path, data_dir):
-    """The last line of each process names the process that failed and its error."""
-    faults = {1: {'kind': 'raise', 'turn': 5}}
+    """The last line of each names the process that failed, which does not wait to save alone."""
+    faults = {1: {'kind': 'raise', 'evaluation': 2}}
     group = groups.run(2, tmp_path, data_dir, faults=faults, **TOWERS)
     assert group.codes == [1, 1], group.err
     assert seconds_from_fault(group) < 2 + SLACK
@@ -89,6 +91,23 @@ def test_an_exception_in_one_process_ends_all_at_once(tmp_path, data_dir):
     )
     assert 'Traceback' in group.err[1]
     assert 'Traceback' not in group.err[0]
+
+
+def test_an_image_that_one_process_cannot_read_ends_all_after_a_save(tmp_path, data_dir):
+    """The others wait for that process, which has batches for as long as they need to learn it."""
+    shutil.copytree(data_dir, tmp_path / 'data')
+    name = runs.spoil(tmp_path / 'data', 'train', 700)
+    replicas = {'mesh__tower': 1, 'mesh__data': 2, 'checkpoint__every_epochs': 2.0}
+    group = groups.run(2, tmp_path / 'run', tmp_path / 'data', **replicas)
+    assert group.codes == [2, 2], group.err
+    assert f'process 0 ends with process 1: {name} is damaged' in group.lines(0)[-1]
+    assert f'process 1: {name} is damaged' in group.lines(1)[-1]
+    saved = runs.final(tmp_path / 'run')[0]
+    assert 0 < saved < 23
+    group = groups.run(2, tmp_path / 'run', tmp_path / 'data', ['--skip_bad=1'], **replicas)
+    assert group.codes == [0, 0], group.err
+    assert f'replaced     1 unreadable images: {name}' in group.out[0]
+    assert runs.final(tmp_path / 'run')[0] == 23
 
 
 def test_a_full_disk_of_process_0_ends_all_with_one_line(tmp_path, data_dir):
