@@ -22,6 +22,7 @@ import socket
 import time
 from typing import Any
 
+from alexnet_jax.processes.errors import NotStarted
 from alexnet_jax.processes.launch import Launch
 from alexnet_jax.processes.starting.launchers import split_address
 from alexnet_jax.runtime import printing
@@ -45,7 +46,8 @@ def meet(launch: Launch, seconds: float) -> None:
       seconds: how long this process waits.
 
     Raises:
-      UserError: a process has not started within that time, or does not belong to this group.
+      NotStarted: a process has not started within that time.
+      UserError: a process does not belong to this group, or this one cannot listen.
     """
     if launch.index == 0:
         _receive(launch, seconds)
@@ -180,7 +182,7 @@ def _gather(
                 f'({printing.list_names(missing)})'
             )
             if time.monotonic() > deadline:
-                raise UserError(_describe_missing(launch, missing, seconds))
+                raise NotStarted(_describe_missing(launch, missing, seconds))
             ready = [key for key, _ in selector.select(timeout=_RETRY_SECONDS)]
             for key in ready:
                 if key.fileobj is not listener:  # it has ended: only then is this readable
@@ -283,9 +285,9 @@ def _visit(launch: Launch, seconds: float) -> None:
         foreign_since = (foreign_since or now) if is_foreign else None
         now = time.monotonic()
         if foreign_since is not None and now - foreign_since > FOREIGN_SECONDS:
-            raise UserError(_describe_no_answer(launch, FOREIGN_SECONDS, problem))
+            raise NotStarted(_describe_no_answer(launch, FOREIGN_SECONDS, problem))
         if now - begin >= seconds:
-            raise UserError(_describe_no_answer(launch, seconds, problem))
+            raise NotStarted(_describe_no_answer(launch, seconds, problem))
         notice.show(f'waiting for process 0 at {launch.coordinator} ({problem})')
         time.sleep(_RETRY_SECONDS)
 
@@ -358,4 +360,4 @@ def _wait_for_service(launch: Launch) -> None:
             return
         time.sleep(0.02)
     problem = 'it ended after all processes had started'
-    raise UserError(_describe_no_answer(launch, _SERVICE_SECONDS, problem))
+    raise NotStarted(_describe_no_answer(launch, _SERVICE_SECONDS, problem))
