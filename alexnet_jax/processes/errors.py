@@ -1,8 +1,10 @@
 """Failures of a process, as all processes of its group report them; the exit codes of a group."""
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from alexnet_jax.runtime.printing import list_names
 from alexnet_jax.runtime.signals import EXIT_INTERRUPTED, Stopped
 from alexnet_jax.runtime.user_errors import (
     EXIT_STOPPED,
@@ -23,6 +25,12 @@ _COLLECTIVE_FAILURE = re.compile(
     r'|connection (?:reset|closed|refused)',
     re.IGNORECASE,
 )
+
+
+def name_processes(numbers: Sequence[int]) -> str:
+    """Names processes by their numbers, such as 'process 1' or 'processes 1, 2'."""
+    names = list_names([str(number) for number in numbers])
+    return f'process {names}' if len(numbers) == 1 else f'processes {names}'
 
 
 class LostProcess(Exception):
@@ -54,7 +62,7 @@ class Failure(NamedTuple):
         if isinstance(error, KeyboardInterrupt):
             return cls(process, 'interrupted', EXIT_INTERRUPTED)
         if isinstance(error, LostProcess) or is_collective_failure(error):
-            return cls(process, first_line(error), EXIT_LOST_PROCESS)
+            return cls(process, f'{first_line(error)}; {RESUME}', EXIT_LOST_PROCESS)
         line = describe_error(error)
         if line is not None:
             return cls(process, line, 2)

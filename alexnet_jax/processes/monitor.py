@@ -191,10 +191,11 @@ class Monitor:
         slowest = [process for process, (_, turns, _) in heartbeats.items() if turns == fewest]
         if not all(heartbeats[process][2] for process in slowest):
             return
-        limit = f'for more than {self._hang_seconds:g} s (--hang_timeout)'
+        limit = f'for more than {self._hang_seconds:g} s'
         line = f'it has made no step {limit}, and others wait for it'
         if len(slowest) == self._count:
             line = f'no process has made a step {limit}'
+        line += f'; {RESUME}; if steps take that long, raise --hang_timeout'
         self._end_by_thread(Failure(min(slowest), line, EXIT_LOST_PROCESS))
 
     def _end_by_thread(self, failure: Failure) -> NoReturn:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from alexnet_jax.processes.agreement import Agreement, SharedAgreement
-from alexnet_jax.processes.errors import LostProcess
+from alexnet_jax.processes.errors import LostProcess, name_processes
 from alexnet_jax.processes.group import BARRIER_SECONDS, Group
 from alexnet_jax.processes.keys import Keys
 from alexnet_jax.processes.monitor import Monitor
@@ -49,8 +49,10 @@ class Several(Group):
             self._keys.meet(f'gather-{number}', seconds)
         except TimeoutError as error:
             missing = sorted({*range(self.count)} - {int(x) for x in self._keys.read(folder)})
+            verb = 'has' if len(missing) == 1 else 'have'
             raise LostProcess(
-                f'{_name(missing)} not come to the point "{name}" within {seconds:g} s'
+                f'{name_processes(missing)} {verb} not reached the barrier "{name}" within '
+                f'{seconds:g} s'
             ) from error
         answers = self._keys.read(folder)
         names = {other for other, _ in answers.values()}
@@ -128,9 +130,3 @@ class Several(Group):
         )
         with self._monitor.watch(shared):
             yield shared
-
-
-def _name(processes: list[int]) -> str:
-    if len(processes) == 1:
-        return f'process {processes[0]} has'
-    return f'processes {", ".join(map(str, processes))} have'

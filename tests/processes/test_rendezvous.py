@@ -245,8 +245,8 @@ def test_a_process_that_waits_long_says_what_it_waits_for(capsys, address):
     ends(Member(2, 3, address, 0.5))
     lines = capsys.readouterr().err.splitlines()
     assert sorted(lines) == [
-        'alexnet_jax: waiting for 1 of 3 processes (2)',
         f'alexnet_jax: waiting for process 0 at {address} (Connection refused)',
+        'alexnet_jax: waiting for process 2 of 3',
         'alexnet_jax: waiting until all 3 processes have started',
     ]
 

@@ -22,7 +22,7 @@ import socket
 import time
 from typing import Any
 
-from alexnet_jax.processes.errors import NotStarted
+from alexnet_jax.processes.errors import NotStarted, name_processes
 from alexnet_jax.processes.launch import Launch
 from alexnet_jax.processes.starting.launchers import split_address
 from alexnet_jax.runtime import printing
@@ -176,11 +176,8 @@ def _gather(
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while len(visitors) < launch.count - 1:
-            missing = [str(i) for i in range(1, launch.count) if i not in visitors]
-            notice.show(
-                f'waiting for {len(missing)} of {launch.count} processes '
-                f'({printing.list_names(missing)})'
-            )
+            missing = [i for i in range(1, launch.count) if i not in visitors]
+            notice.show(f'waiting for {name_processes(missing)} of {launch.count}')
             if time.monotonic() > deadline:
                 raise NotStarted(_describe_missing(launch, missing, seconds))
             ready = [key for key, _ in selector.select(timeout=_RETRY_SECONDS)]
@@ -205,13 +202,12 @@ def _drop(index: int, visitors: dict[int, _Visitor], selector: selectors.BaseSel
     connection.close()
 
 
-def _describe_missing(launch: Launch, missing: list[str], seconds: float) -> str:
-    numbers = printing.list_names(missing)
-    which = f'process {numbers}' if len(missing) == 1 else f'processes {numbers}'
+def _describe_missing(launch: Launch, missing: list[int], seconds: float) -> str:
     verb = 'has' if len(missing) == 1 else 'have'
     return (
-        f'{which} of {launch.count} {verb} not started within {seconds:g} s: check the output '
-        f'there, and whether {launch.coordinator} is an address of the host of process 0'
+        f'{name_processes(missing)} of {launch.count} {verb} not started within {seconds:g} s: '
+        f'check the output there, and whether {launch.coordinator} is an address of the host of '
+        'process 0'
     )
 
 
