@@ -70,14 +70,14 @@ class Agreement:
             self._save = True
 
     def report_error(self, line: str) -> None:
-        """Tells all processes of an error here, with which this one can make only a few turns."""
+        """Reports an error to all processes, with which this one can make only a few more turns."""
         with self._own_lock:
             self._error = line
 
     def hold(self) -> None:
-        """Lets this process end no turn until all have agreed on the signal that it has received.
+        """Delays the end of the next turn until all have agreed on the signal to this process.
 
-        Otherwise it could run out of batches before that: the signal may have ended its readers.
+        Otherwise it could run out of batches before: the signal may have ended its readers, too.
         """
 
     def next_turn(self) -> Notices:
@@ -126,7 +126,7 @@ class SharedAgreement(Agreement):
         self._agreed: dict[int, Notices] = {}  # by the turn after which they are acted on
         self._is_in_round = False
         self._own = Notices()  # of this process, for the next round
-        self._own_in_round = Notices()
+        self._own_in_round = Notices()  # of this process, in the round that is open
         self._has_agreed_to_stop = False  # because of a signal to this process
         self._may_end_turns = threading.Event()
         self._may_end_turns.set()
@@ -137,12 +137,12 @@ class SharedAgreement(Agreement):
         return self._turns
 
     def report_error(self, line: str) -> None:
-        """Tells all processes of an error; the next turn ends when they have agreed on one."""
+        """Reports an error to all processes; the next turn ends once they have agreed on it."""
         self._may_end_turns.clear()
         super().report_error(line)
 
     def hold(self) -> None:
-        """Lets this process end no turn until all have agreed on its signal."""
+        """Delays the end of the next turn until all have agreed on the signal to this process."""
         self._may_end_turns.clear()
         if self._has_agreed_to_stop:
             self._may_end_turns.set()

@@ -44,7 +44,7 @@ _HANG_TIMEOUT = flags.DEFINE_float(
     'hang_timeout',
     180,
     'Seconds after which a process that makes no step counts as hanging, and all processes end, so '
-    'that a launcher can start them again. It has 30 minutes where it may compile, and 15 to save. '
+    'that a launcher can start them again. Where it may compile or save, it has up to 30 minutes. '
     '0: never.',
     0,
 )

@@ -62,10 +62,9 @@ class Checkpoints:
     restored is compared with its digests. Where the folder is open for writing, what is damaged is
     renamed to `36.damaged`, and the checkpoint before it is used.
 
-    All processes of a group make the same calls in the same order. Each writes the arrays, or the
-    parts of arrays, that its devices hold; process 0 does and decides everything else. The folder
-    is on storage that all of them share. A caller allows for the time of a save by
-    `Group.expect_progress`.
+    All processes of a group make the same calls in the same order. Each writes the shards that its
+    devices hold; process 0 does and decides everything else. The folder is on storage that all of
+    them share. A caller allows for the time of a save by `Group.expect_progress`.
 
     Args:
       folder: the folder of all checkpoints, with one folder for each step.
