@@ -8,6 +8,7 @@ from absl import flags
 
 from alexnet_jax.processes.launch import Launch
 from alexnet_jax.processes.starting import launchers
+from alexnet_jax.processes.starting.gpus import count_gpus
 
 _PROCESSES = flags.DEFINE_integer(
     'processes',
@@ -62,7 +63,7 @@ def launch() -> Launch | None:
         _PROCESS.value,
         _COORDINATOR.value,
         _LOCAL_DEVICES.value,
-        launchers.count_gpus(),
+        count_gpus(),
     )
 
 

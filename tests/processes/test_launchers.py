@@ -5,7 +5,7 @@ from absl import flags
 
 from alexnet_jax.processes import process_flags
 from alexnet_jax.processes.launch import Launch
-from alexnet_jax.processes.starting import launchers
+from alexnet_jax.processes.starting import gpus, launchers
 from alexnet_jax.processes.starting.launchers import detect, first_host
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -335,4 +335,9 @@ class TestSkyPilot:
 def test_gpus_are_counted_by_their_device_files(tmp_path):
     for name in ('nvidia0', 'nvidia3', 'nvidiactl', 'nvidia-uvm', 'nvidia-caps', 'null'):
         (tmp_path / name).touch()
-    assert launchers.count_gpus(tmp_path) == 2
+    assert gpus.count_gpus(tmp_path) == 2
+
+
+def test_cuda_ignores_what_follows_a_device_that_does_not_exist():
+    assert gpus.parse_visible_devices('0, 2,-1,1') == ['0', '2']
+    assert gpus.parse_visible_devices('') == []

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.processes.launch import Launch
+from alexnet_jax.processes.starting.gpus import parse_visible_devices
 from alexnet_jax.runtime.printing import count as count_of
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -99,11 +99,6 @@ def detect(
     address = _find_coordinator(environment, coordinator, place)
     devices = _find_local_devices(environment, local_devices, place, address, gpus)
     return Launch(place.count, place.index, address, devices, place.source)
-
-
-def count_gpus(folder: Path = Path('/dev')) -> int:
-    """Counts the NVIDIA GPUs of this host or container by their device files."""
-    return sum(1 for path in folder.glob('nvidia*') if path.name[len('nvidia') :].isdigit())
 
 
 def _place_by_flags(processes: int | None, process: int | None) -> _Place | None:
@@ -319,7 +314,7 @@ def _count_visible(environment: _Environment, gpus: int) -> int:
     text = next((environment[name] for name in names if name in environment), None)
     if text is None:
         return gpus if on_node is None else on_node
-    visible = len([item for item in text.split(',') if item.strip() not in ('', '-1')])
+    visible = len(parse_visible_devices(text))
     of_each = environment.get('SLURM_GPUS_PER_TASK', '').rpartition(':')[2]  # 'a100:2' or '2'
     if of_each == str(visible) or (on_node is not None and visible < on_node):
         return 0
