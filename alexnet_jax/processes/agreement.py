@@ -1,9 +1,9 @@
-"""Agreement of all processes on the turn at which they act on what one of them has noticed.
+"""The agreement of all processes on the turn at which they act on what one of them has noticed.
 
 A turn is a training step or a batch of an evaluation; all processes make the same turns in the same
-order. A signal, a batch that cannot be read, or a clock concerns one process at first. If it acted
-alone, the others would wait for it for ever. The agreement is made on the hosts, by a thread beside
-the training loop, so a turn at which nothing happens costs no more than a lock.
+order. A signal, a batch that cannot be read, or a time to save is noticed by one process first. If
+it acted alone, the others would wait for it forever. A thread beside the training loop makes the
+agreement on the host, so that a turn at which nothing happens costs no more than a lock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from alexnet_jax.runtime.signals import StopSignal
 
 @dataclasses.dataclass(frozen=True)
 class Notices:
-    """What the processes act on at a turn.
+    """What one process has noticed, or what all of them act on at a turn.
 
     Attributes:
       signal: the name of a signal that asks the run to stop, such as 'SIGTERM'; '' for none.
@@ -39,7 +39,7 @@ class Notices:
 
     @classmethod
     def merge(cls, notices: Iterable[Notices]) -> Notices:
-        """Returns what any of them asks for; of several signals or errors, the first."""
+        """Returns all notices in one; of several signals or errors, it holds the first."""
         merged = cls()
         for other in notices:
             first_error = merged if merged.error else other
@@ -53,7 +53,7 @@ class Notices:
 
 
 class Agreement:
-    """What one process notices, told to all at the same turn. This class is that of one process.
+    """The notices of one process, returned to its training loop at the end of each turn.
 
     Args:
       stop: records the signals that ask this process to stop.
@@ -62,8 +62,8 @@ class Agreement:
 
     def __init__(self, stop: StopSignal, process: int = 0) -> None:
         self._stop, self._process = stop, process
-        self._save, self._error, self._signal_told = False, '', False
-        self._own_lock = threading.Lock()  # of what this process has noticed
+        self._save, self._error, self._is_signal_taken = False, '', False
+        self._own_lock = threading.Lock()  # for what this process has noticed
 
     def request_save(self) -> None:
         """Asks for a checkpoint at one of the next turns."""
@@ -71,7 +71,7 @@ class Agreement:
             self._save = True
 
     def report_error(self, line: str) -> None:
-        """Tells all processes of an error that keeps this one from making more than a few turns."""
+        """Reports an error to all processes, with which this one can make only a few more turns."""
         with self._own_lock:
             self._error = line
 
@@ -87,15 +87,15 @@ class Agreement:
     def _has_notices(self) -> bool:
         """Returns whether this process has noticed something since `_take_notices`."""
         with self._own_lock:
-            has_signal = bool(self._stop.signal) and not self._signal_told
+            has_signal = bool(self._stop.signal) and not self._is_signal_taken
             return self._save or bool(self._error) or has_signal
 
     def _take_notices(self) -> Notices:
         """Returns what this process has noticed since the last call."""
         with self._own_lock:
-            signal = '' if self._signal_told else self._stop.signal
+            signal = '' if self._is_signal_taken else self._stop.signal
             notices = Notices(signal, self._save, self._error, self._process)
-            self._signal_told |= bool(signal)
+            self._is_signal_taken |= bool(signal)
             self._save, self._error = False, ''
         return notices
 
@@ -103,10 +103,10 @@ class Agreement:
 class SharedAgreement(Agreement):
     """The agreement of several processes.
 
-    When a process has noticed something, its thread opens a round. The threads of all processes
-    then let no turn end, and store how many have ended; all act after the first turn that no
-    process has ended yet. The other processes come to that turn, since each of them can make the
-    turns that the fastest one has made.
+    When a process has noticed something, its thread opens a round. In a round, the threads of all
+    processes let no turn end, and store how many have ended. All processes act after the first turn
+    that none of them has ended yet. Each of them reaches it, since each can make the turns that the
+    fastest one has made.
 
     A call that finds the coordination service unreachable may have had its effect or not: it is
     repeated, with the same values.

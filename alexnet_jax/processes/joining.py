@@ -1,4 +1,4 @@
-"""Joining the group of processes that a program is started in, and leaving it, in order or not."""
+"""Joins a group of processes at the start of a program, and leaves it at the end or an error."""
 
 from __future__ import annotations
 
@@ -22,29 +22,32 @@ from alexnet_jax.processes.launch import Launch
 from alexnet_jax.processes.monitor import Monitor
 from alexnet_jax.processes.several import Several
 from alexnet_jax.runtime import printing
+from alexnet_jax.runtime.signals import StopSignal
 
-# Other versions of these may compile another program, or write other files.
+# With different versions of these, processes may compile different programs or write other files.
 PACKAGES = ('alexnet_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
 
 
 @contextlib.contextmanager
 def join(launch: Launch | None, start_seconds: float, hang_seconds: float) -> Iterator[Group]:
-    """Joins the other processes in the block, which contains all that a program does.
+    """Joins the other processes for the block, which contains all that a program does.
 
-    JAX must not have used its devices before. An exception that leaves the block is told to the
-    other processes, and ends all of them with the same exit code; it is not raised again.
+    JAX must not have used its devices before. An exception that leaves the block is reported to the
+    other processes, and ends all of them with the same exit code; it is not raised again. Signals
+    that ask this process to stop are recorded in the whole block; see `StopSignal`.
 
     Args:
       launch: the place of this process in the group; None for a program of one process.
-      start_seconds: within which all processes must have started.
-      hang_seconds: a process that makes no turn for so long counts as hanging; 0 for never.
+      start_seconds: the time within which all processes must have started.
+      hang_seconds: the time after which a process that ends no turn counts as hanging; 0 for never.
 
     Yields:
       The group.
 
     Raises:
       UserError: the processes do not belong together, or the address cannot be used.
-      SystemExit: with EXIT_LOST_PROCESS, since a process has not started within the time.
+      SystemExit: with EXIT_LOST_PROCESS, a process has not started within the time; or the one that
+        ended the block, after all processes have reached its end.
     """
     if launch is None:
         yield group.current()
@@ -64,21 +67,23 @@ def join(launch: Launch | None, start_seconds: float, hang_seconds: float) -> It
     group.set_current(several)
     monitor.start()
     exit_of_program = None
-    try:
-        printing.show(connection.describe(launch))
-        several.compare(_versions())
+    # A signal that would end this process alone would leave the others waiting for it.
+    with StopSignal():
         try:
-            yield several
-        except SystemExit as error:
-            exit_of_program = error
-        several.barrier('the end')
-    except BaseException as error:
-        failure = Failure.of(error, launch.index)
-        if failure.code == EXIT_FAULT:
-            traceback.print_exc()
-        monitor.end_process(failure, is_collective_failure(error))
-    monitor.close()
-    jax.distributed.shutdown()
+            printing.show(connection.describe(launch))
+            several.compare(_versions())
+            try:
+                yield several
+            except SystemExit as error:
+                exit_of_program = error
+            several.barrier('the end')
+        except BaseException as error:
+            failure = Failure.of(error, launch.index)
+            if failure.code == EXIT_FAULT:
+                traceback.print_exc()
+            monitor.end_process(failure, is_collective_failure(error))
+        monitor.close()
+        jax.distributed.shutdown()
     if exit_of_program is not None:
         raise exit_of_program
 

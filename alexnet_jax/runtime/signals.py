@@ -41,6 +41,7 @@ class StopSignal:
     repeat theirs. Only the second Ctrl-C ends it at once: by a KeyboardInterrupt, and where this
     does not leave the block, as in a compilation, by ending the process with exit code 130.
 
+    A block within another one begins with the signal of the other, and leaves its own to it.
     Outside the main thread, where Python handles no signals, the block does nothing.
 
     Attributes:
@@ -63,6 +64,8 @@ class StopSignal:
         if threading.current_thread() is not threading.main_thread():
             return self
         self._outer, StopSignal._active = StopSignal._active, self
+        if self._outer is not None:
+            self.signal = self._outer.signal
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._thread = threading.Thread(

@@ -14,7 +14,7 @@ from alexnet_jax.processes.group import Group
 from alexnet_jax.processes.keys import Unreachable
 from alexnet_jax.runtime.user_errors import UserError
 
-SECONDS = 30.0  # after which the threads have hung
+SECONDS = 10.0  # after which the threads have hung
 
 
 class Stop:

@@ -89,6 +89,16 @@ def test_blocks_may_be_nested():
             raise_if_stopped()
 
 
+def test_an_inner_block_begins_with_the_signal_of_the_outer_one():
+    """A group of processes records signals from its start on, before training does."""
+    with StopSignal():
+        signal.raise_signal(signal.SIGTERM)
+        with StopSignal() as inner:
+            assert inner.signal == 'SIGTERM'
+            with pytest.raises(Stopped):
+                raise_if_stopped()
+
+
 def test_another_thread_may_enter_the_block():
     """Python handles signals in the main thread alone: the block changes nothing there."""
     failures, handlers = [], [signal.getsignal(number) for number in STOP_SIGNALS]
