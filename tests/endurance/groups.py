@@ -35,6 +35,7 @@ KILLS = {
     'at the end': {'end': 1},
 }
 STOPS = {
+    'SIGTERM right after joining': {1: {'compare': 2}},
     'SIGTERM while the data set is opened': {1: {'open': 1}},
     'SIGTERM while the first step compiles': {1: {'compile': 1}},
     'SIGTERM at turn 4': {0: {'turn': 4}},
