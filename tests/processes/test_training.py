@@ -37,8 +37,11 @@ def seconds_from_fault(group):
 
 
 def test_two_processes_with_a_tower_each_train_as_one_process_does(tmp_path, data_dir, trained_run):
-    """Parameters, velocity and metrics are the same bits; process 0 alone prints."""
-    group = groups.run(2, tmp_path, data_dir, **TOWERS)
+    """Parameters, velocity and metrics are the same bits; process 0 alone prints.
+
+    A signal to one process when all is done changes nothing.
+    """
+    group = groups.run(2, tmp_path, data_dir, faults={1: {'kind': 'term', 'end': 1}}, **TOWERS)
     assert group.codes == [0, 0], group.err
     assert_same_run(tmp_path, trained_run)
     assert 'top-1 error' in group.out[0]
