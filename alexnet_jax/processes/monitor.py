@@ -2,13 +2,16 @@
 
 Every quarter of a second it tells the others that this process lives and how many turns it has
 made, and looks for their failures. It ends the process itself, with `os._exit`: the main thread may
-be waiting for a process that will never come.
+be waiting for a process that will never come. A second thread ends the process if the coordination
+service gives no answer: calls to it have no time limit of their own, and block where a link is cut
+(JAX 0.10.2 and 0.12).
 
 What ends a group, and after how long:
 
 - an exception in one process: after the next look of the others, a fraction of a second;
 - a process that was killed or stopped, or whose host or network is gone: after LOST_SECONDS, or
-  SUSPECT_SECONDS where a collective has failed; the death of process 0, which runs the coordination
+  SUSPECT_SECONDS where a collective has failed; that process itself, if it is only cut off, after
+  UNREACHABLE_SECONDS; the death of process 0, which runs the coordination
   service, at once, by XLA itself (exit code 134);
 - a process that makes no turn any more: after the limit of --hang_timeout.
 """
@@ -60,17 +63,25 @@ class Monitor:
         self._silent: set[int] = set()  # the processes that give no sign of life
         self._closed = threading.Event()
         self._ending = threading.Lock()  # of the thread that ends the process
-        self._thread = threading.Thread(target=self._run, name='monitor', daemon=True)
+        self._failure: Failure | None = None  # with which this process ends
+        self._is_told = False
+        self._looks = 0  # that the coordination service has answered
+        self._threads = [
+            threading.Thread(target=self._run, name='monitor', daemon=True),
+            threading.Thread(target=self._watch_service, name='service watch', daemon=True),
+        ]
         self.agreement: SharedAgreement | None = None
 
     def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Ends the thread, once all processes have come to their end."""
+        """Ends the threads, once all processes have come to their end."""
         self._closed.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def expect_progress(self, seconds: float) -> None:
         """States that this process may be busy for so long before its next turn."""
@@ -107,12 +118,13 @@ class Monitor:
 
     def _end(self, failure: Failure) -> NoReturn:
         """Prints the first failure of the group and ends the process with its exit code."""
+        self._failure = failure
         with contextlib.suppress(Unreachable):
             if not self._keys.set('events/failure', list(failure)):
                 first = Failure(*self._keys.read('events/')['failure'])
                 # An error that all processes have raised is this one's, too.
                 failure = failure if failure.line == first.line else first
-        complain(printable(f'alexnet_jax: {failure.told_by(self._index)}'))
+        self._tell(failure)
         with contextlib.suppress(Unreachable):
             self._keys.set(f'ended/{self._index}', True)
             # With process 0 the coordination service ends, and then XLA aborts the others.
@@ -121,24 +133,43 @@ class Monitor:
                 if len(self._keys.read('ended/')) >= self._count - len(self._silent):
                     break
                 time.sleep(ROUND_SECONDS)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        os._exit(failure.code)
+        _exit(failure.code)
+
+    def _tell(self, failure: Failure) -> None:
+        self._failure, self._is_told = failure, True
+        complain(printable(f'alexnet_jax: {failure.told_by(self._index)}'))
 
     def _run(self) -> None:
-        answered = time.monotonic()
         while True:
             is_in_round = False
-            try:
+            with contextlib.suppress(Unreachable):
                 is_in_round = self._look()
-                answered = time.monotonic()
-            except Unreachable:
-                if time.monotonic() - answered > UNREACHABLE_SECONDS:
-                    line = f'it was killed or cannot be reached; {_RESUME}'
-                    self._end_by_thread(Failure(0, line, EXIT_LOST_PROCESS))
+                self._looks += 1
             if self._closed.wait(ROUND_SECONDS if is_in_round else POLL_SECONDS):
                 return
+
+    def _watch_service(self) -> None:
+        """Ends the process if the coordination service has not answered for UNREACHABLE_SECONDS.
+
+        The time is counted in waits of this thread: if the process itself was suspended, the other
+        thread first has the time for another look.
+        """
+        looks, waits = self._looks, 0
+        while self._threads[0].is_alive():
+            self._threads[0].join(POLL_SECONDS)
+            looks, waits = (looks, waits + 1) if looks == self._looks else (self._looks, 0)
+            if waits * POLL_SECONDS > UNREACHABLE_SECONDS:
+                self._end_cut_off()
+
+    def _end_cut_off(self) -> NoReturn:
+        """Ends the process without a call of the coordination service, which might block."""
+        self._ending.acquire(timeout=POLL_SECONDS)  # the thread that has it may be blocked, too
+        failure = self._failure
+        if failure is None or (failure.code == EXIT_LOST_PROCESS and not self._is_told):
+            failure = _lost(0, UNREACHABLE_SECONDS)
+        if not self._is_told:
+            self._tell(failure)
+        _exit(failure.code)
 
     def _look(self) -> bool:
         """Gives a sign of life and acts on what the others have done.
@@ -168,8 +199,7 @@ class Monitor:
                 self._alive[process] = sign, now
             elif now - since > seconds:
                 self._silent.add(process)
-                line = f'it was killed or cannot be reached (silent for {seconds:g} s); {_RESUME}'
-                self._end_by_thread(Failure(process, line, EXIT_LOST_PROCESS))
+                self._end_by_thread(_lost(process, seconds))
         self._check_progress(signs)
 
     def _check_progress(self, signs: dict[int, list[Any]]) -> None:
@@ -192,3 +222,15 @@ class Monitor:
     def _end_by_thread(self, failure: Failure) -> NoReturn:
         with self._ending:  # never released: the main thread may be ending the process, too
             self._end(failure)
+
+
+def _lost(process: int, seconds: float) -> Failure:
+    line = f'it was killed or cannot be reached (silent for {seconds:g} s); {_RESUME}'
+    return Failure(process, line, EXIT_LOST_PROCESS)
+
+
+def _exit(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)

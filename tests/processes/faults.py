@@ -2,8 +2,8 @@
 
 A moment is the end of a turn of the training loop ('turn'), a batch of an evaluation
 ('evaluation'), or the beginning of a save ('save'), counted from 1. Kinds: 'kill', 'term', 'raise',
-'sleep' (20 s), 'hang', 'disk' (no file may grow). The moment is also written to stderr, with the
-time, as 'fault at 12345.67'.
+'sleep' (20 s), 'hang', 'disk' (no file may grow), 'command' (runs the shell command 'command'). The
+moment is also written to stderr, with the time, as 'fault at 12345.67'.
 """
 
 import itertools
@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 
@@ -40,6 +41,8 @@ def act():
         time.sleep(1000)
     elif kind == 'disk':
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    elif kind == 'command':
+        subprocess.run(FAULT['command'], shell=True, check=True)
 
 
 def act_before(owner, name, moment):
