@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags
 
 from alexnet_jax.config import command_line
+from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import printable, show
 from alexnet_jax.runtime.text_table import align_columns
@@ -74,6 +75,7 @@ _SOURCES = {
 def main(_: Sequence[str]) -> None:
     """Imports the weights that the flags name."""
     with report_user_errors():
+        refuse_several('alexnet_jax.import_weights')
         source, path = _source()
         workdir = _workdir()
         config = command_line.file() if command_line.is_config_given() else None

@@ -74,6 +74,12 @@ class Agreement:
         with self._own_lock:
             self._error = line
 
+    def hold(self) -> None:
+        """Lets this process end no turn until all have agreed on the signal that it has received.
+
+        Otherwise it could run out of batches before that: the signal may have ended its readers.
+        """
+
     def next_turn(self) -> Notices:
         """Ends a turn, and returns what all processes act on before they begin the next one."""
         return self._take_notices()
@@ -94,7 +100,8 @@ class SharedAgreement(Agreement):
     When a process has noticed something, its thread opens a round. The threads of all processes
     then let no turn end, and store how many have ended; all act after the first turn that no
     process has ended yet. The other processes come to that turn, since each of them can make the
-    turns that the fastest one has made.
+    turns that the fastest one has made. A process that has reported an error ends no turn until the
+    round is closed, so that the batches that it has read ahead suffice.
 
     Args:
       stop: records the signals that ask this process to stop.
@@ -119,15 +126,31 @@ class SharedAgreement(Agreement):
         self._agreed: dict[int, Notices] = {}  # by the turn after which they are acted on
         self._is_in_round = False
         self._own = Notices()  # noticed and not yet told
+        self._own_in_round = Notices()
+        self._has_agreed_to_stop = False  # because of a signal to this process
+        self._may_end_turns = threading.Event()
+        self._may_end_turns.set()
 
     @property
     def turns(self) -> int:
         """The number of turns that this process has ended."""
         return self._turns
 
+    def report_error(self, line: str) -> None:
+        """Tells all processes of an error; the next turn ends when they have agreed on one."""
+        self._may_end_turns.clear()
+        super().report_error(line)
+
+    def hold(self) -> None:
+        """Lets this process end no turn until all have agreed on its signal."""
+        self._may_end_turns.clear()
+        if self._has_agreed_to_stop:
+            self._may_end_turns.set()
+
     def next_turn(self) -> Notices:
         """Ends a turn, and returns what all processes act on before they begin the next one."""
         self._show_progress()
+        self._may_end_turns.wait()
         with self._lock:
             self._turns += 1
             return self._agreed.pop(self._turns, Notices())
@@ -151,7 +174,7 @@ class SharedAgreement(Agreement):
             self._lock.acquire()
             self._is_in_round = True
             values = {'turns': self._turns, 'notices': dataclasses.asdict(self._own)}
-            self._own = Notices()
+            self._own, self._own_in_round = Notices(), self._own
             self._keys.set(f'rounds/{self._round}/{self._process}', values)
         answers = self._keys.read(f'rounds/{self._round}/')
         if len(answers) < self._count:
@@ -168,4 +191,7 @@ class SharedAgreement(Agreement):
             self._keys.delete(f'rounds/{self._round - 1}/')
         self._round += 1
         self._is_in_round = False
+        self._has_agreed_to_stop |= bool(self._own_in_round.signal)
+        if self._own_in_round.signal or self._own_in_round.error:
+            self._may_end_turns.set()
         self._lock.release()

@@ -4,7 +4,13 @@ import re
 from typing import NamedTuple
 
 from alexnet_jax.runtime.signals import EXIT_INTERRUPTED, Stopped
-from alexnet_jax.runtime.user_errors import EXIT_STOPPED, causes, describe_error, first_line
+from alexnet_jax.runtime.user_errors import (
+    EXIT_STOPPED,
+    UserError,
+    causes,
+    describe_error,
+    first_line,
+)
 
 EXIT_LOST_PROCESS = 69  # exit code of a group that lost a process; launchers start it again
 EXIT_FAULT = 1  # that of a Python program with a traceback
@@ -19,6 +25,10 @@ _COLLECTIVE_FAILURE = re.compile(
 
 class LostProcess(Exception):
     """Another process of the group has ended, hangs or cannot be reached; the text names it."""
+
+
+class NotStarted(UserError):
+    """A process has not started within the time; a later start of all may find it."""
 
 
 class Failure(NamedTuple):

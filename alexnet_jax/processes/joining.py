@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from alexnet_jax.processes import group
-from alexnet_jax.processes.errors import EXIT_FAULT, Failure, is_collective_failure
+from alexnet_jax.processes.errors import (
+    EXIT_FAULT,
+    EXIT_LOST_PROCESS,
+    Failure,
+    NotStarted,
+    is_collective_failure,
+)
 from alexnet_jax.processes.group import Group
 from alexnet_jax.processes.keys import Keys
 from alexnet_jax.processes.launch import Launch
@@ -37,7 +43,8 @@ def join(launch: Launch | None, start_seconds: float, hang_seconds: float) -> It
       The group.
 
     Raises:
-      UserError: the processes do not find each other, or their versions differ.
+      UserError: the processes do not belong together, or the address cannot be used.
+      SystemExit: with EXIT_LOST_PROCESS, since a process has not started within the time.
     """
     if launch is None:
         yield group.current()
@@ -47,7 +54,11 @@ def join(launch: Launch | None, start_seconds: float, hang_seconds: float) -> It
     from alexnet_jax.processes import connection
 
     printing.set_process(launch.index)
-    keys = Keys(connection.connect(launch, start_seconds))
+    try:
+        keys = Keys(connection.connect(launch, start_seconds))
+    except NotStarted as error:
+        printing.complain(printing.printable(printing.line_of_program(str(error))))
+        raise SystemExit(EXIT_LOST_PROCESS) from error
     monitor = Monitor(keys, launch.index, launch.count, hang_seconds)
     several = Several(keys, launch.index, launch.count, monitor)
     group.set_current(several)

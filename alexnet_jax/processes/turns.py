@@ -24,8 +24,7 @@ class LookAhead(Generic[_Item]):
     Args:
       items: the items, such as batches on the host.
       ahead: how many items are read in advance; 0 in a program of one process.
-      has_stopped: returns whether a signal has arrived. A signal may also have ended the processes
-        that read, so an error after it does not count.
+      has_stopped: returns whether a signal has arrived.
 
     Attributes:
       error: what reading an item has raised; None if nothing. The items before it are handed out.
@@ -56,8 +55,7 @@ class LookAhead(Generic[_Item]):
         except StopIteration:
             self._has_ended = True
         except Exception as error:
-            self._has_ended = True
-            self.error = None if self._has_stopped() else error
+            self._has_ended, self.error = True, error
 
 
 class Turns:
@@ -104,7 +102,9 @@ class Turns:
           error: what keeps this process from making more than a few turns; None for nothing.
           save: whether this process asks for a checkpoint.
         """
-        if error is not None and self._error is None:
+        if error is not None and self._stop.signal:
+            self._agreement.hold()  # the signal may have ended the processes that read, too
+        elif error is not None and self._error is None:
             self._error = error
             self._agreement.report_error(first_line(error))
         if save:

@@ -384,9 +384,8 @@ class Loop:
     def _test_batches(self) -> Iterator[loader.Batch]:
         batch_size = self._config.evaluation.batch_size
         rows = towers.rows_of_process(self._mesh, batch_size)
-        batches = self._turns.read_ahead(
-            loader.evaluation_batches(self._splits.eval, self._reading, batch_size, rows), 0
-        )
+        images = loader.evaluation_batches(self._splits.eval, self._reading, batch_size, rows)
+        batches, seconds = self._turns.read_ahead(images, 0), COMPILING_SECONDS
         while True:
             batch = batches.take()
             self._turns.end(batches.error)
@@ -395,4 +394,6 @@ class Loop:
                 raise _Interrupted
             if batch is None:
                 return
+            self._group.expect_progress(seconds)
             yield batch
+            seconds = 0  # the first batch has compiled the evaluation

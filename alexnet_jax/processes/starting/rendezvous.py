@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from alexnet_jax.processes.errors import NotStarted
 from alexnet_jax.processes.launch import Launch
 from alexnet_jax.processes.starting.launchers import split_address
 from alexnet_jax.runtime import printing
@@ -52,7 +53,8 @@ def meet(launch: Launch, seconds: float) -> str:
       are on one host.
 
     Raises:
-      UserError: a process has not come within that time, or is none of this group.
+      NotStarted: a process has not come within that time.
+      UserError: a process is none of this group, or this one cannot listen.
     """
     return _receive(launch, seconds) if launch.index == 0 else _visit(launch, seconds)
 
@@ -197,7 +199,7 @@ def _gather(
                 f'({printing.list_names(missing)})'
             )
             if time.monotonic() > deadline:
-                raise UserError(_describe_missing(launch, missing, seconds))
+                raise NotStarted(_describe_missing(launch, missing, seconds))
             ready = [key for key, _ in selector.select(timeout=_RETRY_SECONDS)]
             for key in ready:
                 if key.fileobj is not listener:  # it has ended: only then can something be read
@@ -301,9 +303,9 @@ def _visit(launch: Launch, seconds: float) -> str:
         foreign_since = (foreign_since or now) if is_foreign else None
         now = time.monotonic()
         if foreign_since is not None and now - foreign_since > FOREIGN_SECONDS:
-            raise UserError(_describe_no_answer(launch, FOREIGN_SECONDS, problem))
+            raise NotStarted(_describe_no_answer(launch, FOREIGN_SECONDS, problem))
         if now - begin >= seconds:
-            raise UserError(_describe_no_answer(launch, seconds, problem))
+            raise NotStarted(_describe_no_answer(launch, seconds, problem))
         notice.show(f'waiting for process 0 at {launch.coordinator} ({problem})')
         time.sleep(_RETRY_SECONDS)
 
@@ -377,4 +379,4 @@ def _wait_for_service(launch: Launch) -> None:
             return
         time.sleep(0.02)
     problem = 'it has ended when all processes had started'
-    raise UserError(_describe_no_answer(launch, _SERVICE_SECONDS, problem))
+    raise NotStarted(_describe_no_answer(launch, _SERVICE_SECONDS, problem))
