@@ -24,7 +24,7 @@
 
 Exit codes: 0 success, 2 a mistake in the command or the data (one line says which), 75 stopped by
 a signal (SIGTERM, Ctrl-C, SIGHUP, SIGUSR1) and saved, 130 ended at once by a second Ctrl-C; of
-several processes also 69, another process was killed, hangs or cannot be reached.
+several processes also 69, a process was killed, hangs, cannot be reached or has not started.
 """
 
 import socket
@@ -109,7 +109,7 @@ def main(
       workdir: the folder of the run.
       dry_run: whether to describe the net instead of training it.
       extend: whether the run may continue with other epochs or another learning rate.
-      source: the workdir and the step of the state to start from; None as the step is the newest.
+      source: the workdir and the step of the state to start from; the step None is the newest one.
     """
     from alexnet_jax.model import memory, towers
     from alexnet_jax.model.layer_table import layer_table

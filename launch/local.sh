@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs N processes that train one net together on this machine: for its GPUs, which they divide
-# evenly, or to try several processes without a cluster.
+# Runs N processes that train one net together on this machine: one or more GPUs for each, divided
+# evenly, or CPU devices, to try several processes without a cluster.
 #
 #   launch/local.sh 2 --config=digits --workdir=runs/two_processes
 #
 # After a crash, launch/train.sh with PROCESSES=N starts all of them again.
 #
 # The output of process 0 is unchanged; what the others print goes to stderr. SIGTERM, SIGHUP,
-# SIGUSR1 and Ctrl-C are forwarded to process 0 alone, since all processes stop at one step, which
-# they agree on; Ctrl-C on a terminal does not reach them directly. When one process ends, the others
-# end by themselves. Those that are still there LIMIT seconds later (90) are killed. The exit code is
+# SIGUSR1 and Ctrl-C are forwarded to process 0 alone, and all processes agree to stop after the same
+# step; a terminal's Ctrl-C does not reach them directly. When one process ends, the others
+# end by themselves. Those that have not ended LIMIT seconds later (90) are killed. The exit code is
 # that of the first process that failed, but 2 (a mistake) if any ended with that. The last line on
 # stderr repeats the first error. PYTHON is the interpreter (python).
 set -uo pipefail
@@ -49,8 +49,8 @@ for name in TERM INT HUP USR1; do
   trap "forward $name" "$name" # what was ignored at the start, as by nohup, stays ignored
 done
 
-# What the processes print to stderr is kept for the last line. Process 0 writes directly to a
-# terminal, for its progress line; the others then repeat its error.
+# What the processes print to stderr is kept for the last line. On a terminal, process 0 writes to it
+# directly, for its progress line; its error is then found in the output of the others.
 folder=$(mktemp -d) || exit 2
 trap 'rm -rf -- "$folder"' EXIT
 : >"$folder/errors"
@@ -63,7 +63,7 @@ is_listening() {
   (exec 4<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
-# Chooses a port where nothing listens, of those that Linux gives to no client.
+# Chooses a port where nothing listens, among those that Linux does not give to clients.
 choose_port() {
   local attempt
   for ((attempt = 0; attempt < 100; attempt++)); do
@@ -117,7 +117,7 @@ run() {
   for ((index = 0; index < count; index++)); do
     start "$index" --processes="$count" --process="$index" --coordinator="localhost:$port" "$@"
   done
-  if [ -n "$stop" ] && [ -z "$sent" ]; then # it arrived before process 0 was known
+  if [ -n "$stop" ] && [ -z "$sent" ]; then # it arrived before process 0 was started
     forward "$stop"
   fi
   while collect; [ "$finished" -lt "$count" ]; do
@@ -186,7 +186,7 @@ for ((index = 0; index < count; index++)); do
 done
 code=${codes[first]}
 if [ -n "$stop" ]; then
-  case $code in 129 | 138 | 143) code=75 ;; esac # there was nothing to save yet
+  case $code in 129 | 138 | 143) code=75 ;; esac # nothing to save yet
 fi
 case $code in
 75 | 130) ;;

@@ -1,9 +1,9 @@
-"""Agreement of all processes on the turn at which they act on what one of them has noticed.
+"""The agreement of all processes on the turn at which they act on what one of them has noticed.
 
 A turn is a training step or a batch of an evaluation; all processes make the same turns in the same
-order. A signal, a batch that cannot be read, or a clock concerns one process at first. If it acted
-alone, the others would wait for it for ever. The agreement is made on the hosts, by a thread beside
-the training loop, so a turn at which nothing happens costs no more than a lock.
+order. A signal, a batch that cannot be read, or a time to save is noticed by one process first. If
+it acted alone, the others would wait for it forever. A thread beside the training loop makes the
+agreement on the host, so that a turn at which nothing happens costs no more than a lock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from alexnet_jax.runtime.signals import StopSignal
 
 @dataclasses.dataclass(frozen=True)
 class Notices:
-    """What the processes act on at a turn.
+    """What one process has noticed, or what all of them act on at a turn.
 
     Attributes:
       signal: the name of a signal that asks the run to stop, such as 'SIGTERM'; '' for none.
@@ -38,7 +38,7 @@ class Notices:
 
     @classmethod
     def merge(cls, notices: Iterable[Notices]) -> Notices:
-        """Returns what any of them asks for; of several signals or errors, the first."""
+        """Returns all notices in one; of several signals or errors, it holds the first."""
         merged = cls()
         for other in notices:
             first_error = merged if merged.error else other
@@ -52,7 +52,7 @@ class Notices:
 
 
 class Agreement:
-    """What one process notices, told to all at the same turn. This class is that of one process.
+    """The notices of one process, returned to its training loop at the end of each turn.
 
     Args:
       stop: records the signals that ask this process to stop.
@@ -61,8 +61,8 @@ class Agreement:
 
     def __init__(self, stop: StopSignal, process: int = 0) -> None:
         self._stop, self._process = stop, process
-        self._save, self._error, self._signal_told = False, '', False
-        self._own_lock = threading.Lock()  # of what this process has noticed
+        self._save, self._error, self._is_signal_taken = False, '', False
+        self._own_lock = threading.Lock()  # for what this process has noticed
 
     def request_save(self) -> None:
         """Asks for a checkpoint at one of the next turns."""
@@ -70,14 +70,14 @@ class Agreement:
             self._save = True
 
     def report_error(self, line: str) -> None:
-        """Tells all processes of an error that keeps this one from making more than a few turns."""
+        """Reports an error to all processes, with which this one can make only a few more turns."""
         with self._own_lock:
             self._error = line
 
     def hold(self) -> None:
-        """Lets this process end no turn until all have agreed on the signal that it has received.
+        """Delays the end of the next turn until all have agreed on the signal to this process.
 
-        Otherwise it could run out of batches before that: the signal may have ended its readers.
+        Otherwise it could run out of batches before: the signal may have ended its readers, too.
         """
 
     def next_turn(self) -> Notices:
@@ -87,9 +87,9 @@ class Agreement:
     def _take_notices(self) -> Notices:
         """Returns what this process has noticed since the last call."""
         with self._own_lock:
-            signal = '' if self._signal_told else self._stop.signal
+            signal = '' if self._is_signal_taken else self._stop.signal
             notices = Notices(signal, self._save, self._error, self._process)
-            self._signal_told |= bool(signal)
+            self._is_signal_taken |= bool(signal)
             self._save, self._error = False, ''
         return notices
 
@@ -97,11 +97,11 @@ class Agreement:
 class SharedAgreement(Agreement):
     """The agreement of several processes.
 
-    When a process has noticed something, its thread opens a round. The threads of all processes
-    then let no turn end, and store how many have ended; all act after the first turn that no
-    process has ended yet. The other processes come to that turn, since each of them can make the
-    turns that the fastest one has made. A process that has reported an error ends no turn until the
-    round is closed, so that the batches that it has read ahead suffice.
+    When a process has noticed something, its thread opens a round. In a round, the threads of all
+    processes let no turn end, and store how many have ended. All processes act after the first turn
+    that none of them has ended yet. Each of them reaches it, since each can make the turns that the
+    fastest one has made. A process that has reported an error ends no turn until the round is
+    closed, so that the batches that it has read ahead suffice.
 
     Args:
       stop: records the signals that ask this process to stop.
@@ -125,8 +125,8 @@ class SharedAgreement(Agreement):
         self._turns, self._round = 0, 0
         self._agreed: dict[int, Notices] = {}  # by the turn after which they are acted on
         self._is_in_round = False
-        self._own = Notices()  # noticed and not yet told
-        self._own_in_round = Notices()
+        self._own = Notices()  # of this process, for the next round
+        self._own_in_round = Notices()  # of this process, in the round that is open
         self._has_agreed_to_stop = False  # because of a signal to this process
         self._may_end_turns = threading.Event()
         self._may_end_turns.set()
@@ -137,12 +137,12 @@ class SharedAgreement(Agreement):
         return self._turns
 
     def report_error(self, line: str) -> None:
-        """Tells all processes of an error; the next turn ends when they have agreed on one."""
+        """Reports an error to all processes; the next turn ends once they have agreed on it."""
         self._may_end_turns.clear()
         super().report_error(line)
 
     def hold(self) -> None:
-        """Lets this process end no turn until all have agreed on its signal."""
+        """Delays the end of the next turn until all have agreed on the signal to this process."""
         self._may_end_turns.clear()
         if self._has_agreed_to_stop:
             self._may_end_turns.set()
@@ -184,9 +184,9 @@ class SharedAgreement(Agreement):
 
     def _close_round(self, answers: list[dict[str, Any]]) -> None:
         turn = 1 + max(answer['turns'] for answer in answers)
-        told = [Notices(**answer['notices']) for answer in answers]
-        self._agreed[turn] = Notices.merge([self._agreed.get(turn, Notices()), *told])
-        if self._process == 0 and self._round:  # nobody looks at the round before any more
+        notices = [Notices(**answer['notices']) for answer in answers]
+        self._agreed[turn] = Notices.merge([self._agreed.get(turn, Notices()), *notices])
+        if self._process == 0 and self._round:  # no process reads the round before any more
             self._keys.delete(f'events/round/{self._round - 1}')
             self._keys.delete(f'rounds/{self._round - 1}/')
         self._round += 1

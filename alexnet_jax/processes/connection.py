@@ -1,7 +1,7 @@
-"""Connects this process to the others of its group, by JAX's coordination service.
+"""Connects this process to the others of its group by JAX's coordination service.
 
-This is the only module that uses names of `jax._src`: the service's keys and barriers, which Orbax
-and other libraries use as well, have no public name in JAX.
+This is the only module that uses names of `jax._src`: the keys and barriers of the service, which
+Orbax and other libraries use as well, have no public name in JAX.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from alexnet_jax.processes.starting.launchers import split_address
 from alexnet_jax.runtime.printing import list_names
 from alexnet_jax.runtime.user_errors import UserError
 
-HEARTBEAT_SECONDS = 40  # without a sign of life, after which a process counts as lost
-SHUTDOWN_SECONDS = 60  # within which all processes come to the end
-_REGISTER_SECONDS = 30  # within which all register at JAX's service, after all have met
+HEARTBEAT_SECONDS = 40  # without a heartbeat, after which a process is lost for JAX's service
+SHUTDOWN_SECONDS = 60  # within which all processes shut down, after the last barrier
+_REGISTER_SECONDS = 30  # within which all register at JAX's service, after the rendezvous
 
 
 def connect(launch: Launch, seconds: float) -> Any:
@@ -42,13 +42,13 @@ def connect(launch: Launch, seconds: float) -> Any:
     if xla_bridge.backends_are_initialized():
         raise RuntimeError(
             'connect() comes before the first use of a device, such as jax.devices() or an array: '
-            'JAX learns of the other processes only when it starts its devices'
+            'JAX learns about the other processes only when it initializes its devices'
         )
     address = rendezvous.meet(launch, seconds)
     _bypass_proxies(launch)
     # StopSignal handles SIGTERM; JAX's service would replace its handler.
     jax.config.update('jax_enable_preemption_service', False)
-    jax.config.update('jax_check_proxy_envs', False)  # a warning that is obsolete: see above
+    jax.config.update('jax_check_proxy_envs', False)  # its warning is obsolete: see above
     try:
         jax.distributed.initialize(
             launch.coordinator,
@@ -102,9 +102,9 @@ def describe(launch: Launch) -> str:
 
 
 def _bypass_proxies(launch: Launch) -> None:
-    """Removes the coordinator's host from the proxies that the environment names.
+    """Excludes the coordinator's host from the proxies that the environment names.
 
-    gRPC would ask them for a connection to the coordinator. With a proxy that does not answer, all
+    gRPC would connect to the coordinator through them. With a proxy that does not answer, all
     processes abort with exit code 134 (measured with JAX 0.10.2 and 0.12).
     """
     if not any(os.environ.get(name) for name in ('grpc_proxy', 'https_proxy', 'http_proxy')):

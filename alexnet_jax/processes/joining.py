@@ -1,4 +1,4 @@
-"""Joining the group of processes that a program is started in, and leaving it, in order or not."""
+"""Joins a group of processes at the start of a program, and leaves it at the end or an error."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ from alexnet_jax.processes.monitor import Monitor
 from alexnet_jax.processes.several import Several
 from alexnet_jax.runtime import printing
 
-# Other versions of these may compile another program, or write other files.
+# With different versions of these, processes may compile different programs or write other files.
 PACKAGES = ('alexnet_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'grain')
 
 
 @contextlib.contextmanager
 def join(launch: Launch | None, start_seconds: float, hang_seconds: float) -> Iterator[Group]:
-    """Joins the other processes in the block, which contains all that a program does.
+    """Joins the other processes for the block, which contains all that a program does.
 
-    JAX must not have used its devices before. An exception that leaves the block is told to the
+    JAX must not have used its devices before. An exception that leaves the block is reported to the
     other processes, and ends all of them with the same exit code; it is not raised again.
 
     Args:
       launch: the place of this process in the group; None for a program of one process.
-      start_seconds: within which all processes must have started.
-      hang_seconds: a process that makes no turn for so long counts as hanging; 0 for never.
+      start_seconds: the time within which all processes must have started.
+      hang_seconds: the time after which a process that ends no turn counts as hanging; 0 for never.
 
     Yields:
       The group.
 
     Raises:
       UserError: the processes do not belong together, or the address cannot be used.
-      SystemExit: with EXIT_LOST_PROCESS, since a process has not started within the time.
+      SystemExit: with EXIT_LOST_PROCESS, a process has not started within the time; or the one that
+        ended the block, after all processes have reached its end.
     """
     if launch is None:
         yield group.current()

@@ -1,8 +1,8 @@
-"""Keys and values that all processes of a group can read, in JAX's coordination service.
+"""The key-value store of a group: keys that all processes can set and read.
 
-The service runs in process 0. It is the engine that JAX itself starts and stops with, and it needs
-no device: a thread can use it while the devices wait for a collective. The client raises JAX's
-JaxRuntimeError, a RuntimeError; JAX is not imported here for programs that do not need it.
+It is that of JAX's coordination service, which runs in process 0 and by which JAX itself connects
+the processes. It needs no device: a thread can use it while the devices wait for a collective. The
+client raises JAX's JaxRuntimeError, a RuntimeError, so that this module does not import JAX.
 """
 
 import json
@@ -14,7 +14,7 @@ class Unreachable(Exception):
 
 
 class Keys:
-    """The keys of a run.
+    """The keys of a group, with values that are plain enough for JSON.
 
     Args:
       client: JAX's client of the coordination service.
@@ -27,15 +27,15 @@ class Keys:
         self._client = client
 
     def set(self, key: str, value: Any, replace: bool = False) -> bool:
-        """Stores a value, plain enough for JSON.
+        """Stores a value.
 
         Args:
-          key: its name.
-          value: the value.
-          replace: whether it replaces an earlier one.
+          key: the key.
+          value: its value.
+          replace: whether an earlier value is replaced.
 
         Returns:
-          Whether it is stored; False where the key has a value already.
+          True if the value is stored, False if the key has a value already.
         """
         try:
             self._client.key_value_set(key, json.dumps(value), replace)
@@ -46,10 +46,10 @@ class Keys:
         return True
 
     def read(self, folder: str) -> dict[str, Any]:
-        """Returns the values of all keys that begin with `folder`, a path with a slash at its end.
+        """Returns the values of all keys that begin with `folder`, a path that ends with a slash.
 
         Returns:
-          The values by the rest of their keys.
+          The values, by the rest of their keys after `folder`; {} for none.
         """
         try:
             pairs = self._client.key_value_dir_get(folder)
@@ -58,10 +58,10 @@ class Keys:
         return {key[key.index(folder) + len(folder) :]: json.loads(text) for key, text in pairs}
 
     def wait(self, key: str, seconds: float) -> Any:
-        """Waits for a key to have a value, and returns it.
+        """Waits until a key has a value, and returns it.
 
         Raises:
-          TimeoutError: it has none within that time.
+          TimeoutError: it has none after that time.
         """
         try:
             return json.loads(self._client.blocking_key_value_get(key, round(1000 * seconds)))
@@ -71,10 +71,10 @@ class Keys:
             raise Unreachable(str(error)) from error
 
     def meet(self, name: str, seconds: float) -> None:
-        """Waits until all processes have called this with the same name.
+        """Waits at a barrier until all processes have called this with the same name.
 
         Raises:
-          TimeoutError: one of them has not within that time.
+          TimeoutError: one of them has not called it within that time.
         """
         try:
             self._client.wait_at_barrier(name, round(1000 * seconds))
@@ -84,7 +84,7 @@ class Keys:
             raise Unreachable(str(error)) from error
 
     def delete(self, folder: str) -> None:
-        """Deletes all keys that begin with `folder`, a path with a slash at its end."""
+        """Deletes a key, or all keys below a folder, a path that ends with a slash."""
         try:
             self._client.key_value_delete(folder)
         except RuntimeError as error:

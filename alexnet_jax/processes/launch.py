@@ -1,4 +1,4 @@
-"""What a process knows of its group before it joins: its number, the count, where to meet."""
+"""The place of a process in its group: its number, the number of all, and the coordinator."""
 
 from typing import NamedTuple
 

@@ -1,19 +1,26 @@
 """The thread with which a process watches the others of its group, and ends when one of them ends.
 
-Every quarter of a second it tells the others that this process lives and how many turns it has
-made, and looks for their failures. It ends the process itself, with `os._exit`: the main thread may
-be waiting for a process that will never come. A second thread ends the process if the coordination
-service gives no answer: calls to it have no time limit of their own, and block where a link is cut
-(JAX 0.10.2 and 0.12).
+Every POLL_SECONDS it publishes a heartbeat, with the number of turns that this process has ended,
+and reads the failures of the others. It ends the process itself, with `os._exit`: the main thread
+may be waiting for a process that will never answer. A second thread ends the process when the
+coordination service does not answer: calls of the service have no time limit, and block while a
+link is cut (JAX 0.10.2).
 
-What ends a group, and after how long:
+What ends a group, and after how long (docs/clusters.md has the table for users):
 
-- an exception in one process: after the next look of the others, a fraction of a second;
-- a process that was killed or stopped, or whose host or network is gone: after LOST_SECONDS, or
-  SUSPECT_SECONDS where a collective has failed; that process itself, if it is only cut off, after
-  UNREACHABLE_SECONDS; the death of process 0, which runs the coordination
-  service, at once, by XLA itself (exit code 134);
-- a process that makes no turn any more: after the limit of --hang_timeout.
+- An exception in one process: at the next poll of the others. Process 0, with which the
+  coordination service ends, waits for them for PARTING_SECONDS at most.
+- A process that was killed or suspended, or whose host or network is gone: after LOST_SECONDS
+  without a heartbeat, or SUSPECT_SECONDS once a collective has failed.
+- The death of process 0: at once, by XLA itself (exit code 134).
+- A coordination service that does not answer, because of a cut link for example: after
+  UNREACHABLE_SECONDS.
+- A process that ends no turn: after --hang_timeout, but COMPILING_SECONDS or SAVING_SECONDS of
+  `training.loop` for the turns in which it compiles or saves.
+- A process that does not reach a barrier: after `group.BARRIER_SECONDS`, or SAVE_SECONDS of
+  `training.checkpoint.manager` where a checkpoint is saved. For what process 0 does before the
+  others, such as preparing a data set, there is no limit.
+- A process that does not start: after --start_timeout; see `starting.rendezvous`.
 """
 
 from __future__ import annotations
@@ -27,17 +34,16 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from alexnet_jax.processes.agreement import SharedAgreement
-from alexnet_jax.processes.errors import EXIT_LOST_PROCESS, Failure
+from alexnet_jax.processes.errors import EXIT_LOST_PROCESS, RESUME, Failure
 from alexnet_jax.processes.keys import Keys, Unreachable
 from alexnet_jax.runtime.printing import complain, printable
 
 POLL_SECONDS = 0.25
-ROUND_SECONDS = 0.01  # between two looks while a round of the agreement is under way
-LOST_SECONDS = 20.0  # without a sign of life
-SUSPECT_SECONDS = 4.0  # the same after a collective has failed
+ROUND_SECONDS = 0.01  # between two polls while a round of the agreement is under way
+LOST_SECONDS = 20.0  # without a heartbeat
+SUSPECT_SECONDS = 4.0  # the same, after a collective has failed
 UNREACHABLE_SECONDS = 20.0  # without an answer of the coordination service
-_RESUME = 'the same command, in all processes, resumes'
-PARTING_SECONDS = 5.0  # for which process 0 stays when it fails, so that the others learn why
+PARTING_SECONDS = 5.0  # for which a process 0 that fails waits, so that the others learn why
 
 
 class Monitor:
@@ -47,7 +53,7 @@ class Monitor:
       keys: the keys of the run.
       index: the number of this process.
       count: the number of processes.
-      hang_seconds: a process that makes no turn for so long counts as hanging; 0 for never.
+      hang_seconds: the time after which a process that ends no turn counts as hanging; 0 for never.
 
     Attributes:
       agreement: the agreement in which the thread takes part; None outside of training.
@@ -56,16 +62,16 @@ class Monitor:
     def __init__(self, keys: Keys, index: int, count: int, hang_seconds: float) -> None:
         self._keys, self._index, self._count = keys, index, count
         self._hang_seconds = hang_seconds
-        self._deadline: float | None = None  # by which this process makes progress
-        self._beats = 0
-        # By process: its last sign of life, and when it changed.
-        self._alive: dict[int, tuple[list[Any] | None, float]] = {}
-        self._silent: set[int] = set()  # the processes that give no sign of life
+        self._deadline: float | None = None  # of the next turn of this process
+        self._heartbeats = 0  # the number of those of this process
+        # By process: its last heartbeat, and when it was first read.
+        self._last_heartbeats: dict[int, tuple[list[Any] | None, float]] = {}
+        self._silent: set[int] = set()  # the processes without a heartbeat
         self._closed = threading.Event()
         self._ending = threading.Lock()  # of the thread that ends the process
         self._failure: Failure | None = None  # with which this process ends
         self._is_told = False
-        self._looks = 0  # that the coordination service has answered
+        self._polls = 0  # those that the coordination service has answered
         self._threads = [
             threading.Thread(target=self._run, name='monitor', daemon=True),
             threading.Thread(target=self._watch_service, name='service watch', daemon=True),
@@ -78,19 +84,19 @@ class Monitor:
             thread.start()
 
     def close(self) -> None:
-        """Ends the threads, once all processes have come to their end."""
+        """Ends the threads, once all processes have reached their end."""
         self._closed.set()
         for thread in self._threads:
             thread.join()
 
     def expect_progress(self, seconds: float) -> None:
-        """States that this process may be busy for so long before its next turn."""
+        """Sets the time within which this process ends its next turn; see `Group`."""
         if self._hang_seconds:
             self._deadline = time.monotonic() + max(seconds, self._hang_seconds)
 
     @contextlib.contextmanager
     def watch(self, agreement: SharedAgreement) -> Iterator[None]:
-        """Takes part in an agreement, and watches the progress of this process in the block."""
+        """Takes part in an agreement, and in the block watches the progress of this process."""
         self.agreement = agreement
         self.expect_progress(0)
         try:
@@ -102,8 +108,8 @@ class Monitor:
         """Tells the other processes why this one ends, and ends it; called by the main thread.
 
         Args:
-          failure: what has happened here.
-          collective: whether another process that is gone may be the cause; then it is named.
+          failure: what has happened in this process.
+          collective: whether the cause may be the loss of another process, which is named then.
         """
         if collective:
             self._find_cause()
@@ -111,7 +117,7 @@ class Monitor:
             self._end(failure)
 
     def _find_cause(self) -> None:
-        """Gives the monitors the time to find the process that is gone; they end this one."""
+        """Waits until the monitors find the process that is lost; if they do, they end this one."""
         with contextlib.suppress(Unreachable):
             self._keys.set('events/suspicion', self._index)
         time.sleep(SUSPECT_SECONDS + 8 * POLL_SECONDS)
@@ -122,14 +128,14 @@ class Monitor:
         with contextlib.suppress(Unreachable):
             if not self._keys.set('events/failure', list(failure)):
                 first = Failure(*self._keys.read('events/')['failure'])
-                # An error that all processes have raised is this one's, too.
+                # An error that all processes have raised is an error of this process, too.
                 failure = failure if failure.line == first.line else first
         self._tell(failure)
         with contextlib.suppress(Unreachable):
             self._keys.set(f'ended/{self._index}', True)
             # With process 0 the coordination service ends, and then XLA aborts the others.
-            give_up = time.monotonic() + PARTING_SECONDS
-            while self._index == 0 and time.monotonic() < give_up:
+            deadline = time.monotonic() + PARTING_SECONDS
+            while self._index == 0 and time.monotonic() < deadline:
                 if len(self._keys.read('ended/')) >= self._count - len(self._silent):
                     break
                 time.sleep(ROUND_SECONDS)
@@ -143,25 +149,25 @@ class Monitor:
         while True:
             is_in_round = False
             with contextlib.suppress(Unreachable):
-                is_in_round = self._look()
-                self._looks += 1
+                is_in_round = self._poll()
+                self._polls += 1
             if self._closed.wait(ROUND_SECONDS if is_in_round else POLL_SECONDS):
                 return
 
     def _watch_service(self) -> None:
         """Ends the process if the coordination service has not answered for UNREACHABLE_SECONDS.
 
-        The time is counted in waits of this thread: if the process itself was suspended, the other
-        thread first has the time for another look.
+        The time is counted in waits of this thread, so that a process that was suspended polls
+        again before it is ended.
         """
-        looks, waits = self._looks, 0
+        polls, waits = self._polls, 0
         while self._threads[0].is_alive():
             self._threads[0].join(POLL_SECONDS)
-            looks, waits = (looks, waits + 1) if looks == self._looks else (self._looks, 0)
+            polls, waits = (polls, waits + 1) if polls == self._polls else (self._polls, 0)
             if waits * POLL_SECONDS > UNREACHABLE_SECONDS:
-                self._end_cut_off()
+                self._end_without_service()
 
-    def _end_cut_off(self) -> NoReturn:
+    def _end_without_service(self) -> NoReturn:
         """Ends the process without a call of the coordination service, which might block."""
         self._ending.acquire(timeout=POLL_SECONDS)  # the thread that has it may be blocked, too
         failure = self._failure
@@ -171,16 +177,17 @@ class Monitor:
             self._tell(failure)
         _exit(failure.code)
 
-    def _look(self) -> bool:
-        """Gives a sign of life and acts on what the others have done.
+    def _poll(self) -> bool:
+        """Publishes a heartbeat, and acts on what the other processes have published.
 
         Returns:
           Whether a round of the agreement is under way.
         """
         turns = self.agreement.turns if self.agreement else 0
         is_late = self._deadline is not None and time.monotonic() > self._deadline
-        self._beats += 1
-        self._keys.set(f'alive/{self._index}', [self._beats, turns, is_late], replace=True)
+        self._heartbeats += 1
+        heartbeat = self._heartbeats, turns, is_late
+        self._keys.set(f'alive/{self._index}', heartbeat, replace=True)
         events = self._keys.read('events/')
         if 'failure' in events:
             self._end_by_thread(Failure(*events['failure']))
@@ -189,34 +196,35 @@ class Monitor:
         return self.agreement is not None and self.agreement.poll(events)
 
     def _check_others(self, is_suspicious: bool) -> None:
-        """Finds a process that gives no sign of life, or hangs; process 0 does this for all."""
+        """Finds a process that has no heartbeat or hangs; process 0 does this for all."""
         now, seconds = time.monotonic(), SUSPECT_SECONDS if is_suspicious else LOST_SECONDS
-        signs = {int(process): sign for process, sign in self._keys.read('alive/').items()}
+        heartbeats = {int(process): x for process, x in self._keys.read('alive/').items()}
         for process in range(self._count):
-            sign = signs.get(process)
-            last, since = self._alive.setdefault(process, (sign, now))
-            if sign != last:
-                self._alive[process] = sign, now
+            heartbeat = heartbeats.get(process)
+            last, since = self._last_heartbeats.setdefault(process, (heartbeat, now))
+            if heartbeat != last:
+                self._last_heartbeats[process] = heartbeat, now
             elif now - since > seconds:
                 self._silent.add(process)
                 self._end_by_thread(_lost(process, seconds))
-        self._check_progress(signs)
+        self._check_progress(heartbeats)
 
-    def _check_progress(self, signs: dict[int, list[Any]]) -> None:
-        """Ends the group if the processes that have made the fewest turns have had their time.
+    def _check_progress(self, heartbeats: dict[int, list[Any]]) -> None:
+        """Ends the group if all processes with the fewest turns are past their deadlines.
 
-        The others wait for these in a collective, so they have made no turn either.
+        The others wait for these in a collective, so they end no turn either.
         """
-        if len(signs) < self._count:
+        if len(heartbeats) < self._count:
             return
-        fewest = min(turns for _, turns, _ in signs.values())
-        slowest = [process for process, (_, turns, _) in signs.items() if turns == fewest]
-        if not all(signs[process][2] for process in slowest):
+        fewest = min(turns for _, turns, _ in heartbeats.values())
+        slowest = [process for process, (_, turns, _) in heartbeats.items() if turns == fewest]
+        if not all(heartbeats[process][2] for process in slowest):
             return
-        limit = f'for more than {self._hang_seconds:g} s (--hang_timeout)'
+        limit = f'for more than {self._hang_seconds:g} s'
         line = f'it has made no step {limit}, and others wait for it'
         if len(slowest) == self._count:
             line = f'no process has made a step {limit}'
+        line += f'; {RESUME}; if steps take that long, raise --hang_timeout'
         self._end_by_thread(Failure(min(slowest), line, EXIT_LOST_PROCESS))
 
     def _end_by_thread(self, failure: Failure) -> NoReturn:
@@ -225,7 +233,7 @@ class Monitor:
 
 
 def _lost(process: int, seconds: float) -> Failure:
-    line = f'it was killed or cannot be reached (silent for {seconds:g} s); {_RESUME}'
+    line = f'it was killed or cannot be reached (silent for {seconds:g} s); {RESUME}'
     return Failure(process, line, EXIT_LOST_PROCESS)
 
 

@@ -1,4 +1,4 @@
-"""The group of several processes, over JAX's coordination service."""
+"""A group of several processes, which communicate by JAX's coordination service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from alexnet_jax.processes.agreement import Agreement, SharedAgreement
-from alexnet_jax.processes.errors import LostProcess
+from alexnet_jax.processes.errors import LostProcess, name_processes
 from alexnet_jax.processes.group import BARRIER_SECONDS, Group
 from alexnet_jax.processes.keys import Keys
 from alexnet_jax.processes.monitor import Monitor
@@ -19,8 +19,8 @@ from alexnet_jax.runtime.user_errors import UserError
 
 _Result = TypeVar('_Result')
 
-_SECONDS_BEFORE_MESSAGE = 3.0
-_SECONDS_OF_A_WAIT = 60.0  # after which it is repeated
+_SECONDS_BEFORE_MESSAGE = 3.0  # after which the user is told what this process waits for
+_SECONDS_OF_A_WAIT = 60.0  # of one call of the service; it is repeated until there is an answer
 
 
 class Several(Group):
@@ -30,7 +30,7 @@ class Several(Group):
       keys: the keys of the run.
       index: the number of this process.
       count: the number of processes.
-      monitor: the watch on the other processes.
+      monitor: the thread that watches the other processes.
     """
 
     def __init__(self, keys: Keys, index: int, count: int, monitor: Monitor) -> None:
@@ -38,7 +38,7 @@ class Several(Group):
         self._keys, self._monitor = keys, monitor
         self._calls = itertools.count()  # the calls of all processes have the same numbers
         self._old: list[str] = []  # keys that are deleted once all processes have read them
-        self._told: set[tuple[str, int]] = set()
+        self._own_items: set[tuple[str, int]] = set()  # that this process has added to sets
 
     def gather(self, name: str, value: Any, seconds: float = BARRIER_SECONDS) -> list[Any]:
         """Returns the values of all processes; see `Group.gather`."""
@@ -49,17 +49,19 @@ class Several(Group):
             self._keys.meet(f'gather-{number}', seconds)
         except TimeoutError as error:
             missing = sorted({*range(self.count)} - {int(x) for x in self._keys.read(folder)})
+            verb = 'has' if len(missing) == 1 else 'have'
             raise LostProcess(
-                f'{_name(missing)} not come to the point "{name}" within {seconds:g} s'
+                f'{name_processes(missing)} {verb} not reached the barrier "{name}" within '
+                f'{seconds:g} s'
             ) from error
         answers = self._keys.read(folder)
         names = {other for other, _ in answers.values()}
         if names != {name}:
-            raise AssertionError(f'the processes are at different points: {sorted(names)}')
+            raise AssertionError(f'the processes are at different barriers: {sorted(names)}')
         if self.is_first:
-            for folder in self._old:  # all have read those
-                self._keys.delete(folder)
-            self._old = [f'gather/{number}/']
+            for key in self._old:  # all have read those
+                self._keys.delete(key)
+            self._old = [folder]
         return [answers[str(process)][1] for process in range(self.count)]
 
     def broadcast(self, action: str, compute: Callable[[], Any]) -> Any:
@@ -72,7 +74,7 @@ class Several(Group):
         return self._wait_for_first(key, action)
 
     def first_before_others(self, action: str, function: Callable[[], _Result]) -> _Result:
-        """Calls a function in process 0, and then in the others."""
+        """Calls a function in process 0, then in the others; see `Group.first_before_others`."""
         key = self._new_broadcast()
         if self.is_first:
             result = function()
@@ -83,12 +85,12 @@ class Several(Group):
 
     def _new_broadcast(self) -> str:
         key = f'broadcast/{next(self._calls)}'
-        self._old.append(key)  # deleted after the next point to which all come
+        self._old.append(key)  # deleted after the next barrier
         return key
 
     def _wait_for_first(self, key: str, action: str) -> Any:
         seconds = _SECONDS_BEFORE_MESSAGE
-        while True:  # an end of process 0 ends this one, too
+        while True:  # if process 0 ends, the monitor ends this process
             try:
                 return self._keys.wait(key, seconds)
             except TimeoutError:
@@ -111,13 +113,13 @@ class Several(Group):
     def add_to_set(self, name: str, items: set[int]) -> set[int]:
         """Adds numbers to a set that all processes share; see `Group.add_to_set`."""
         for item in items:
-            if (name, item) not in self._told:
+            if (name, item) not in self._own_items:
                 self._keys.set(f'set/{name}/{item}', item)  # or another process has done it
-                self._told.add((name, item))
+                self._own_items.add((name, item))
         return set(self._keys.read(f'set/{name}/').values())
 
     def expect_progress(self, seconds: float) -> None:
-        """States that this process may be busy for so long before its next turn."""
+        """Sets the time within which this process ends its next turn; see `Group`."""
         self._monitor.expect_progress(seconds)
 
     @contextlib.contextmanager
@@ -128,9 +130,3 @@ class Several(Group):
         )
         with self._monitor.watch(shared):
             yield shared
-
-
-def _name(processes: list[int]) -> str:
-    if len(processes) == 1:
-        return f'process {processes[0]} has'
-    return f'processes {", ".join(map(str, processes))} have'

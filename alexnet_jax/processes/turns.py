@@ -1,4 +1,4 @@
-"""The turns of a training loop: what all processes have agreed on, and what one of them lacks."""
+"""The turns of a training loop: reading ahead, and acting on what all processes have agreed on."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _Item = TypeVar('_Item')
 class LookAhead(Generic[_Item]):
     """Reads items before they are needed.
 
-    A process whose images cannot be read must still make the turns that other processes have made
-    already; see `Agreement`. It learns of the error `ahead` items before it lacks one.
+    A process that cannot read an image must still make the turns that other processes have already
+    made; see `SharedAgreement`. It learns of the error `ahead` items before an item is missing.
 
     Args:
       items: the items, such as batches on the host.
@@ -27,7 +27,8 @@ class LookAhead(Generic[_Item]):
       has_stopped: returns whether a signal has arrived.
 
     Attributes:
-      error: what reading an item has raised; None if nothing. The items before it are handed out.
+      error: the exception that reading an item raised; None for none. `take` still returns the
+        items before it.
     """
 
     def __init__(self, items: Iterator[_Item], ahead: int, has_stopped: Callable[[], bool]) -> None:
@@ -65,7 +66,7 @@ class Turns:
       stop: records the signals that ask this process to stop.
 
     Attributes:
-      signal: the name of the signal that all processes stop for; '' for none.
+      signal: the name of the signal for which all processes stop; '' for none.
       save: whether all have agreed to save a checkpoint since the last call of `mark_saved`.
     """
 
@@ -78,7 +79,7 @@ class Turns:
 
     @contextlib.contextmanager
     def agree(self) -> Iterator[None]:
-        """Agrees with the other processes within the block, and watches that all make progress."""
+        """Agrees with the other processes in the block, where one without progress is ended."""
         with self._group.agreement(self._stop) as self._agreement:
             yield
 
@@ -90,8 +91,8 @@ class Turns:
           turns_behind: how many turns a process makes before it waits for the result of one, in
             which all processes take part.
         """
-        # One more turn each: the one that a process is in, the one whose result it waits for, and
-        # the one that all agree on, which no process has made.
+        # Three more: the turn that a process is in, the turn whose result it waits for, and the
+        # turn that all agree on, which no process has ended yet.
         ahead = turns_behind + 3 if self._group.count > 1 else 0
         return LookAhead(items, ahead, lambda: bool(self._stop.signal))
 
@@ -99,7 +100,7 @@ class Turns:
         """Ends a turn, and returns what all processes act on before they begin the next one.
 
         Args:
-          error: what keeps this process from making more than a few turns; None for nothing.
+          error: the error with which this process can make only a few more turns; None for none.
           save: whether this process asks for a checkpoint.
         """
         if error is not None and self._stop.signal:
@@ -115,7 +116,7 @@ class Turns:
         return notices
 
     def mark_saved(self) -> None:
-        """Sets `save` back, once a checkpoint has been saved."""
+        """Sets `save` to False again, once a checkpoint has been saved."""
         self.save = False
 
     def raise_error(self) -> None:

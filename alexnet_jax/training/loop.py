@@ -42,8 +42,8 @@ from alexnet_jax.training.workdir import Workdir
 # All processes have the same number, so that all end after the same step if a loss is not finite.
 STEPS_BEHIND, STEPS_BEHIND_ON_CPU = 4, 1
 
-# How long a process may take before it counts as hanging, in seconds: to compile a program and run
-# it once, and to save and read back a checkpoint.
+# How long a turn may take before the process counts as hanging, in seconds: a turn in which it
+# compiles a program, and one in which it saves a checkpoint and reads another one back.
 COMPILING_SECONDS, SAVING_SECONDS = 1800, 900
 
 
@@ -208,7 +208,7 @@ class Loop:
 
     @property
     def step(self) -> int:
-        """Training steps done."""
+        """The number of training steps that are done."""
         return self._position.step
 
     @property

@@ -26,7 +26,8 @@ from alexnet_jax.processes import joining, monitor
 from alexnet_jax.processes.errors import EXIT_LOST_PROCESS, LostProcess
 from alexnet_jax.processes.launch import Launch
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.checkpoint import Checkpoints, Position, folders, manager
+from alexnet_jax.training.checkpoint import Checkpoints, Position, manager
+from alexnet_jax.training.run_files import shared_storage
 from alexnet_jax.training.state import state_shapes
 
 pytestmark = pytest.mark.slow
@@ -132,7 +133,7 @@ def save_the_same_step(group, folder):
 
 def use_a_folder_of_its_own(group, folder):
     """Opens a folder that is not on shared storage, though all give it the same name."""
-    folders._SECONDS_TO_APPEAR = 1.0
+    shared_storage.SECONDS_TO_APPEAR = 1.0
     place = folder / f'host{group.index}' / 'checkpoints'
     return outcome(lambda: Checkpoints(place, keep=2))
 
@@ -395,11 +396,11 @@ def test_a_process_that_reaches_no_save_holds_the_other_no_longer_than_the_limit
     results, codes, errors = two
     ((kind, text, seconds, close),) = results['reach_no_save']
     assert kind == 'LostProcess'
-    assert text.startswith('process 1 has not come to the point "a save of a checkpoint" within')
+    assert text.startswith('process 1 has not reached the barrier "a save of a checkpoint" within')
     assert LIMIT - 1 < seconds < LIMIT + 10
     assert close[2] < LIMIT
     assert codes == [EXIT_LOST_PROCESS] * 2, errors
-    assert 'process 1 has not come to the point' in errors[0]
+    assert 'process 1 has not reached the barrier' in errors[0]
     assert not list((folder / 'late').iterdir())
 
 

@@ -5,7 +5,7 @@ from absl import flags
 
 from alexnet_jax.processes import process_flags
 from alexnet_jax.processes.launch import Launch
-from alexnet_jax.processes.starting import launchers
+from alexnet_jax.processes.starting import gpus, launchers
 from alexnet_jax.processes.starting.launchers import detect, first_host
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -114,17 +114,17 @@ class TestFlags:
         [
             ((2, None, 'host:1'), '--processes=2 needs --process, the number of this one, from 0'),
             ((None, 1, 'host:1'), '--process=1 needs --processes, the number of all processes'),
-            ((2, 1), 'nothing says where process 0 is (set by --processes and --process): give'),
+            ((2, 1), 'the address of process 0 is unknown (set by --processes and --process): g'),
             ((2, 2, 'host:1'), 'there is no process 2 of 2 (set by --processes and --process)'),
             ((1, 1, 'host:1'), 'there is no process 1 of 1'),
             ((None, None, 'host:1'), '--coordinator needs --processes and --process: no launcher'),
             ((None, None, None, '0'), '--local_devices needs --processes and --process: no laun'),
             ((1, 0, 'host:1', '0'), '--local_devices is for several processes, and this is the o'),
             ((2, 1, 'host'), '--coordinator=host has no port: write HOST:PORT, or set JAX_COORD'),
-            ((2, 1, 'host:x'), '--coordinator: host:x is no HOST:PORT with a port from 1 to 65535'),
-            ((2, 1, 'host:65536'), '--coordinator: host:65536 is no HOST:PORT with a port from'),
-            ((2, 1, ':1'), '--coordinator: :1 is no HOST:PORT with a port from 1 to 65535'),
-            ((2, 1, 'host:1', 'all'), '--local_devices=all is no list of numbers: write, for'),
+            ((2, 1, 'host:x'), '--coordinator: host:x is not HOST:PORT with a port from 1 to'),
+            ((2, 1, 'host:65536'), '--coordinator: host:65536 is not HOST:PORT with a port from'),
+            ((2, 1, ':1'), '--coordinator: :1 is not HOST:PORT with a port from 1 to 65535'),
+            ((2, 1, 'host:1', 'all'), '--local_devices=all is not a list of numbers: write, for'),
             ((2, 1, 'host:1', '1,1'), '--local_devices=1,1 names a device twice'),
         ],
     )
@@ -218,7 +218,7 @@ class TestSlurm:
         assert detect(slurm(JAX_LOCAL_DEVICE_IDS='6,7'), local_devices='0').local_devices == (0,)
 
     def test_a_variable_that_is_no_number_is_named(self):
-        with pytest.raises(UserError, match='SLURM_PROCID=one in the environment is no whole num'):
+        with pytest.raises(UserError, match='SLURM_PROCID=one in the environment is not a whole'):
             detect(slurm(SLURM_PROCID='one'))
 
 
@@ -292,7 +292,7 @@ class TestKubernetes:
         [
             (without(kubeflow(), 'JAX_NUM_PROCESSES'), 'JAX_PROCESS_ID is set, but not JAX_NUM'),
             (without(kubeflow(), 'JAX_PROCESS_ID'), 'JAX_NUM_PROCESSES is set, but not JAX_PROC'),
-            (without(kubeflow(), 'JAX_COORDINATOR_ADDRESS'), 'nothing says where process 0 is'),
+            (without(kubeflow(), 'JAX_COORDINATOR_ADDRESS'), 'the address of process 0 is unknown'),
             (kubeflow(JAX_PROCESS_ID=4), 'there is no process 4 of 4'),
             (kubeflow(JAX_NUM_PROCESSES=0), 'there is no process 1 of 0'),
             (kubeflow(JAX_NUM_PROCESSES='four'), 'JAX_NUM_PROCESSES=four in the environment is no'),
@@ -335,4 +335,9 @@ class TestSkyPilot:
 def test_gpus_are_counted_by_their_device_files(tmp_path):
     for name in ('nvidia0', 'nvidia3', 'nvidiactl', 'nvidia-uvm', 'nvidia-caps', 'null'):
         (tmp_path / name).touch()
-    assert launchers.count_gpus(tmp_path) == 2
+    assert gpus.count_gpus(tmp_path) == 2
+
+
+def test_cuda_ignores_what_follows_a_device_that_does_not_exist():
+    assert gpus.parse_visible_devices('0, 2,-1,1') == ['0', '2']
+    assert gpus.parse_visible_devices('') == []

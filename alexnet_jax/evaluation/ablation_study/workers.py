@@ -5,18 +5,16 @@ JAX is not imported: it would reserve memory of the GPUs for a process that does
 
 import contextlib
 import importlib.metadata
-import itertools
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alexnet_jax.processes.starting.gpus import count_gpus, parse_visible_devices
 from alexnet_jax.runtime.cpu_devices import processor_count
 from alexnet_jax.runtime.printing import count
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
-
-_NO_GPU = ('', '-1', 'NoDevFiles')  # in CUDA_VISIBLE_DEVICES; CUDA ignores what follows them
 
 
 class Worker(NamedTuple):
@@ -113,12 +111,11 @@ def _visible_gpus() -> list[str]:
         return []
     listed = os.environ.get('CUDA_VISIBLE_DEVICES')
     if listed is not None:
-        entries = (entry.strip() for entry in listed.split(','))
-        return list(itertools.takewhile(lambda entry: entry not in _NO_GPU, entries))
+        return parse_visible_devices(listed)
     try:
         result = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        if any(Path('/dev').glob('nvidia[0-9]*')):
+        if count_gpus():
             raise UserError(
                 f'nvidia-smi cannot list the GPUs ({error}): name them in CUDA_VISIBLE_DEVICES'
             ) from error

@@ -1,1 +1,1 @@
-"""Which device of which process holds which towers and which replica (§3.2)."""
+"""The placement of replicas and towers on the devices of all processes (§3.2)."""

@@ -1,8 +1,8 @@
-"""Chooses the devices of the mesh: which ones hold a replica together, and which are left over.
+"""Chooses the devices of the mesh: those that hold a replica together, and those that are unused.
 
-The devices of a replica exchange maps several times in each step, so they lie in one process or in
-one NVLink domain. Replicas exchange gradients once in each step and may lie anywhere. Every process
-has a device in the mesh, because all processes take part in every step.
+The devices of a replica exchange maps several times in each step, so they belong to one process or
+to one NVLink domain. Replicas exchange gradients once in each step and may be anywhere. Every
+process has a device in the mesh, because all processes take part in every step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from alexnet_jax.runtime.user_errors import UserError
 
 _BATCH_SIZES = ('optimizer.batch_size', 'evaluation.batch_size')
 
-Domain = list[list[Any]]  # the devices of each process whose devices are connected by NVLink
+Domain = list[list[Any]]  # for each process of an NVLink domain, its devices
 
 
 class _Shape(NamedTuple):
@@ -46,7 +46,7 @@ def choose_grid(config: Config, devices: Sequence[Any]) -> np.ndarray:
 
 
 def process_of(device: Any) -> int:
-    """Returns the number of the process of a device; devices that are not attached may lack it."""
+    """Returns the number of the process of a device; 0 for devices that are only described."""
     return getattr(device, 'process_index', 0)
 
 
@@ -100,13 +100,13 @@ class _Choice:
 
     def grid(self, shape: _Shape) -> np.ndarray:
         """Returns the (data, tower) array of devices, in which those of a process are adjacent."""
-        replicas = _share_out(*self._bounds(shape.tower), shape.data)
-        chosen = [
+        replicas = _distribute(*self._bounds(shape.tower), shape.data)
+        devices = [
             device
             for domain, number in zip(self._domains, replicas, strict=True)
             for device in _select(domain, number, shape.tower)
         ]
-        return np.asarray(chosen).reshape(shape.data, shape.tower)
+        return np.asarray(devices).reshape(shape.data, shape.tower)
 
     def problem(self) -> str:
         """Returns why no mesh suits the settings."""
@@ -187,17 +187,17 @@ def _select(domain: Domain, replicas: int, tower: int) -> list[Any]:
     """Returns the devices of some replicas: some of each process, whole replicas if possible."""
     number, limits = replicas * tower, [len(own) for own in domain]
     whole = [limit // tower for limit in limits]
-    counts = _share_out([0] * len(domain), whole, min(replicas, sum(whole)))
-    counts = _share_out([n * tower for n in counts], limits, number)
+    counts = _distribute([0] * len(domain), whole, min(replicas, sum(whole)))
+    counts = _distribute([n * tower for n in counts], limits, number)
     if 0 in counts:
-        counts = _share_out([0] * len(domain), limits, number)
-    # The processes with whole replicas come first, so that no device of theirs is paired with one
-    # of another process.
+        counts = _distribute([0] * len(domain), limits, number)
+    # The processes with whole replicas come first, so that none of their devices is paired with a
+    # device of another process.
     pairs = sorted(zip(domain, counts, strict=True), key=lambda pair: pair[1] % tower > 0)
     return [device for own, count in pairs for device in own[:count]]
 
 
-def _share_out(counts: list[int], limits: list[int], total: int) -> list[int]:
+def _distribute(counts: list[int], limits: list[int], total: int) -> list[int]:
     """Raises the lowest counts, each up to its limit, until their sum is `total`."""
     counts = list(counts)
     for _ in range(total - sum(counts)):

@@ -1,4 +1,4 @@
-"""A table of the mesh for the terminal: which device of which process holds what."""
+"""The table of the mesh for the terminal: what each device of each process holds."""
 
 from collections.abc import Sequence
 
@@ -23,13 +23,13 @@ def mesh_table(mesh: jax.sharding.Mesh, towers: int, hosts: Sequence[str] = ()) 
     places = []
     for replica, devices in enumerate(mesh.devices):
         for column, device in enumerate(devices):
-            held = range(column * per_device, (column + 1) * per_device)
-            places.append((process_of(device), device.id, str(device), replica, held))
+            numbers = range(column * per_device, (column + 1) * per_device)
+            places.append((process_of(device), device.id, str(device), replica, numbers))
     if len({process for process, *_ in places}) == 1:
         return ''
     host = ['host'] if hosts else []
     rows = [['process', *host, 'device', 'replica', 'towers']]
-    for process, _, name, replica, held in sorted(places, key=lambda place: place[:2]):
+    for process, _, name, replica, numbers in sorted(places, key=lambda place: place[:2]):
         host = [hosts[process]] if hosts else []
-        rows.append([str(process), *host, name, str(replica), ', '.join(map(str, held))])
+        rows.append([str(process), *host, name, str(replica), ', '.join(map(str, numbers))])
     return align_columns(rows)

@@ -1,1 +1,1 @@
-"""The start of a group: each process finds out its place in it, and all meet."""
+"""The start of a group: each process detects its place in the group, and waits for the others."""

@@ -1,8 +1,8 @@
-"""Finds out, from flags or from what a launcher has set, which process of how many this one is.
+"""Detects the place of a process in its group, from flags or from the variables of a launcher.
 
-JAX finds some launchers itself, but takes one GPU for each process of a Slurm step without a word,
+JAX detects some launchers itself, but silently uses one GPU for each process of a Slurm step,
 cannot read host lists such as `rack1-[1-2]n[3-4]`, and needs mpi4py for Open MPI 5. All values are
-therefore found here and passed to it.
+therefore determined here and passed to JAX.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.processes.launch import Launch
+from alexnet_jax.processes.starting.gpus import parse_visible_devices
 from alexnet_jax.runtime.printing import count as count_of
 from alexnet_jax.runtime.user_errors import UserError
 
 _Environment = Mapping[str, str]
 
-# Ports that are derived from a job's number, as in JAX: above those that Linux gives to clients.
+# Ports that are derived from the number of a job, as in JAX: above those that Linux gives clients.
 _FIRST_PORT, _PORTS = 61440, 4096
 
-# Slurm numbers the batch script, the shell of salloc and the like from here on, below 2**32.
+# From here to 2**32, Slurm numbers steps such as the batch script and the shell of salloc.
 _FIRST_SPECIAL_STEP = 0xFFFFFFF0
 
-_LOOPBACK = re.compile(r'localhost|127\.[\d.]+|\[::1\]')
+_LOOPBACK = re.compile(r'localhost|127\.[\d.]+|::1')
 
 
 class _Place(NamedTuple):
-    """What a launcher says of this process.
+    """What a launcher says about this process.
 
     Attributes:
       count: the number of processes.
       index: the number of this process.
       source: the launcher, in a few words.
-      host: the host of process 0; None if the launcher does not say.
+      host: the host of process 0; None if the launcher does not name it.
       port: the port of process 0, derived from the job; None if nothing identifies the job.
-      local_count: the number of processes on this host; None if it is not known.
+      local_count: the number of processes on this host; None if it is unknown.
       local_index: the number of this process among those on this host.
     """
 
@@ -60,7 +60,7 @@ def detect(
 ) -> Launch | None:
     """Returns the place of this process among several; None for a program of one process.
 
-    Flags win over the variables of launchers.
+    Flags take precedence over the variables of launchers.
 
     Args:
       environment: the environment of this process.
@@ -68,7 +68,7 @@ def detect(
       process: the value of --process.
       coordinator: the value of --coordinator.
       local_devices: the value of --local_devices.
-      gpus: the number of GPUs of this host, for launchers that do not say it.
+      gpus: the number of GPUs of this host, for launchers that do not give it.
 
     Raises:
       UserError: something is missing, out of range or contradictory.
@@ -99,11 +99,6 @@ def detect(
     address = _find_coordinator(environment, coordinator, place)
     devices = _find_local_devices(environment, local_devices, place, address, gpus)
     return Launch(place.count, place.index, address, devices, place.source)
-
-
-def count_gpus(folder: Path = Path('/dev')) -> int:
-    """Counts the NVIDIA GPUs of this host, or of this container, without starting a driver."""
-    return sum(1 for path in folder.glob('nvidia*') if path.name[len('nvidia') :].isdigit())
 
 
 def _place_by_flags(processes: int | None, process: int | None) -> _Place | None:
@@ -141,8 +136,8 @@ def _place_by_jax(environment: _Environment) -> _Place | None:
 def _place_by_open_mpi(environment: _Environment) -> _Place | None:
     """Returns what mpirun says.
 
-    This comes before Slurm: mpirun starts its helpers in a Slurm step of its own, whose variables
-    the processes inherit, with the same number for all processes of a host.
+    This is tried before Slurm: within a Slurm job, mpirun starts its daemons in a step of its own.
+    The processes inherit the variables of that step, with one number for all processes of a host.
     """
     count = _whole_number(environment, 'OMPI_COMM_WORLD_SIZE')
     index = _whole_number(environment, 'OMPI_COMM_WORLD_RANK')
@@ -167,7 +162,7 @@ def _place_by_open_mpi(environment: _Environment) -> _Place | None:
 
 
 def _place_by_slurm(environment: _Environment) -> _Place | None:
-    """Returns what srun says; None in the batch script and in salloc's shell, which are no step."""
+    """Returns what srun says; None in the batch script and in the shell of salloc."""
     job = _whole_number(environment, 'SLURM_JOB_ID')
     step = _whole_number(environment, 'SLURM_STEP_ID') or 0
     nodes = environment.get('SLURM_STEP_NODELIST', '')
@@ -257,8 +252,8 @@ def _find_coordinator(environment: _Environment, flag: str | None, place: _Place
         address = environment.get(name) or place.host
     if not address:
         raise UserError(
-            f'nothing says where process 0 is ({place.source}): give --coordinator=HOST:PORT, or '
-            'set JAX_COORDINATOR_ADDRESS'
+            f'the address of process 0 is unknown ({place.source}): give --coordinator=HOST:PORT, '
+            'or set JAX_COORDINATOR_ADDRESS'
         )
     if address.count(':') > 1 and not address.startswith('['):
         address = f'[{address}]'  # an IPv6 address, as in SkyPilot's list
@@ -270,7 +265,7 @@ def _find_coordinator(environment: _Environment, flag: str | None, place: _Place
             f'{name}={address} has no port: write HOST:PORT, or set JAX_COORDINATOR_PORT'
         )
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UserError(f'{name}: {host}:{port} is no HOST:PORT with a port from 1 to 65535')
+        raise UserError(f'{name}: {host}:{port} is not HOST:PORT with a port from 1 to 65535')
     return f'{host}:{int(port)}'
 
 
@@ -291,7 +286,7 @@ def _find_local_devices(
     if text:
         return _parse_devices(name, text)
     local_count, local_index = place.local_count, place.local_index
-    if local_count is None and _LOOPBACK.fullmatch(coordinator.rpartition(':')[0]):
+    if local_count is None and _LOOPBACK.fullmatch(split_address(coordinator)[0]):
         local_count, local_index = place.count, place.index  # no process can be elsewhere
     visible = _count_visible(environment, gpus)
     if local_count is None or local_count < 2 or not visible:
@@ -299,7 +294,7 @@ def _find_local_devices(
     if visible % local_count:
         raise UserError(
             f'{count_of(visible, "GPU")} cannot be divided evenly among {local_count} processes on '
-            'this host: start another number of them, or give each --local_devices'
+            'this host: start another number of processes, or give each its --local_devices'
         )
     share = visible // local_count
     return tuple(range(local_index * share, (local_index + 1) * share))
@@ -319,7 +314,7 @@ def _count_visible(environment: _Environment, gpus: int) -> int:
     text = next((environment[name] for name in names if name in environment), None)
     if text is None:
         return gpus if on_node is None else on_node
-    visible = len([item for item in text.split(',') if item.strip() not in ('', '-1')])
+    visible = len(parse_visible_devices(text))
     of_each = environment.get('SLURM_GPUS_PER_TASK', '').rpartition(':')[2]  # 'a100:2' or '2'
     if of_each == str(visible) or (on_node is not None and visible < on_node):
         return 0
@@ -329,7 +324,7 @@ def _count_visible(environment: _Environment, gpus: int) -> int:
 def _parse_devices(name: str, text: str) -> tuple[int, ...]:
     items = [item.strip() for item in text.split(',')]
     if not all(item.isascii() and item.isdigit() for item in items):
-        raise UserError(f'{name}={text} is no list of numbers: write, for example, {name}=0,1')
+        raise UserError(f'{name}={text} is not a list of numbers: write, for example, {name}=0,1')
     numbers = tuple(int(item) for item in items)
     if len(set(numbers)) < len(numbers):
         raise UserError(f'{name}={text} names a device twice')
@@ -342,7 +337,9 @@ def _whole_number(environment: _Environment, name: str) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
-        raise UserError(f'{name}={text} in the environment is no whole number: correct or unset it')
+        raise UserError(
+            f'{name}={text} in the environment is not a whole number: correct or unset it'
+        )
     return int(text)
 
 

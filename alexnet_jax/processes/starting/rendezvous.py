@@ -1,14 +1,14 @@
-"""The point where the processes of a group meet, before JAX connects them.
+"""The rendezvous of a group: process 0 waits for all others, before JAX connects them.
 
-JAX alone would not do (measured with 0.10.2 and 0.12): if a process is missing, if two have the
+JAX alone is not enough (measured with 0.10.2 and 0.12): if a process is missing, if two have the
 same number, or if something else listens at the address, the processes abort with exit code 134 and
-a stack trace after twice the time that they were told to wait; a process whose number is too high
-aborts; and two coordinators at one port both start, because gRPC sets SO_REUSEPORT.
+a stack trace after twice the time limit; a process whose number is too high aborts; and two
+coordinators at one port both start, because gRPC sets SO_REUSEPORT.
 
-Process 0 therefore first listens itself at the coordinator's port. Each of the others connects and
-says its number in one line of JSON. Process 0 answers that it waits, and, when all have come, that
-JAX may start, or else what is wrong. By these connections each process also learns which of its
-host's addresses the others can reach.
+Therefore process 0 first listens at the coordinator's port itself. Each of the others connects and
+sends its number in one line of JSON. Process 0 answers that it is waiting and, once all have
+connected, that JAX may start, or what is wrong. These connections also show by which address the
+other processes reach each host.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from alexnet_jax.processes.errors import NotStarted
+from alexnet_jax.processes.errors import NotStarted, name_processes
 from alexnet_jax.processes.launch import Launch
 from alexnet_jax.processes.starting.launchers import split_address
 from alexnet_jax.runtime import printing
 from alexnet_jax.runtime.user_errors import UserError
 
-FOREIGN_SECONDS = 30.0  # how long something else may answer: a group that just ends, for example
+FOREIGN_SECONDS = 30.0  # for which something else may answer, such as a group that is just ending
 NOTICE_SECONDS = 5.0  # after which the user is told what a process waits for
 _REPLY_SECONDS = 5.0  # within which process 0 answers a line
-_SERVICE_SECONDS = 30.0  # within which JAX's service listens, when all have met
-_HELLO_SECONDS = 2.0  # within which a process that connects says its number
-_RETRY_SECONDS = 0.25
-_LONGEST_LINE = 4096
+_SERVICE_SECONDS = 30.0  # within which JAX's service listens, once all have connected
+_HELLO_SECONDS = 2.0  # within which a process that has connected sends its number
+_RETRY_SECONDS = 0.25  # between two attempts to connect
+_LONGEST_LINE = 4096  # bytes
 _PROGRAM = 'alexnet_jax'
 
 
 def meet(launch: Launch, seconds: float) -> str:
-    """Waits until all processes of a group have come.
+    """Waits until all processes of a group have started.
 
     Args:
       launch: the place of this process.
@@ -53,8 +53,8 @@ def meet(launch: Launch, seconds: float) -> str:
       are on one host.
 
     Raises:
-      NotStarted: a process has not come within that time.
-      UserError: a process is none of this group, or this one cannot listen.
+      NotStarted: a process has not started within that time.
+      UserError: a process does not belong to this group, or this one cannot listen.
     """
     return _receive(launch, seconds) if launch.index == 0 else _visit(launch, seconds)
 
@@ -71,7 +71,7 @@ def _choose_address(connections: Iterable[socket.socket]) -> str:
 
 
 class _Notice:
-    """Tells the user once what a process waits for, if that takes long."""
+    """A message about what this process waits for, shown once and only if that takes long."""
 
     def __init__(self) -> None:
         self._time = time.monotonic() + NOTICE_SECONDS
@@ -83,7 +83,7 @@ class _Notice:
 
 
 class _Foreign(Exception):
-    """What answers is not process 0 of this group."""
+    """The other end of a connection is not a process of this program."""
 
 
 def _send(connection: socket.socket, **message: Any) -> None:
@@ -120,14 +120,14 @@ def _read(connection: socket.socket, seconds: float) -> dict[str, Any] | None:
 def _listen(launch: Launch) -> socket.socket:
     """Returns a socket that listens where JAX's service will, without SO_REUSEPORT.
 
-    Connections of an earlier run that are in TIME_WAIT do not matter, as SO_REUSEADDR is set.
+    Connections of an earlier run in TIME_WAIT do not prevent this, as SO_REUSEADDR is set.
     """
     name = 'JAX_COORDINATOR_BIND_ADDRESS'
     address = os.environ.get(name) or f'[::]:{split_address(launch.coordinator)[1]}'
     try:
         host, port = split_address(address)
     except ValueError as error:
-        raise UserError(f'{name}={address} is no HOST:PORT: correct or unset it') from error
+        raise UserError(f'{name}={address} is not HOST:PORT: correct or unset it') from error
     is_any = host in ('', '::', '0.0.0.0')
     host, is_dual = '' if is_any else host, is_any and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if is_dual or ':' in host else socket.AF_INET
@@ -148,7 +148,7 @@ def _listen(launch: Launch) -> socket.socket:
 
 
 def _receive(launch: Launch, seconds: float) -> str:
-    """Waits in process 0 for all others, and tells them to start, or why they do not."""
+    """Waits in process 0 for all others, and tells them to start, or why they cannot."""
     visitors: dict[int, _Visitor] = {}
     try:
         with _listen(launch) as listener:
@@ -174,7 +174,7 @@ def _receive(launch: Launch, seconds: float) -> str:
 
 
 class _Visitor:
-    """A process that has come to process 0."""
+    """A process that has connected to process 0."""
 
     def __init__(self, connection: socket.socket, hello: dict[str, Any]) -> None:
         self.connection = connection
@@ -193,16 +193,13 @@ def _gather(
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while len(visitors) < launch.count - 1:
-            missing = [str(i) for i in range(1, launch.count) if i not in visitors]
-            notice.show(
-                f'waiting for {len(missing)} of {launch.count} processes '
-                f'({printing.list_names(missing)})'
-            )
+            missing = [i for i in range(1, launch.count) if i not in visitors]
+            notice.show(f'waiting for {name_processes(missing)} of {launch.count}')
             if time.monotonic() > deadline:
                 raise NotStarted(_describe_missing(launch, missing, seconds))
             ready = [key for key, _ in selector.select(timeout=_RETRY_SECONDS)]
             for key in ready:
-                if key.fileobj is not listener:  # it has ended: only then can something be read
+                if key.fileobj is not listener:  # it has ended: only then is this readable
                     _drop(key.data.index, visitors, selector)
             if not any(key.fileobj is listener for key in ready):
                 continue
@@ -222,18 +219,17 @@ def _drop(index: int, visitors: dict[int, _Visitor], selector: selectors.BaseSel
     connection.close()
 
 
-def _describe_missing(launch: Launch, missing: list[str], seconds: float) -> str:
-    numbers = printing.list_names(missing)
-    which = f'process {numbers}' if len(missing) == 1 else f'processes {numbers}'
+def _describe_missing(launch: Launch, missing: list[int], seconds: float) -> str:
     verb = 'has' if len(missing) == 1 else 'have'
     return (
-        f'{which} of {launch.count} {verb} not started within {seconds:g} s: see the output there, '
-        f'and whether {launch.coordinator} is an address of the host of process 0'
+        f'{name_processes(missing)} of {launch.count} {verb} not started within {seconds:g} s: '
+        f'check the output there, and whether {launch.coordinator} is an address of the host of '
+        'process 0'
     )
 
 
 def _admit(listener: socket.socket) -> _Visitor | None:
-    """Takes a connection; returns None for a visitor that is none of this program's processes."""
+    """Accepts a connection; returns None if its other end is not a process of this program."""
     try:
         connection, _ = listener.accept()
     except OSError:
@@ -251,12 +247,12 @@ def _admit(listener: socket.socket) -> _Visitor | None:
 
 
 def _check(launch: Launch, visitor: _Visitor, visitors: dict[int, _Visitor]) -> None:
-    """Adds a process to those that have come, or raises a UserError, which all are told."""
+    """Adds a process to those that have connected, or raises a UserError, which is sent to all."""
     index, earlier = visitor.index, visitors.get(visitor.index)
     if earlier is None:
         visitors[index] = visitor
     else:
-        visitors[-1] = visitor  # so that it is told, too
+        visitors[-1] = visitor  # so that it gets the error, too
         raise UserError(
             f'two processes have the number {index} ({earlier.name}; {visitor.name}): give each '
             'its own --process'
@@ -269,7 +265,7 @@ def _check(launch: Launch, visitor: _Visitor, visitors: dict[int, _Visitor]) -> 
 
 
 def _visit(launch: Launch, seconds: float) -> str:
-    """Waits in another process for process 0, and then until process 0 says to start."""
+    """Connects to process 0 from another process, and waits until process 0 says to start."""
     host, port = split_address(launch.coordinator)
     hello = {
         'process': launch.index,
@@ -295,7 +291,7 @@ def _visit(launch: Launch, seconds: float) -> str:
         except socket.gaierror:
             problem = f'the name {host} is unknown'
         except TimeoutError:
-            problem = 'a connection brings no answer'
+            problem = 'there is no answer'
         except _Foreign:
             problem, is_foreign = 'another program, or a group that has started, answers', True
         except OSError as error:
@@ -312,33 +308,33 @@ def _visit(launch: Launch, seconds: float) -> str:
 
 def _describe_no_answer(launch: Launch, seconds: float, problem: str) -> str:
     return (
-        f'no process 0 answers at {launch.coordinator} within {seconds:g} s: {problem}; see '
-        'whether process 0 runs, and whether this is the address of its host and a port that is '
-        'free there and open to this host'
+        f'process 0 has not answered at {launch.coordinator} within {seconds:g} s: {problem}; '
+        'check whether process 0 runs, and whether this is the address of its host and a port that '
+        'is free there and open to this host'
     )
 
 
 def _ask(
     connection: socket.socket, hello: dict[str, Any], reply_seconds: float, start_seconds: float
 ) -> str:
-    """Tells process 0 the number of this process, and waits until it says to start.
+    """Sends the number of this process to process 0, and waits until it says to start.
 
     Args:
       connection: a connection to process 0.
-      hello: what this process says of itself.
+      hello: the description of this process.
       reply_seconds: how long process 0 may take to answer.
-      start_seconds: how long the other processes may take to come.
+      start_seconds: how long the other processes may take to start.
 
     Returns:
       The address by which the other processes reach process 0, when they may start.
 
     Raises:
-      UserError: process 0 has told why the group does not start.
+      UserError: process 0 has said why the group cannot start.
       ConnectionError: process 0 has ended; the text says when.
-      TimeoutError: nothing has come within the time.
+      TimeoutError: there was no answer within the time.
       _Foreign: another program has answered.
     """
-    problem = 'the connection is closed at once'
+    problem = 'it closes the connection at once'
     try:
         _send(connection, **hello)
         reply = _read(connection, reply_seconds)
@@ -346,7 +342,7 @@ def _ask(
             problem = 'process 0 has ended while it waited for the others'
             if not _has_reply(connection):
                 printing.warn(f'waiting until all {hello["count"]} processes have started')
-            # Process 0 says by itself when its own time is over.
+            # Process 0 itself says when its own time is over.
             reply = _read(connection, start_seconds + _REPLY_SECONDS)
     except ConnectionError:
         reply = None
@@ -358,7 +354,7 @@ def _ask(
 
 
 def _has_reply(connection: socket.socket) -> bool:
-    """Returns whether something comes within the time after which a user wants to know."""
+    """Returns whether something arrives within NOTICE_SECONDS."""
     connection.settimeout(NOTICE_SECONDS)
     try:
         connection.recv(1, socket.MSG_PEEK)
@@ -370,7 +366,7 @@ def _has_reply(connection: socket.socket) -> bool:
 def _wait_for_service(launch: Launch) -> None:
     """Waits until JAX's service listens in process 0.
 
-    JAX would abort if it never did, and gRPC tries again only after a second.
+    JAX would abort if it never did, and gRPC retries only after a second.
     """
     deadline = time.monotonic() + _SERVICE_SECONDS
     while time.monotonic() < deadline:
@@ -378,5 +374,5 @@ def _wait_for_service(launch: Launch) -> None:
             socket.create_connection(split_address(launch.coordinator), timeout=1).close()
             return
         time.sleep(0.02)
-    problem = 'it has ended when all processes had started'
+    problem = 'it ended after all processes had started'
     raise NotStarted(_describe_no_answer(launch, _SERVICE_SECONDS, problem))

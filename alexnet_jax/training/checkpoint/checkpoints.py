@@ -28,6 +28,7 @@ from alexnet_jax.training.checkpoint.folders import INTACT, explain_errors
 from alexnet_jax.training.checkpoint.global_arrays import digests_of
 from alexnet_jax.training.checkpoint.position import Position
 from alexnet_jax.training.checkpoint.reading import Vanished
+from alexnet_jax.training.run_files import shared_storage
 
 _Restored = TypeVar('_Restored')
 
@@ -61,10 +62,9 @@ class Checkpoints:
     restored is compared with its digests. Where the folder is open for writing, what is damaged is
     renamed to `36.damaged`, and the checkpoint before it is used.
 
-    All processes of a group make the same calls in the same order. Each writes the arrays, or the
-    parts of arrays, that its devices hold; process 0 does and decides everything else. The folder
-    is on storage that all of them share. A caller states with `Group.expect_progress` that a call
-    may take long.
+    All processes of a group make the same calls in the same order. Each writes the shards that its
+    devices hold; process 0 does and decides everything else. The folder is on storage that all of
+    them share. A caller allows for the time of a save by `Group.expect_progress`.
 
     Args:
       folder: the folder of all checkpoints, with one folder for each step.
@@ -74,7 +74,7 @@ class Checkpoints:
 
     Raises:
       UserError: from every method, where a checkpoint cannot be written or read.
-      LostProcess: from every method, where another process has not come, or has ended.
+      LostProcess: from every method, where another process is late or has ended.
     """
 
     def __init__(self, folder: Path, keep: int | None, group: Group | None = None) -> None:
@@ -136,7 +136,7 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint cannot be written, or the one saved before it cannot be read
             back as it was saved.
-          LostProcess: another process has not come within SAVE_SECONDS; the text names it.
+          LostProcess: another process does not save within SAVE_SECONDS; the text names it.
           ValueError: state and position disagree, or the folder is open for reading only.
         """
         if self._keep is None:
@@ -286,7 +286,7 @@ class Checkpoints:
             reason = 'it is gone' if isinstance(error, Vanished) else error
             raise UserError(
                 f'process {self._group.index} does not read {where} as process 0 does ({reason}): '
-                '--workdir must be on storage that all processes share'
+                f'{shared_storage.REMEDY}'
             ) from error
 
     def _write(self, state: Any, position: Position, error: float | None) -> None:

@@ -3,20 +3,19 @@
 import contextlib
 import os
 import re
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexnet_jax.processes.errors import LostProcess, is_collective_failure
+from alexnet_jax.processes.errors import LostProcess, is_collective_failure, name_processes
 from alexnet_jax.processes.group import Group, current
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.user_errors import UserError, causes, first_line
 from alexnet_jax.training.checkpoint import reading
+from alexnet_jax.training.run_files import shared_storage
 
 INTACT = '; the checkpoints before it are intact'
 _LONGEST_REASON = 120  # characters of a library's error that are shown
-_SECONDS_TO_APPEAR = 10.0  # for a new file to be seen by other hosts, on a slow network disk
 
 
 @contextlib.contextmanager
@@ -53,12 +52,8 @@ def _describe(error: BaseException) -> str:
     for cause in causes(error):
         names = str(cause).partition('timed out task names:')[2].strip().partition('\n\n')[0]
         if numbers := re.findall(r'(\d+)\W*$', names, re.MULTILINE):
-            return f'{_name(numbers)} did not finish within the time limit'
+            return f'{name_processes([*map(int, numbers)])} did not finish within the time limit'
     return first_line(error)[:_LONGEST_REASON]
-
-
-def _name(processes: list[str]) -> str:
-    return f'process{"es" if len(processes) > 1 else ""} {", ".join(processes)}'
 
 
 def check_shared(folder: Path, group: Group) -> None:
@@ -79,24 +74,17 @@ def check_shared(folder: Path, group: Group) -> None:
             file.touch()
     try:
         file = folder / group.broadcast('opens the checkpoints', lambda: file.name)
-        is_visible = group.gather('the folder of the checkpoints', _appears(file))
+        is_visible = group.gather(
+            'the folder of the checkpoints', shared_storage.wait_until(file.exists)
+        )
     finally:
         if group.is_first:
             file.unlink(missing_ok=True)
-    if blind := [str(process) for process, sees in enumerate(is_visible) if not sees]:
+    if blind := [process for process, sees in enumerate(is_visible) if not sees]:
         raise UserError(
-            f'{_name(blind)} did not see what process 0 wrote to {folder}: '
-            '--workdir must be on storage that all processes share'
+            f'{name_processes(blind)} did not see what process 0 wrote to {folder}: '
+            f'{shared_storage.REMEDY}'
         )
-
-
-def _appears(file: Path) -> bool:
-    end = time.monotonic() + _SECONDS_TO_APPEAR
-    while not file.exists():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def set_aside(step_folder: Path, suffix: str) -> Path:

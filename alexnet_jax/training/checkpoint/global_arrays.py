@@ -1,7 +1,7 @@
 """The digests of arrays that lie on the devices of several processes.
 
-A digest is that of the global array, so that it does not depend on the mesh. Process 0 computes it
-from a copy, and the other processes take part in making this copy, of one array at a time.
+A digest is that of the global array, so it does not depend on the mesh. Process 0 computes it from
+a copy, and all processes take part in making these copies, of one array at a time.
 """
 
 from typing import Any

@@ -20,8 +20,8 @@ from orbax.checkpoint import path as orbax_path
 from alexnet_jax.processes.group import Group
 from alexnet_jax.training.checkpoint import reading
 
-# Within which all processes reach a save, and then within which all have written their parts. The
-# barriers between these two points have a limit of Orbax's, 300 s.
+# The time limit for all processes to reach a save, and then for all to have written their shards.
+# The barriers between these two have a limit of Orbax's own, 300 s.
 SAVE_SECONDS = 600
 
 
