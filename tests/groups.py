@@ -12,6 +12,7 @@ import nets
 import runs
 
 SECONDS = 200  # after which a group of a test has hung
+SLACK = 15  # of the limit from a fault to the end of the last process; the machine may be busy
 
 
 def free_port():
@@ -35,11 +36,22 @@ class Group:
       arguments: more flags; a function of the process for flags that differ.
       faults: what goes wrong, by process: see `faults`.
       variables: of the environment.
+      address: of the host of process 0.
+      prefix: the beginning of the command of a process, by process: another host, for example.
       settings: as for `runs.command`.
     """
 
     def __init__(
-        self, count, workdir, data_dir, arguments=(), faults=None, variables=None, **settings
+        self,
+        count,
+        workdir,
+        data_dir,
+        arguments=(),
+        faults=None,
+        variables=None,
+        address='localhost',
+        prefix=lambda process: [],
+        **settings,
     ):
         port = free_port()
         self.start = time.monotonic()
@@ -48,7 +60,7 @@ class Group:
             command = runs.command(workdir, data_dir, **settings)
             command[1:3] = ['-m', 'faults']
             command += [f'--processes={count}', f'--process={process}']
-            command += [f'--coordinator=localhost:{port}']
+            command += [f'--coordinator={address}:{port}']
             command += arguments(process) if callable(arguments) else arguments
             environment = {k: v for k, v in os.environ.items() if k != 'JAX_NUM_CPU_DEVICES'}
             folders = nets.ROOT, nets.ROOT / 'tests', nets.ROOT / 'tests' / 'processes'
@@ -57,7 +69,7 @@ class Group:
             environment['FAULT'] = json.dumps((faults or {}).get(process, {}))
             self.processes.append(
                 subprocess.Popen(
-                    command,
+                    prefix(process) + command,
                     cwd=nets.ROOT,
                     env=environment,
                     text=True,
@@ -89,6 +101,12 @@ class Group:
 
 def run(*arguments, **options):
     return Group(*arguments, **options).wait()
+
+
+def seconds_from_fault(group):
+    """Returns the seconds from the fault to the end of the group."""
+    moments = [line for err in group.err for line in err.splitlines() if line.startswith('fault')]
+    return group.ended - float(moments[0].split()[-1])
 
 
 def main():

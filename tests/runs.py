@@ -87,6 +87,16 @@ def metrics(workdir):
     return [{k: v for k, v in line.items() if k != 'images_per_second'} for line in lines]
 
 
+def assert_same_run(workdir, other, tolerance=0.0):
+    """Compares the final arrays, bit by bit or within a tolerance, and the metrics."""
+    (step, arrays), (other_step, other_arrays) = final(workdir), final(other)
+    assert (step, arrays.keys()) == (other_step, other_arrays.keys())
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, other_arrays[name], rtol=0, atol=tolerance, err_msg=name)
+    if not tolerance:
+        assert metrics(workdir) == metrics(other)
+
+
 def spoil(data_dir, split, index):
     """Flips a bit in an image of the digits in this folder; returns the name of the record."""
     builder = tfds_sets.find_builder('digits', str(data_dir))

@@ -18,8 +18,10 @@ import numpy as np
 from jax import Array
 from jax.extend import backend
 
-from alexnet_jax.runtime.printing import warn
+from alexnet_jax.processes import group
+from alexnet_jax.runtime.printing import list_names, warn
 
+AGREEMENT_SECONDS = 600.0  # within which the other processes of a group try a kernel, too
 IMPLEMENTATIONS = (None, 'jax', 'pallas', 'mosaic_gpu')
 PLATFORMS_WITH_KERNELS = ('gpu', 'tpu')
 
@@ -149,12 +151,36 @@ def kernel_agrees(
     No version of JAX promises that a kernel compiles on every device, and a run must not fail where
     it does not. For devices that are not attached here, only their age can be checked.
 
+    All processes of a group call this at the same point, where they trace the same program. Each
+    tries the kernel, and all return the same: a program that differs in one process could hang.
+
     Args:
       platform: the platform that the program is compiled for.
       fallback: the warning's text, which says what runs in place of the kernel.
       kernel, specification: functions of a float32 array.
       shape: the shape of that array.
+
+    Returns:
+      Whether the kernel is right in all processes.
     """
+    agrees = _agrees_here(platform, fallback, kernel, specification, shape)
+    processes = group.current()
+    answers = processes.gather(f'trial of a kernel: {fallback}', agrees, AGREEMENT_SECONDS)
+    if not all(answers) and agrees and answers.index(True) == processes.index:
+        failed = [str(process) for process, answer in enumerate(answers) if not answer]
+        plural = 'es' if len(failed) > 1 else ''
+        warn(f'{fallback}: it does not work in process{plural} {list_names(failed)}')
+    return all(answers)
+
+
+def _agrees_here(
+    platform: Platform,
+    fallback: str,
+    kernel: Callable[[Array], Array],
+    specification: Callable[[Array], Array],
+    shape: tuple[int, ...],
+) -> bool:
+    """Returns whether the kernel is right in this process, and warns if not; see above."""
     if not platform.has_triton:
         warn(f'{fallback}: Triton needs an Ampere GPU or a newer one')
         return False

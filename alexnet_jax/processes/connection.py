@@ -44,7 +44,7 @@ def connect(launch: Launch, seconds: float) -> Any:
             'connect() comes before the first use of a device, such as jax.devices() or an array: '
             'JAX learns about the other processes only when it initializes its devices'
         )
-    rendezvous.meet(launch, seconds)
+    address = rendezvous.meet(launch, seconds)
     _bypass_proxies(launch)
     # StopSignal handles SIGTERM; JAX's service would replace its handler.
     jax.config.update('jax_enable_preemption_service', False)
@@ -65,7 +65,28 @@ def connect(launch: Launch, seconds: float) -> Any:
             f'JAX cannot connect process {launch.index} of {launch.count} at {launch.coordinator}: '
             f'{str(error).partition(chr(10))[0]}; choose another --coordinator'
         ) from error
+    _bind_collectives(address)
     return distributed.global_state.client
+
+
+def _bind_collectives(address: str) -> None:
+    """Makes the collectives of CPUs use the address by which other processes reach this one.
+
+    Gloo would use the address of the host's own name. On some systems, Debian among them, that is a
+    loopback address, which other hosts cannot reach.
+    """
+    from jax._src import config, distributed, xla_bridge
+    from jax._src.lib import _jax
+
+    if config.cpu_collectives_implementation.value != 'gloo':
+        return
+
+    def make_client() -> Any:
+        client = distributed.global_state.client
+        gloo = _jax.make_gloo_tcp_collectives(distributed_client=client, hostname=address)
+        return xla_bridge.make_cpu_client(gloo)
+
+    xla_bridge.register_backend_factory('cpu', make_client, priority=0, fail_quietly=False)
 
 
 def describe(launch: Launch) -> str:

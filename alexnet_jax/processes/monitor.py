@@ -2,7 +2,9 @@
 
 Every POLL_SECONDS it publishes a heartbeat, with the number of turns that this process has ended,
 and reads the failures of the others. It ends the process itself, with `os._exit`: the main thread
-may be waiting for a process that will never answer.
+may be waiting for a process that will never answer. A second thread ends the process when the
+coordination service does not answer: calls of the service have no time limit, and block while a
+link is cut (JAX 0.10.2).
 
 What ends a group, and after how long (docs/clusters.md has the table for users):
 
@@ -11,8 +13,8 @@ What ends a group, and after how long (docs/clusters.md has the table for users)
 - A process that was killed or suspended, or whose host or network is gone: after LOST_SECONDS
   without a heartbeat, or SUSPECT_SECONDS once a collective has failed.
 - The death of process 0: at once, by XLA itself (exit code 134).
-- A coordination service that does not answer: after UNREACHABLE_SECONDS, by this thread; after
-  `connection.HEARTBEAT_SECONDS` by XLA.
+- A coordination service that does not answer, because of a cut link for example: after
+  UNREACHABLE_SECONDS.
 - A process that ends no turn: after --hang_timeout, but COMPILING_SECONDS or SAVING_SECONDS of
   `training.loop` for the turns in which it compiles or saves.
 - A process that does not reach a barrier: after `group.BARRIER_SECONDS`, or SAVE_SECONDS of
@@ -68,17 +70,25 @@ class Monitor:
         self._silent: set[int] = set()  # the processes without a heartbeat
         self._closed = threading.Event()
         self._ending = threading.Lock()  # of the thread that ends the process
-        self._thread = threading.Thread(target=self._run, name='monitor', daemon=True)
+        self._failure: Failure | None = None  # with which this process ends
+        self._is_told = False
+        self._polls = 0  # those that the coordination service has answered
+        self._threads = [
+            threading.Thread(target=self._run, name='monitor', daemon=True),
+            threading.Thread(target=self._watch_service, name='service watch', daemon=True),
+        ]
         self.agreement: SharedAgreement | None = None
 
     def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Ends the thread, once all processes have reached their end."""
+        """Ends the threads, once all processes have reached their end."""
         self._closed.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def expect_progress(self, seconds: float) -> None:
         """Sets the time within which this process ends its next turn; see `Group`."""
@@ -115,12 +125,13 @@ class Monitor:
 
     def _end(self, failure: Failure) -> NoReturn:
         """Prints the first failure of the group and ends the process with its exit code."""
+        self._failure = failure
         with contextlib.suppress(Unreachable):
             if not self._keys.set('events/failure', list(failure)):
                 first = Failure(*self._keys.read('events/')['failure'])
                 # An error that all processes have raised is an error of this process, too.
                 failure = failure if failure.line == first.line else first
-        complain(printable(f'alexnet_jax: {failure.told_by(self._index)}'))
+        self._tell(failure)
         with contextlib.suppress(Unreachable):
             self._keys.set(f'ended/{self._index}', True)
             # With process 0 the coordination service ends, and then XLA aborts the others.
@@ -129,27 +140,48 @@ class Monitor:
                 if len(self._keys.read('ended/')) >= self._count - len(self._silent):
                     break
                 time.sleep(ROUND_SECONDS)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        os._exit(failure.code)
+        _exit(failure.code)
+
+    def _tell(self, failure: Failure) -> None:
+        self._failure, self._is_told = failure, True
+        complain(printable(f'alexnet_jax: {failure.told_by(self._index)}'))
 
     def _run(self) -> None:
-        last_answer = time.monotonic()
         while True:
             is_in_round = False
             try:
                 is_in_round = self._poll()
-                last_answer = time.monotonic()
+                self._polls += 1
             except Unreachable:
-                if time.monotonic() - last_answer > UNREACHABLE_SECONDS:
-                    line = f'it was killed or cannot be reached; {RESUME}'
-                    self._end_by_thread(Failure(0, line, EXIT_LOST_PROCESS))
+                pass  # another thread ends this process where that lasts
             except Exception as error:  # without this thread nobody would notice what happens
                 traceback.print_exc()
                 self._end_by_thread(Failure.of(error, self._index))
             if self._closed.wait(ROUND_SECONDS if is_in_round else POLL_SECONDS):
                 return
+
+    def _watch_service(self) -> None:
+        """Ends the process if the coordination service has not answered for UNREACHABLE_SECONDS.
+
+        The time is counted in waits of this thread, so that a process that was suspended polls
+        again before it is ended.
+        """
+        polls, waits = self._polls, 0
+        while self._threads[0].is_alive():
+            self._threads[0].join(POLL_SECONDS)
+            polls, waits = (polls, waits + 1) if polls == self._polls else (self._polls, 0)
+            if waits * POLL_SECONDS > UNREACHABLE_SECONDS:
+                self._end_without_service()
+
+    def _end_without_service(self) -> NoReturn:
+        """Ends the process without a call of the coordination service, which might block."""
+        self._ending.acquire(timeout=POLL_SECONDS)  # the thread that has it may be blocked, too
+        failure = self._failure
+        if failure is None or (failure.code == EXIT_LOST_PROCESS and not self._is_told):
+            failure = _lost(0, UNREACHABLE_SECONDS)
+        if not self._is_told:
+            self._tell(failure)
+        _exit(failure.code)
 
     def _poll(self) -> bool:
         """Publishes a heartbeat, and acts on what the other processes have published.
@@ -180,8 +212,7 @@ class Monitor:
                 self._last_heartbeats[process] = heartbeat, now
             elif now - since > seconds:
                 self._silent.add(process)
-                line = f'it was killed or cannot be reached (silent for {seconds:g} s); {RESUME}'
-                self._end_by_thread(Failure(process, line, EXIT_LOST_PROCESS))
+                self._end_by_thread(_lost(process, seconds))
         self._check_progress(heartbeats)
 
     def _check_progress(self, heartbeats: dict[int, list[Any]]) -> None:
@@ -205,3 +236,15 @@ class Monitor:
     def _end_by_thread(self, failure: Failure) -> NoReturn:
         with self._ending:  # never released: the main thread may be ending the process, too
             self._end(failure)
+
+
+def _lost(process: int, seconds: float) -> Failure:
+    line = f'it was killed or cannot be reached (silent for {seconds:g} s); {RESUME}'
+    return Failure(process, line, EXIT_LOST_PROCESS)
+
+
+def _exit(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)

@@ -290,6 +290,18 @@ def test_loop_times_each_part_of_a_step(tmp_path):
         assert min(x for each in rounds for x in each.values()) > 0
 
 
+@pytest.mark.slow
+def test_processes_times_the_steps_of_both(tmp_path):
+    file = tmp_path / 'processes.json'
+    arguments = '--width=0.0625', '--batch=4', '--steps=3', '--repeats=2'
+    out = program('processes.py', *arguments, f'--out={file}')
+    result = json.loads(file.read_text())
+    for name in ('1 process, 2 devices', '2 processes, 1 device each'):
+        assert name in out
+        assert [len(times) for times in result['seconds'][name]] == [3, 3]
+        assert min(min(times) for times in result['seconds'][name]) > 0
+
+
 def test_start_shows_why_a_run_ended_early():
     code, _, err = start('benchmarks/start.py', '--settings=model.width=-1')
     assert code == 1

@@ -2,10 +2,13 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from alexnet_jax.ops import implementations
 from alexnet_jax.ops.implementations import Platform, choose_backend, kernel_agrees
+from alexnet_jax.processes import group
+from alexnet_jax.processes.group import Group
 
 CPU, GPU, TPU = (Platform(name) for name in ('cpu', 'gpu', 'tpu'))
 
@@ -110,3 +113,36 @@ def test_a_kernel_for_a_device_that_is_not_attached_is_not_tried():
 
     assert kernel_agrees(Platform('gpu', is_local=False), 'without a kernel', fail, fail, (2,))
     assert not kernel_agrees(CPU, 'without a kernel', fail, abs, (2,))
+
+
+class GroupWith(Group):
+    """A group of three processes, whose other members give these answers."""
+
+    count = 3
+
+    def __init__(self, index, *others):
+        self.index, self._others = index, others
+
+    def gather(self, name, value, seconds=0.0):
+        return [*self._others[: self.index], value, *self._others[self.index :]]
+
+
+@pytest.mark.parametrize(
+    ('index', 'kernel', 'others', 'warning'),
+    [
+        (0, jnp.abs, (True, True), ''),
+        (0, jnp.abs, (True, False), 'without a kernel: it does not work in process 2'),
+        (1, jnp.abs, (False, False), 'without a kernel: it does not work in processes 0, 2'),
+        (1, jnp.abs, (True, False), ''),  # process 0 warns
+        (1, jnp.negative, (True, True), 'without a kernel: Not equal to tolerance'),
+    ],
+)
+def test_all_processes_use_a_kernel_or_none_does(
+    index, kernel, others, warning, monkeypatch, capsys
+):
+    """A program that differs in one process could hang; one process says which one failed."""
+    monkeypatch.setattr(group, '_group', GroupWith(index, *others))
+    agrees = kernel_agrees(CPU, 'without a kernel', kernel, jnp.abs, (2,))
+    assert agrees == (kernel is jnp.abs and all(others))
+    err = capsys.readouterr().err
+    assert warning in err if warning else err == ''

@@ -11,7 +11,8 @@ A moment is the n-th time, counted from 1, that this process comes to one of the
   compile; 'end': when all is done; 'shutdown': when all processes have come to the end.
 
 Kinds: 'kill', 'term', 'term twice', 'interrupt' (SIGINT), 'raise', 'sleep' (20 s), 'hang', 'disk'
-(no file may grow). The moment is also written to stderr, with the time, as 'fault at 12345.67'.
+(no file may grow), 'command' (runs the shell command 'command'). The moment is also written to
+stderr, with the time, as 'fault at 12345.67'.
 """
 
 import itertools
@@ -19,6 +20,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -57,6 +59,8 @@ def act():
         time.sleep(1000)
     elif kind == 'disk':
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    elif kind == 'command':
+        subprocess.run(FAULT['command'], shell=True, check=True)
 
 
 def act_later(seconds):

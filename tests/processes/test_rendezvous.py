@@ -40,7 +40,7 @@ class Member(threading.Thread):
     def run(self):
         begin = time.monotonic()
         try:
-            rendezvous.meet(self.launch, self.limit)
+            self.address = rendezvous.meet(self.launch, self.limit)
             self.line = ''
         except UserError as error:
             self.line = str(error)
@@ -80,6 +80,34 @@ def test_all_start_together_in_any_order(monkeypatch, address, order):
         members.append(Member(index, 3, address))
         time.sleep(0.1)
     assert ends(*members) == ['', '', '']
+
+
+def test_addresses_that_other_hosts_reach_are_chosen():
+    """The coordinator's name may mean a loopback address on its own host."""
+
+    class Connection:
+        def __init__(self, address):
+            self.getsockname = lambda: (address, 1)
+
+    choose = rendezvous._choose_address
+    assert choose(map(Connection, ['127.0.0.1', '::ffff:10.77.0.1'])) == '10.77.0.1'
+    assert choose(map(Connection, ['::1', 'fd00::2', '127.0.0.1'])) == 'fd00::2'
+    assert choose(map(Connection, ['127.0.1.1'])) == '127.0.1.1'
+
+
+def test_a_process_on_the_host_of_process_0_has_the_same_address(monkeypatch, address):
+    """Others reach it there, although it reaches process 0 by a loopback address."""
+    monkeypatch.setattr(rendezvous, '_wait_for_service', lambda launch: None)
+
+    def answer(connection):
+        rendezvous._read(connection, 1)
+        rendezvous._send(connection, state='waiting')
+        rendezvous._send(connection, state='start', address='10.77.0.1')
+
+    with server(address, answer):
+        member = Member(1, 3, address)
+        assert ends(member) == ['']
+    assert member.address == '10.77.0.1'
 
 
 def test_a_group_meets_again_at_once_at_the_same_port(monkeypatch, address):

@@ -6,34 +6,17 @@ steps with a turn each; its evaluations and saves have turns of their own.
 
 import shutil
 
-import numpy as np
 import pytest
 
 import groups
 import runs
 from alexnet_jax.processes.monitor import LOST_SECONDS, SUSPECT_SECONDS
+from groups import SLACK, seconds_from_fault
+from runs import assert_same_run
 
 pytestmark = pytest.mark.slow
 
 TOWERS = {'mesh__tower': 2, 'mesh__data': 1}
-# From the moment of a fault to the end of the last process; the machine may be busy.
-SLACK = 15
-
-
-def assert_same_run(workdir, other, tolerance=0.0):
-    """Compares the final arrays, bit by bit or within a tolerance, and the metrics."""
-    (step, arrays), (other_step, other_arrays) = runs.final(workdir), runs.final(other)
-    assert (step, arrays.keys()) == (other_step, other_arrays.keys())
-    for name, array in arrays.items():
-        np.testing.assert_allclose(array, other_arrays[name], rtol=0, atol=tolerance, err_msg=name)
-    if not tolerance:
-        assert runs.metrics(workdir) == runs.metrics(other)
-
-
-def seconds_from_fault(group):
-    """Returns the seconds from the fault to the end of the group."""
-    moments = [line for err in group.err for line in err.splitlines() if line.startswith('fault')]
-    return group.ended - float(moments[0].split()[-1])
 
 
 def test_two_processes_with_a_tower_each_train_as_one_process_does(tmp_path, data_dir, trained_run):

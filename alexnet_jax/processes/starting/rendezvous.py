@@ -7,19 +7,22 @@ coordinators at one port both start, because gRPC sets SO_REUSEPORT.
 
 Therefore process 0 first listens at the coordinator's port itself. Each of the others connects and
 sends its number in one line of JSON. Process 0 answers that it is waiting and, once all have
-connected, that JAX may start, or what is wrong.
+connected, that JAX may start, or what is wrong. These connections also show by which address the
+other processes reach each host.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import json
 import os
 import secrets
 import selectors
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from alexnet_jax.processes.errors import NotStarted, name_processes
@@ -38,21 +41,33 @@ _LONGEST_LINE = 4096  # bytes
 _PROGRAM = 'alexnet_jax'
 
 
-def meet(launch: Launch, seconds: float) -> None:
+def meet(launch: Launch, seconds: float) -> str:
     """Waits until all processes of a group have started.
 
     Args:
       launch: the place of this process.
       seconds: how long this process waits.
 
+    Returns:
+      The numerical address by which the other processes reach this one: a loopback address if all
+      are on one host.
+
     Raises:
       NotStarted: a process has not started within that time.
       UserError: a process does not belong to this group, or this one cannot listen.
     """
-    if launch.index == 0:
-        _receive(launch, seconds)
-    else:
-        _visit(launch, seconds)
+    return _receive(launch, seconds) if launch.index == 0 else _visit(launch, seconds)
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
+
+
+def _choose_address(connections: Iterable[socket.socket]) -> str:
+    """Returns the address at which connections from other hosts arrive, or else any of them."""
+    addresses = [connection.getsockname()[0] for connection in connections] or ['127.0.0.1']
+    addresses = [address.removeprefix('::ffff:') for address in addresses]  # IPv4 in IPv6
+    return min(addresses, key=_is_loopback)
 
 
 class _Notice:
@@ -132,15 +147,17 @@ def _listen(launch: Launch) -> socket.socket:
         ) from error
 
 
-def _receive(launch: Launch, seconds: float) -> None:
+def _receive(launch: Launch, seconds: float) -> str:
     """Waits in process 0 for all others, and tells them to start, or why they cannot."""
     visitors: dict[int, _Visitor] = {}
     try:
         with _listen(launch) as listener:
             _gather(launch, seconds, listener, visitors)
+        address = _choose_address(visitor.connection for visitor in visitors.values())
         for visitor in visitors.values():
             with contextlib.suppress(OSError):  # JAX will notice that it has ended
-                _send(visitor.connection, state='start')
+                _send(visitor.connection, state='start', address=address)
+        return address
     except BaseException as error:
         text = (
             str(error)
@@ -247,7 +264,7 @@ def _check(launch: Launch, visitor: _Visitor, visitors: dict[int, _Visitor]) -> 
         )
 
 
-def _visit(launch: Launch, seconds: float) -> None:
+def _visit(launch: Launch, seconds: float) -> str:
     """Connects to process 0 from another process, and waits until process 0 says to start."""
     host, port = split_address(launch.coordinator)
     hello = {
@@ -266,10 +283,11 @@ def _visit(launch: Launch, seconds: float) -> None:
         try:
             # The limit is short because a packet to a host that is just starting can be lost.
             with socket.create_connection((host, port), timeout=min(5, rest)) as connection:
-                problem = _ask(connection, hello, min(_REPLY_SECONDS, rest), seconds)
-            if not problem:
-                _wait_for_service(launch)
-                return
+                address_of_first = _ask(connection, hello, min(_REPLY_SECONDS, rest), seconds)
+                address = _choose_address([connection])
+            _wait_for_service(launch)
+            # The name of the host of process 0 may be a loopback address there.
+            return address_of_first if _is_loopback(address) else address
         except socket.gaierror:
             problem = f'the name {host} is unknown'
         except TimeoutError:
@@ -308,10 +326,11 @@ def _ask(
       start_seconds: how long the other processes may take to start.
 
     Returns:
-      '' to start; otherwise why process 0 has not said so.
+      The address by which the other processes reach process 0, when they may start.
 
     Raises:
       UserError: process 0 has said why the group cannot start.
+      ConnectionError: process 0 has ended; the text says when.
       TimeoutError: there was no answer within the time.
       _Foreign: another program has answered.
     """
@@ -326,12 +345,12 @@ def _ask(
             # Process 0 itself says when its own time is over.
             reply = _read(connection, start_seconds + _REPLY_SECONDS)
     except ConnectionError:
-        return problem
+        reply = None
     if reply is None:
-        return problem
+        raise ConnectionError(problem)
     if reply['state'] != 'start':
         raise UserError(str(reply['error']))
-    return ''
+    return str(reply['address'])
 
 
 def _has_reply(connection: socket.socket) -> bool:
