@@ -12,6 +12,7 @@ import nets
 import runs
 
 SECONDS = 200  # after which a group of a test has hung
+LOST_SECONDS = 8  # for the limits of the monitor, so that tests wait less than users
 SLACK = 15  # of the limit from a fault to the end of the last process; the machine may be busy
 
 
@@ -38,6 +39,7 @@ class Group:
       variables: of the environment.
       address: of the host of process 0.
       prefix: the beginning of the command of a process, by process: another host, for example.
+      lost_seconds: the monitor's limit for a process that is lost.
       settings: as for `runs.command`.
     """
 
@@ -51,6 +53,7 @@ class Group:
         variables=None,
         address='localhost',
         prefix=lambda process: [],
+        lost_seconds=LOST_SECONDS,
         **settings,
     ):
         port = free_port()
@@ -66,6 +69,7 @@ class Group:
             folders = nets.ROOT, nets.ROOT / 'tests', nets.ROOT / 'tests' / 'processes'
             environment |= {'PYTHONPATH': ':'.join(map(str, folders))} | (variables or {})
             environment['XLA_FLAGS'] = '--xla_backend_optimization_level=0'  # as in runs.start
+            environment['LOST_SECONDS'] = str(lost_seconds)
             environment['FAULT'] = json.dumps((faults or {}).get(process, {}))
             self.processes.append(
                 subprocess.Popen(

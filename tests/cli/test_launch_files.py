@@ -129,6 +129,7 @@ def test_a_pod_is_a_process():
 
 
 @pytest.mark.slow
+@pytest.mark.groups
 def test_the_pods_find_each_other(tmp_path):
     """Two real processes with the environment of the pods, except for the coordinator's host."""
     environment = os.environ | {

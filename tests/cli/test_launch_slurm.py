@@ -104,6 +104,7 @@ def test_slurm_lets_other_tasks_save_after_one_has_ended(launcher, slurm):
 
 
 @pytest.mark.slow
+@pytest.mark.groups
 def test_tasks_of_a_step_find_each_other(tmp_path, slurm):
     """With two real processes, each with a tower."""
     done = subprocess.run(

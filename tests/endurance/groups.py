@@ -98,7 +98,9 @@ def try_fault(fault, workdir, data_dir, undisturbed):
     Returns:
       The seconds from the fault to the end of the group, its exit codes, and a list of problems.
     """
-    group = groups.run(2, workdir, data_dir, faults=fault.faults, **TOWERS)
+    group = groups.run(
+        2, workdir, data_dir, lost_seconds=LOST_SECONDS, faults=fault.faults, **TOWERS
+    )
     moments = [float(x) for err in group.err for x in re.findall(r'^fault at (\S+)', err, re.M)]
     if not moments:
         return 0.0, group.codes, [f'the fault did not happen: {group.err}']
@@ -111,7 +113,7 @@ def try_fault(fault, workdir, data_dir, undisturbed):
         problems += problems_of_stop(group, workdir, steps(undisturbed))
     if seconds > (LOST_SECONDS + 5 if fault.is_kill else SECONDS_TO_STOP):
         problems.append('it has taken long')
-    second = groups.run(2, workdir, data_dir, **TOWERS)
+    second = groups.run(2, workdir, data_dir, lost_seconds=LOST_SECONDS, **TOWERS)
     if second.codes != [0, 0]:
         problems.append(f'then exit codes {second.codes}: {second.err}')
     else:
@@ -126,7 +128,7 @@ def main():
     flags = parser.parse_args()
     flags.folder.mkdir(parents=True, exist_ok=True)
     data_dir, undisturbed = flags.folder / 'data', flags.folder / 'undisturbed'
-    group = groups.run(2, undisturbed, data_dir, **TOWERS)
+    group = groups.run(2, undisturbed, data_dir, lost_seconds=LOST_SECONDS, **TOWERS)
     if group.codes != [0, 0]:
         sys.exit(f'the undisturbed run has failed: {group.err}')
     wrong = number = 0

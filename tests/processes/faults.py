@@ -31,7 +31,7 @@ from absl import app
 from alexnet_jax import main
 from alexnet_jax.config import command_line
 from alexnet_jax.data import sources
-from alexnet_jax.processes import joining, turns
+from alexnet_jax.processes import joining, monitor, turns
 from alexnet_jax.training import loop
 from alexnet_jax.training.checkpoint import Checkpoints
 
@@ -108,6 +108,8 @@ def act_at_the_end():
 
 
 def inject():
+    seconds = float(os.environ.get('LOST_SECONDS', monitor.LOST_SECONDS))
+    monitor.LOST_SECONDS = monitor.UNREACHABLE_SECONDS = seconds
     act_before(turns.Turns, 'end', 'turn')
     act_in_evaluations()
     act_before(Checkpoints, 'save', 'save')

@@ -30,7 +30,7 @@ from alexnet_jax.training.checkpoint import Checkpoints, Position, manager
 from alexnet_jax.training.run_files import shared_storage
 from alexnet_jax.training.state import state_shapes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.groups]
 
 LIMIT = 5  # seconds, in place of SAVE_SECONDS
 ERRORS = {2: 0.5, 4: 0.25, 6: 0.75, 8: None}

@@ -53,6 +53,7 @@ def start(index, address, seconds=60.0, **environment):
 
 
 @pytest.mark.slow
+@pytest.mark.groups
 def test_two_processes_connect_and_again_at_once_at_the_same_port():
     """A proxy that does not answer would make gRPC abort both."""
     address = free_address()
@@ -72,6 +73,7 @@ def test_two_processes_connect_and_again_at_once_at_the_same_port():
 
 
 @pytest.mark.slow
+@pytest.mark.groups
 def test_a_process_that_is_alone_ends_with_one_line():
     process = start(0, free_address(), seconds=1)
     out, err = process.communicate(timeout=60)

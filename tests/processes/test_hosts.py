@@ -11,11 +11,10 @@ import subprocess
 import pytest
 
 import groups
-from alexnet_jax.processes.monitor import LOST_SECONDS
-from groups import SLACK, seconds_from_fault
+from groups import LOST_SECONDS, SLACK, seconds_from_fault
 from runs import assert_same_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.groups]
 
 TOWERS = {'mesh__tower': 2, 'mesh__data': 1}
 ADDRESSES = '10.77.0.1', '10.77.0.2'

@@ -18,7 +18,7 @@ from alexnet_jax.training.run_files.inputs_file import Inputs
 from alexnet_jax.training.state import find_nonfinite, place_constants, place_initial_state
 from alexnet_jax.training.validation import make_evaluate
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.groups]
 
 FIRST, STEPS = 3, 3  # starts in the middle of an epoch
 MESHES = {
