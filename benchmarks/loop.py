@@ -43,7 +43,7 @@ from jax import Array
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from measuring import Others, circumstances, heading, write
+from measuring import Others, run_benchmark
 
 from alexnet_jax.config import loading, schema
 from alexnet_jax.config.durations import Durations
@@ -52,7 +52,7 @@ from alexnet_jax.model import towers
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.text_table import align_columns
-from alexnet_jax.runtime.user_errors import UserError, parse_flags
+from alexnet_jax.runtime.user_errors import parse_flags
 from alexnet_jax.training.loop import Loop
 from alexnet_jax.training.state import State, partitions
 from alexnet_jax.training.workdir import Workdir
@@ -258,14 +258,7 @@ def main(_: Sequence[str]) -> None:
     """Runs the benchmark that the flags describe."""
     logging.set_verbosity(logging.ERROR)
     cpu_devices.prepare_cpu_devices(_DEVICES.value)
-    about = circumstances(('jax', 'jaxlib', 'numpy', 'grain'))
-    print(heading(about))
-    try:
-        benchmark(about)
-    except UserError as error:
-        sys.exit(f'loop.py: {error}')
-    if _OUT.value:
-        write(_OUT.value, about)
+    run_benchmark('loop.py', ('jax', 'jaxlib', 'numpy', 'grain'), benchmark, _OUT.value)
 
 
 if __name__ == '__main__':

@@ -111,6 +111,32 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def run_benchmark(
+    program: str,
+    packages: Sequence[str],
+    benchmark: Callable[[dict[str, Any]], None],
+    path: str | None,
+) -> None:
+    """Runs a benchmark as a program: prints its circumstances, and writes its result.
+
+    Args:
+      program: the name of the program, for messages.
+      packages: whose versions belong to the circumstances.
+      benchmark: adds the result to the circumstances, and prints it.
+      path: the file for the result; None for none.
+    """
+    from alexnet_jax.runtime.user_errors import UserError  # once its folder is on sys.path
+
+    about = circumstances(packages)
+    print(heading(about))
+    try:
+        benchmark(about)
+    except UserError as error:
+        sys.exit(f'{program}: {error}')
+    if path:
+        write(path, about)
+
+
 def write(path: str, about: Mapping[str, Any]) -> None:
     """Writes a result as JSON."""
     file = Path(path)

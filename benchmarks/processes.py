@@ -28,7 +28,7 @@ from absl import app, flags, logging
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from jax_net import Ours
-from measuring import PAUSE, circumstances, heading, write
+from measuring import PAUSE, run_benchmark
 
 from alexnet_jax.config import loading, schema
 from alexnet_jax.processes import joining
@@ -171,14 +171,7 @@ def main(_: Sequence[str]) -> None:
     """Runs the benchmark that the flags describe."""
     logging.set_verbosity(logging.ERROR)
     jax.config.update('jax_platforms', 'cpu')
-    about = circumstances(('jax', 'jaxlib', 'flax', 'optax'))
-    print(heading(about))
-    try:
-        benchmark(about)
-    except UserError as error:
-        sys.exit(f'processes.py: {error}')
-    if _OUT.value:
-        write(_OUT.value, about)
+    run_benchmark('processes.py', ('jax', 'jaxlib', 'flax', 'optax'), benchmark, _OUT.value)
 
 
 if __name__ == '__main__':

@@ -19,7 +19,8 @@ from jax import Array
 from jax.extend import backend
 
 from alexnet_jax.processes import group
-from alexnet_jax.runtime.printing import list_names, warn
+from alexnet_jax.processes.errors import name_processes
+from alexnet_jax.runtime.printing import warn
 
 AGREEMENT_SECONDS = 600.0  # within which the other processes of a group try a kernel, too
 IMPLEMENTATIONS = (None, 'jax', 'pallas', 'mosaic_gpu')
@@ -167,9 +168,8 @@ def kernel_agrees(
     processes = group.current()
     answers = processes.gather(f'trial of a kernel: {fallback}', agrees, AGREEMENT_SECONDS)
     if not all(answers) and agrees and answers.index(True) == processes.index:
-        failed = [str(process) for process, answer in enumerate(answers) if not answer]
-        plural = 'es' if len(failed) > 1 else ''
-        warn(f'{fallback}: it does not work in process{plural} {list_names(failed)}')
+        failed = [process for process, answer in enumerate(answers) if not answer]
+        warn(f'{fallback}: it does not work in {name_processes(failed)}')
     return all(answers)
 
 

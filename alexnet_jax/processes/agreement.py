@@ -20,7 +20,7 @@ from alexnet_jax.runtime.signals import StopSignal
 
 @dataclasses.dataclass(frozen=True)
 class Notices:
-    """What one process has noticed, or what all of them act on at a turn.
+    """The events that one process has noticed, or on which all of them act at a turn.
 
     Attributes:
       signal: the name of a signal that asks the run to stop, such as 'SIGTERM'; '' for none.

@@ -43,7 +43,7 @@ class NotStarted(UserError):
 
 
 class OtherFailed(UserError):
-    """What another process cannot do, which all have agreed to end with.
+    """An error of another process, with which all have agreed to end.
 
     Args:
       process: the number of that process.

@@ -14,7 +14,7 @@ from alexnet_jax.processes.errors import LostProcess, name_processes
 from alexnet_jax.processes.group import BARRIER_SECONDS, Group
 from alexnet_jax.processes.keys import Keys
 from alexnet_jax.processes.monitor import Monitor
-from alexnet_jax.runtime.printing import warn
+from alexnet_jax.runtime.printing import LateNotice
 from alexnet_jax.runtime.signals import StopSignal, raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -88,14 +88,12 @@ class Several(Group):
 
     def _wait_for_others(self, action: str) -> None:
         """Waits, without a limit, until all processes have come here; a signal ends the wait."""
-        folder, begin, is_told = f'done/{next(self._calls)}/', time.monotonic(), False
+        folder, notice = f'done/{next(self._calls)}/', LateNotice(_SECONDS_BEFORE_MESSAGE)
         self._keys.set(f'{folder}{self.index}', None)
         while missing := sorted({*range(self.count)} - {int(x) for x in self._keys.read(folder)}):
             raise_if_stopped()
-            if not is_told and time.monotonic() - begin > _SECONDS_BEFORE_MESSAGE:
-                is_told = True
-                others = f', and for {len(missing) - 1} more' if missing[1:] else ''
-                warn(f'waiting for process {missing[0]}, which {action}{others}')
+            others = f', and for {len(missing) - 1} more' if missing[1:] else ''
+            notice.show(f'waiting for process {missing[0]}, which {action}{others}')
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         self._old.append(folder)  # deleted after the next point to which all come
 
@@ -107,15 +105,13 @@ class Several(Group):
     def _wait_for_first(
         self, key: str, action: str, check: Callable[[], None] = lambda: None
     ) -> Any:
-        begin, is_told = time.monotonic(), False
+        notice = LateNotice(_SECONDS_BEFORE_MESSAGE)
         while True:  # if process 0 ends, the monitor ends this process
             try:
                 return self._keys.wait(key, _SECONDS_OF_A_WAIT)
             except TimeoutError:
                 check()
-                if not is_told and time.monotonic() - begin > _SECONDS_BEFORE_MESSAGE:
-                    is_told = True
-                    warn(f'waiting for process 0, which {action}')
+                notice.show(f'waiting for process 0, which {action}')
 
     def compare(self, values: Mapping[str, Any]) -> None:
         """Raises a UserError if a value is not the same in all processes; see `Group.compare`."""

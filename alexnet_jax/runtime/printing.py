@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import math
 import os
 import sys
+import time
 import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
@@ -67,6 +69,23 @@ def warn_once(line: str) -> None:
     if line not in _WARNINGS:
         _WARNINGS.add(line)
         warn(line)
+
+
+class LateNotice:
+    """A warning about what a process waits for, printed once and only if that takes long.
+
+    Args:
+      seconds: the time before the warning.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._time = time.monotonic() + seconds
+
+    def show(self, line: str) -> None:
+        """Prints the line if it is time to, and no line has been printed yet."""
+        if time.monotonic() > self._time:
+            self._time = math.inf
+            warn(line)
 
 
 def printable(text: str, keep: str = '') -> str:

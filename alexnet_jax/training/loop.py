@@ -195,7 +195,7 @@ class Loop:
             batch = self._place(batches.take())  # it is copied while this step runs
             # Waiting for the step that was just dispatched would leave the devices idle.
             self._record_all_but(self._steps_behind)
-            notices = self._turns.end(batches, self._is_time_to_save())
+            notices = self._turns.end(batches, self._take_time_to_save())
             if self._due(step + 1) or notices:
                 self._record_all_but(0)
                 self._evaluate_and_save()
@@ -255,10 +255,10 @@ class Loop:
             step % self._plan.evaluate_every and step % self._plan.save_every
         )
 
-    def _is_time_to_save(self) -> bool:
+    def _take_time_to_save(self) -> bool:
         """Returns whether checkpoint.every_minutes have passed, by the clock of process 0.
 
-        Where this is true, it begins to count anew, so that one checkpoint is asked for.
+        If so, they begin anew, so that each call asks for a checkpoint of its own.
         """
         seconds, now = 60 * self._config.checkpoint.every_minutes, time.monotonic()
         is_time = self._group.is_first and 0 < seconds <= now - self._time_of_save
@@ -338,7 +338,7 @@ class Loop:
                 raise
         improved = self._error < (math.inf if best is None else best)
         due = last or step % self._plan.save_every == 0
-        self._turns.end(save=self._is_time_to_save())
+        self._turns.end(save=self._take_time_to_save())
         if due or improved or self._turns.save:
             self._save()
 

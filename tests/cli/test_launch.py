@@ -11,7 +11,7 @@ import pytest
 
 import nets
 import runs
-from launching import RUN, Launcher, wait_for_line
+from launching import RUN, wait_for_line
 
 
 def launch(script, workdir, data_dir, *arguments, python=sys.executable):
@@ -61,13 +61,6 @@ def test_a_mistake_is_not_retried(tmp_path, data_dir):
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert out.count('unknown setting sed') == 1
-
-
-@pytest.fixture
-def launcher(tmp_path):
-    launcher = Launcher(tmp_path)
-    yield launcher
-    launcher.close()
 
 
 @pytest.fixture

@@ -10,16 +10,9 @@ import time
 
 import pytest
 
-from launching import LAUNCH, RUN, Launcher, wait_for_line
+from launching import LAUNCH, RUN, wait_for_line
 
 INDEX = 'for flag; do case $flag in --process=*) index=${flag#*=} ;; esac; done\n'
-
-
-@pytest.fixture
-def launcher(tmp_path):
-    launcher = Launcher(tmp_path)
-    yield launcher
-    launcher.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import nets
-from launching import LAUNCH, RUN, Launcher, wait_for_line
+from launching import LAUNCH, RUN, wait_for_line
 
 # Starts two tasks on one node as srun does, and returns the highest of their exit codes.
 SRUN = """#!/bin/bash
@@ -30,13 +30,6 @@ for child in "${children[@]}"; do
 done
 exit "$highest"
 """
-
-
-@pytest.fixture
-def launcher(tmp_path):
-    launcher = Launcher(tmp_path)
-    yield launcher
-    launcher.close()
 
 
 @pytest.fixture

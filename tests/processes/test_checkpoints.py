@@ -9,7 +9,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 
+import groups
 import nets
 from alexnet_jax.model import towers
 from alexnet_jax.model.parameters import leaves_by_name
@@ -252,8 +252,7 @@ def run_group(folder, scenes, devices):
     Returns:
       The results of each scene by process, the exit codes, and what was printed to stderr.
     """
-    with socket.create_server(('', 0)) as server:
-        port = server.getsockname()[1]
+    port = groups.free_port()
     call = (
         'import sys, pathlib, test_checkpoints as t; port, process, folder, scenes = sys.argv[1:]; '
         't.run_process(port, int(process), pathlib.Path(folder), getattr(t, scenes))'

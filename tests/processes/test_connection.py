@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import groups
 import nets
 from alexnet_jax.processes import connection
 from alexnet_jax.processes.launch import Launch
@@ -37,8 +38,7 @@ with report_user_errors():
 
 
 def free_address():
-    with socket.create_server(('', 0)) as server:
-        return f'{socket.gethostname()}:{server.getsockname()[1]}'
+    return f'{socket.gethostname()}:{groups.free_port()}'
 
 
 def start(index, address, seconds=60.0, **environment):

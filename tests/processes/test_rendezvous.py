@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import groups
 from alexnet_jax.processes.launch import Launch
 from alexnet_jax.processes.starting import rendezvous
 from alexnet_jax.runtime.user_errors import UserError
@@ -16,8 +17,7 @@ from alexnet_jax.runtime.user_errors import UserError
 
 @pytest.fixture
 def address():
-    with socket.create_server(('', 0)) as server:
-        return f'localhost:{server.getsockname()[1]}'
+    return f'localhost:{groups.free_port()}'
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+import groups
 import nets
 from alexnet_jax.data import loader
 from alexnet_jax.data.pixel_statistics import COLOURS_2012
@@ -97,9 +97,7 @@ def spoil_last_tower(state):
 @pytest.fixture(scope='module')
 def results():
     """Returns the results of two processes, by process and mesh."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
+    port = groups.free_port()
     call = 'import sys, test_processes as t; t.run_process(*map(int, sys.argv[1:]))'
     folders = (nets.ROOT, nets.ROOT / 'tests', nets.ROOT / 'tests' / 'training')
     processes = [

@@ -29,7 +29,7 @@ _LOOPBACK = re.compile(r'localhost|127\.[\d.]+|::1')
 
 
 class _Place(NamedTuple):
-    """What a launcher says about this process.
+    """The place of this process, as a launcher gives it.
 
     Attributes:
       count: the number of processes.

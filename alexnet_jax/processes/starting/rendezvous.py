@@ -70,18 +70,6 @@ def _choose_address(connections: Iterable[socket.socket]) -> str:
     return min(addresses, key=_is_loopback)
 
 
-class _Notice:
-    """A message about what this process waits for, shown once and only if that takes long."""
-
-    def __init__(self) -> None:
-        self._time = time.monotonic() + NOTICE_SECONDS
-
-    def show(self, text: str) -> None:
-        if time.monotonic() > self._time:
-            self._time = float('inf')
-            printing.warn(text)
-
-
 class _Foreign(Exception):
     """The other end of a connection is not a process of this program."""
 
@@ -189,7 +177,7 @@ def _gather(
     launch: Launch, seconds: float, listener: socket.socket, visitors: dict[int, _Visitor]
 ) -> None:
     """Adds all other processes to `visitors`, or raises a UserError."""
-    deadline, notice = time.monotonic() + seconds, _Notice()
+    deadline, notice = time.monotonic() + seconds, printing.LateNotice(NOTICE_SECONDS)
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while len(visitors) < launch.count - 1:
@@ -274,7 +262,7 @@ def _visit(launch: Launch, seconds: float) -> str:
         'pid': os.getpid(),
         'identity': secrets.token_hex(8),  # process IDs may be the same in two containers
     }
-    notice = _Notice()
+    notice = printing.LateNotice(NOTICE_SECONDS)
     foreign_since: float | None = None
     begin = now = time.monotonic()
     while True:

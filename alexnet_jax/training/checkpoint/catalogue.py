@@ -24,7 +24,7 @@ DAMAGED, _DELETED = '.damaged', '.deleted'
 
 
 class View(NamedTuple):
-    """What a catalogue says at one time.
+    """The answers of a catalogue at one time.
 
     Attributes:
       steps: the steps of all checkpoints, in order.
