@@ -139,21 +139,21 @@ def test_ctrl_c_is_one_line_and_what_was_printed_stays(copy, digits, tmp_path):
     process = subprocess.Popen(
         [*command, *[str(digits)] * 10, str(pipe)],
         cwd=nets.ROOT,
+        bufsize=0,  # a buffer of readline would keep lines from communicate
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     os.close(keep_open)
     assert process.returncode == 130
-    lines = (first + out).splitlines(keepends=True)
+    lines = (first + out).decode().splitlines(keepends=True)
     assert [line.split()[0] for line in lines] == [
         f'{digits}/{number % 10}.png' for number in range(len(lines))
     ]
     assert lines[-1].endswith('\n')
-    assert [line for line in err.splitlines() if line] == ['alexnet_jax: interrupted']
+    assert [line for line in err.decode().splitlines() if line] == ['alexnet_jax: interrupted']
 
 
 def test_mistakes_are_one_line_before_jax_is_imported(trained_run, digits, tmp_path):
