@@ -26,10 +26,10 @@ from absl import app, flags
 
 from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
-from alexnet_jax.evaluation.ablation_study.scheduler import train
-from alexnet_jax.evaluation.ablation_study.study import Study
-from alexnet_jax.evaluation.ablation_study.table import rows, text
-from alexnet_jax.evaluation.ablation_study.workers import divide
+from alexnet_jax.evaluation.studies.scheduler import train
+from alexnet_jax.evaluation.studies.study import Study
+from alexnet_jax.evaluation.studies.table import rows, text
+from alexnet_jax.evaluation.studies.workers import divide
 from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_path, check_writable

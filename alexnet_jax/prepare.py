@@ -161,15 +161,17 @@ def _storage() -> 'Storage':
 
 def _prepare_images(storage: 'Storage', data_dir: Path, tars: str, folder: str) -> None:
     """Prepares the images of tars, or those of a folder."""
-    from alexnet_jax.data.preparation import class_folders, imagenet, writing
+    from alexnet_jax.data.preparation import writing
+    from alexnet_jax.data.preparation.layouts import imagenet_tars
+    from alexnet_jax.data.preparation.own_images import class_folders
 
     with ProgressBars() as bars:
         if tars:
             path = check_path(tars, '--tars')
             if _VERIFY.value:
-                for line in imagenet.verify_md5(path, bars.show_bytes):
+                for line in imagenet_tars.verify_md5(path, bars.show_bytes):
                     bars.print_line(line)
-            catalogue = imagenet.list_images(path, bars.show_listing)
+            catalogue = imagenet_tars.list_images(path, bars.show_listing)
             if not _PARTIAL.value:
                 catalogue.check_complete()
             for split, entries in catalogue.splits.items():

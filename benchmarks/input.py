@@ -70,9 +70,11 @@ from input_tables import (
 from measuring import NO_TORCH, Others, circumstances, heading
 from torch_net import check_finite
 
-from alexnet_jax.data import images, loader
+from alexnet_jax.data import images
 from alexnet_jax.data import sources as datasets
-from alexnet_jax.data.preparation import imagenet, writing
+from alexnet_jax.data.loading import loader
+from alexnet_jax.data.preparation import writing
+from alexnet_jax.data.preparation.layouts import imagenet_tars
 from alexnet_jax.data.preparation.storage import VERSION, Storage
 from alexnet_jax.model import towers
 from alexnet_jax.runtime import cpu_devices
@@ -107,7 +109,7 @@ def prepare(tars: Path, form: str, where: Path) -> float:
     Returns:
       Images per second, without the time for listing the tars.
     """
-    listing = imagenet.list_ilsvrc2012(tars, lambda *_: None)
+    listing = imagenet_tars.list_ilsvrc2012(tars, lambda *_: None)
     start = time.perf_counter()
     result = writing.write(listing, FORMS[form], where, 1, 0, lambda *_: None, lambda *_: None)
     return sum(result.images.values()) / (time.perf_counter() - start)
@@ -122,7 +124,7 @@ class Repeated:
         self.classes: list[str] = getattr(examples, 'classes', [])
 
     def __len__(self) -> int:
-        return imagenet.IMAGES_2012['train']
+        return imagenet_tars.IMAGES_2012['train']
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.examples[index % self.count]

@@ -9,7 +9,7 @@ from statistics import mean
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.data.preparation import imagenet
+from alexnet_jax.data.preparation.layouts import imagenet_tars
 
 SYNSETS, DISTINCT, VALIDATION = 16, 32, 16
 
@@ -49,7 +49,7 @@ def make_tars(folder: Path, count: int) -> float:
     """
     rng = np.random.default_rng(0)
     pool, inner = [photograph(rng) for _ in range(DISTINCT)], []
-    for number, synset in enumerate(imagenet.labels_2012()[:SYNSETS]):
+    for number, synset in enumerate(imagenet_tars.labels_2012()[:SYNSETS]):
         own = range(number, count, SYNSETS)
         files = ((f'{synset}_{i}.JPEG', pool[i // SYNSETS % DISTINCT]) for i in own)
         inner.append((f'{synset}.tar', tar_of(files)))

@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.data.preparation import imagenet
+from alexnet_jax.data.preparation.layouts import imagenet_tars
 
 CMYK, PNG = 'n01739381_1309.JPEG', 'n02105855_2933.JPEG'  # their names in ILSVRC-2012
 
@@ -75,7 +75,7 @@ def ilsvrc2012(folder, images=1, validation=20, synsets=1000, extra=None):
     folder.mkdir(parents=True, exist_ok=True)
     pictures, extra = typical(rng, 50), unusual() if extra is None else extra
     with tarfile.open(folder / 'ILSVRC2012_img_train.tar', 'w') as train:
-        for n, synset in enumerate(imagenet.labels_2012()[:synsets]):
+        for n, synset in enumerate(imagenet_tars.labels_2012()[:synsets]):
             files = {f'{synset}_{100 + i}.JPEG': pictures[(n + i) % 50] for i in range(images)}
             files |= {name: data for name, data in extra.items() if name.startswith(synset)}
             add(train, f'{synset}.tar', pack(files))

@@ -16,8 +16,9 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from alexnet_jax.data import images, pixel_statistics, sources
-from alexnet_jax.data.preparation import imagenet, prepared_sets, tfds_sets
+from alexnet_jax.data.preparation import prepared_sets, tfds_sets
 from alexnet_jax.data.preparation.catalogue import NO_LABEL
+from alexnet_jax.data.preparation.layouts import imagenet_tars
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.system_errors import SystemTrouble
 from alexnet_jax.runtime import cpu_devices
@@ -233,7 +234,7 @@ def _expected_images(
     try:
         return source['published'].get(split), source['images'][split]
     except KeyError:  # not written by this program
-        published = imagenet.IMAGES_2012 if builder.name == 'imagenet2012' else {}
+        published = imagenet_tars.IMAGES_2012 if builder.name == 'imagenet2012' else {}
         return published.get(split), published.get(split)
 
 
@@ -269,7 +270,7 @@ def _judge_counts(
 
 def _group_by_synset(labels: dict[str, int], split: str) -> dict[str, set[int]]:
     """Returns the labels that the images of each synset have, where names tell the synset."""
-    truth = imagenet.validation_synsets_2012() if split == 'validation' else {}
+    truth = imagenet_tars.validation_synsets_2012() if split == 'validation' else {}
     labels_by_synset: dict[str, set[int]] = {}
     for name, label in labels.items():
         synset = name.partition('_')[0] if split == 'train' else truth.get(name, '')
@@ -280,7 +281,7 @@ def _group_by_synset(labels: dict[str, int], split: str) -> dict[str, set[int]]:
 
 def _is_sorted(labels_by_synset: dict[str, set[int]]) -> bool:
     """Checks whether the labels number the sorted WordNet ids."""
-    expected = {synset: label for label, synset in enumerate(imagenet.labels_2012())}
+    expected = {synset: label for label, synset in enumerate(imagenet_tars.labels_2012())}
     return all({expected.get(synset)} == labels for synset, labels in labels_by_synset.items())
 
 

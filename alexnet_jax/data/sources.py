@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow_datasets as tfds
 
 from alexnet_jax.config import schema
-from alexnet_jax.data.preparation import class_folders, writing
+from alexnet_jax.data.preparation import writing
 from alexnet_jax.data.preparation.catalogue import Catalogue
+from alexnet_jax.data.preparation.own_images import class_folders
 from alexnet_jax.data.preparation.prepared_sets import read_source, remedy
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.data.preparation.tfds_sets import (

@@ -30,7 +30,8 @@ from alexnet_jax.training.state import compute_inputs, place_constants, state_sh
 from alexnet_jax.training.workdir import Workdir
 
 if TYPE_CHECKING:
-    from alexnet_jax.data import loader, sources
+    from alexnet_jax.data import sources
+    from alexnet_jax.data.loading import loader
 
 MANY_IMAGES = 10_000  # from this number on, progress is shown
 NEWEST, BEST = 'newest', 'best'  # checkpoints of a run
@@ -177,7 +178,7 @@ def read_inputs(workdir: Workdir) -> Inputs:
 
 def _inputs_of_data_set(folder: Workdir, config: schema.Config, splits: sources.Splits) -> Inputs:
     """Computes what a run of an earlier version did not keep from the images of today."""
-    from alexnet_jax.data import loader
+    from alexnet_jax.data.loading.unreadable_images import UnreadableImages
 
     if difference := folder.data_difference('train', splits.identity()):
         complain(
@@ -185,7 +186,7 @@ def _inputs_of_data_set(folder: Workdir, config: schema.Config, splits: sources.
             f'({difference}): the mean image is not that of the training, and the numbers of '
             'the classes may be others'
         )
-    unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
+    unreadable = UnreadableImages(splits.train, config.loader.skip_bad)
     return compute_inputs(config, splits, unreadable)
 
 
@@ -209,7 +210,7 @@ def read_labels(source: sources.Source) -> LabelledImages:
     Raises:
       UserError: a record is damaged or has no label.
     """
-    from alexnet_jax.data import loader
+    from alexnet_jax.data.loading import loader, unreadable_images
 
     names, labels = [], np.empty(len(source), np.int32)
     with ProgressBars() as bars:
@@ -217,7 +218,7 @@ def read_labels(source: sources.Source) -> LabelledImages:
             try:
                 example = loader.read_labelled(source, index)
             except images.BadImage as error:
-                raise loader.unreadable_error(source, index, error) from error
+                raise unreadable_images.unreadable_error(source, index, error) from error
             names.append(example.get('name') or source.where(index))
             labels[index] = example['label']
             if len(source) > MANY_IMAGES and index % 100 == 0:
@@ -306,7 +307,7 @@ class TrainedNet:
 
     def image(self, index: int) -> np.ndarray:
         """Reads a test image, scaled and cropped as it is for the net: (size, size, 3) uint8."""
-        from alexnet_jax.data import loader
+        from alexnet_jax.data.loading import loader, unreadable_images
 
         size = self.config.dataset.image_size
         image = np.empty((size, size, 3), np.uint8)
@@ -314,7 +315,7 @@ class TrainedNet:
             data = self.config.dataset
             loader.read_into(self.source, index, image, data.resize, data.background)
         except images.BadImage as error:
-            raise loader.unreadable_error(self.source, index, error) from error
+            raise unreadable_images.unreadable_error(self.source, index, error) from error
         return image
 
     def _all(self, of_batch: Callable[[Any], tuple[np.ndarray, ...]]) -> tuple[Any, ...]:
@@ -338,7 +339,7 @@ class TrainedNet:
 
     def _batches(self) -> Iterator[tuple[loader.Batch, np.ndarray]]:
         """Yields batches of test images, and which of their rows count: the last one is padded."""
-        from alexnet_jax.data import loader
+        from alexnet_jax.data.loading import loader
 
         reading = loader.Reading.from_config(self.config)
         size, replicas = self.config.evaluation.batch_size, self.mesh.shape[towers.DATA]

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import Array
 
 from alexnet_jax.config.durations import Durations, check_length
 from alexnet_jax.config.schema import Config
-from alexnet_jax.data import loader, sources
+from alexnet_jax.data import sources
+from alexnet_jax.data.loading import loader, unreadable_images
 from alexnet_jax.model import towers
 from alexnet_jax.processes import group
 from alexnet_jax.processes.turns import Turns
@@ -66,7 +66,7 @@ class _UnreadStep(NamedTuple):
 
     step: int
     learning_rate: float
-    metrics: dict[str, Array]
+    metrics: dict[str, jax.Array]
 
 
 class Loop:
@@ -101,7 +101,7 @@ class Loop:
         self._group = group.current()
         self.results: dict[str, float] = {}
         self.best: tuple[int, float] | None = None
-        self.unreadable = loader.UnreadableImages(splits.train, config.loader.skip_bad)
+        self.unreadable = unreadable_images.UnreadableImages(splits.train, config.loader.skip_bad)
         self._reading = loader.Reading.from_config(config)
         inputs = self._group.first_before_others(
             'computes the mean image',
@@ -109,7 +109,7 @@ class Loop:
         )
         self._constants = place_constants(config, mesh, inputs)
         self._train_step = make_train_step(config, mesh)
-        self._hyperparameters: tuple[Hyperparameters, Array] | None = None  # those of the last step
+        self._last_hyperparameters: tuple[Hyperparameters, jax.Array] | None = None
         on_cpu = mesh.devices.flat[0].platform == 'cpu'
         self._steps_behind = STEPS_BEHIND_ON_CPU if on_cpu else STEPS_BEHIND
         self._unread: collections.deque[_UnreadStep] = collections.deque()
@@ -217,7 +217,7 @@ class Loop:
         return self._turns.signal
 
     @property
-    def _filters(self) -> Array:
+    def _filters(self) -> jax.Array:
         return self.state.params['conv1']['kernel_THWIO']
 
     @property
@@ -238,17 +238,17 @@ class Loop:
             unreadable=self.unreadable,
         )
 
-    def _place_hyperparameters(self, step: int) -> tuple[Hyperparameters, Array]:
+    def _place_hyperparameters(self, step: int) -> tuple[Hyperparameters, jax.Array]:
         """Returns the numbers of the schedules after `step` steps, as floats and on the devices.
 
         They are copied to the devices only when they change, which is rare.
         """
         epoch = self._plan.epoch(step)
         numbers = Hyperparameters.at(self._config, epoch, self._position.progress)
-        if self._hyperparameters is None or self._hyperparameters[0] != numbers:
+        if self._last_hyperparameters is None or self._last_hyperparameters[0] != numbers:
             on_devices = towers.put_replicated(self._mesh, numbers.pack())
-            self._hyperparameters = numbers, on_devices
-        return self._hyperparameters
+            self._last_hyperparameters = numbers, on_devices
+        return self._last_hyperparameters
 
     def _due(self, step: int) -> bool:
         return step == self._plan.steps or not (
@@ -278,7 +278,7 @@ class Loop:
         while len(self._unread) > number:
             self._record(*self._unread.popleft())
 
-    def _record(self, step: int, learning_rate: float, metrics: dict[str, Array]) -> None:
+    def _record(self, step: int, learning_rate: float, metrics: dict[str, jax.Array]) -> None:
         """Waits for the metrics of a step, checks the loss, and logs what is due."""
         values = {name: float(np.asarray(x)) for name, x in metrics.items()}
         if not math.isfinite(values['loss']):

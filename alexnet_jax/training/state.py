@@ -27,7 +27,8 @@ from alexnet_jax.training.optimizer import paper_momentum
 from alexnet_jax.training.run_files.inputs_file import Inputs, class_difference
 
 if TYPE_CHECKING:
-    from alexnet_jax.data import loader, sources
+    from alexnet_jax.data import sources
+    from alexnet_jax.data.loading.unreadable_images import UnreadableImages
     from alexnet_jax.training.workdir import Workdir
 
 
@@ -123,7 +124,7 @@ def _are_finite(state: Any) -> Any:
 def compute_inputs(
     config: Config,
     splits: sources.Splits,
-    unreadable: loader.UnreadableImages | None = None,
+    unreadable: UnreadableImages | None = None,
 ) -> Inputs:
     """Returns what a net must know of its training set: mean image, colours, names of the classes.
 
@@ -140,7 +141,7 @@ def compute_inputs(
     """
     sums = None
     if config.augmentation.constants == 'data':
-        from alexnet_jax.data import loader
+        from alexnet_jax.data.loading import loader
 
         reading, split = loader.Reading.from_config(config), config.dataset.train_split
         sums = loader.statistics_of(splits.train, reading, splits.folder, split, unreadable)
@@ -150,7 +151,10 @@ def compute_inputs(
 
 
 def read_or_write_inputs(
-    workdir: Workdir, config: Config, splits: sources.Splits, unreadable: loader.UnreadableImages
+    workdir: Workdir,
+    config: Config,
+    splits: sources.Splits,
+    unreadable: UnreadableImages,
 ) -> Inputs:
     """Reads the mean image and the classes of a run; at its first start, computes and writes them.
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.data.loader import Batch
+from alexnet_jax.data.loading.loader import Batch
 from alexnet_jax.model import towers
 from alexnet_jax.model.inference import make_log_probabilities, mean_of_views, test_views
 from alexnet_jax.ops.top_k_credit import image_results

@@ -310,7 +310,7 @@ def test_start_shows_why_a_run_ended_early():
 
 
 def test_photographs_are_tars_that_can_be_prepared(tmp_path):
-    from alexnet_jax.data.preparation import imagenet
+    from alexnet_jax.data.preparation.layouts import imagenet_tars
 
     size = photographs.make_tars(tmp_path / 'tars', 32)
     assert 30_000 < size < 150_000  # about as many bytes as a photograph of this size
@@ -318,7 +318,7 @@ def test_photographs_are_tars_that_can_be_prepared(tmp_path):
         'ILSVRC2012_img_train.tar',
         'ILSVRC2012_img_val.tar',
     ]
-    assert imagenet.list_ilsvrc2012(tmp_path / 'tars', lambda *_: None)
+    assert imagenet_tars.list_ilsvrc2012(tmp_path / 'tars', lambda *_: None)
     first = photographs.photograph(np.random.default_rng(0))
     assert first == photographs.photograph(np.random.default_rng(0))
 

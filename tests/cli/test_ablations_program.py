@@ -12,8 +12,8 @@ import pytest
 import nets
 import runs
 from alexnet_jax.config.schema import as_dict, flatten
-from alexnet_jax.evaluation.ablation_study.study import Study, final_errors
-from alexnet_jax.evaluation.ablation_study.table import interval, rows, text
+from alexnet_jax.evaluation.studies.study import Study, final_errors
+from alexnet_jax.evaluation.studies.table import interval, rows, text
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.workdir import Workdir
@@ -176,7 +176,7 @@ import sys
 import jax
 from alexnet_jax import ablations
 from alexnet_jax.config import command_line
-from alexnet_jax.evaluation.ablation_study.study import Study
+from alexnet_jax.evaluation.studies.study import Study
 from alexnet_jax.training.workdir import Workdir
 
 def command(study, name, seed, arguments):

@@ -10,7 +10,7 @@ import caffe_files
 import nets
 import runs
 from alexnet_jax.data.pixel_statistics import COLOURS_2012
-from alexnet_jax.data.preparation import imagenet
+from alexnet_jax.data.preparation.layouts import imagenet_tars
 from alexnet_jax.evaluation import classifier
 from alexnet_jax.interchange import grouped_layout, safetensors_files
 from alexnet_jax.interchange.incoming import class_names, importing
@@ -114,7 +114,7 @@ def test_without_a_mean_image_its_colour_is_subtracted(files):
 def test_a_thousand_classes_are_those_of_2012():
     names = class_names.default_names(1000)
     assert names[0] == 'n01440764'
-    assert list(names) == sorted(imagenet.labels_2012())
+    assert list(names) == sorted(imagenet_tars.labels_2012())
     assert class_names.order_note(names) == ''
     assert 'not in sorted order' in class_names.order_note(names[::-1])
     assert class_names.order_note(['b', 'a']) == ''

@@ -8,7 +8,8 @@ import pytest
 
 import runs
 import tars
-from alexnet_jax.data.preparation import class_folders, writing
+from alexnet_jax.data.preparation import writing
+from alexnet_jax.data.preparation.own_images import class_folders
 from alexnet_jax.data.preparation.storage import Storage
 
 

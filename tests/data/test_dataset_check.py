@@ -7,8 +7,10 @@ import pytest
 
 import tars
 from alexnet_jax.data import dataset_check, records
-from alexnet_jax.data.preparation import class_folders, imagenet, prepared_sets, writing
+from alexnet_jax.data.preparation import prepared_sets, writing
 from alexnet_jax.data.preparation.catalogue import Catalogue, Entries
+from alexnet_jax.data.preparation.layouts import imagenet_tars
+from alexnet_jax.data.preparation.own_images import class_folders
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime.signals import Stopped
 from alexnet_jax.runtime.user_errors import UserError
@@ -25,13 +27,15 @@ def prepare(data_dir, catalogue, raw=False):
 
 @pytest.fixture(scope='module')
 def catalogue(tmp_path_factory):
-    return imagenet.list_images(tars.ilsvrc2012(tmp_path_factory.mktemp('tars'), extra={}), ignore)
+    return imagenet_tars.list_images(
+        tars.ilsvrc2012(tmp_path_factory.mktemp('tars'), extra={}), ignore
+    )
 
 
 @pytest.fixture
 def complete(monkeypatch):
     """Sets the published number of images to the number that the tars have."""
-    monkeypatch.setitem(imagenet.IMAGES_2012, 'train', 1000)
+    monkeypatch.setitem(imagenet_tars.IMAGES_2012, 'train', 1000)
 
 
 def examine(data_dir, name='', sample=20):

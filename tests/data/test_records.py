@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax.data import images, loader, records, system_errors
+from alexnet_jax.data import images, records, system_errors
+from alexnet_jax.data.loading import loader, unreadable_images
 from alexnet_jax.runtime.user_errors import UserError
 
 NAMES = (b'image', b'label', b'file_name')
@@ -193,7 +194,7 @@ def test_trouble_of_the_system_is_no_bad_image(builder, monkeypatch, reason):
     source = records.Records(builder, 'train')
     with pytest.raises(UserError, match=f'cannot read .*own-train.* \\({reason}\\): '):
         source[7]
-    unreadable = loader.UnreadableImages(source, 100)
+    unreadable = unreadable_images.UnreadableImages(source, 100)
     batches = loader.training_batches(source, loader.Reading(40), 0, 8, 0, unreadable=unreadable)
     with pytest.raises(UserError, match=reason):
         next(batches)

@@ -19,8 +19,11 @@ from PIL import Image
 import nets
 import runs
 import tars
-from alexnet_jax.data import images, loader, sources
-from alexnet_jax.data.preparation import class_folders, imagenet, tfds_sets, writing
+from alexnet_jax.data import images, sources
+from alexnet_jax.data.loading import loader
+from alexnet_jax.data.preparation import tfds_sets, writing
+from alexnet_jax.data.preparation.layouts import imagenet_tars
+from alexnet_jax.data.preparation.own_images import class_folders
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.user_errors import UserError
@@ -504,7 +507,7 @@ def test_our_imagenet2012_is_equal_to_that_of_tfds(tmp_path, monkeypatch):
             file_format='array_record',
         )
         gc.collect()
-    catalogue = imagenet.list_images(folder, lambda *_: None)
+    catalogue = imagenet_tars.list_images(folder, lambda *_: None)
     writing.write(catalogue, Storage(size=0), tmp_path / 'b', 1, 0, print, lambda *_: None)
     both = []
     for data_dir in (tmp_path / 'a', tmp_path / 'b'):

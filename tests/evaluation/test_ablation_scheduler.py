@@ -10,10 +10,10 @@ import time
 import pytest
 
 import nets
-from alexnet_jax.evaluation.ablation_study.scheduler import seconds_left, train
-from alexnet_jax.evaluation.ablation_study.study import Study
-from alexnet_jax.evaluation.ablation_study.table import rows, text
-from alexnet_jax.evaluation.ablation_study.workers import Worker
+from alexnet_jax.evaluation.studies.scheduler import seconds_left, train
+from alexnet_jax.evaluation.studies.study import Study
+from alexnet_jax.evaluation.studies.table import rows, text
+from alexnet_jax.evaluation.studies.workers import Worker
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.workdir import Workdir
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from alexnet_jax.evaluation.ablation_study import workers
-from alexnet_jax.evaluation.ablation_study.workers import Worker, divide
+from alexnet_jax.evaluation.studies import workers
+from alexnet_jax.evaluation.studies.workers import Worker, divide
 from alexnet_jax.runtime.user_errors import UserError
 
 pytestmark = pytest.mark.skipif(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import nets
-from alexnet_jax.data import augmentation, loader
+from alexnet_jax.data import augmentation
+from alexnet_jax.data.loading import loader
 from alexnet_jax.evaluation import error_rates
 from alexnet_jax.evaluation.error_rates import errors, interval
 from alexnet_jax.model import alexnet, inference, towers

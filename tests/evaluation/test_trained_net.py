@@ -10,7 +10,7 @@ import pytest
 
 import nets
 import runs
-from alexnet_jax.data import loader
+from alexnet_jax.data.loading import loader
 from alexnet_jax.evaluation import classifier, error_rates, trained_net
 from alexnet_jax.evaluation.trained_net import TrainedNet
 from alexnet_jax.runtime import cpu_devices

@@ -10,7 +10,7 @@ import pytest
 
 import groups
 import nets
-from alexnet_jax.data import loader
+from alexnet_jax.data.loading import loader
 from alexnet_jax.data.pixel_statistics import COLOURS_2012
 from alexnet_jax.data.synthetic import Synthetic
 from alexnet_jax.model import memory, towers

@@ -20,7 +20,8 @@ import pytest
 
 import nets
 from alexnet_jax.config.durations import durations
-from alexnet_jax.data import augmentation, loader, sources
+from alexnet_jax.data import augmentation, sources
+from alexnet_jax.data.loading import loader
 from alexnet_jax.data.pixel_statistics import COLOURS_2012
 from alexnet_jax.model import towers
 from alexnet_jax.training.optimizer import Progress

@@ -1,7 +1,7 @@
 """A catalogue of images to prepare (§2): each image's name, its label, and where its bytes lie.
 
 Tars are read in place and never unpacked: a catalogue records at which byte of a tar an image
-begins. imagenet.py makes catalogues of ImageNet's tars, class_folders.py of a user's own images.
+begins. layouts/ makes catalogues of ImageNet, own_images/ of the images of a user.
 """
 
 import array

@@ -15,8 +15,9 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.data import augmentation, loader
+from alexnet_jax.data import augmentation
 from alexnet_jax.data.images import BadImage
+from alexnet_jax.data.loading import loader
 from alexnet_jax.evaluation import trained_net
 from alexnet_jax.interchange import safetensors_files
 from alexnet_jax.interchange.exports import stablehlo_file

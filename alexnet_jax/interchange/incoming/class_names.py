@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_jax.data.preparation import imagenet
+from alexnet_jax.data.preparation.layouts import imagenet_tars
 from alexnet_jax.evaluation.prediction import class_descriptions
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError
@@ -59,7 +59,7 @@ def default_names(number: int) -> tuple[str, ...]:
     categories.
     """
     if number == 1000:
-        return tuple(imagenet.labels_2012())
+        return tuple(imagenet_tars.labels_2012())
     return tuple(f'class_{index}' for index in range(number))
 
 

@@ -18,7 +18,9 @@ from array_record.python import array_record_data_source
 import runs
 import tars
 from alexnet_jax.data import images, pixel_statistics
-from alexnet_jax.data.preparation import class_folders, imagenet, prepared_sets, shards, writing
+from alexnet_jax.data.preparation import prepared_sets, shards, writing
+from alexnet_jax.data.preparation.layouts import imagenet_tars
+from alexnet_jax.data.preparation.own_images import class_folders
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime import locks, signals
 from alexnet_jax.runtime.user_errors import UserError
@@ -51,7 +53,7 @@ def official(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def catalogue(official):
-    return imagenet.list_images(official, ignore)
+    return imagenet_tars.list_images(official, ignore)
 
 
 @pytest.fixture(scope='module')
@@ -102,7 +104,7 @@ def test_storage_is_raw_pixels_or_jpeg(reference, catalogue, tmp_path):
 def test_original_files_are_kept_to_the_byte(tmp_path):
     """CMYK images and the PNG are exceptions: they become JPEGs, as in TFDS's own data set."""
     tars.ilsvrc2012(tmp_path / 'tars', images=0, validation=1)  # the unusual ones alone
-    catalogue = imagenet.list_images(tmp_path / 'tars', ignore)
+    catalogue = imagenet_tars.list_images(tmp_path / 'tars', ignore)
     folder = write(catalogue, Storage(size=0), tmp_path).folder
     assert folder == tmp_path / 'imagenet2012' / '5.1.0'
     encoded = {'image': tfds.decode.SkipDecoding()}
@@ -215,7 +217,7 @@ def test_only_shards_with_other_images_are_written_again(damaged, tmp_path):
         write(damaged, SMALL, tmp_path, skip_bad=1)
     unfinished = tmp_path / 'imagenet2012_32' / '.5.1.0.incomplete'
     before = {f.name: f.stat().st_mtime_ns for f in unfinished.glob('*.array_record*')}
-    repaired = imagenet.list_images(tars.ilsvrc2012(tmp_path / 'tars', extra=REPAIRED), ignore)
+    repaired = imagenet_tars.list_images(tars.ilsvrc2012(tmp_path / 'tars', extra=REPAIRED), ignore)
     folder = write(repaired, SMALL, tmp_path).folder
     same = [name for name, time in before.items() if (folder / name).stat().st_mtime_ns == time]
     assert 1 <= len(same) < len(before)
@@ -473,7 +475,7 @@ REPAIRED = {name: tars.encode(tars.picture(np.random.default_rng(0), 70, 70)) fo
 def damaged(tmp_path_factory):
     """A catalogue with two bad training images."""
     folder = tmp_path_factory.mktemp('damaged')
-    return imagenet.list_images(tars.ilsvrc2012(folder, extra=BAD), ignore)
+    return imagenet_tars.list_images(tars.ilsvrc2012(folder, extra=BAD), ignore)
 
 
 @pytest.mark.parametrize('workers', [1, 2])
@@ -520,7 +522,7 @@ def test_as_many_bad_images_as_allowed_are_left_out(damaged, tmp_path):
 
 def test_a_tar_that_shrinks_is_named(tmp_path):
     folder = tars.ilsvrc2012(tmp_path / 'tars', extra={})
-    catalogue = imagenet.list_images(folder, ignore)
+    catalogue = imagenet_tars.list_images(folder, ignore)
     with open(folder / 'ILSVRC2012_img_train.tar', 'r+b') as file:
         file.truncate(100_000)
     with pytest.raises(UserError, match='became shorter while it was read'):

@@ -13,7 +13,8 @@ import pytest
 import alexnet_jax
 import nets
 import portable_nets
-from alexnet_jax.data import loader, sources
+from alexnet_jax.data import sources
+from alexnet_jax.data.loading import loader
 from alexnet_jax.interchange.exports import checks, onnx_file
 from alexnet_jax.interchange.portable_net import read_run
 from alexnet_jax.runtime.user_errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 from scipy import stats  # comes with scikit-learn
 
 from alexnet_jax.config.ablations import ABLATIONS, changes
-from alexnet_jax.evaluation.ablation_study.study import BASE, Study
+from alexnet_jax.evaluation.studies.study import BASE, Study
 from alexnet_jax.runtime.text_table import align_columns
 
 

@@ -16,7 +16,7 @@ from alexnet_jax.data.preparation.catalogue import (
     is_held_out,
     to_identifier,
 )
-from alexnet_jax.data.preparation.folder_tree import (
+from alexnet_jax.data.preparation.own_images.folder_tree import (
     SUFFIXES,
     ImageFile,
     find_images,

@@ -13,7 +13,8 @@ import pytest
 
 import nets
 import tars
-from alexnet_jax.data import images, loader, pixel_statistics
+from alexnet_jax.data import images, pixel_statistics
+from alexnet_jax.data.loading import loader, unreadable_images
 from alexnet_jax.runtime.signals import Stopped, StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -130,7 +131,7 @@ class Damaged(Numbers):
 
 def training(allowed, workers=0):
     source = Damaged(20)
-    unreadable = loader.UnreadableImages(source, allowed)
+    unreadable = unreadable_images.UnreadableImages(source, allowed)
     reading = loader.Reading(4, workers=workers)
     batches = loader.training_batches(
         source, reading, 0, 4, 0, reshuffle=False, unreadable=unreadable
@@ -172,7 +173,7 @@ def test_the_advice_for_an_unreadable_image_fits_the_split():
     with pytest.raises(UserError, match=r'number 3 is torn: prepare it again: COMMAND(?!,)'):
         list(loader.evaluation_batches(Known(20), loader.Reading(4), 4))
     with pytest.raises(UserError, match=r'skip_bad=1: allow more, or prepare it again: COMMAND$'):
-        loader.UnreadableImages(Known(20), 1).add(np.array([3, 4]))
+        unreadable_images.UnreadableImages(Known(20), 1).add(np.array([3, 4]))
 
 
 def test_evaluation_leaves_no_image_out():
@@ -228,7 +229,7 @@ def test_an_example_of_another_kind_is_refused_and_never_replaced(image, label, 
     source = Single(image, label)
     with pytest.raises(UserError, match=message):
         loader.read_into(source, 0, np.empty((4, 4, 3), np.uint8), 'bicubic')
-    unreadable = loader.UnreadableImages(source, 5)
+    unreadable = unreadable_images.UnreadableImages(source, 5)
     with pytest.raises(UserError, match=message):
         next(loader.training_batches(source, loader.Reading(4), 0, 1, 0, unreadable=unreadable))
 
@@ -342,7 +343,7 @@ def test_no_statistics_of_no_images(tmp_path):
     source = Damaged(3)
     source.bad = range(3)
     with pytest.raises(UserError, match=r'cannot be read|number 0 is torn'):
-        statistics(source, tmp_path, unreadable=loader.UnreadableImages(source, 3))
+        statistics(source, tmp_path, unreadable=unreadable_images.UnreadableImages(source, 3))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -357,7 +358,7 @@ def test_statistics_of_scaled_images_are_saved_by_filter(tmp_path):
 
 
 def test_statistics_leave_out_as_many_unreadable_images_as_allowed(tmp_path):
-    unreadable = loader.UnreadableImages(Damaged(20), 3)
+    unreadable = unreadable_images.UnreadableImages(Damaged(20), 3)
     sums = loader.statistics_of(Damaged(20), loader.Reading(4), str(tmp_path), 'train', unreadable)
     assert sums.images == 17
     np.testing.assert_allclose(sums.mean_image, (190 - 3 - 4 - 19) / 17, rtol=1e-6)
@@ -390,7 +391,7 @@ def test_lack_of_memory_is_one_line_and_no_bad_image():
         def __getitem__(self, index):
             raise MemoryError
 
-    unreadable = loader.UnreadableImages(Greedy(20), 20)
+    unreadable = unreadable_images.UnreadableImages(Greedy(20), 20)
     batches = loader.training_batches(Greedy(20), loader.Reading(4), 0, 4, 0, unreadable=unreadable)
     with pytest.raises(UserError, match=r'Cannot allocate memory.*--config\.loader\.workers'):
         next(batches)
@@ -431,7 +432,7 @@ def test_a_worker_that_the_system_ends_is_explained_in_one_line(number, message)
 
 ENDLESS = """
 import multiprocessing, time
-from alexnet_jax.data import loader
+from alexnet_jax.data.loading import loader
 from alexnet_jax.data.synthetic import Synthetic
 if __name__ == '__main__':
     batches = loader.training_batches(Synthetic(99, 8, 10), loader.Reading(8, workers=2), 0, 4, 0)

@@ -5,8 +5,8 @@ import pytest
 import scipy.io
 
 import tars
-from alexnet_jax.data.preparation import imagenet, tar_files
 from alexnet_jax.data.preparation.catalogue import NO_LABEL
+from alexnet_jax.data.preparation.layouts import imagenet_tars, tar_files
 from alexnet_jax.runtime.signals import Stopped
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -30,7 +30,7 @@ def official(tmp_path_factory):
 
 
 def test_images_of_the_official_tars_are_listed_in_place(official):
-    catalogue = imagenet.list_images(official, ignore)
+    catalogue = imagenet_tars.list_images(official, ignore)
     assert catalogue.name == 'imagenet2012'
     train, validation = catalogue.splits['train'], catalogue.splits['validation']
     assert len(train) == 1000 + 6
@@ -51,11 +51,11 @@ def test_images_of_the_official_tars_are_listed_in_place(official):
 
 def test_number_of_images_is_compared_with_the_published_one(official):
     with pytest.raises(UserError, match='1,006 images instead of the published 1,281,167'):
-        imagenet.list_images(official, ignore).check_complete()
+        imagenet_tars.list_images(official, ignore).check_complete()
 
 
 def test_a_missing_synset_is_named(tmp_path):
-    catalogue = imagenet.list_images(tars.ilsvrc2012(tmp_path, synsets=998, extra={}), ignore)
+    catalogue = imagenet_tars.list_images(tars.ilsvrc2012(tmp_path, synsets=998, extra={}), ignore)
     assert len(catalogue.empty_classes) == 2
     with pytest.raises(UserError, match='lacks 2 of 1000 synsets, for example n13133613'):
         catalogue.check_complete()
@@ -67,7 +67,7 @@ def test_missing_validation_images_are_counted(tmp_path):
     with pytest.raises(
         UserError, match=r'img_val.tar has 20 images instead of the published 50,000'
     ):
-        imagenet.list_images(tmp_path, ignore).check_complete()
+        imagenet_tars.list_images(tmp_path, ignore).check_complete()
 
 
 @pytest.mark.parametrize('fraction', [0.3, 0.9, 0.999])
@@ -76,7 +76,7 @@ def test_a_truncated_tar_is_named(official, tmp_path, fraction):
         data = tar.read_bytes()
         (tmp_path / tar.name).write_bytes(data[: int(fraction * len(data))])
     with pytest.raises(UserError, match=r'ILSVRC2012_img_(train|val)\.tar (is truncated|at byte)'):
-        imagenet.list_images(tmp_path, ignore)
+        imagenet_tars.list_images(tmp_path, ignore)
 
 
 def write_train_tar(folder, inner):
@@ -96,20 +96,20 @@ def write_train_tar(folder, inner):
 )
 def test_a_bad_tar_within_a_tar_is_named(tmp_path, inner, message):
     with pytest.raises(UserError, match=message):
-        imagenet.list_images(write_train_tar(tmp_path, inner), ignore)
+        imagenet_tars.list_images(write_train_tar(tmp_path, inner), ignore)
 
 
 def test_an_unexpected_name_among_the_validation_images_is_named(tmp_path):
     with tarfile.open(tmp_path / 'ILSVRC2012_img_val.tar', 'w') as val:
         tars.add(val, 'ILSVRC2012_val_00050001.JPEG', b'')
     with pytest.raises(UserError, match=r'00050001.JPEG, which is not an image of this'):
-        imagenet.list_images(tmp_path, ignore)
+        imagenet_tars.list_images(tmp_path, ignore)
 
 
 def test_test_images_have_no_label(tmp_path):
     with tarfile.open(tmp_path / 'ILSVRC2012_img_test.tar', 'w') as test:
         tars.add(test, 'test/ILSVRC2012_test_00000001.JPEG', b'x')
-    entries = imagenet.list_images(tmp_path, ignore).splits['test']
+    entries = imagenet_tars.list_images(tmp_path, ignore).splits['test']
     assert entries.names == ['ILSVRC2012_test_00000001.JPEG']
     assert entries.labels.tolist() == [NO_LABEL]
 
@@ -117,10 +117,10 @@ def test_test_images_have_no_label(tmp_path):
 def test_a_tar_without_images_is_named(tmp_path):
     (tmp_path / 'ILSVRC2012_img_val.tar').write_bytes(tars.pack({}))
     with pytest.raises(UserError, match=r'img_val.tar has no images for validation'):
-        imagenet.list_images(tmp_path, ignore)
+        imagenet_tars.list_images(tmp_path, ignore)
     (tmp_path / 'ILSVRC2012_img_val.tar').rename(tmp_path / 'ILSVRC2012_img_train_t3.tar')
     with pytest.raises(UserError, match=r'has neither ILSVRC2012_img_train.tar'):
-        imagenet.list_images(tmp_path, ignore)
+        imagenet_tars.list_images(tmp_path, ignore)
 
 
 def test_labels_of_2010_are_those_of_its_devkit(tmp_path):
@@ -140,7 +140,7 @@ def test_labels_of_2010_are_those_of_its_devkit(tmp_path):
     with tarfile.open(tmp_path / 'ILSVRC2010_images_train.tar', 'w') as train:
         for synset in ids.values():
             tars.add(train, f'{synset}.tar', tars.pack({f'{synset}_1.JPEG': b'x'}))
-    catalogue = imagenet.list_images(tmp_path, ignore)
+    catalogue = imagenet_tars.list_images(tmp_path, ignore)
     assert catalogue.name == 'imagenet2010'
     assert catalogue.classes == ['n01', 'n02', 'n03']
     assert catalogue.splits['validation'].labels.tolist() == [2, 1]
@@ -152,7 +152,7 @@ def test_a_folder_of_synset_tars_may_have_any_number_of_classes(tmp_path):
     for synset in ('n09', 'n05', 'n01'):
         files = {f'{synset}_{i}.JPEG': b'x' for i in range(200)}
         (tmp_path / f'{synset}.tar').write_bytes(tars.pack(files))
-    catalogue = imagenet.list_images(tmp_path, ignore)
+    catalogue = imagenet_tars.list_images(tmp_path, ignore)
     assert catalogue.classes == ['n01', 'n05', 'n09']
     train, validation = catalogue.splits['train'], catalogue.splits['validation']
     assert len(train) + len(validation) == 600
@@ -165,19 +165,19 @@ def test_a_folder_of_synset_tars_may_have_any_number_of_classes(tmp_path):
 def test_a_folder_without_tars_is_told_which_tars_it_should_have(tmp_path, empty):
     folder = tmp_path if empty else tmp_path / 'none'
     with pytest.raises(UserError, match=r'ILSVRC2012_img_train.tar|is not a folder'):
-        imagenet.list_images(folder, ignore)
+        imagenet_tars.list_images(folder, ignore)
 
 
 def test_md5_is_compared_with_the_published_one(official):
     with pytest.raises(UserError, match=r'has MD5 .*, but 1d675b47\w* is published'):
-        imagenet.verify_md5(official, ignore)
+        imagenet_tars.verify_md5(official, ignore)
 
 
 def test_a_published_md5_is_confirmed(tmp_path, monkeypatch):
     (tmp_path / 'a.tar').write_bytes(b'abc')
     (tmp_path / 'b.tar').write_bytes(b'abc')
-    monkeypatch.setattr(imagenet, 'MD5_2012', {'a.tar': '900150983cd24fb0d6963f7d28e17f72'})
-    assert imagenet.verify_md5(tmp_path, ignore) == [
+    monkeypatch.setattr(imagenet_tars, 'MD5_2012', {'a.tar': '900150983cd24fb0d6963f7d28e17f72'})
+    assert imagenet_tars.verify_md5(tmp_path, ignore) == [
         'a.tar: MD5 as published',
         'b.tar: no MD5 is published for it',
     ]
@@ -186,25 +186,25 @@ def test_a_published_md5_is_confirmed(tmp_path, monkeypatch):
 def test_a_folder_that_is_named_like_a_tar_is_refused(tmp_path):
     (tmp_path / 'ILSVRC2012_img_train.tar').mkdir()
     with pytest.raises(UserError, match=r'img_train\.tar is not a file: put the tar there'):
-        imagenet.list_images(tmp_path, ignore)
+        imagenet_tars.list_images(tmp_path, ignore)
 
 
 def test_there_must_be_tars_to_verify(tmp_path):
     with pytest.raises(UserError, match='has no tars to verify'):
-        imagenet.verify_md5(tmp_path, ignore)
+        imagenet_tars.verify_md5(tmp_path, ignore)
 
 
 def test_a_stop_is_noticed_while_tars_are_read(official, monkeypatch):
     def stop():
         raise Stopped('SIGTERM')
 
-    monkeypatch.setattr(imagenet, 'raise_if_stopped', stop)
+    monkeypatch.setattr(imagenet_tars, 'raise_if_stopped', stop)
     with pytest.raises(Stopped):
-        imagenet.verify_md5(official, ignore)
+        imagenet_tars.verify_md5(official, ignore)
     monkeypatch.setattr(tar_files, 'raise_if_stopped', stop)
     with pytest.raises(Stopped):
-        imagenet.list_images(official, ignore)
+        imagenet_tars.list_images(official, ignore)
 
 
 def test_the_origin_of_the_images_is_known(official):
-    assert imagenet.list_images(official, ignore).source == {'tars': str(official)}
+    assert imagenet_tars.list_images(official, ignore).source == {'tars': str(official)}

@@ -24,7 +24,7 @@ from alexnet_jax.data.preparation.catalogue import (
     is_held_out,
     to_identifier,
 )
-from alexnet_jax.data.preparation.tar_files import list_members
+from alexnet_jax.data.preparation.layouts.tar_files import list_members
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
 

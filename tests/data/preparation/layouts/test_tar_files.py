@@ -4,7 +4,7 @@ import tarfile
 import pytest
 
 import tars
-from alexnet_jax.data.preparation import tar_files
+from alexnet_jax.data.preparation.layouts import tar_files
 from alexnet_jax.runtime.user_errors import UserError
 
 

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import IO, NamedTuple
 
-from alexnet_jax.evaluation.ablation_study.study import Study
-from alexnet_jax.evaluation.ablation_study.workers import Worker
+from alexnet_jax.evaluation.studies.study import Study
+from alexnet_jax.evaluation.studies.workers import Worker
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.progress import time_left
 from alexnet_jax.runtime.signals import EXIT_INTERRUPTED, forward_to

@@ -1,0 +1,1 @@
+"""Reads batches of images in threads and processes (§5): the loader."""
