@@ -31,23 +31,23 @@ several processes also 69, a process was killed, hangs, cannot be reached or has
 
 import socket
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
-from ml_collections import ConfigDict
 
 from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.config.ablations import ABLATIONS, ablate, check_names
 from alexnet_jax.config.durations import check_length, durations
 from alexnet_jax.config.validation import resolve
-from alexnet_jax.data.preparation.own_images.fitting import Fitted, fit_config, is_fitted
+from alexnet_jax.data.preparation.own_images.fitting import is_fitted
 from alexnet_jax.processes import group, joining, process_flags
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, UserError, list_items, report_user_errors
+from alexnet_jax.training.run_files.fitted_run import fit_run
 from alexnet_jax.training.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -261,16 +261,6 @@ def _shorthands() -> dict[str, Any]:
     return values
 
 
-def _fit(raw: ConfigDict, fixed: Collection[str], workdir: Path) -> Fitted:
-    """Returns settings that are fitted to the images, or those of the run in the workdir.
-
-    Ablations are applied later, to what is fitted.
-    """
-    run = Workdir(workdir)
-    recorded = run.read_record()['config'] if run.exists() else None
-    return fit_config(raw, fixed, command_line.rules(), recorded)
-
-
 def _run(_: Sequence[str]) -> None:
     with report_user_errors():
         raw, shorthands = command_line.raw(), _shorthands()
@@ -288,7 +278,7 @@ def _run(_: Sequence[str]) -> None:
         with joining.join(
             process_flags.launch(), process_flags.start_timeout(), process_flags.hang_timeout()
         ):
-            fitted = _fit(raw, fixed, workdir)
+            fitted = fit_run(raw, fixed, command_line.rules(), workdir)
             config = resolve(ablate(fitted.raw, ablations))
             if fitted.notes:
                 show(fitted.notes)

@@ -99,30 +99,20 @@ def use_recorded(
     return config
 
 
-def override_arguments(before: ConfigDict, after: ConfigDict) -> list[str]:
-    """Returns the flags that give another program the values that differ between two configs."""
-    old = flatten(before)
-    return [
-        f'--config.{name}={value_text(value)}'
-        for name, value in flatten(after).items()
-        if value != old.get(name)
-    ]
-
-
 def settings_table(rows: Sequence[FittedSetting]) -> str:
     """Formats settings, values and reasons as a table; long reasons take several lines."""
     width = max(len(row.name) for row in rows)
-    value_width = max(len(value_text(row.value)) for row in rows)
+    value_width = max(len(_value_text(row.value)) for row in rows)
     indent = ' ' * (width + value_width + 4)
     lines = []
     for name, value, reason in rows:
-        start = f'{name:<{width}}  {value_text(value):>{value_width}}  '
+        start = f'{name:<{width}}  {_value_text(value):>{value_width}}  '
         lines.append(
             textwrap.fill(reason, _COLUMNS, initial_indent=start, subsequent_indent=indent)
         )
     return '\n'.join(lines)
 
 
-def value_text(value: Any) -> str:
+def _value_text(value: Any) -> str:
     """Returns a value as the command line takes it."""
     return ','.join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
