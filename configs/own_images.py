@@ -39,7 +39,7 @@ _FIRST_LAYERS = (
 _FC6_STDS = ((80, 0.03), (160, 0.015), (_ANY, 0.01))
 
 # Training images: width of the net.
-_WIDTHS = ((50_000, 0.25), (200_000, 0.5), (_ANY, 1.0))
+_WIDTHS = ((20_000, 0.25), (200_000, 0.5), (_ANY, 1.0))
 
 # Training images: images per step, and epochs.
 _BATCHES = ((500, 16), (2_000, 32), (50_000, 64), (_ANY, 128))

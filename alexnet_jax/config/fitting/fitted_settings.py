@@ -57,7 +57,7 @@ def fit_settings(
       UserError: a rule fails, or names a setting that does not exist.
     """
     config = raw.copy_and_resolve_references()
-    rows = []
+    rows: dict[str, FittedSetting] = {}
     try:
         for name, value, reason in rules(config, images, fixed):
             loading.check_name(name)
@@ -65,7 +65,7 @@ def fit_settings(
                 value, reason = flatten(config)[name], SET_BY_USER
             else:
                 loading.override(config, {name: value})
-            rows.append(FittedSetting(name, value, reason))
+            rows[name] = FittedSetting(name, value, reason)  # a later rule replaces it
     except UserError:
         raise
     except Exception as error:  # whatever the user's file may raise
@@ -74,7 +74,7 @@ def fit_settings(
             f'{frame.filename}, line {frame.lineno}: the settings cannot be fitted to the images: '
             f'{type(error).__name__}: {error}'
         ) from error
-    return config, rows
+    return config, list(rows.values())
 
 
 def names_of_fitted(raw: ConfigDict, rules: Rules, fixed: Collection[str] = ()) -> list[str]:

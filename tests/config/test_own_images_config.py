@@ -119,5 +119,5 @@ def table():
 
 
 def test_the_table_of_the_docs_is_what_the_rules_choose():
-    """To write it again: python -c 'from config import test_own_images as t; print(t.table())'."""
+    """In tests/, `import config.test_own_images_config as t; print(t.table())` writes it again."""
     assert table() in DOCS.read_text()
