@@ -17,7 +17,7 @@ FILES = sorted(
 # missing here may be added.
 VERBS = """
     Accepts Acknowledges Adds Agrees Announces Applies Arranges Asks Begins Binds Calls Casts
-    Checks Chooses Collects Compares Compiles Computes Concatenates Connects Converts Convolves
+    Checks Chooses Closes Collects Compares Compiles Computes Concatenates Connects Converts Convolves
     Copies Counts Creates Crops Decodes Delays Deletes Describes Detects Divides Draws Encodes Ends
     Escapes Estimates Evaluates Excludes Exports Finds Flips Formats Forwards Gathers Gives
     Handles Imports Installs Joins Judges Leaves Lets Lists Loads Locates Locks Lowers Makes Maps

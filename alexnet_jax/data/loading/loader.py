@@ -238,14 +238,23 @@ def _read_batch(
     return {'image': pixels, 'label': labels, _REPLACED: replaced}
 
 
-def read_labelled(source: Source, index: int) -> Mapping[str, Any]:
+def read_labelled(
+    source: Source, index: int, out_HWC: np.ndarray | None = None
+) -> Mapping[str, Any]:
     """Reads an example that has a label; its image is not decoded.
+
+    Args:
+      source: the images.
+      index: the index of the image in the source.
+      out_HWC: the place of the image; if it is given, raw pixels may be read straight into it, and
+        are then the image. The example then need not have a name.
 
     Raises:
       BadImage: it is damaged.
       UserError: it has no label, or the system does not let this process read it.
     """
-    example = source[index]
+    fetch = None if out_HWC is None else getattr(source, 'fetch', None)
+    example = source[index] if fetch is None else fetch(index, out_HWC)
     if example['label'] < 0:
         raise UserError(
             f'{source.where(index)} has no label: choose a split with labels '
@@ -274,8 +283,10 @@ def read_into(
       UserError: it has no label, its pixels are not uint8 in one or three colours, or the system
         does not let this process read it.
     """
-    example = read_labelled(source, index)
+    example = read_labelled(source, index, out_HWC)
     image = example['image']
+    if image is out_HWC:
+        return example['label']
     if isinstance(image, bytes):
         if not images.decode_into(image, out_HWC):
             out_HWC[:] = images.square(image, out_HWC.shape[0], resize, background=background)
