@@ -43,8 +43,8 @@ class Reading:
       size: pixels across an image; images of other sizes are scaled.
       resize: the filter that scales them, one of images.FILTERS.
       background: the colour behind transparent pixels, 'white' or 'black'.
-      threads: threads per process that read and decode; 0 for one per core, divided among the
-        processes.
+      threads: threads per process that read and decode; 0 for one per core, or two where images
+        are scaled, divided among the processes.
       workers: worker processes; 0 to read in this process.
       prefetch: batches kept ready; raised to one more than the number of threads if it is lower.
     """
@@ -105,7 +105,7 @@ def training_batches(
     read = functools.partial(_read_batch, source, reading, rows, allowed)
     steps = grain.MapDataset.range(first_step, sys.maxsize)
     batches = steps.map(lambda step: read(order.indices(step)))
-    for batch in _iterate(batches, reading):
+    for batch in _iterate(batches, reading, scaled=source.size != reading.size):
         replaced = batch.pop(_REPLACED)
         if unreadable is not None:
             unreadable.add(replaced)
@@ -142,7 +142,8 @@ def _batches_in_order(
     read = functools.partial(_read_batch, source, reading, rows, allowed)
     steps = grain.MapDataset.range(-(-len(source) // batch_size))
     batches = steps.map(lambda step: read(order.indices(step)))
-    for step, batch in enumerate(_iterate(batches, reading)):
+    scaled = source.size != reading.size
+    for step, batch in enumerate(_iterate(batches, reading, scaled)):
         positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
         yield batch | {'weight': (positions < len(source)).astype(np.float32)}
 
@@ -189,8 +190,11 @@ class _BatchOrder:
         return order
 
 
-def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
-    threads = reading.threads or max(1, cpu_devices.processor_count() // max(1, reading.workers))
+def _iterate(batches: grain.MapDataset, reading: Reading, scaled: bool) -> Iterator[Batch]:
+    cores = max(1, cpu_devices.processor_count() // max(1, reading.workers))
+    # Images are scaled by threads of kornia, one per core. A thread of ours waits meanwhile, so
+    # that as many of ours would leave cores without work.
+    threads = reading.threads or (2 * cores if scaled else cores)
     # Grain keeps one thread busy for each batch in the buffer except the one that is handed over.
     options = grain.ReadOptions(threads, prefetch_buffer_size=max(reading.prefetch, threads + 1))
     stream = batches.to_iter_dataset(options)
@@ -200,7 +204,7 @@ def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
         child_processes.remove_shared_memory_silently()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(reading.workers, reading.prefetch),
-            functools.partial(child_processes.start_reader, os.getpid()),
+            functools.partial(child_processes.start_reader, os.getpid(), cores),
         )
     iterator = iter(stream)
     try:
