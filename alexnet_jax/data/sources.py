@@ -136,8 +136,8 @@ def open_splits(
     _check_classes(builder.name, builder.info.features['label'].num_classes, dataset, create)
     train, evaluation = (open_split(builder, split) for split in names.values())
     first, second = (_fingerprint(builder, split) for split in names.values())
-    folder, lists = str(builder.data_dir), tuple(_list(builder, x) for x in names.values())
-    return Splits(train, evaluation, folder, skipped, (first, second), lists)
+    lists = _list(builder, names['train_split']), _list(builder, names['eval_split'])
+    return Splits(train, evaluation, str(builder.data_dir), skipped, (first, second), lists)
 
 
 def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
