@@ -184,7 +184,7 @@ def _train(
     origin = processes.broadcast('checks the workdir', check_workdir)
     splits = processes.first_before_others('prepares the data set', open_splits)
     identity = splits.identity()  # hosts may have copies in different folders
-    processes.compare({name: value for name, value in identity.items() if name != 'folder'})
+    processes.compare({name: identity[name]['fingerprint'] for name in ('train', 'eval')})
     plan = durations(config, len(splits.train))
     # Before the settings are recorded: those of a refused command would bind the workdir.
     if processes.is_first and workdir.exists():

@@ -375,11 +375,8 @@ class Workdir:
         recorded = record.get('data')
         if recorded is None or data is None:
             return
-        reasons = [
-            differences.data_difference(split, recorded.get(split), data.get(split))
-            for split in ('train', 'eval')
-        ]
-        if not any(reasons):
+        reasons = differences.data_differences(recorded, data)
+        if not reasons:
             return
         setting, folder = 'dataset.data_dir', recorded.get('folder')
         if config.dataset.folder:  # the place of the images, not of the prepared data set
@@ -387,6 +384,6 @@ class Workdir:
         place = f' (they were in {folder})' if folder else ''
         raise UserError(
             f'the images are not those that {self.path} was trained on: '
-            f'{"; ".join(filter(None, reasons))}: set --config.{setting} to the place of the '
+            f'{"; ".join(reasons)}: set --config.{setting} to the place of the '
             f'original images{place}{self._from_hint({})}'
         )
