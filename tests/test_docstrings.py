@@ -23,8 +23,8 @@ VERBS = """
     Imports Installs Joins Judges Leaves Lets Lists Loads Locates Locks Lowers Makes Maps Marks
     Measures Merges Moves Multiplies Names Normalizes Opens Pads Parses Places Plots Prepares Prints
     Publishes Raises Reads Records Refuses Removes Renames Replaces Reports Restores Returns Runs
-    Saves Says Scales Sends Separates Sets Shifts Shows Silences Sorts Splits Starts States Stops
-    Stores Sums Takes Tells Times Trains Tunes Waits Watches Writes Yields
+    Saves Says Scales Sends Separates Sets Shifts Shows Silences Sorts Splits Stands Starts States
+    Stops Stores Sums Takes Tells Times Trains Tunes Waits Watches Writes Yields
 """
 
 
