@@ -131,7 +131,8 @@ def _check_combination() -> None:
         'name': _NAME.value,
     }
     chosen = [name for name, value in flag_values.items() if value]
-    if empty := [name for name in flag_values if not flag_values[name] and _is_given(name)]:
+    values = flag_values | {'synsets': _SYNSETS.value}
+    if empty := [name for name in values if not values[name] and _is_given(name)]:
         raise UserError(f'--{empty[0]}= is empty: give a value, or leave it out')
     if _CHECK.value:
         useless = (*_OF_TARS, *_OF_IMAGES, *_OF_WRITING, 'again', 'imagenet', 'tars', 'folder')

@@ -4,12 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from alexnet_jax.data.preparation.catalogue import Catalogue, Report, Stream
-from alexnet_jax.data.preparation.layouts import (
-    image_trees,
-    imagenet_tars,
-    parquet_files,
-    webdataset_files,
-)
+from alexnet_jax.data.preparation.layouts import image_trees, imagenet_tars, webdataset_files
 from alexnet_jax.data.preparation.layouts.collection import Collector, choose_classes
 from alexnet_jax.data.preparation.layouts.image_names import SYNSET
 from alexnet_jax.runtime.printing import list_names, printable
@@ -59,14 +54,6 @@ def list_tars(path: Path, report: Report, synsets: Sequence[str]) -> Catalogue:
     return choose_classes(catalogue, synsets) if synsets else catalogue
 
 
-def looks_like_imagenet(folder: Path) -> bool:
-    """Checks whether a folder is that of ImageNet rather than of images of one's own."""
-    try:
-        return image_trees.find_root(folder) is not None
-    except UserError:
-        return False
-
-
 def read_synsets(path: Path) -> list[str]:
     """Reads a list of classes: a WordNet id at the beginning of each line, in the order of labels.
 
@@ -98,6 +85,8 @@ def _recognize(path: Path, report: Report) -> _Layout:
     """Returns what a path has, how to collect its images, and the stream that reads them."""
     if not path.is_dir():
         return _recognize_file(path, report)
+    from alexnet_jax.data.preparation.layouts import parquet_files  # pyarrow takes a while
+
     if files := parquet_files.find_files(path):
         return (
             f'{len(files)} parquet files',
