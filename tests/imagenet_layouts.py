@@ -125,6 +125,21 @@ def write_parquet(folder, images, files=3, named=True, label=label_of, rows=100)
     return folder
 
 
+def write_hub_tars(folder, images, files=2):
+    """Writes the archives that the Hub had before its parquet files."""
+    (folder / 'data').mkdir(parents=True)
+    for split, contents in images.items():
+        names = [(f'{n.removesuffix(".JPEG")}_{synset_of(n)}.JPEG', n) for n in sorted(contents)]
+        if split == 'validation':
+            write_tar(folder / 'data/val_images.tar.gz', {path: contents[n] for path, n in names})
+            continue
+        for number in range(files):
+            part = {path: contents[n] for path, n in names[number::files]}
+            write_tar(folder / f'data/train_images_{number}.tar.gz', part)
+    write_tar(folder / 'data/test_images.tar.gz', {'ILSVRC2012_test_00000001.JPEG': b'x'})
+    return folder
+
+
 def write_webdataset(folder, images, shards=4, named=True, label=label_of):
     folder.mkdir(parents=True)
     for split, contents in images.items():

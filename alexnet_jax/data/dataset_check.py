@@ -72,7 +72,7 @@ def examine(data_dir: Path, name: str, sample: int) -> int:
     if not folders:
         raise UserError(
             f'{data_dir} has no prepared data set{f" {name}" if name else ""}: prepare one with '
-            'python -m alexnet_jax.prepare --tars=DIR, or choose another folder with --data_dir'
+            'python -m alexnet_jax.prepare --imagenet=DIR, or choose another folder with --data_dir'
         )
     number_of_faults = sum(_examine_folder(folder, bool(name), sample) for folder in folders)
     print(f'{number_of_faults or "no"} fault{"s" * (number_of_faults != 1)}')

@@ -29,6 +29,7 @@ from alexnet_jax.data.preparation.layouts.image_names import (
     split_of_file,
 )
 from alexnet_jax.data.preparation.layouts.imagenet_tars import validation_synsets_2012
+from alexnet_jax.data.preparation.layouts.numbered_files import missing_files
 from alexnet_jax.data.preparation.layouts.tar_files import list_members, read_members
 from alexnet_jax.data.preparation.own_images.folder_tree import find_images, list_folders
 from alexnet_jax.runtime.printing import printable
@@ -152,14 +153,38 @@ def read_images(path: str) -> Iterator[tuple[int, bytes]]:
                 yield member.offset_data, contents.read()
 
 
+def collect_compressed(folder: Path, paths: list[Path], report: Report) -> Collector:
+    """Collects the images of gzipped tars whose names tell the split, as the Hub had them.
+
+    They are data/train_images_0.tar.gz to train_images_4.tar.gz, and val_images.tar.gz.
+
+    Raises:
+      Stopped: a signal asked this process to stop.
+      UserError: an archive is damaged, or an image is not one of ImageNet.
+    """
+    collector = Collector(str(folder))
+    collector.missing = missing_files(path.name for path in paths)
+    for path in paths:
+        if split_of_file(path.name) != 'test':  # which is long, and has no labels
+            _add_members(collector, path, _compressed_members(path), report)
+    return collector
+
+
 def _collect_members(
     path: Path,
     members: Iterable[tuple[str, int, int]],
     reader: type[FileReader],
     report: Report,
 ) -> Collector:
-    """Collects the images among the members of an archive: name, position and length of each."""
     collector = Collector(str(path), reader)
+    _add_members(collector, path, members, report)
+    return collector
+
+
+def _add_members(
+    collector: Collector, path: Path, members: Iterable[tuple[str, int, int]], report: Report
+) -> None:
+    """Adds the images among the members of an archive: name, position and length of each."""
     for name, position, size in members:
         parsed = parse_path(name)
         if parsed is None:
@@ -173,7 +198,6 @@ def _collect_members(
         collector.add(split, name, str(path), position, size, parsed.synset)
         if len(collector) % REPORT_EVERY == 0:
             report(path.name, len(collector), ALL_IMAGES)
-    return collector
 
 
 @contextlib.contextmanager

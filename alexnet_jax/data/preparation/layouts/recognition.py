@@ -102,6 +102,13 @@ def _recognize(path: Path, report: Report) -> _Layout:
             lambda: webdataset_files.collect(path, files, report),
             None,
         )
+    for place in (path, path / 'data'):
+        if files := sorted(place.glob('*_images*.tar.gz')):
+            return (
+                f'{len(files)} compressed tars of the Hub',
+                lambda: image_trees.collect_compressed(path, files, report),
+                image_trees.read_images,
+            )
     archives = [file for file in sorted(path.iterdir()) if file.name.lower().endswith(ARCHIVES)]
     if len(archives) == 1:
         return _recognize_file(archives[0], report)

@@ -86,6 +86,7 @@ LAYOUTS = {
             'LOC_val_solution.csv': layouts.kaggle(images)['LOC_val_solution.csv'],
         },
     ),
+    'the Hub, tar.gz': lambda path, images: layouts.write_hub_tars(path / 'hub', images),
     'plain tar': lambda path, images: layouts.write_tar(
         path / 'a.tar', layouts.tree(images, prefix='imagenet/')
     ),
