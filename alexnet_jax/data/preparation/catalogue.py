@@ -117,6 +117,8 @@ class Catalogue:
       stream: reads the files of images that can only be read from the beginning to the end; their
         locations have a position in place of a first byte. None: images are read in place.
       earlier_fingerprint: the fingerprint by which an earlier version knew the same images.
+      earlier: the same images in the splits that an earlier version of this program made, where
+        they differ; a data set that was prepared of them is still used.
       empty_classes: names of the classes without a training image.
     """
 
@@ -134,6 +136,7 @@ class Catalogue:
     missing: list[str] = dataclasses.field(default_factory=list)
     stream: Stream | None = None
     earlier_fingerprint: str = ''
+    earlier: 'Catalogue | None' = None
     empty_classes: list[str] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
