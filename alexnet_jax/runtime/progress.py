@@ -46,7 +46,7 @@ class ProgressBars:
         show(line)
 
     def show_listing(self, label: str, done: int, total: int) -> None:
-        """Shows how much of a tar has been listed, in members."""
+        """Shows how much of an archive or a folder has been listed, in members or files."""
         self._show(f'listing {label}', done, total, 'it', False)
 
     def show_bytes(self, label: str, done: int, total: int) -> None:

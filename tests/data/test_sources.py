@@ -86,11 +86,11 @@ def test_tensorflow_is_never_imported(splits):
         ({'dataset__name': 'imagenet2012', 'dataset__classes': 1000}, '--size=original'),
         (
             {'dataset__name': 'imagenet2012_256', 'dataset__classes': 1000},
-            'alexnet_jax.prepare --tars=DIR (or set --config.dataset.data_dir',
+            'alexnet_jax.prepare --imagenet=DIR (or set --config.dataset.data_dir',
         ),
         (
             {'dataset__name': 'imagenet2012_256_bilinear', 'dataset__classes': 1000},
-            'alexnet_jax.prepare --tars=DIR --filter=bilinear (or set',
+            'alexnet_jax.prepare --imagenet=DIR --filter=bilinear (or set',
         ),
         ({'dataset__folder': '/no/such/folder'}, 'dataset.folder=/no/such/folder is not a folder'),
     ],
@@ -271,7 +271,9 @@ def test_data_that_tensorflow_wrote_have_their_own_message(tmp_path, name):
     dataset = nets.small(dataset__name=name, dataset__data_dir=str(tmp_path)).dataset
     with pytest.raises(UserError, match=r'is in the format tfrecord; only array_record') as error:
         sources.open_splits(dataset)
-    advice = '--name=grey --data_dir=DIR' if name == 'grey' else 'alexnet_jax.prepare --tars=DIR'
+    advice = (
+        '--name=grey --data_dir=DIR' if name == 'grey' else 'alexnet_jax.prepare --imagenet=DIR'
+    )
     assert advice in str(error.value)
 
 

@@ -117,7 +117,8 @@ def how_to_prepare(name: str) -> str:
 # What to download and what to run, for data sets that no program may download by itself.
 _TARS = (
     'download ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from https://image-net.org into '
-    'DIR, then run: python -m alexnet_jax.prepare --tars=DIR'
+    'DIR, or take a folder or an archive that has ImageNet for DIR, then run: '
+    'python -m alexnet_jax.prepare --imagenet=DIR'
 )
 INSTRUCTIONS = {
     'imagenet2012_256': _TARS,

@@ -16,6 +16,7 @@ from alexnet_jax.data.preparation.catalogue import (
     hex_hash,
     to_identifier,
 )
+from alexnet_jax.data.preparation.layouts.advice import mention_imagenet
 from alexnet_jax.data.preparation.own_images.description import (
     describe_files,
     describe_splits,
@@ -48,6 +49,7 @@ MAX_BYTES = 40  # of a folder's name in that of its data set: file names have at
 FORM = '2'
 
 
+@mention_imagenet
 def list_images(folder: Path, held_out: int = 10) -> Catalogue:
     """Lists the images of a folder that has one folder per class.
 
