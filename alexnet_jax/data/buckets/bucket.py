@@ -19,7 +19,7 @@ from alexnet_jax.runtime.user_errors import UserError, first_line
 
 READS_AT_ONCE = 4  # objects in memory at a time
 _SECONDS_BETWEEN_LOOKS = 0.1
-_RETRIES = {'max_retries': 6, 'initial_delay': '500ms', 'max_delay': '16s'}  # about half a minute
+_RETRIES = {'max_retries': 4, 'initial_delay': '1s', 'max_delay': '8s'}  # about 20 seconds
 _CREDENTIALS = {
     'gs': 'log in with gcloud auth application-default login, or set '
     'GOOGLE_APPLICATION_CREDENTIALS',
