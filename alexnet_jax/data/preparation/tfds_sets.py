@@ -350,7 +350,7 @@ def check_class_names(builder: tfds.core.DatasetBuilder) -> None:
     """
     folder, features = Path(builder.data_dir), builder.info.features or {}
     source = prepared_sets.read_source(folder)
-    if 'label' not in features or not source:
+    if 'label' not in features or not source or source.get('class_names', '') is None:
         return
     label, names_file = features['label'], folder / 'label.labels.txt'
     same = source.get('class_names', hash_names(label.names)) == hash_names(label.names)

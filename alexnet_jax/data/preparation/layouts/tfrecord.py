@@ -298,14 +298,16 @@ def _write_metadata(
     info: dict[str, Any] = json.loads((folder / _INFO).read_text())
     atomic_files.replace_json(unfinished / _INFO, info | {'fileFormat': tfds_sets.FORMAT.value})
     images = {name: split.num_examples for name, split in builder.info.splits.items()}
-    features = builder.info.features or {}
+    names = None  # numbers, of which TFDS writes no file
+    if (folder / 'label.labels.txt').exists() and builder.info.features:
+        names = tfds_sets.hash_names(builder.info.features['label'].names)
     source = {
         'images': images,
         'skipped': [],
         'fingerprint': fingerprint,
         'storage': {},
         'source': {'tfrecord': str(folder.absolute())},
-        'class_names': tfds_sets.hash_names(features['label'].names),
+        'class_names': names,
     }
     atomic_files.replace_json(unfinished / prepared_sets.SOURCE, source)
     (unfinished / _FILES).unlink()
