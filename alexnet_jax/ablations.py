@@ -27,7 +27,7 @@ from absl import app, flags
 from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
 from alexnet_jax.evaluation.studies.scheduler import train
-from alexnet_jax.evaluation.studies.study import Study
+from alexnet_jax.evaluation.studies.study import BASE, Study
 from alexnet_jax.evaluation.studies.table import rows, text
 from alexnet_jax.evaluation.studies.workers import divide
 from alexnet_jax.processes.starting.single import refuse_several
@@ -35,6 +35,7 @@ from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.user_errors import UserError, list_items, report_user_errors
+from alexnet_jax.training.run_files.fitted_run import fit_run
 
 _SEEDS = flags.DEFINE_integer(
     'seeds', 3, 'Number of runs of each: their seeds count from 0.', 1, 1000
@@ -68,7 +69,11 @@ def main(_: Sequence[str]) -> None:
         only = list_items(_ONLY.value)
         if _ONLY.value and not only:
             raise UserError('--only= is empty: name ablations, or leave it out for all')
-        study = Study(command_line.raw(), _SEEDS.value, only, folder)
+        arguments = command_line.raw(), command_line.overrides(), command_line.rules()
+        fitted = fit_run(*arguments, folder / f'{BASE}-0')
+        if fitted.notes:
+            show(fitted.notes)
+        study = Study(fitted.raw, _SEEDS.value, only, folder)
         workers = divide(_PARALLEL.value)
         for why in study.left_out.values():
             show(why)

@@ -95,6 +95,11 @@ def test_a_stopped_copy_resumes_with_the_shard_that_is_missing(server, protocol,
     assert server.reads[f'{folder}/{TEST}'] >= 1
 
 
+def test_classes_are_counted_without_copying_an_image(server, protocol):
+    assert sources.count_classes(digits(protocol)) == 10
+    assert not server.reads[f'bucket/sets/digits/1.0.0/{TRAIN}']
+
+
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [
