@@ -8,7 +8,7 @@ it is first used.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -31,7 +31,7 @@ from alexnet_jax.data.preparation.tfds_sets import (
 )
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.synthetic import Synthetic
-from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.paths import BUCKET, check_path
 from alexnet_jax.runtime.printing import list_names, printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
@@ -130,7 +130,7 @@ def open_splits(
     if dataset.folder:
         builder, names, skipped = _from_folder(dataset, names, skip_bad, create, catalogue)
     else:
-        builder = _by_name(dataset, create)
+        builder = _by_name(dataset, create, names.values())
     check_features(builder)
     check_class_names(builder)
     _check_classes(builder.name, builder.info.features['label'].num_classes, dataset, create)
@@ -206,8 +206,17 @@ def count_classes(dataset: schema.Dataset) -> int:
     return int(number)
 
 
-def _find_by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
-    """Returns the builder of a data set that is prepared, or that TFDS can prepare."""
+def _find_by_name(
+    dataset: schema.Dataset, create: bool, splits: Iterable[str] = ()
+) -> tfds.core.DatasetBuilder:
+    """Returns the builder of a data set that is prepared, or that TFDS can prepare.
+
+    Of a data set in a bucket, what is missing of these splits is copied to this machine.
+    """
+    if BUCKET.match(dataset.data_dir):
+        from alexnet_jax.data.buckets import copies  # with TensorStore, which few runs need here
+
+        return copies.fetch(dataset.data_dir, dataset.name, splits)
     if not create and dataset.data_dir and not data_dir(dataset.data_dir).is_dir():
         raise UserError(
             f'dataset.data_dir={data_dir(dataset.data_dir)} is not a folder: choose the one that '
@@ -232,8 +241,10 @@ def _find_by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBui
     return builder
 
 
-def _by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
-    builder = _find_by_name(dataset, create)
+def _by_name(
+    dataset: schema.Dataset, create: bool, splits: Iterable[str]
+) -> tfds.core.DatasetBuilder:
+    builder = _find_by_name(dataset, create, splits)
     if not builder.is_prepared():
         tfds.disable_progress_bar()
         builder = prepare(builder)

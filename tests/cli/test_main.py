@@ -93,7 +93,7 @@ def test_dry_run(tmp_path):
         (['--workdir='], '--workdir'),
         (['--workdir=gs://bucket/run'], '--workdir=gs://bucket/run'),
         (['--workdir=~nobody-has-this-name/x'], '--workdir=~nobody-has-this-name/x'),
-        (['--config.dataset.data_dir=s3://bucket'], 'dataset.data_dir=s3://bucket'),
+        (['--config.dataset.data_dir=hdfs://host'], 'dataset.data_dir=hdfs://host'),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, data_dir, arguments, message):

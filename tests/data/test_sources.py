@@ -271,9 +271,7 @@ def test_data_that_tensorflow_wrote_have_their_own_message(tmp_path, name):
     dataset = nets.small(dataset__name=name, dataset__data_dir=str(tmp_path)).dataset
     with pytest.raises(UserError, match=r'is in the format tfrecord; only array_record') as error:
         sources.open_splits(dataset)
-    advice = (
-        '--name=grey --data_dir=DIR' if name == 'grey' else 'alexnet_jax.prepare --imagenet=DIR'
-    )
+    advice = f'alexnet_jax.prepare --tfrecord={folder} --data_dir=DIR'
     assert advice in str(error.value)
 
 
