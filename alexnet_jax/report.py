@@ -82,7 +82,7 @@ def _write_comparison(folders: list[Path]) -> Path:
         Workdir(folder).check_output(out, '--out')
     section = overlays.compare(folders)
     command = paragraph('Made by ', code(_command()), '.')
-    _write(out, page(section.title, command, [section]))
+    _write(out, page('Comparison of runs', command, [section]))
     return out
 
 

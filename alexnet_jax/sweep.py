@@ -159,6 +159,7 @@ def _write(sweep: _Sweep) -> str:
         'settings': {name: list(map(format_value, values)) for name, values in lists.items()},
         'seeds': list(study.seeds),
         'command': _command(lists),
+        'base': sweep.own or best(study),
         'own': sweep.own,
         'best': best(study),
         'conclusion': outcome,

@@ -149,7 +149,7 @@ def _divergence(folder: Path) -> Html | None:
 
 def _epochs(run: _Run) -> str:
     done, planned = run.history.epoch(run.history.step), run.settings.get('optimizer.epochs')
-    is_complete = not isinstance(planned, int | float) or done >= 0.999 * planned
+    is_complete = not isinstance(planned, int | float) or done >= planned - 0.05
     return f'{done:.1f}' if is_complete else f'{done:.1f} of {planned:g}'
 
 

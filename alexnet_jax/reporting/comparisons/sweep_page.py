@@ -13,6 +13,8 @@ from alexnet_jax.reporting.markup import Html, joined
 from alexnet_jax.reporting.page import Section, code, figure, page, paragraph, table
 from alexnet_jax.reporting.plots import Curve, is_wide, line_plot
 
+LOG_VALUES_FROM = 8  # the axis of values is logarithmic where the last is so many times the first
+
 
 def sweep_page(summary: Mapping[str, Any]) -> str:
     """Returns the page of a sweep.
@@ -62,11 +64,12 @@ def _table(summary: Mapping[str, Any], numbers: Mapping[str, int]) -> Html:
         is_best = ' (best)' if row['name'] == summary['best'] else None
         numbers_of_row = cells.error(row), cells.difference(row), f'{row["seconds"]:.0f}'
         rows.append((joined(name, is_best), *others, *numbers_of_row))
-    caption = joined(
-        'Top-1 test error: the mean over the seeds, and below it the error of each seed. ',
-        summary['note'][:1].upper() + summary['note'][1:],
-        '.',
-    )
+    caption = 'Top-1 error of the test views: the mean over the seeds, and below it each of them.'
+    if summary['base'] is not None:
+        caption += (
+            f' The difference is that from {summary["base"]}, in percentage points, with its 95 % '
+            'interval over the seeds; it is within noise where the interval contains 0.'
+        )
     return table(header, rows, caption)
 
 
@@ -88,7 +91,7 @@ def _plot(settings: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Html | 
     if seeds:
         values, errors_of_seeds = np.array(seeds).T
         curves.append(Curve('each seed', (values, 100 * errors_of_seeds), 'points', 0))
-    log, log_x = is_wide(y), bool(x[0] > 0 and is_wide(x))
+    log, log_x = is_wide(y), bool(0 < LOG_VALUES_FROM * x[0] <= x[-1])
     drawing = line_plot(curves, settings[0], 'test error (%)', log=log, log_x=log_x, legend=False)
     about = 'Top-1 test error by value.'
     if seeds:

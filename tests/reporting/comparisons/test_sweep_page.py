@@ -20,7 +20,7 @@ def row(folder, value, errors, **more):
 
 
 def page_of(rows, **more):
-    summary = {'config': 'digits', 'settings': {'x': []}, 'own': None, 'best': rows[0]['name']}
+    summary = {'config': 'digits', 'settings': {'x': []}, 'base': 'x=1', 'best': rows[0]['name']}
     summary |= {'conclusion': 'best: <x>\nand more', 'note': 'noise', 'command': 'python'}
     text = sweep_page(summary | {'rows': rows} | more)
     return ET.fromstring(text.removeprefix('<!doctype html>'))
