@@ -51,6 +51,7 @@ th, td { padding: 0.3rem 0.75rem; text-align: right; white-space: nowrap; }
 th:first-child, .text { text-align: left; }
 tbody th { font-weight: 400; }
 td.text { white-space: normal; min-width: 7rem; }
+th.text { white-space: normal; overflow-wrap: anywhere; }
 th:first-child { padding-left: 0.25rem; }
 .big { font-size: 1.15rem; font-weight: 600; }
 .faint { color: var(--faint); }
