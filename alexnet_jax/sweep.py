@@ -20,6 +20,7 @@ images, so that its error on other images is probably a little higher.
 
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import command_line, loading, schema
+from alexnet_jax.data.preparation.own_images.fitting import Fitted
 from alexnet_jax.evaluation.studies import running
 from alexnet_jax.evaluation.studies.study import Study
 from alexnet_jax.evaluation.studies.sweep_study import (
@@ -35,6 +37,7 @@ from alexnet_jax.evaluation.studies.sweep_study import (
     combinations,
     conclusion,
     name_values,
+    other_differences,
     sweep_rows,
     sweep_table,
     sweep_text,
@@ -45,8 +48,9 @@ from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.reporting.comparisons.sweep_page import sweep_page
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_path, check_writable
-from alexnet_jax.runtime.printing import show
+from alexnet_jax.runtime.printing import list_names, show
 from alexnet_jax.runtime.user_errors import UserError, report_user_errors
+from alexnet_jax.training.run_files.fitted_run import fit_run
 
 _VALUES = flags.DEFINE_multi_string(
     'values',
@@ -75,6 +79,7 @@ class _Sweep(NamedTuple):
       rows: the values of each row by its name.
       own: the row that has the config's own values; None where none has.
       folder: the folder of all runs.
+      others: the settings that are fitted to the images and differ between the rows, too.
     """
 
     study: Study
@@ -82,6 +87,7 @@ class _Sweep(NamedTuple):
     rows: Mapping[str, Values]
     own: str | None
     folder: Path
+    others: Sequence[str]
 
 
 def main(_: Sequence[str]) -> None:
@@ -98,24 +104,42 @@ def main(_: Sequence[str]) -> None:
         workdir = f'runs/sweep-{"-".join(names)}' if _WORKDIR.value is None else _WORKDIR.value
         folder = check_path(workdir, '--workdir').absolute()
         check_writable(folder, '--workdir')
+        table_rows = sweep_rows(lists, partial(_raw_with, folder))
         arguments = command_line.config_arguments(without=('seed',))
-        study = Study(sweep_rows(lists, _raw_with), _SEEDS.value, folder, arguments)
+        study = Study(table_rows, _SEEDS.value, folder, arguments)
         rows = {name_values(values): values for values in combinations(lists)}
-        sweep = _Sweep(study, lists, rows, _own_row(rows), folder)
-        printed = running.run_study(study, running.workers(), lambda: _write(sweep))
+        fitted, workers = _fit({}, folder / 'own'), running.workers()
+        own = _own_row(rows, fitted.raw)
+        sweep = _Sweep(study, lists, rows, own, folder, other_differences(table_rows, lists))
+        if fitted.notes:
+            show(fitted.notes)
+        printed = running.run_study(study, workers, lambda: _write(sweep))
         show(f'\n{printed}\n{folder / "report.html"}')
 
 
-def _raw_with(values: Values) -> ConfigDict:
-    """Returns the config with some of its settings replaced, not yet checked."""
-    raw = command_line.raw()
+def _raw_with(folder: Path, values: Values, name: str) -> ConfigDict:
+    """Returns the config with some of its settings replaced, not yet checked.
+
+    Settings that follow from the images are fitted to them, and to these values; those of a run
+    that has begun are read from its workdir.
+
+    Args:
+      folder: the folder of all runs.
+      values: the new values.
+      name: the beginning of the name of the run's folder.
+    """
+    return _fit(values, folder / f'{name}-0').raw
+
+
+def _fit(values: Values, workdir: Path) -> Fitted:
+    raw, fixed = command_line.raw(), {*command_line.overrides(), *values}
     loading.override(raw, values)
-    return raw
+    return fit_run(raw, fixed, command_line.rules(), workdir)
 
 
-def _own_row(rows: Mapping[str, Values]) -> str | None:
+def _own_row(rows: Mapping[str, Values], own_raw: ConfigDict) -> str | None:
     """Returns the name of the row that has the config's own values, if there is one."""
-    own = schema.flatten(_raw_with({}))
+    own = schema.flatten(own_raw)
     matching = (
         name
         for name, values in rows.items()
@@ -136,6 +160,11 @@ def _note(sweep: _Sweep) -> str:
         note += '; noise: the 95 % interval over the seeds contains 0'
     else:
         note += '; --seeds=2 or more shows how much of it is noise'
+    if sweep.others:
+        names = list_names(list(sweep.others), 3)
+        note += (
+            f'\nfitted to the images and to these values, and so not the same in all rows: {names}'
+        )
     return f'{note}{note_on_devices(sweep.study)}'
 
 
@@ -167,8 +196,8 @@ def _write(sweep: _Sweep) -> str:
         'rows': table,
     }
     running.write_results(sweep.folder, 'sweep', summary, printed)
-    with atomic_files.replace(sweep.folder / 'report.html') as partial:
-        partial.write_text(sweep_page(summary), encoding='utf-8')
+    with atomic_files.replace(sweep.folder / 'report.html') as page:
+        page.write_text(sweep_page(summary), encoding='utf-8')
     return printed
 
 

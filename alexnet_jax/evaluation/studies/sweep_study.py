@@ -42,13 +42,13 @@ def combinations(lists: Mapping[str, Sequence[Any]]) -> list[Values]:
 
 
 def sweep_rows(
-    lists: Mapping[str, Sequence[Any]], raw_with: Callable[[Values], ConfigDict]
+    lists: Mapping[str, Sequence[Any]], raw_with: Callable[[Values, str], ConfigDict]
 ) -> list[Row]:
     """Returns a row for each combination of values, with its checked settings.
 
     Args:
       lists: the values of each setting.
-      raw_with: returns the config with some of its settings replaced.
+      raw_with: returns the config with these values; its second argument is `Row.folder`.
 
     Raises:
       UserError: a value is out of range or does not fit the other settings, or a setting is used in
@@ -58,10 +58,11 @@ def sweep_rows(
 
     rows = []
     for values in combinations(lists):
-        config = resolve(raw_with(values))
+        folder = _folder_name(values)
+        config = resolve(raw_with(values, folder))
         layer_table(config)  # refuses sizes that do not fit
         flags = tuple(f'--config.{name}={_flag_value(x)}' for name, x in values.items())
-        rows.append(Row(name_values(values), config, _folder_name(values), flags))
+        rows.append(Row(name_values(values), config, folder, flags))
     settings = [schema.flatten(schema.as_dict(row.config)) for row in rows]
     for name in lists:
         if not any(config_file.has_effect(name, flat) for flat in settings):
@@ -69,6 +70,19 @@ def sweep_rows(
                 f'{name} cannot be swept: this config does not use it, as --settings shows'
             )
     return rows
+
+
+def other_differences(rows: Sequence[Row], lists: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Returns the settings, other than those that are swept, that are not the same in all rows.
+
+    These are settings that are fitted to the images and follow from a swept one.
+    """
+    first, *others = [schema.flatten(schema.as_dict(row.config)) for row in rows]
+    return [
+        name
+        for name, value in first.items()
+        if name not in lists and any(flat[name] != value for flat in others)
+    ]
 
 
 def name_values(values: Values) -> str:

@@ -16,7 +16,7 @@ from alexnet_jax.training.workdir import Workdir
 RATES = [0.003, 0.01, 0.03]
 
 
-def raw_with(values):
+def raw_with(values, _):
     raw = nets.load('digits')
     loading.override(raw, values)
     return raw

@@ -114,11 +114,12 @@ def test_what_was_read_is_told(tmp_path):
     notes = class_folders.list_images(tmp_path).notes
     first = ', '.join(f'class{k:02}' for k in range(10))
     assert notes[0] == f'12 classes: {first} and 2 more'
-    assert '(one image in 10, chosen by its name)' in notes[1]
-    assert notes[2] == '2 images of class00 are in sub-folders'
-    assert notes[3].startswith('not taken: 2 .txt, ')
-    for kind in ('1 .heic', '1 .csv', '1 images outside the class folders'):
-        assert kind in notes[3]
+    assert '(one image in 10 of each class, chosen by its name)' in notes[1]
+    assert notes[4] == '2 images of class00 are in sub-folders'
+    assert notes[5].startswith('not read: 1 .heic files (HEIC)')
+    assert notes[6].startswith('not taken: 2 .txt, ')
+    for kind in ('1 .csv', '1 images outside the class folders'):
+        assert kind in notes[6]
 
 
 def test_what_programs_leave_in_folders_is_ignored(tmp_path):
