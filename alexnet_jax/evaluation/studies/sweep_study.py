@@ -181,10 +181,15 @@ def conclusion(study: Study, lists: Mapping[str, Sequence[Any]], rows: Mapping[s
       rows: the values of each row by its name.
     """
     name = best(study)
+    is_complete = all(study.result(*run) for run in study.runs())
+    if name is None and not is_complete:
+        return 'no run has reached its end yet'
     if name is None:
         return 'every value has diverged: try others, such as lower learning rates'
     errors = study.errors(name)
     mean = sum(errors) / len(errors)
+    if not is_complete:
+        return f'best so far: {name}, with a top-1 error of {mean:.2%}'
     lines = [f'best: {name}, with a top-1 error of {mean:.2%}']
     ties = [
         other

@@ -151,6 +151,17 @@ def test_the_best_value_and_the_ends_of_the_range(tmp_path, errors, lines):
     assert shown.replace('lower learning rates', 'lower rates').splitlines() == lines
 
 
+def test_before_all_runs_have_ended_no_end_of_a_range_is_named(tmp_path):
+    sweep = Sweep(tmp_path, [[0.1], [0.2], [0.3]])
+    for name, lines in (
+        ('0.03', 'best so far: learning_rate.initial=0.003, with'),
+        ('0.', 'no run'),
+    ):
+        for file in tmp_path.glob(f'*={name}*/result.json'):
+            file.unlink()
+        assert sweep.conclusion().startswith(lines)
+
+
 def test_a_row_that_diverged_has_no_error_and_no_difference(tmp_path):
     sweep = Sweep(tmp_path, [[0.3], [0.1], [None]])
     row = sweep.table()[2]
