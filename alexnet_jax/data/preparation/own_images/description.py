@@ -1,6 +1,5 @@
 """Describes the images of a folder in lines for the user: classes, splits, what is not taken."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -149,8 +148,8 @@ def describe_unread(others: Mapping[str, int], folder: Path) -> str:
     if not unread:
         return ''
     counts = ', '.join(f'{number:,} {suffix}' for suffix, number in unread.items())
-    kinds = ' and '.join(dict.fromkeys(UNREAD_FORMATS[suffix] for suffix in unread))
-    names = ' -o '.join(f"-iname '*{suffix}'" for suffix in itertools.islice(unread, 3))
+    kinds = ', '.join(dict.fromkeys(UNREAD_FORMATS[suffix] for suffix in unread))
+    names = ' -o '.join(f"-iname '*{suffix}'" for suffix in unread)
     test = names if len(unread) == 1 else f"'(' {names} ')'"
     return (
         f'{counts} files ({kinds}) in {printable(str(folder))}: convert them to JPEG or PNG, for '
