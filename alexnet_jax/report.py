@@ -4,7 +4,7 @@
         writes runs/digits/report.html from the newest checkpoint, also while the run is in training
     python -m alexnet_jax.report --workdir=DIR --relu=DIR --tanh=DIR
         adds Figure 1, the training errors of these two runs
-    python -m alexnet_jax.report --with=DIR,DIR --out=comparison.html
+    python -m alexnet_jax.report --with=DIR,DIR --out=FILE
         the curves of these runs in common plots, their final errors, and the settings that differ;
         with --workdir=DIR, too, as a section of the report of that run, which is the first of them
 

@@ -8,6 +8,7 @@ import pytest
 
 import nets
 import runs
+import tars
 
 PROGRAM = [sys.executable, '-m', 'alexnet_jax.sweep']
 
@@ -73,6 +74,18 @@ def test_a_folder_with_runs_of_other_settings_is_refused(tmp_path):
     code, _, err = fake(tmp_path, *arguments, '--config.optimizer.epochs=3')
     assert (code, len(err.splitlines())) == (2, 1)
     assert 'holds a run with optimizer.epochs=24.0 (now 3.0): choose another --workdir' in err
+
+
+def test_settings_that_are_fitted_to_the_images_follow_the_values(tmp_path):
+    """The study has the settings of its runs, and says what else differs between the rows."""
+    pets = tars.class_folders(tmp_path / 'pets', images=30)
+    arguments = ['--config=own_images', f'--config.dataset.folder={pets}']
+    code, out, err = fake(tmp_path / 'x', *arguments, '--values=optimizer.batch_size=16,32')
+    assert (code, err) == (0, '')
+    (note,) = (line for line in out.splitlines() if line.startswith('fitted to the images and'))
+    assert 'learning_rate.initial' in note
+    assert 'optimizer.batch_size' not in note
+    assert out.count('2 classes: cat, dog') == 1
 
 
 @pytest.mark.parametrize(
