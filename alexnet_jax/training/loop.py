@@ -23,6 +23,7 @@ from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import log, progress_line
 from alexnet_jax.training.checkpoint import Position
+from alexnet_jax.training.run_files.divergence import Diverged
 from alexnet_jax.training.state import (
     State,
     find_nonfinite,
@@ -49,10 +50,6 @@ COMPILING_SECONDS, SAVING_SECONDS = 1800, 900
 
 class _Interrupted(Exception):
     """A signal that ended an evaluation early."""
-
-
-class _Diverged(UserError):
-    """Values that are not finite, which no checkpoint may hold."""
 
 
 class _UnreadStep(NamedTuple):
@@ -318,7 +315,7 @@ class Loop:
                 step_before = best if best in earlier else earlier[-1]
                 flag = f'--from={shlex.quote(str(self._workdir))}:{step_before}'
                 advice += f'; should it diverge again, {flag} with another --workdir goes back more'
-        return _Diverged(f'{problem} at step {step}, {advice}')
+        return Diverged(f'{problem} at step {step}', advice)
 
     def _evaluate_and_save(self) -> None:
         """Evaluates and saves as is due at this step; a signal ends the evaluation early."""
@@ -333,7 +330,7 @@ class Loop:
                 pass
             except Exception as error:  # such as a test image that cannot be read
                 # Where the error is not that of all, the others do not come to this save.
-                if self._turns.concerns_all and not isinstance(error, _Diverged):
+                if self._turns.concerns_all and not isinstance(error, Diverged):
                     self._save()
                 raise
         improved = self._error < (math.inf if best is None else best)

@@ -19,6 +19,7 @@ from alexnet_jax.config.durations import durations
 from alexnet_jax.config.loading import load_config
 from alexnet_jax.data import sources, synthetic
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.run_files import divergence
 from alexnet_jax.training.workdir import Workdir
 
 
@@ -135,7 +136,7 @@ def test_help_shows_the_flags_and_succeeds(program):
     code, out, err = runs.run([sys.executable, '-m', f'alexnet_jax.{program}', '--help'])
     assert (code, err) == (0, '')
     assert f'python -m alexnet_jax.{program}' in out
-    takes_config = program in ('main', 'ablations', 'import_weights')
+    takes_config = program in ('main', 'ablations', 'sweep', 'import_weights')
     for flag in ('  --config:', '  --config.NAME:', '  --settings:'):
         assert (flag in out) == takes_config
 
@@ -146,7 +147,7 @@ def test_the_programs_are_listed():
         assert code == 0
         assert re.search(r'^  main +Trains AlexNet, two towers on two devices', out, re.MULTILINE)
         assert set(re.findall(r'^  (\w+)', out, re.MULTILINE)) == programs().keys()
-    assert {'main', 'ablations', 'evaluate', 'prepare', 'report'} <= programs().keys()
+    assert {'main', 'ablations', 'sweep', 'evaluate', 'prepare', 'report'} <= programs().keys()
     assert all(line.endswith('.') for line in programs().values())
 
 
@@ -190,6 +191,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, data_dir):
     assert code == 2
     assert re.search(r'the loss is (nan|inf) at step \d+, .*--config\.learning_rate\.initial=', err)
     assert len(err.strip().splitlines()) == 1
+    assert divergence.read(tmp_path) in err
 
 
 @pytest.mark.parametrize(
