@@ -8,7 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alexnet_jax.config.durations import Durations
 from alexnet_jax.runtime import progress
-from alexnet_jax.training import filter_pictures, log, progress_line
+from alexnet_jax.training import log, progress_line
+from alexnet_jax.training.pictures import filter_pictures
 from alexnet_jax.training.workdir import Workdir
 
 PLAN = Durations(examples=100, batch_size=10, steps=50, evaluate_every=10, save_every=10)
