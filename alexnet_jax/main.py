@@ -44,6 +44,7 @@ from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, UserError, list_items, report_user_errors
+from alexnet_jax.training.run_files.divergence import record_divergence
 from alexnet_jax.training.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -182,7 +183,10 @@ def _train(
         check_length(plan, workdir.path, workdir.newest_step() or 0)
     elif processes.is_first and origin:
         check_length(plan, Path(origin['workdir']), origin['step'])
-    with workdir.claim(config, mesh, identity, extend=extend, source=origin) as folder:
+    with (
+        workdir.claim(config, mesh, identity, extend=extend, source=origin) as folder,
+        record_divergence(folder.path),
+    ):
         loop = Loop(config, mesh, splits, plan, folder, stop)
         if loop.step:
             show(f'resuming in {workdir.path} after step {loop.step} of {plan.steps}')

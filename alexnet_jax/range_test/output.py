@@ -80,9 +80,7 @@ def write(
     return page_file, table_file
 
 
-def _page(
-    folder: Path, curve: Curve, result: Result, origin: str, command: str, use: str
-) -> str:
+def _page(folder: Path, curve: Curve, result: Result, origin: str, command: str, use: str) -> str:
     top = 1.5 * max(curve.chance, float(curve.smoothed[0]))  # a loss that explodes is cut off
     lines = [
         Line('of each step', (curve.rates, np.minimum(curve.losses, top)), 'faint'),

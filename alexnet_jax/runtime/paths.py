@@ -4,10 +4,11 @@ import os
 import re
 import tempfile
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from alexnet_jax.runtime.printing import printable
-from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, list_items
 
 _PATTERN = re.compile(r'[][*?]')
 # Flags and settings, by the last part of their names, whose folders Orbax or TFDS reads.
@@ -74,6 +75,18 @@ def refuse_pattern(folder: Path, flag: str) -> None:
             f'{printable(str(folder.absolute()))} has one of the characters [ ] * ?, which '
             f'libraries take for patterns: choose another {flag}'
         )
+
+
+def split_folders(values: Iterable[str]) -> list[str]:
+    """Returns the folders that a flag names, which may be repeated.
+
+    Each value is split at its commas, unless it is the name of one folder.
+    """
+    return [
+        name
+        for value in values
+        for name in ([value] if os.path.isdir(os.path.expanduser(value)) else list_items([value]))
+    ]
 
 
 def check_writable(folder: Path, flag: str) -> None:

@@ -20,9 +20,10 @@ from alexnet_jax.processes import group
 from alexnet_jax.processes.turns import Turns
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training import divergence, log, progress_line
+from alexnet_jax.training import log, progress_line
 from alexnet_jax.training.checkpoint import Position
 from alexnet_jax.training.pictures import training_sheet
+from alexnet_jax.training.run_files.divergence import Diverged, advise
 from alexnet_jax.training.state import (
     State,
     find_nonfinite,
@@ -309,8 +310,8 @@ class Loop:
     def _diverged(self, problem: str, step: int) -> UserError:
         """Returns the error for a value that is not finite, with what can be done about it."""
         rate, checkpoints = self._config.learning_rate.initial, self._checkpoints
-        line = divergence.describe(problem, step, rate, checkpoints, self._workdir)
-        return divergence.Diverged(line)
+        advice = advise(problem, step, rate, checkpoints, self._workdir)
+        return Diverged(f'{problem} at step {step}', advice)
 
     def _evaluate_and_save(self) -> None:
         """Evaluates and saves as is due at this step; a signal ends the evaluation early."""
@@ -325,7 +326,7 @@ class Loop:
                 pass
             except Exception as error:  # such as a test image that cannot be read
                 # Where the error is not that of all, the others do not come to this save.
-                if self._turns.concerns_all and not isinstance(error, divergence.Diverged):
+                if self._turns.concerns_all and not isinstance(error, Diverged):
                     self._save()
                 raise
         improved = self._error < (math.inf if best is None else best)
