@@ -1,9 +1,9 @@
 """The curve of a range test, and the learning rate that follows from it.
 
-The rule: the suggestion is a quarter of the highest stable rate. Stable are the rates before the
-first one at which the smoothed loss has risen clearly above its lowest value so far; 'clearly' is a
-tenth of the loss of a net that guesses by the frequencies of the classes, or four standard errors
-of the smoothed loss, if that is more.
+The rule: the suggestion is a quarter of the highest stable rate. That is the last one at which the
+smoothed loss is not clearly above its lowest value; 'clearly' is a tenth of the loss of a net that
+guesses by the frequencies of the classes, or four standard errors of the smoothed loss, if that is
+more.
 
 The other known rule, the rate at which the loss falls fastest, needs a net that learns from the
 first step on. AlexNet does not: its loss stays constant at first, and a net that has been trained
@@ -18,6 +18,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from alexnet_jax.runtime.printing import printable
+from alexnet_jax.runtime.user_errors import UserError
+
+RATES = 1e-4, 1.0  # the first and the last one, where no flag gives others
 SAFETY = 4.0  # the suggestion is the highest stable rate divided by this
 _RISE = 0.1  # of the loss of guessing: a clear rise or fall
 _STANDARD_ERRORS = 4.0  # the least rise that is clear, in standard errors of the smoothed loss
@@ -49,6 +53,26 @@ class Range:
         """Steps on each side of a step over which the loss is smoothed."""
         per_decade = (self.steps - 1) / math.log10(self.high / self.low)
         return max(_LEAST_HALF_WINDOW, round(_HALF_WINDOW * per_decade))
+
+
+def parse(text: Sequence[str] | None, number: int) -> Range:
+    """Returns the learning rates that --range=LOW,HIGH and --range_steps give.
+
+    Raises:
+      UserError: they are not two positive numbers of which the first is the lower one.
+    """
+    if text is None:
+        return Range(*RATES, number)
+    try:
+        low, high = map(float, text)
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 < low < high < 1e30 or low < 1e-30:
+        raise UserError(
+            f'--range={printable(",".join(text))}: give two positive learning rates, the lower one '
+            f'first, such as --range={RATES[0]:g},{RATES[1]:g}'
+        )
+    return Range(low, high, number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,17 +114,13 @@ class Curve:
         return max(_RISE * self.chance, _STANDARD_ERRORS * standard_error)
 
     def unstable_step(self) -> int | None:
-        """Returns the first step with a rate that is not stable; None where all are stable."""
+        """Returns the step after that of the highest stable rate; None where it is the last one."""
         if not len(self.losses):
             return None if self.ended_with is None else 0
         smoothed = self.smoothed
-        risen = smoothed > np.minimum.accumulate(smoothed) + self.tolerance
-        # The means over a window whose later part is missing are those of too few losses.
-        complete = len(smoothed) - (self.range.half_window if self.ended_with is None else 0)
-        steps = np.flatnonzero(risen[: max(complete, 0)])
-        if steps.size:
-            return int(steps[0])
-        return None if self.ended_with is None else len(self.losses)
+        stable = np.flatnonzero(smoothed <= smoothed.min() + self.tolerance)
+        step = int(stable[-1]) + 1
+        return None if step == len(smoothed) and self.ended_with is None else step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,25 +165,26 @@ def evaluate(curve: Curve, stopped: bool = False) -> Result:
 def _reason(curve: Curve, stable: float | None, lowest: float, stopped: bool) -> str:
     """Says why a curve gives no suggestion, and what to do; '' if it gives one."""
     low, high, steps = curve.range.low, curve.range.high, curve.range.steps
+    if stable is not None and stable < _FROM_EDGE * low:
+        return (
+            'the loss rose at the lowest rates already: repeat the test with lower ones, '
+            f'--range={low / 1000:g},{low * 10:g}'
+        )
+    if not lowest <= (1 - _RISE) * curve.chance:
+        if stopped:
+            return 'the test was stopped before the loss fell: let it run to its end'
+        return (
+            f'the loss never fell clearly below {curve.chance:.2f}, that of guessing. With initial '
+            'weights as small as those of the paper, it stays there for hundreds of steps or more: '
+            f'repeat the test with --range_steps={4 * steps}, or train until the loss falls, and '
+            'repeat it with the same --workdir'
+        )
     if stable is None:
         if stopped:
             return 'the test was stopped before the loss rose: let it run to its end'
         return (
             f'the loss rose at no rate up to {high:g}, the highest of the test: repeat it with '
             f'higher ones, --range={low:g},{100 * high:g}'
-        )
-    if stable < _FROM_EDGE * low:
-        return (
-            f'the loss rose at the lowest rates already: repeat the test with lower ones, '
-            f'--range={low / 1000:g},{low * 10:g}'
-        )
-    if lowest > (1 - _RISE) * curve.chance:
-        return (
-            f'the loss did not fall clearly below {curve.chance:.2f}, that of guessing, before it '
-            'rose. With initial weights as small as those of the paper, it stays there for '
-            f'hundreds of steps or more: repeat the test with --range_steps={4 * steps}, or train '
-            f'at a low rate, such as {stable / 100:.1g}, until the loss falls, and repeat the test '
-            'with the same --workdir'
         )
     return ''
 

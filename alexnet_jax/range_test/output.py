@@ -35,9 +35,9 @@ def statements(curve: Curve, result: Result) -> list[tuple[str, str]]:
     if not math.isnan(result.lowest):
         pairs.append(('lowest loss', f'{result.lowest:.3f}, at {result.lowest_at:.2g}'))
     if result.stable is not None:
-        rise = f'then the loss rises by more than {curve.tolerance:.2g}'
+        rise = f'at higher ones the loss is {curve.tolerance:.2g} or more above the lowest'
         if curve.ended_with is not None and curve.unstable_step() == len(curve.losses):
-            rise = f'then the loss is {curve.ended_with}'
+            rise = f'at the next one the loss is {curve.ended_with}'
         pairs.append(('highest stable rate', f'{result.stable:.2g}; {rise}'))
     if result.suggestion is None:
         pairs.append(('suggestion', f'none: {result.reason}'))
@@ -83,21 +83,14 @@ def write(
 def _page(folder: Path, curve: Curve, result: Result, origin: str, command: str, use: str) -> str:
     top = 1.5 * max(curve.chance, float(curve.smoothed[0]))  # a loss that explodes is cut off
     lines = [
-        Line('of each step', (curve.rates, np.minimum(curve.losses, top)), 'faint'),
+        Line('of each step', (curve.rates, np.minimum(curve.losses, top)), 'points'),
         Line('smoothed', (curve.rates, np.minimum(curve.smoothed, top))),
     ]
-    plot = line_plot(
-        lines,
-        'learning rate',
-        'training loss',
-        level=(curve.chance, f'{curve.chance:.2f}: guessing'),
-        log_x=True,
-        marks=[
-            (rate, label)
-            for rate, label in ((result.suggestion, 'suggestion'), (result.stable, 'stable up to'))
-            if rate is not None
-        ],
-    )
+    for rate, label in ((result.suggestion, 'suggestion'), (result.stable, 'highest stable rate')):
+        if rate is not None:
+            lines.append(Line(label, (np.full(2, rate), np.array([0.0, top])), 'dashed'))
+    level = curve.chance, f'{curve.chance:.2f}: guessing'
+    plot = line_plot(lines, 'learning rate', 'training loss', log_x=True, level=level)
     caption = (
         'The learning rate grows by the same factor at each step. The smoothed loss is the mean of '
         f'{2 * curve.range.half_window + 1} steps. Losses above {top:.2f} are cut off.'

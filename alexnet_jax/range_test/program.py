@@ -14,34 +14,12 @@ from alexnet_jax.data import sources
 from alexnet_jax.range_test import output, steps
 from alexnet_jax.range_test.curve import Range, evaluate
 from alexnet_jax.runtime.paths import check_output_file, check_writable
-from alexnet_jax.runtime.printing import printable, show
+from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.signals import StopSignal
-from alexnet_jax.runtime.user_errors import EXIT_STOPPED, UserError, explain_os_errors
+from alexnet_jax.runtime.user_errors import EXIT_STOPPED, explain_os_errors
 from alexnet_jax.training.workdir import Workdir
 
-LOWEST, HIGHEST, STEPS = 1e-4, 1.0, 400  # of a test, where no flag gives others
-
 _OWN_FLAGS = ('find_learning_rate', 'nofind_learning_rate', 'range', 'range_steps', 'extend')
-
-
-def parse(text: Sequence[str] | None, number: int) -> Range:
-    """Returns the learning rates that --range=LOW,HIGH and --range_steps give.
-
-    Raises:
-      UserError: they are not two positive numbers of which the first is the lower one.
-    """
-    if text is None:
-        return Range(LOWEST, HIGHEST, number)
-    try:
-        low, high = map(float, text)
-    except ValueError:
-        low, high = 0.0, 0.0
-    if not 0 < low < high < 1e30 or low < 1e-30:
-        raise UserError(
-            f'--range={printable(",".join(text))}: give two positive learning rates, the lower one '
-            f'first, such as --range={LOWEST:g},{HIGHEST:g}'
-        )
-    return Range(low, high, number)
 
 
 def main(

@@ -95,9 +95,9 @@ def as_pictures(config: Config, views_BHWC: np.ndarray, mean_HWC: np.ndarray) ->
     Returns:
       (n, crop, crop, 3) uint8.
     """
-    pixels = views_BHWC * np.float32(config.augmentation.deviations)
+    pixels = views_BHWC * np.asarray(config.augmentation.deviations, np.float32)
     pixels += augmentation.central(mean_HWC, config.augmentation.crop)
-    return np.uint8(np.clip(np.nan_to_num(pixels), 0, 255).round())
+    return np.clip(np.nan_to_num(pixels), 0, 255).round().astype(np.uint8)
 
 
 def draw_sheet(pictures_BHWC: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -135,15 +135,21 @@ def class_names(labels: np.ndarray, classes: Sequence[str]) -> list[str]:
       labels: the labels of a batch, of which the first are on the sheet.
       classes: the names of all classes.
     """
-    font = ImageFont.load_default(_FONT_SIZE)
-    missing = bytes(font.getmask('\uffff'))  # what is drawn for a character that the font lacks
+    missing = _drawing('\uffff')  # what is drawn for a character that the font lacks
 
     def name_of(label: int) -> str:
         name = classes[label] if label < len(classes) else ''
-        can_draw = name.strip() and all(bytes(font.getmask(c)) != missing for c in printable(name))
+        can_draw = name.strip() and all(_drawing(c) != missing for c in printable(name))
         return name if can_draw else f'class {label}'
 
     return [name_of(int(label)) for label in labels[: COLUMNS * ROWS]]
+
+
+def _drawing(character: str) -> bytes:
+    picture = Image.new('1', (2 * _FONT_SIZE, 2 * _FONT_SIZE))
+    font = ImageFont.load_default(_FONT_SIZE)
+    ImageDraw.Draw(picture).text((0, 0), character, 1, font)
+    return picture.tobytes()
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
