@@ -81,9 +81,10 @@ class Writer:
         try:
             training_sheet.write(self._sheet_file, sheet_HWC)
         except OSError as error:
+            reason = error.strerror or error
             warn(
-                f'cannot write {self._sheet_file}: {error.strerror}; training continues without '
-                'this picture'
+                f'cannot write {self._sheet_file}: {reason}; training continues without this '
+                'picture'
             )
         else:
             show(f'training images as the net sees them: {self._sheet_file}')
