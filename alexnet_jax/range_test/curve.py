@@ -8,8 +8,9 @@ more.
 The other known rule, the rate at which the loss falls fastest, needs a net that learns from the
 first step on. AlexNet does not: its loss stays constant at first, and a net that has been trained
 already learns most at the lowest rates, because they average out the noise of the steps before.
-On the digits the highest stable rate was 0.025 to 0.05, both from initial weights and after 69, 115
-and 541 steps; the loss fell fastest at 0.007 from initial weights and at 0.0003 after 69 steps.
+On the digits (400 steps, 2026-11-26) the highest stable rate was 0.033 from initial weights, and
+0.020, 0.023 and 0.029 after 69, 115 and 541 steps of training at 0.01; the loss fell fastest at
+0.006 from initial weights, and at 0.0002 after 69 and 115 steps.
 """
 
 import dataclasses
