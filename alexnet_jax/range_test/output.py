@@ -93,8 +93,8 @@ def _page(folder: Path, curve: Curve, result: Result, origin: str, command: str,
     plot = line_plot(lines, 'learning rate', 'training loss', log_x=True, level=level)
     caption = (
         'The learning rate grows by the same factor at each step. The smoothed loss is the mean of '
-        f'{2 * curve.range.half_window + 1} steps. The dotted line, at {curve.chance:.2f}, is the loss of guessing by '
-        f'the frequencies of the classes. Losses above {top:.2f} are cut off.'
+        f'{2 * curve.range.half_window + 1} steps. The dotted line, at {curve.chance:.2f}, is the '
+        f'loss of guessing by the frequencies of the classes. Losses above {top:.2f} are cut off.'
     )
     pairs: list[tuple[str, object]] = [*statements(curve, result), ('began with', origin)]
     pairs.append(('this page', code(command)))
