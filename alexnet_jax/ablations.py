@@ -27,6 +27,7 @@ from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
 from alexnet_jax.evaluation.studies import running
 from alexnet_jax.evaluation.studies.ablation_study import (
+    BASE,
     ablation_rows,
     ablation_table,
     ablation_text,
@@ -37,6 +38,7 @@ from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.user_errors import UserError, list_items, report_user_errors
+from alexnet_jax.training.run_files.fitted_run import fit_run
 
 _SEEDS = flags.DEFINE_integer(
     'seeds', 3, 'Number of runs of each: their seeds count from 0.', 1, 1000
@@ -62,7 +64,11 @@ def main(_: Sequence[str]) -> None:
         only = list_items(_ONLY.value)
         if _ONLY.value and not only:
             raise UserError('--only= is empty: name ablations, or leave it out for all')
-        raw = command_line.raw()
+        arguments = command_line.raw(), command_line.overrides(), command_line.rules()
+        fitted = fit_run(*arguments, folder / f'{BASE}-0')
+        if fitted.notes:
+            show(fitted.notes)
+        raw = fitted.raw
         rows, left_out = ablation_rows(raw, only)
         arguments = command_line.config_arguments(without=('seed',))
         study = Study(rows, _SEEDS.value, folder, arguments)

@@ -174,7 +174,7 @@ def _next(imported: 'Imported', workdir: Path) -> list[str]:
         fine_tuning = [
             *(shlex.quote(argument) for argument in arguments),
             f'--config.pretrained.workdir={folder}',
-            '--config.dataset.folder=PICTURES --config.dataset.classes=N --workdir=DIR',
+            '--config.dataset.folder=PICTURES --config.dataset.classes=0 --workdir=DIR',
         ]
         commands.append(f'python -m alexnet_jax.main {" ".join(fine_tuning)}')
     return commands

@@ -4,6 +4,8 @@
         the embedded digits; about a minute on two cores
     python -m alexnet_jax.main --config=ilsvrc2012 --workdir=DIR
         the paper; after a stop, the same command resumes the run
+    python -m alexnet_jax.main --config=own_images --config.dataset.folder=PICTURES
+        on your own images, one folder per class, with settings that are fitted to them
     python -m alexnet_jax.main --config.optimizer.epochs=30 --extend
         continues a finished or stopped run with more epochs, or another learning rate
     python -m alexnet_jax.main --from=runs/digits:270 --workdir=DIR
@@ -38,20 +40,23 @@ from typing import TYPE_CHECKING, Any
 from absl import app, flags
 
 from alexnet_jax.config import command_line, loading, schema
-from alexnet_jax.config.ablations import ABLATIONS, ablate
+from alexnet_jax.config.ablations import ABLATIONS, ablate, check_names
 from alexnet_jax.config.durations import check_length, durations
 from alexnet_jax.config.validation import resolve
+from alexnet_jax.data.preparation.own_images.fitting import is_fitted
 from alexnet_jax.processes import group, joining, process_flags
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, UserError, list_items, report_user_errors
 from alexnet_jax.training.run_files.divergence import record_divergence
+from alexnet_jax.training.run_files.fitted_run import fit_run
 from alexnet_jax.training.workdir import Workdir
 
 if TYPE_CHECKING:
     import jax
 
+    from alexnet_jax.data.preparation.catalogue import Catalogue
     from alexnet_jax.range_test.curve import Range
 
 _WORKDIR = flags.DEFINE_string(
@@ -120,6 +125,7 @@ def main(
     dry_run: bool = False,
     extend: bool = False,
     source: tuple[Path, int | None] | None = None,
+    catalogue: 'Catalogue | None' = None,
     rates: 'Range | None' = None,
 ) -> int:
     """Trains, describes the net, or tests learning rates; returns the exit code.
@@ -130,6 +136,7 @@ def main(
       dry_run: whether to describe the net instead of training it.
       extend: whether the run may continue with other epochs or another learning rate.
       source: the workdir and the step of the state to start from; the step None is the newest one.
+      catalogue: the images of `dataset.folder`, where they have been listed already.
       rates: the learning rates of a range test, which is made in place of training; None for none.
     """
     from alexnet_jax.model import memory, towers
@@ -169,8 +176,8 @@ def main(
         if rates is not None:
             from alexnet_jax.range_test import program
 
-            return program.main(config, mesh, workdir, rates, source, stop)
-        return _train(config, mesh, Workdir(workdir), stop, extend, source)
+            return program.main(config, mesh, workdir, rates, source, stop, catalogue)
+        return _train(config, mesh, Workdir(workdir), stop, extend, source, catalogue)
 
 
 def _train(
@@ -180,6 +187,7 @@ def _train(
     stop: StopSignal,
     extend: bool,
     source: tuple[Path, int | None] | None,
+    catalogue: 'Catalogue | None',
 ) -> int:
     from alexnet_jax.data import sources
     from alexnet_jax.reporting import terminal
@@ -195,7 +203,7 @@ def _train(
         return origin
 
     def open_splits() -> sources.Splits:
-        return sources.open_splits(config.dataset, config.loader.skip_bad)
+        return sources.open_splits(config.dataset, config.loader.skip_bad, catalogue=catalogue)
 
     origin = processes.broadcast('checks the workdir', check_workdir)
     splits = processes.first_before_others('prepares the data set', open_splits)
@@ -304,20 +312,28 @@ def _shorthands() -> dict[str, Any]:
 
 def _run(_: Sequence[str]) -> None:
     with report_user_errors():
-        raw = command_line.raw()
-        loading.override(raw, _shorthands())
+        raw, shorthands = command_line.raw(), _shorthands()
+        loading.override(raw, shorthands)
+        fixed = command_line.overrides().keys() | shorthands.keys()
         ablations = list_items(_ABLATE.value)
-        raw = ablate(raw, ablations)
+        check_names(ablations)
         name = '-'.join([command_line.file().stem, *ablations])
         workdir = check_path(
             f'runs/{name}' if _WORKDIR.value is None else _WORKDIR.value, '--workdir'
         )
         source = None if _FROM.value is None else _parse_source(_FROM.value)
-        config, rates = resolve(raw), _rates()
+        rates = _rates()
+        if not is_fitted(raw, command_line.rules()):
+            resolve(ablate(raw, ablations))  # reports mistakes before the others are waited for
         with joining.join(
             process_flags.launch(), process_flags.start_timeout(), process_flags.hang_timeout()
         ):
-            sys.exit(main(config, workdir, _DRY_RUN.value, _EXTEND.value, source, rates))
+            fitted = fit_run(raw, fixed, command_line.rules(), workdir)
+            config = resolve(ablate(fitted.raw, ablations))
+            if fitted.notes:
+                show(fitted.notes)
+            flags_of_run = _DRY_RUN.value, _EXTEND.value, source
+            sys.exit(main(config, workdir, *flags_of_run, fitted.catalogue, rates))
 
 
 if __name__ == '__main__':

@@ -202,11 +202,10 @@ def _prepare_images(storage: 'Storage', data_dir: Path, tars: str, folder: str) 
 
 def _training_command(catalogue: 'Catalogue', name: str, storage: 'Storage') -> str:
     """Returns the command that trains on a data set."""
-    settings = {'config': 'ilsvrc2012', 'config.dataset.name': name}
-    if 'folder' in catalogue.source and not storage.raw and storage.quality == 90:
-        del settings['config.dataset.name']
-        settings['config.dataset.folder'] = catalogue.source['folder']
-        settings['config.dataset.eval_split'] = 'validation'
+    settings, size = {'config': 'ilsvrc2012', 'config.dataset.name': name}, storage.size
+    is_own = 'folder' in catalogue.source and not storage.raw and storage.quality == 90
+    if is_own:  # the other settings are fitted to the images
+        settings = {'config': 'own_images', 'config.dataset.folder': catalogue.source['folder']}
         for setting, value, default in (
             ('resize', storage.filter, 'bicubic'),
             ('background', storage.background, 'white'),
@@ -215,11 +214,12 @@ def _training_command(catalogue: 'Catalogue', name: str, storage: 'Storage') -> 
                 settings[f'config.dataset.{setting}'] = value
     if _DATA_DIR.value:
         settings['config.dataset.data_dir'] = _DATA_DIR.value
-    if len(catalogue.classes) != 1000:
+    if len(catalogue.classes) != 1000 and not is_own:
         settings['config.dataset.classes'] = str(len(catalogue.classes))
-    size = storage.size
-    if size not in (0, 256):
-        settings |= {'config.dataset.image_size': str(size), 'config.augmentation.crop': 'PIXELS'}
+    if is_own or size not in (0, 256):
+        settings['config.dataset.image_size'] = str(size)
+    if size not in (0, 256) and not is_own:
+        settings['config.augmentation.crop'] = 'PIXELS'
     arguments = ' '.join(f'--{flag}={shlex.quote(value)}' for flag, value in settings.items())
     return f'python -m alexnet_jax.main {arguments}'
 

@@ -120,6 +120,7 @@ class Repeated:
 
     def __init__(self, examples: Any) -> None:
         self.examples, self.count = examples, len(examples)
+        self._fetch = getattr(examples, 'fetch', lambda index, _: examples[index])
         self.size = getattr(examples, 'size', 0)
         self.classes: list[str] = getattr(examples, 'classes', [])
 
@@ -128,6 +129,10 @@ class Repeated:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.examples[index % self.count]
+
+    def fetch(self, index: int, out_HWC: np.ndarray) -> dict[str, Any]:
+        """Reads an example as `Records.fetch`."""
+        return self._fetch(index % self.count, out_HWC)
 
     def where(self, index: int) -> str:
         """Returns a name for an image; only bad images are named, and there are none."""

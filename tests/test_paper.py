@@ -250,7 +250,7 @@ def test_the_fixed_schedule_is_that_of_net_170():
 def test_every_config_is_complete(name):
     """It has all settings, valid values, layers that fit, and its command in the docstring."""
     raw = nets.load(name).to_dict()
-    config = nets.override(nets.load(name))
+    config = nets.override(nets.load(name), dataset__classes=raw['dataset']['classes'] or 10)
     assert schema.flatten(raw).keys() == schema.flatten(nets.load('digits').to_dict()).keys()
     assert parameter_count(config) == parameters_of_arrays(config)
     text = (nets.ROOT / 'configs' / f'{name}.py').read_text()

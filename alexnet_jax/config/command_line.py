@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import loading, suggestions
+from alexnet_jax.config.fitting.fitted_settings import Rules
 from alexnet_jax.config.settings import catalogue
 from alexnet_jax.config.settings_page import settings_page
 from alexnet_jax.runtime.user_errors import UserError, parse_flags, report_user_errors
@@ -76,6 +77,11 @@ def raw() -> ConfigDict:
     settings = loading.execute(file())
     loading.override(settings, overrides())
     return settings
+
+
+def rules() -> Rules | None:
+    """Returns the function of the config file that fits its settings to images; None if none."""
+    return loading.find_rules(file())
 
 
 def overrides() -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Config files: found by name or path, executed once, and overridden."""
+"""Config files: found by name or path, executed, and overridden."""
 
 import difflib
 import runpy
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +85,39 @@ def execute(path: Path) -> ConfigDict:
     Raises:
       UserError: the file cannot be executed, or gives no settings.
     """
-    try:
-        get_config = runpy.run_path(str(path)).get('get_config')
-        raw = get_config() if get_config else None
-    except (Exception, SystemExit) as error:  # whatever the user's file may raise
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _is(f, path)]
-        where = f'{path}, line {lines[-1]},' if lines else str(path)
-        kind = type(error).__name__
-        raise UserError(f'{where} cannot be executed: {kind}: {_gist(error)}') from error
-    if not get_config:
+    names, raw = _run(path)
+    if not names.get('get_config'):
         raise UserError(f'{path} is not a config file: it has no function get_config()')
     if isinstance(raw, FrozenConfigDict):
         raw = ConfigDict(raw)  # pyrefly: ignore[bad-argument-type]
     if not isinstance(raw, ConfigDict):
         raise UserError(f'get_config() in {path} must return an ml_collections.ConfigDict')
     return raw.copy_and_resolve_references()
+
+
+def find_rules(path: Path) -> Callable[..., Any] | None:
+    """Returns the function `fit` of a config file, which fits its settings to images.
+
+    Returns:
+      The function; None if the file has none. See `fitting.fitted_settings`.
+
+    Raises:
+      UserError: the file cannot be executed.
+    """
+    rules = _run(path)[0].get('fit')
+    return rules if callable(rules) else None
+
+
+def _run(path: Path) -> tuple[dict[str, Any], Any]:
+    """Runs a config file; returns the names that it defines, and what get_config() returns."""
+    try:
+        names = runpy.run_path(str(path))
+        return names, names['get_config']() if names.get('get_config') else None
+    except (Exception, SystemExit) as error:  # whatever the user's file may raise
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if _is(f, path)]
+        where = f'{path}, line {lines[-1]},' if lines else str(path)
+        kind = type(error).__name__
+        raise UserError(f'{where} cannot be executed: {kind}: {_gist(error)}') from error
 
 
 def _gist(error: BaseException) -> str:

@@ -45,7 +45,11 @@ class Dataset:
     ]
     train_split: Annotated[str, 'TFDS split to train on.']
     eval_split: Annotated[str, 'TFDS split to test on.']
-    classes: Annotated[int, AtLeast(2, 1_000_000), 'Number of classes.']
+    classes: Annotated[
+        int,
+        AtLeast(0, 1_000_000),
+        'Number of classes, 2 or more; 0: as many as the images have.',
+    ]
     image_size: Annotated[
         int, _Side, 'Pixels: the short side is scaled to this, then the centre is cropped (§2).'
     ]

@@ -143,6 +143,8 @@ def _constants_problems(augmentation: Augmentation) -> Iterator[str]:
 def _dataset_problems(dataset: Dataset) -> Iterator[str]:
     if not dataset.name and not dataset.folder:
         yield 'dataset.name is empty: name a TFDS data set, or set dataset.folder'
+    if dataset.classes == 1:
+        yield 'dataset.classes=1 must be at least 2, or 0 for as many as the images have'
     for name in ('train_split', 'eval_split'):
         split = getattr(dataset, name)
         if not split.strip():

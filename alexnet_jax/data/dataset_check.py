@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from alexnet_jax.data import images, pixel_statistics, sources
+from alexnet_jax.data import image_index, images, pixel_statistics, sources
 from alexnet_jax.data.preparation import prepared_sets, tfds_sets
 from alexnet_jax.data.preparation.catalogue import NO_LABEL
 from alexnet_jax.data.preparation.layouts import imagenet_tars
@@ -155,6 +155,8 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
     counts = _count(records, split, sample)
     published, expected = _expected_images(builder, split)
     faults = [*_judge_lengths(builder, split), *counts.faults]
+    if records.index_fault:
+        faults.append(f'{image_index.FILE} {records.index_fault}')
     sums = None
     file = pixel_statistics.statistics_file(Path(builder.data_dir), split, records.size)
     if file.exists():
@@ -195,6 +197,8 @@ def _count(records: Records, split: str, sample: int) -> Counts:
         """Returns the name and label of a record, or a line about what is wrong with it."""
         try:
             example = records[index]
+            if records.differs_from_index(index, example):
+                return f'{records.where(index)} differs from {image_index.FILE}'
             if index in chosen and isinstance(example['image'], bytes):
                 pixels = images.decode(example['image'])
                 if records.size and pixels.shape != image.shape:

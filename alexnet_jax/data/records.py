@@ -11,7 +11,7 @@ import errno
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from alexnet_jax.data import system_errors
+from alexnet_jax.data import image_index, system_errors
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
@@ -33,6 +33,8 @@ class Records:
       may_be_transparent: whether images are stored in a format that knows transparency.
       classes: names of the labels.
       remedy: what the user can do about a damaged record, in the imperative.
+      index_fault: what is wrong with the index of the images, which is then not used; '' if
+        nothing is, or if there is none.
 
     Raises:
       UserError: the images are stored in a way that is not supported.
@@ -46,6 +48,8 @@ class Records:
         self._shards = _Shards([os.fspath(f.filename) for f in files])
         self._files = [(Path(f.filename).name, f.skip) for f in files]
         self._ends = list(itertools.accumulate(f.take for f in files))
+        parts = [(Path(f.filename), f.skip, f.take) for f in files]
+        self._entries, self.index_fault = _load_index(Path(builder.data_dir), parts)
         self.classes: list[str] = list(self.features['label'].names)
         image = self.features['image']
         _check_pixels(builder.name, image)
@@ -90,6 +94,60 @@ class Records:
             raise BadImage(f'has label {label}; there are {len(self.classes)} classes')
         return {'image': image, 'label': label, 'name': name}
 
+    def fetch(self, index: int, out_HWC: np.ndarray) -> dict[str, Any]:
+        """Reads a record without its name, by the index of the images where there is one.
+
+        Args:
+          index: the number of the record.
+          out_HWC: uint8, contiguous; receives raw pixels if they have its shape. Otherwise it is
+            undefined afterwards.
+
+        Returns:
+          'image': the bytes of a file, or uint8 pixels, which are `out_HWC` itself if they were
+          read into it; 'label': an int, -1 if there is none.
+
+        Raises:
+          IndexError, BadImage, UserError: as `__getitem__`, which reads what has not the checksum
+            that the index states.
+        """
+        if self._entries is None or not 0 <= index < len(self):
+            return self[index]
+        return self._fetch_by_index(self._entries[index], index, out_HWC) or self[index]
+
+    def _fetch_by_index(
+        self, entry: np.void, index: int, out_HWC: np.ndarray
+    ) -> dict[str, Any] | None:
+        """Reads an image by its entry in the index; returns None if that fails."""
+        position, length, label, checksum = entry.item()
+        shard, _ = self._locate(index)
+        try:
+            file = self._shards.file(shard)
+            if self._shape is None:
+                image = data = image_index.read(file.descriptor, position, length)
+            else:
+                image = out_HWC if out_HWC.shape == self._shape else np.empty(self._shape, np.uint8)
+                data = image.data.cast('B')
+                if len(data) != length or not image_index.read_into(
+                    file.descriptor, position, data
+                ):
+                    return None
+        except (OSError, MemoryError):
+            self._shards.close(shard)
+            return None
+        if image_index.checksum(data) != checksum or not -1 <= label < len(self.classes):
+            return None
+        return {'image': image, 'label': label}
+
+    def differs_from_index(self, index: int, example: Mapping[str, Any]) -> bool:
+        """Checks whether reading by the index gives another image or label, or fails."""
+        if self._entries is None:
+            return False
+        out_HWC = np.empty(self._shape or (0, 0, 3), np.uint8)
+        other = self._fetch_by_index(self._entries[index], index, out_HWC)
+        if other is None or other['label'] != example['label']:
+            return True
+        return bytes(other['image']) != bytes(example['image'])
+
     def _parse(self, record: bytes) -> tuple[bytes | np.ndarray, int, str]:
         """Returns the image, the label and the name in a record."""
         features = locate_features(record, (b'image', b'label', b'file_name'))
@@ -114,6 +172,16 @@ class Records:
         """Returns the shard of a record and its number there, counted from 0, for messages."""
         shard, position = self._locate(index)
         return f'record {position} of {self._files[shard][0]}'
+
+
+def _load_index(
+    folder: Path, parts: Sequence[tuple[Path, int, int]]
+) -> tuple[np.ndarray | None, str]:
+    """Returns the part of an index that belongs to a split, if any, and what is wrong with it."""
+    try:
+        return image_index.load(folder, parts), ''
+    except ValueError as error:
+        return None, first_line(error)
 
 
 def _check_pixels(name: str, image: Any) -> None:
@@ -151,7 +219,8 @@ class _Shards:
         self._start()
 
     def _start(self) -> None:
-        self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        # By the number of the shard and how it is read.
+        self._readers: collections.OrderedDict[tuple[int, str], Any] = collections.OrderedDict()
         self._lock = threading.Lock()
         self._most = max(1, system_errors.allow_open_files(4 * len(self.paths)) // 4)
 
@@ -171,28 +240,42 @@ class _Shards:
         try:
             return self._reader(shard).read([position])[0]
         except RuntimeError as error:
-            self._close(shard)  # ArrayRecord repeats the error of a reader for ever
+            self.close(shard)  # ArrayRecord repeats the error of a reader for ever
             if system_errors.error_code(error) != errno.EMFILE:
                 raise
         self._close_all()
         return self._reader(shard).read([position])[0]
 
+    def file(self, shard: int) -> image_index.OpenFile:
+        """Returns the file of a shard, which stays open as long as the caller refers to it.
+
+        Raises:
+          OSError: it cannot be opened.
+        """
+        return self._get(shard, 'file', image_index.OpenFile)
+
     def _reader(self, shard: int) -> Any:
+        return self._get(shard, 'records', _open_shard)  # an error comes with the first record
+
+    def _get(self, shard: int, kind: str, open_shard: Callable[[str], Any]) -> Any:
+        key = shard, kind
         with self._lock:
-            reader = self._readers.get(shard)
+            reader = self._readers.get(key)
             if reader is not None:
-                self._readers.move_to_end(shard)
+                self._readers.move_to_end(key)
                 return reader
-        reader = _open_shard(self.paths[shard])  # an error comes with the first record
+        reader = open_shard(self.paths[shard])
         with self._lock:
-            self._readers[shard] = reader
+            self._readers[key] = reader
             while len(self._readers) > self._most:
                 self._readers.popitem(last=False)
         return reader
 
-    def _close(self, shard: int) -> None:
+    def close(self, shard: int) -> None:
+        """Closes a shard; it is opened again when it is read."""
         with self._lock:
-            self._readers.pop(shard, None)
+            for kind in ('file', 'records'):
+                self._readers.pop((shard, kind), None)
 
     def _close_all(self) -> None:
         """Removes all readers, which closes their files, and keeps fewer open from now on."""

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from alexnet_jax.config import schema
 from alexnet_jax.data.preparation import writing
 from alexnet_jax.data.preparation.catalogue import Catalogue
-from alexnet_jax.data.preparation.own_images import class_folders
+from alexnet_jax.data.preparation.own_images import class_folders, description, earlier_split
 from alexnet_jax.data.preparation.prepared_sets import read_source, remedy
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.data.preparation.tfds_sets import (
@@ -89,7 +89,12 @@ class Splits(NamedTuple):
         }
 
 
-def open_splits(dataset: schema.Dataset, skip_bad: int = 0, create: bool = True) -> Splits:
+def open_splits(
+    dataset: schema.Dataset,
+    skip_bad: int = 0,
+    create: bool = True,
+    catalogue: Catalogue | None = None,
+) -> Splits:
     """Opens the training and the evaluation split; prepares the data set if that is possible.
 
     Args:
@@ -97,6 +102,7 @@ def open_splits(dataset: schema.Dataset, skip_bad: int = 0, create: bool = True)
       skip_bad: number of training images that may be left out when a folder of images is prepared.
       create: whether a data set of TFDS may be prepared in a data_dir that the settings name.
         Programs that use a run which exists do not: it would be the wrong place.
+      catalogue: the images of the folder, where they have been listed and described already.
 
     Raises:
       Stopped: a signal asked this process to stop while the data set was prepared.
@@ -115,7 +121,7 @@ def open_splits(dataset: schema.Dataset, skip_bad: int = 0, create: bool = True)
             raise UserError(f'dataset.{setting} is empty: set the name of a split, such as train')
     skipped: tuple[str, ...] = ()
     if dataset.folder:
-        builder, names, skipped = _from_folder(dataset, names, skip_bad, create)
+        builder, names, skipped = _from_folder(dataset, names, skip_bad, create, catalogue)
     else:
         builder = _by_name(dataset, create)
     check_features(builder)
@@ -172,7 +178,28 @@ def _synthetic(dataset: schema.Dataset) -> Splits:
     return Splits(train, evaluation, folder='', fingerprints=(first, second))
 
 
-def _by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
+def count_classes(dataset: schema.Dataset) -> int:
+    """Returns the number of classes of a data set that is named, without preparing it.
+
+    Raises:
+      UserError: the data set is unknown, is not prepared and cannot be, or has no labels.
+    """
+    if dataset.name == 'synthetic':
+        raise UserError(
+            "dataset.name='synthetic' has any number of classes: set --config.dataset.classes"
+        )
+    features = _find_by_name(dataset, create=True).info.features or {}
+    number = getattr(features['label'], 'num_classes', 0) if 'label' in features else 0
+    if not number:
+        raise UserError(
+            f'{printable(dataset.name)} does not say how many classes it has: set '
+            '--config.dataset.classes'
+        )
+    return int(number)
+
+
+def _find_by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
+    """Returns the builder of a data set that is prepared, or that TFDS can prepare."""
     if not create and dataset.data_dir and not data_dir(dataset.data_dir).is_dir():
         raise UserError(
             f'dataset.data_dir={data_dir(dataset.data_dir)} is not a folder: choose the one that '
@@ -194,6 +221,12 @@ def _by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
                 f'the data set {dataset.name} is not in {data_dir(dataset.data_dir)}: choose the '
                 'folder that has it, with --data_dir=DIR'
             )
+    return builder
+
+
+def _by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
+    builder = _find_by_name(dataset, create)
+    if not builder.is_prepared():
         tfds.disable_progress_bar()
         builder = prepare(builder)
     return builder
@@ -205,7 +238,11 @@ def _missing(dataset: schema.Dataset) -> str:
 
 
 def _from_folder(
-    dataset: schema.Dataset, names: dict[str, str], skip_bad: int, create: bool
+    dataset: schema.Dataset,
+    names: dict[str, str],
+    skip_bad: int,
+    create: bool,
+    listed: Catalogue | None,
 ) -> tuple[tfds.core.DatasetBuilder, dict[str, str], tuple[str, ...]]:
     """Opens a user's own images, prepared on first use at the size used for training.
 
@@ -213,20 +250,25 @@ def _from_folder(
       The data set, its splits for the settings in `names`, and the images that were left out.
     """
     folder = check_path(dataset.folder, '--config.dataset.folder')
-    catalogue = class_folders.list_images(folder)
+    catalogue = listed or class_folders.list_images(folder)
     _check_classes(dataset.folder, len(catalogue.classes), dataset, create)
     names = {
         setting: _split_of_folder(catalogue, dataset.folder, setting, split, create)
         for setting, split in names.items()
     }
+    root = data_dir(dataset.data_dir)
     storage = Storage(size=dataset.image_size, filter=dataset.resize, background=dataset.background)
     with ProgressBars() as bars:
-        for line in catalogue.notes:
-            bars.print_line(f'{printable(dataset.folder)}: {line}')
+        if listed is None:
+            bars.print_line(description.describe(catalogue, dataset.folder))
+            bars.print_line(description.describe_use(dataset))
+        catalogue, note = earlier_split.prefer_prepared(catalogue, storage, root)
+        if note:
+            bars.print_line(note)
         result = writing.write(
             catalogue,
             storage,
-            data_dir(dataset.data_dir),
+            root,
             0,
             skip_bad,
             bars.print_line,
@@ -287,8 +329,11 @@ def _hash(values: Any) -> str:
 
 
 def _check_classes(name: str, classes: int, dataset: schema.Dataset, create: bool) -> None:
-    if classes != dataset.classes:
-        advice = f'set --config.dataset.classes={classes}'
+    if dataset.classes not in (0, classes):
+        advice = (
+            f'set --config.dataset.classes={classes}, or choose the images that a run which has '
+            'begun was trained on'
+        )
         if not create:  # the net has as many outputs as it has
             advice = 'choose the images that the run was trained on'
         raise UserError(f'{printable(name)} has {classes} classes, not {dataset.classes}: {advice}')

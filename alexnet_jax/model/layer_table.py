@@ -40,8 +40,13 @@ def layer_table(config: schema.Config) -> list[Row]:
     """Returns the sizes of all layers, from the settings alone.
 
     Raises:
-      UserError: the crop is too small for the layers.
+      UserError: the crop is too small for the layers, or the number of classes is not known.
     """
+    if not config.dataset.classes:
+        raise UserError(
+            'dataset.classes=0 stands for as many as the images have, and there are no images to '
+            'count: set dataset.classes'
+        )
     model, towers = config.model, config.model.towers
     rows, size, maps_in = [], config.augmentation.crop, CHANNELS
     for name, layer in model.convolutions().items():

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -19,6 +20,9 @@ from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, explain_os_errors
 from alexnet_jax.training.workdir import Workdir
 
+if TYPE_CHECKING:
+    from alexnet_jax.data.preparation.catalogue import Catalogue
+
 _OWN_FLAGS = ('find_learning_rate', 'nofind_learning_rate', 'range', 'range_steps', 'extend')
 
 
@@ -29,6 +33,7 @@ def main(
     test: Range,
     source: tuple[Path, int | None] | None,
     stop: StopSignal,
+    catalogue: Catalogue | None = None,
 ) -> int:
     """Makes a range test, prints what it says, and writes its page; returns the exit code.
 
@@ -41,18 +46,14 @@ def main(
       test: the learning rates.
       source: the workdir and the step of the state to begin with, if `workdir` has no checkpoint.
       stop: records signals.
+      catalogue: the images of `dataset.folder`, where they have been listed already.
 
     Raises:
       UserError: the workdir belongs to a run with other settings; or as from `steps.run`.
     """
     run = Workdir(workdir)
-    check_writable(workdir, '--workdir')
-    for name in (output.PAGE, output.CSV):
-        if workdir.is_dir():
-            check_output_file(workdir / name, 'the file')
-    origin = source and {'workdir': str(source[0]), 'step': source[1]}
-    run.check(config, extend=True, source=origin)
-    splits = sources.open_splits(config.dataset, config.loader.skip_bad)
+    _check(config, run, source)
+    splits = sources.open_splits(config.dataset, config.loader.skip_bad, catalogue=catalogue)
     begin = steps.start(config, mesh, len(splits.train), run, source)
     show(
         f'range test from {test.low:g} to {test.high:g} in {test.steps} steps, beginning with '
@@ -81,6 +82,16 @@ def main(
         show(f'stopped by {stop.signal} after {len(curve.losses)} of {test.steps} steps')
         return EXIT_STOPPED
     return 0
+
+
+def _check(config: Config, run: Workdir, source: tuple[Path, int | None] | None) -> None:
+    """Raises a UserError if the workdir cannot be written to or is that of another run."""
+    check_writable(run.path, '--workdir')
+    for name in (output.PAGE, output.CSV):
+        if run.path.is_dir():
+            check_output_file(run.path / name, 'the file')
+    origin = source and {'workdir': str(source[0]), 'step': source[1]}
+    run.check(config, extend=True, source=origin)
 
 
 def _command(arguments: Sequence[str], rate: float | None = None, extend: bool = False) -> str:

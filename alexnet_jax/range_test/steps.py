@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,15 +122,7 @@ def run(
     unreadable = unreadable_images.UnreadableImages(splits.train, config.loader.skip_bad)
     inputs = read_or_compute_inputs(workdir, config, splits, unreadable)
     constants, train_step = place_constants(config, mesh, inputs), make_train_step(config, mesh)
-    batches = loader.training_batches(
-        splits.train,
-        loader.Reading.from_config(config),
-        config.seed,
-        config.optimizer.batch_size,
-        begin.step,
-        reshuffle=config.dataset.reshuffle,
-        unreadable=unreadable,
-    )
+    batches = _batches(config, splits, begin.step, unreadable)
     plan, state = durations(config, len(splits.train)), begin.state
     counts, losses = np.zeros(config.dataset.classes, int), []
 
@@ -156,6 +149,23 @@ def run(
                 if unstable is not None and test.rate(step) > _BEYOND * test.rate(unstable):
                     break
     return curve()
+
+
+def _batches(
+    config: Config,
+    splits: sources.Splits,
+    first_step: int,
+    unreadable: unreadable_images.UnreadableImages,
+) -> Iterator[loader.Batch]:
+    return loader.training_batches(
+        splits.train,
+        loader.Reading.from_config(config),
+        config.seed,
+        config.optimizer.batch_size,
+        first_step,
+        reshuffle=config.dataset.reshuffle,
+        unreadable=unreadable,
+    )
 
 
 def _hyperparameters(config: Config, rate: float, epoch: float) -> Hyperparameters:

@@ -12,7 +12,7 @@ from alexnet_jax.runtime.user_errors import UserError
 
 def test_every_config_resolves():
     for name in loading.recipes():
-        assert loading.load_config(name).dataset.classes >= 2
+        assert loading.load_config(name).dataset.classes != 1
 
 
 @pytest.mark.parametrize(

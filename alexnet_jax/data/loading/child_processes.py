@@ -39,15 +39,16 @@ def end_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def start_reader(parent: int, *_: int) -> None:
+def start_reader(parent: int, cores: int, *_: int) -> None:
     """Prepares a new process that reads batches with threads of its own.
 
     Args:
       parent: the process id of the parent.
+      cores: how many threads scale images.
     """
     end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
-    os.environ['RAYON_NUM_THREADS'] = '1'
+    os.environ['RAYON_NUM_THREADS'] = str(cores)
 
 
 def remove_shared_memory_silently() -> None:

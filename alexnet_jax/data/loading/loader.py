@@ -43,8 +43,8 @@ class Reading:
       size: pixels across an image; images of other sizes are scaled.
       resize: the filter that scales them, one of images.FILTERS.
       background: the colour behind transparent pixels, 'white' or 'black'.
-      threads: threads per process that read and decode; 0 for one per core, divided among the
-        processes.
+      threads: threads per process that read and decode; 0 for one per core, or two where images
+        are scaled, divided among the processes.
       workers: worker processes; 0 to read in this process.
       prefetch: batches kept ready; raised to one more than the number of threads if it is lower.
     """
@@ -105,7 +105,7 @@ def training_batches(
     read = functools.partial(_read_batch, source, reading, rows, allowed)
     steps = grain.MapDataset.range(first_step, sys.maxsize)
     batches = steps.map(lambda step: read(order.indices(step)))
-    for batch in _iterate(batches, reading):
+    for batch in _iterate(batches, reading, scaled=source.size != reading.size):
         replaced = batch.pop(_REPLACED)
         if unreadable is not None:
             unreadable.add(replaced)
@@ -142,7 +142,8 @@ def _batches_in_order(
     read = functools.partial(_read_batch, source, reading, rows, allowed)
     steps = grain.MapDataset.range(-(-len(source) // batch_size))
     batches = steps.map(lambda step: read(order.indices(step)))
-    for step, batch in enumerate(_iterate(batches, reading)):
+    scaled = source.size != reading.size
+    for step, batch in enumerate(_iterate(batches, reading, scaled)):
         positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
         yield batch | {'weight': (positions < len(source)).astype(np.float32)}
 
@@ -189,8 +190,11 @@ class _BatchOrder:
         return order
 
 
-def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
-    threads = reading.threads or max(1, cpu_devices.processor_count() // max(1, reading.workers))
+def _iterate(batches: grain.MapDataset, reading: Reading, scaled: bool) -> Iterator[Batch]:
+    cores = max(1, cpu_devices.processor_count() // max(1, reading.workers))
+    # Images are scaled by threads of kornia, one per core. A thread of ours waits meanwhile, so
+    # that as many of ours would leave cores without work.
+    threads = reading.threads or (2 * cores if scaled else cores)
     # Grain keeps one thread busy for each batch in the buffer except the one that is handed over.
     options = grain.ReadOptions(threads, prefetch_buffer_size=max(reading.prefetch, threads + 1))
     stream = batches.to_iter_dataset(options)
@@ -200,7 +204,7 @@ def _iterate(batches: grain.MapDataset, reading: Reading) -> Iterator[Batch]:
         child_processes.remove_shared_memory_silently()
         stream = stream.mp_prefetch(
             grain.MultiprocessingOptions(reading.workers, reading.prefetch),
-            functools.partial(child_processes.start_reader, os.getpid()),
+            functools.partial(child_processes.start_reader, os.getpid(), cores),
         )
     iterator = iter(stream)
     try:
@@ -238,14 +242,23 @@ def _read_batch(
     return {'image': pixels, 'label': labels, _REPLACED: replaced}
 
 
-def read_labelled(source: Source, index: int) -> Mapping[str, Any]:
+def read_labelled(
+    source: Source, index: int, out_HWC: np.ndarray | None = None
+) -> Mapping[str, Any]:
     """Reads an example that has a label; its image is not decoded.
+
+    Args:
+      source: the images.
+      index: the index of the image in the source.
+      out_HWC: the place of the image; if it is given, raw pixels may be read straight into it, and
+        are then the image. The example then need not have a name.
 
     Raises:
       BadImage: it is damaged.
       UserError: it has no label, or the system does not let this process read it.
     """
-    example = source[index]
+    fetch = None if out_HWC is None else getattr(source, 'fetch', None)
+    example = source[index] if fetch is None else fetch(index, out_HWC)
     if example['label'] < 0:
         raise UserError(
             f'{source.where(index)} has no label: choose a split with labels '
@@ -274,8 +287,10 @@ def read_into(
       UserError: it has no label, its pixels are not uint8 in one or three colours, or the system
         does not let this process read it.
     """
-    example = read_labelled(source, index)
+    example = read_labelled(source, index, out_HWC)
     image = example['image']
+    if image is out_HWC:
+        return example['label']
     if isinstance(image, bytes):
         if not images.decode_into(image, out_HWC):
             out_HWC[:] = images.square(image, out_HWC.shape[0], resize, background=background)

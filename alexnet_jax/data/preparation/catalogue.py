@@ -89,6 +89,8 @@ class Catalogue:
       movable: whether a data set that was prepared from the same images in another folder is used.
       other_names: other names that a user may give to splits, and the splits.
       notes: lines for the user about what was found where the images are.
+      earlier: the same images in the splits that an earlier version of this program made, where
+        they differ; a data set that was prepared of them is still used.
       empty_classes: names of the classes without a training image.
     """
 
@@ -102,6 +104,7 @@ class Catalogue:
     movable: bool = False
     other_names: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    earlier: 'Catalogue | None' = None
     empty_classes: list[str] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:

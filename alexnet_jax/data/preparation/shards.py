@@ -20,7 +20,7 @@ import numpy as np
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from alexnet_jax.data import pixel_statistics
+from alexnet_jax.data import image_index, pixel_statistics
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.data.preparation.catalogue import (
     Catalogue,
@@ -30,6 +30,7 @@ from alexnet_jax.data.preparation.catalogue import (
     may_differ_since,
 )
 from alexnet_jax.data.preparation.storage import Storage
+from alexnet_jax.data.records import locate_features
 from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, first_line
@@ -130,11 +131,13 @@ class Summary:
       images: number of images in the shard.
       skipped: names of the images that were left out because they cannot be decoded.
       sums: pixel statistics; None where they are not counted.
+      index: the index of the images, (images,) image_index.ENTRY; without entries if there is none.
     """
 
     images: int
     skipped: list[str]
     sums: pixel_statistics.Sums | None
+    index: np.ndarray
 
     def save(self, shard: Shard) -> None:
         """Writes the summary of a complete shard.
@@ -143,6 +146,7 @@ class Summary:
           UserError: the file cannot be written.
         """
         values: dict[str, Any] = {'images': self.images, 'skipped': np.array(self.skipped, 'U')}
+        values['index'] = self.index
         if self.sums:
             values |= {'pixels_HWC': self.sums.pixels_HWC, 'products': self.sums.products}
         with (
@@ -166,10 +170,12 @@ class Summary:
                 if may_differ_since(shard.files, complete):
                     return None
                 images, skipped = int(file['images']), [str(name) for name in file['skipped']]
+                index = file['index'] if 'index' in file else np.zeros(0, image_index.ENTRY)
                 counted = (file['pixels_HWC'], file['products']) if 'products' in file else None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return cls(images, skipped, pixel_statistics.Sums(images, *counted) if counted else None)
+        sums = pixel_statistics.Sums(images, *counted) if counted else None
+        return cls(images, skipped, sums, index)
 
 
 def write_shard(shard: Shard, count_image: Callable[[], None]) -> None:
@@ -212,7 +218,8 @@ def write_shard(shard: Shard, count_image: Callable[[], None]) -> None:
         writer.close()
         if bad:
             raise _bad_images_error(shard, bad)
-    Summary(len(shard.names) - len(skipped), skipped, sums).save(shard)
+        index = writer.index()
+    Summary(len(shard.names) - len(skipped), skipped, sums, index).save(shard)
 
 
 def _describe_bad_image(file: str, name: str, reason: BadImage) -> str:
@@ -233,7 +240,7 @@ class RecordWriter:
     """Writes an ArrayRecord file; errors name the file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._index = path, image_index.ShardIndex()
         with self._naming_errors():
             # Not compressed: JPEGs do not shrink, and raw pixels are stored to be read fast.
             self._file = array_record_module.ArrayRecordWriter(
@@ -247,13 +254,21 @@ class RecordWriter:
         feature['image'].bytes_list.value.append(image)
         feature['label'].int64_list.value.append(label)
         feature['file_name'].bytes_list.value.append(encode_name(name))
+        record = example.SerializeToString(deterministic=True)
+        place = locate_features(record, (b'image',))[b'image']
+        self._index.add(len(record), place, label, image)
         with self._naming_errors():
-            self._file.write(example.SerializeToString(deterministic=True))
+            self._file.write(record)
 
     def close(self) -> None:
         """Writes what is still buffered."""
         with self._naming_errors():
             self._file.close()
+
+    def index(self) -> np.ndarray:
+        """Returns the index of the images, (n,) image_index.ENTRY, once the file is closed."""
+        with explain_os_errors(f'read {self._path}'):
+            return self._index.finish(self._path)
 
     @contextlib.contextmanager
     def _naming_errors(self) -> Iterator[None]:

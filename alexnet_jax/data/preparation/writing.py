@@ -7,6 +7,7 @@ data set one writes it, and the others wait and use it.
 """
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from alexnet_jax.data import pixel_statistics
+from alexnet_jax.data import image_index, pixel_statistics
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.data.preparation import prepared_sets, workers
 from alexnet_jax.data.preparation.catalogue import Catalogue
@@ -235,6 +236,7 @@ def _finish(
     """Adds statistics and metadata, and gives the folder its final name."""
     sums, skipped = pixel_statistics.Sums.zeros(storage.statistics_size), []
     lengths: dict[str, list[int]] = {split: [] for split in catalogue.splits}
+    indexes = []
     for shard in shards:
         summary = Summary.load(shard)
         if summary is None:
@@ -243,6 +245,7 @@ def _finish(
             )
         lengths[shard.split].append(summary.images)
         skipped += summary.skipped
+        indexes.append((shard.path, summary.index))
         if summary.sums:
             sums.merge(summary.sums)
     if len(skipped) > skip_bad:
@@ -255,6 +258,8 @@ def _finish(
         size = storage.statistics_size
         sums.save(pixel_statistics.statistics_file(unfinished, 'train', size, scaled_by))
     _write_metadata(unfinished, catalogue, storage, shards, lengths)
+    if [len(entries) for _, entries in indexes] == list(itertools.chain(*lengths.values())):
+        image_index.save(unfinished, indexes)
     counts = {split: sum(numbers) for split, numbers in lengths.items()}
     source = {
         'images': counts,

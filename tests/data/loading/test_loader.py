@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import nets
 import tars
 from alexnet_jax.data import images, pixel_statistics
 from alexnet_jax.data.loading import loader, unreadable_images
+from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.signals import Stopped, StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -55,6 +57,32 @@ def order(
         Numbers(length), reading, seed, batch_size, first_step, reshuffle, rows
     )
     return [batch['label'].tolist() for batch in itertools.islice(batches, steps)]
+
+
+class Simultaneous(Numbers):
+    """Counts the threads that read at the same time."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.lock, self.now, self.most = threading.Lock(), 0, 0
+
+    def __getitem__(self, index):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.02)
+        with self.lock:
+            self.now -= 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(('size', 'threads'), [(4, 3), (2, 6)])
+def test_cores_have_two_threads_each_where_images_are_scaled(monkeypatch, size, threads):
+    """Half of them wait for the library's threads, which scale."""
+    monkeypatch.setattr(cpu_devices, 'processor_count', lambda: 3)
+    source = Simultaneous(50)
+    list(itertools.islice(loader.training_batches(source, loader.Reading(size), 0, 2, 0), 12))
+    assert source.most == threads
 
 
 def test_every_epoch_is_another_permutation():

@@ -82,7 +82,7 @@ def test_records_are_the_images(reference, catalogue):
 def test_any_number_of_workers_writes_the_same(reference, catalogue, tmp_path):
     other = write(catalogue, SMALL, tmp_path, workers=3).folder
     assert records(other) == records(reference)
-    for name in ('statistics_train_32.npz', 'dataset_info.json', 'features.json'):
+    for name in ('statistics_train_32.npz', 'index.npz', 'dataset_info.json', 'features.json'):
         assert (other / name).read_bytes() == (reference / name).read_bytes()
 
 
@@ -577,4 +577,4 @@ def test_the_source_of_a_data_set_is_recorded(reference):
     assert source['images'] == {'train': 2006, 'validation': 20}
     assert source['storage']['filter'] == 'bicubic'
     assert not list(reference.glob('.*'))
-    assert len(list(reference.iterdir())) == 4 + 1 + 5
+    assert len(list(reference.iterdir())) == 4 + 1 + 6

@@ -4,6 +4,7 @@ There may be folders for the splits, under the usual names. A folder that can be
 refused; the notes of the catalogue say what was read.
 """
 
+import dataclasses
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -13,8 +14,12 @@ from alexnet_jax.data.preparation.catalogue import (
     Catalogue,
     Entries,
     hex_hash,
-    is_held_out,
     to_identifier,
+)
+from alexnet_jax.data.preparation.own_images.description import (
+    describe_files,
+    describe_splits,
+    describe_unread,
 )
 from alexnet_jax.data.preparation.own_images.folder_tree import (
     SUFFIXES,
@@ -23,6 +28,10 @@ from alexnet_jax.data.preparation.own_images.folder_tree import (
     identity,
     list_entries,
     list_folders,
+)
+from alexnet_jax.data.preparation.own_images.holding_out import (
+    choose_held_out,
+    choose_held_out_before,
 )
 from alexnet_jax.runtime.printing import list_names, printable
 from alexnet_jax.runtime.user_errors import UserError
@@ -44,8 +53,8 @@ def list_images(folder: Path, held_out: int = 10) -> Catalogue:
 
     Args:
       folder: has the class folders; or has a folder for each of the splits, which have them.
-      held_out: where there are no folders for splits, one image in so many is for validation,
-        chosen by a hash of its name; but never all images of a class.
+      held_out: where there are no folders for splits, one image in so many of each class is for
+        validation; see `holding_out`.
 
     Raises:
       UserError: the folder can be read in two ways; there are fewer than two classes, or one has no
@@ -60,50 +69,78 @@ def list_images(folder: Path, held_out: int = 10) -> Catalogue:
         notes.append(f'{printable(roots["test"].name)} has no class folders and is left out')
         del roots['test'], folders['test']
     classes = _common_classes(roots, folders)
-    labels = {name: label for label, name in enumerate(classes)}
     held_out = 0 if len(roots) > 1 else held_out
-    splits: dict[str, Entries] = {split: Entries() for split in ('train', 'validation', *roots)}
-    others: Counter[str] = Counter()
+    listed, others = _list_classes(roots, folders, classes)
     in_sub_folders: Counter[str] = Counter()
-    places: _Places = {}
+    for images in listed:
+        in_sub_folders[classes[images.label]] += sum(image.depth > 0 for image in images.images)
+    about_files = [*notes, *describe_files(in_sub_folders, others, folder)]
+    chosen = [choose_held_out(x.keys, held_out) if held_out else set() for x in listed]
+    arguments = folder, classes, held_out, roots, listed, about_files
+    catalogue = _catalogue(*arguments, chosen)
+    for split, entries in catalogue.splits.items():
+        if not len(entries):
+            raise UserError(f'{folder} has too few images for a {split} split: add images')
+    if held_out:
+        before = [
+            choose_held_out_before(images.keys, held_out) if _is_exception(images, names) else names
+            for images, names in zip(listed, chosen, strict=True)
+        ]
+        if before != chosen and any(before):
+            catalogue.earlier = _catalogue(*arguments, before)
+    return catalogue
+
+
+@dataclasses.dataclass
+class _Class:
+    """The images of a class in a split, and their names in the data set."""
+
+    label: int
+    split: str
+    images: list[ImageFile]
+    keys: list[str]
+
+    def add_to(self, splits: dict[str, Entries], chosen: set[str]) -> None:
+        """Adds the images to their splits; those that were chosen are for validation."""
+        for key, image in zip(self.keys, self.images, strict=True):
+            entries = splits['validation' if key in chosen else self.split]
+            entries.start_file(image.path)
+            entries.add(key, self.label, 0, image.size)
+
+
+def _list_classes(
+    roots: dict[str, Path], folders: dict[str, dict[str, Path]], classes: list[str]
+) -> tuple[list[_Class], Counter[str]]:
+    """Returns the images of each class in each split, and the number of other files by suffix."""
+    listed, places = [], {}
+    others: Counter[str] = Counter()
+    labels = {name: label for label, name in enumerate(classes)}
     for split, root in roots.items():
         others.update(_files_outside_classes(root))
         for name, images in _images_by_class(split, folders[split], classes, others):
-            in_sub_folders[name] += sum(image.depth > 0 for image in images)
             _check_folders(images, split, name, places)
             keys = [image.path.relative_to(root).as_posix() for image in images]
-            chosen = {key for key in keys if held_out and is_held_out(key, held_out)}
-            if len(chosen) == len(keys):
-                chosen = set()  # a class cannot be learned from no image
-            for key, image in zip(keys, images, strict=True):
-                part = 'validation' if key in chosen else split
-                splits[part].start_file(image.path)
-                splits[part].add(key, labels[name], 0, image.size)
-    for split, entries in splits.items():
-        if not len(entries):
-            raise UserError(f'{folder} has too few images for a {split} split: add images')
-    return _catalogue(
-        folder,
-        classes,
-        splits,
-        held_out,
-        roots,
-        [
-            *_describe_splits(classes, splits, roots, held_out),
-            *notes,
-            *_describe_files(in_sub_folders, others),
-        ],
-    )
+            listed.append(_Class(labels[name], split, images, keys))
+    return listed, others
+
+
+def _is_exception(images: _Class, chosen: set[str]) -> bool:
+    """Checks whether a class may be one in which the hashes choose no image, or all."""
+    return len(chosen) == 1 or len(chosen) == len(images.keys) - 1
 
 
 def _catalogue(
     folder: Path,
     classes: list[str],
-    splits: dict[str, Entries],
     held_out: int,
     roots: dict[str, Path],
-    notes: list[str],
+    listed: list[_Class],
+    about_files: list[str],
+    chosen: list[set[str]],
 ) -> Catalogue:
+    splits = {split: Entries() for split in ('train', 'validation', *roots)}
+    for images, names in zip(listed, chosen, strict=True):
+        images.add_to(splits, names)
     split_by = f'one image in {held_out} for validation' if held_out else 'its own folders'
     name = to_identifier(folder.resolve().name).encode()[:MAX_BYTES].decode('utf-8', 'ignore')
     other_names = {} if held_out else {root.name.lower(): split for split, root in roots.items()}
@@ -116,7 +153,7 @@ def _catalogue(
         source={'folder': str(folder.resolve())},
         movable=True,
         other_names=other_names,
-        notes=notes,
+        notes=[*describe_splits(classes, splits, roots, held_out), *about_files],
     )
 
 
@@ -237,12 +274,13 @@ def _images_by_class(
     """
     inner_folders: dict[str, set[str]] = defaultdict(set)  # of classes without images of their own
     for name in classes:
-        images = list(find_images(folders[name], others)) if name in folders else []
+        here: Counter[str] = Counter()
+        images = list(find_images(folders[name], here)) if name in folders else []
+        others.update(here)
         if not images and split != 'test':
-            raise UserError(
-                f'{folders[name]} has no images ({", ".join(SUFFIXES)}): add images, or move the '
-                'folder away'
-            )
+            unread = describe_unread(here, folders[name])
+            remedy = f'only {unread}' if unread else 'add images, or move the folder away'
+            raise UserError(f'{folders[name]} has no images ({", ".join(SUFFIXES)}): {remedy}')
         if images and all(image.depth for image in images):
             parts = (image.path.relative_to(folders[name]).parts[0] for image in images)
             inner_folders[name].update(parts)
@@ -290,32 +328,3 @@ def _files_outside_classes(root: Path) -> Counter[str]:
             kind = 'images outside the class folders' if suffix in SUFFIXES else printable(suffix)
             outside[kind or 'without a suffix'] += 1
     return outside
-
-
-def _describe_splits(
-    classes: list[str], splits: dict[str, Entries], roots: dict[str, Path], held_out: int
-) -> Iterator[str]:
-    """Yields the lines about the classes and the splits."""
-    yield f'{len(classes):,} classes: {list_names(classes)}'
-    counts = []
-    for split, entries in splits.items():
-        origin = f' (from {printable(roots[split].name)})' if not held_out else ''
-        if held_out and split == 'validation':
-            origin = f' (one image in {held_out}, chosen by its name)'
-        counts.append(f'{len(entries):,} {split}{origin}')
-    yield ', '.join(counts)
-
-
-def _describe_files(in_sub_folders: Counter[str], others: Counter[str]) -> Iterator[str]:
-    """Yields the lines about images in sub-folders, and about files that are not taken."""
-    nested = [(name, number) for name, number in in_sub_folders.items() if number]
-    if len(nested) > 3:
-        total = sum(number for _, number in nested)
-        yield f'{total:,} images of {len(nested):,} classes are in sub-folders'
-    else:
-        for name, number in nested:
-            yield f'{number:,} images of {printable(name)} are in sub-folders'
-    if others:
-        kinds = [f'{number:,} {kind}' for kind, number in others.most_common()]
-        shown = kinds if len(kinds) <= 10 else [*kinds[:9], f'{len(kinds) - 9} other kinds']
-        yield f'not taken: {", ".join(shown)}'

@@ -114,11 +114,12 @@ def test_what_was_read_is_told(tmp_path):
     notes = class_folders.list_images(tmp_path).notes
     first = ', '.join(f'class{k:02}' for k in range(10))
     assert notes[0] == f'12 classes: {first} and 2 more'
-    assert '(one image in 10, chosen by its name)' in notes[1]
-    assert notes[2] == '2 images of class00 are in sub-folders'
-    assert notes[3].startswith('not taken: 2 .txt, ')
-    for kind in ('1 .heic', '1 .csv', '1 images outside the class folders'):
-        assert kind in notes[3]
+    assert '(one image in 10 of each class, chosen by its name)' in notes[1]
+    assert notes[4] == '2 images of class00 are in sub-folders'
+    assert notes[5].startswith('not read: 1 .heic files (HEIC)')
+    assert notes[6].startswith('not taken: 2 .txt, ')
+    for kind in ('1 .csv', '1 images outside the class folders'):
+        assert kind in notes[6]
 
 
 def test_what_programs_leave_in_folders_is_ignored(tmp_path):
@@ -297,3 +298,43 @@ def test_no_class_loses_all_its_images_to_validation(tmp_path):
     catalogue = class_folders.list_images(tmp_path)
     assert not catalogue.empty_classes
     assert counts(catalogue)['validation'] > 0
+
+
+def test_of_many_classes_the_smallest_and_the_largest_are_shown(tmp_path):
+    for k in range(30):
+        layout(tmp_path, *(f'class{k:02}/{i}.jpg' for i in range(2 + k)))
+    notes = class_folders.list_images(tmp_path).notes
+    lines = notes[2].splitlines()
+    assert len(lines) == 11
+    names = [line.split()[0] for line in lines]
+    assert names[:5] == ['class', 'class00', 'class01', 'class02', '...']
+    assert names[5] in ('class14', 'class15', 'class16')  # a median of the training images
+    assert names[6] == '...'
+    assert all(name > 'class24' for name in names[7:10])
+    assert names[10] == 'all'
+    total = sum(2 + k for k in range(30))
+    train, validation = (int(x) for x in lines[-1].split()[2:])
+    assert train + validation == total
+
+
+def test_the_imbalance_of_the_classes_is_told(tmp_path):
+    for split, cats, dogs in (('train', 30, 10), ('val', 6, 2)):
+        layout(tmp_path, *(f'{split}/cat/{i}.jpg' for i in range(cats)))
+        layout(tmp_path, *(f'{split}/dog/{i}.jpg' for i in range(dogs)))
+    notes = class_folders.list_images(tmp_path).notes
+    assert '10 to 30 training images in a class: the largest has 3.0 times' in notes[3]
+    assert notes[3].endswith('always answering cat has a validation error of 25.0%')
+
+
+def test_formats_that_are_not_read_are_named_with_what_to_do(tmp_path):
+    """A class that has nothing else is refused; otherwise they are counted."""
+    two_classes(tmp_path, '.', images=20)
+    layout(tmp_path, 'cat/1.HEIC', 'cat/2.heic', 'dog/x.avif', 'dog/y.CR2', 'dog/z.svg')
+    notes = class_folders.list_images(tmp_path).notes
+    unread = next(note for note in notes if note.startswith('not read: '))
+    assert '2 .heic, 1 .avif, 1 .cr2 files (HEIC, AVIF, raw images of cameras)' in unread
+    assert "-iname '*.heic' -o -iname '*.avif' -o -iname '*.cr2'" in unread
+    assert 'not taken: 1 .svg' in notes
+    layout(tmp_path, 'fox/1.heic')
+    with pytest.raises(UserError, match=r'fox has no images .*: only 1 \.heic files \(HEIC\)'):
+        class_folders.list_images(tmp_path)
