@@ -323,8 +323,8 @@ def _prepare_by_name(name: str, data_dir: Path) -> None:
                 f'{place}, from which {name} was prepared, is gone: run {command} with the DIR of '
                 'the images'
             )
-        if kind == 'tfrecord':
-            _convert(Path(place), data_dir)
+        if 'tfrecord' in origin:
+            _convert(Path(origin['tfrecord']), data_dir)
             return
         _prepare_images(Storage(**source['storage']), data_dir, origin)
         return

@@ -194,6 +194,10 @@ class Workdir:
             raise UserError(f'{file} is missing: {remedy}')
         return inputs
 
+    def has_inputs(self) -> bool:
+        """Returns whether there is a file with the mean image and the names of the classes."""
+        return self._inputs_file.exists()
+
     def write_inputs(self, inputs: Inputs) -> None:
         """Writes the mean image, the colours and the names of the classes.
 
