@@ -1,24 +1,30 @@
 """Prepares images for training, and checks prepared data sets (§2). TensorFlow is not needed.
 
-    python -m alexnet_jax.prepare --tars=DIR
-        Prepares ImageNet. DIR has ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, as
-        downloaded from https://image-net.org; they are read in place. Every image is scaled once:
-        its short side to 256 pixels, then cropped to the central 256 x 256. If it is stopped, the
-        same command resumes; if another process prepares the same data set, it waits for it.
-    python -m alexnet_jax.prepare --tars=DIR --size=original
+    python -m alexnet_jax.prepare --imagenet=PATH
+        Prepares ImageNet as you have it: the tars of https://image-net.org, folders train and val,
+        Kaggle's zip or its folders, the Hub's parquet files, or shards of WebDataset; a line says
+        what was recognized. Archives are not unpacked. Every image is scaled once: its short side
+        to 256 pixels, then cropped to the central 256 x 256. If it is stopped, the same command
+        resumes; if another process prepares the same data set, it waits for it.
+    python -m alexnet_jax.prepare --imagenet=PATH --synsets=FILE
+        Prepares a subset: the classes whose WordNet ids FILE lists, one a line.
+    python -m alexnet_jax.prepare --imagenet=PATH --size=original
         Keeps the image files as they are, as TFDS's imagenet2012 does, without TensorFlow.
     python -m alexnet_jax.prepare --check
         Checks prepared data sets: counts images and labels, reads every record, decodes a sample.
     python -m alexnet_jax.prepare --name=mnist
         Prepares any TFDS data set of images and labels in the format that training reads.
+    python -m alexnet_jax.prepare --tfrecord=DIR --data_dir=OTHER
+        Converts a TFDS data set of images and labels that TensorFlow wrote as TFRecord; DIR is its
+        folder, NAME/VERSION. The records stay the same, byte for byte, and in their order.
     python -m alexnet_jax.prepare --folder=DIR --size=72
         Prepares a folder of your own images, one folder per class, as training does on first use.
     python -m alexnet_jax.prepare --again --name=mnist
         Prepares a data set anew, for example a damaged one. The old one is replaced when the new
-        one is complete. --again may also stand beside --tars and --folder.
+        one is complete. --again may also stand beside --imagenet, --tars and --folder.
 
-DIR may also have the tars of ILSVRC-2010 and its unpacked devkit, or one tar per synset
-(n01440764.tar ...), as in ImageNet's Fall 2011 release.
+--tars=DIR takes tars alone. DIR may also have the tars of ILSVRC-2010 and its unpacked devkit, or
+one tar per synset (n01440764.tar ...), as in ImageNet's Fall 2011 release.
 
 Exit codes: 0 success, 1 --check has found faults, 2 a mistake in the command or the data (one line
 says which), 75 stopped by a signal.
@@ -45,8 +51,15 @@ if TYPE_CHECKING:  # the modules are imported in the functions that need them: -
     from alexnet_jax.data.preparation.catalogue import Catalogue
     from alexnet_jax.data.preparation.storage import Storage
 
+_IMAGENET = flags.DEFINE_string('imagenet', '', 'Folder or archive that has ImageNet.')
+_SYNSETS = flags.DEFINE_string(
+    'synsets', '', 'File with a WordNet id in each line: the classes of a subset, in this order.'
+)
 _TARS = flags.DEFINE_string('tars', '', 'Folder with the tars, as downloaded.')
 _FOLDER = flags.DEFINE_string('folder', '', 'Folder of your own images, one folder per class.')
+_TFRECORD = flags.DEFINE_string(
+    'tfrecord', '', 'Folder of a TFDS data set in TFRecord, to convert into --data_dir.'
+)
 _DATA_DIR = flags.DEFINE_string(
     'data_dir',
     '',
@@ -78,7 +91,7 @@ _AGAIN = flags.DEFINE_bool(
     'again', False, 'Prepare the data set even if it is there, and replace it when complete.'
 )
 _VERIFY = flags.DEFINE_bool('verify', False, "Compare the tars' MD5 sums with the published ones.")
-_PARTIAL = flags.DEFINE_bool('partial', False, 'Accept tars with fewer images than published.')
+_PARTIAL = flags.DEFINE_bool('partial', False, 'Accept fewer images than published.')
 _SKIP_BAD = flags.DEFINE_integer(
     'skip_bad', 0, 'Training images that may be left out because they cannot be decoded.', 0
 )
@@ -92,7 +105,7 @@ _NAME = flags.DEFINE_string(
 )
 
 # Flags that only some ways of preparing have a use for.
-_OF_TARS = ('verify', 'partial')
+_OF_TARS = ('verify', 'partial', 'synsets')
 _OF_IMAGES = ('size', 'storage', 'quality', 'filter', 'background')
 _OF_WRITING = ('skip_bad', 'workers')
 
@@ -109,30 +122,49 @@ def main(_: Sequence[str]) -> None:
             from alexnet_jax.data import dataset_check
 
             sys.exit(dataset_check.examine(data_dir, _NAME.value, _SAMPLE.value))
-        if _NAME.value:
+        if _TFRECORD.value:
+            _convert(check_path(_TFRECORD.value, '--tfrecord'), data_dir)
+        elif _NAME.value:
             _prepare_by_name(_NAME.value, data_dir)
         else:
-            _prepare_images(_storage(), data_dir, _TARS.value, _FOLDER.value)
+            _prepare_images(_storage(), data_dir, _source())
 
 
 def _check_combination() -> None:
     """Raises a UserError for flags that do not belong together, or that would have no effect."""
-    flag_values = {'tars': _TARS.value, 'folder': _FOLDER.value, 'name': _NAME.value}
+    flag_values = {
+        'imagenet': _IMAGENET.value,
+        'tars': _TARS.value,
+        'folder': _FOLDER.value,
+        'name': _NAME.value,
+        'tfrecord': _TFRECORD.value,
+    }
     chosen = [name for name, value in flag_values.items() if value]
-    if empty := [name for name in flag_values if not flag_values[name] and _is_given(name)]:
+    values = flag_values | {'synsets': _SYNSETS.value}
+    if empty := [name for name in values if not values[name] and _is_given(name)]:
         raise UserError(f'--{empty[0]}= is empty: give a value, or leave it out')
     if _CHECK.value:
-        useless = (*_OF_TARS, *_OF_IMAGES, *_OF_WRITING, 'again', 'tars', 'folder')
+        useless = (*_OF_TARS, *_OF_IMAGES, *_OF_WRITING, 'again')
+        useless = (*useless, 'imagenet', 'tars', 'folder', 'tfrecord')
         context = '--check'
     elif len(chosen) != 1:
         problem = (
             f'--{" and --".join(chosen)} exclude each other' if chosen else 'nothing to prepare'
         )
-        raise UserError(f'{problem}: pass --tars=DIR or --name=NAME or --folder=DIR (see --help)')
+        raise UserError(
+            f'{problem}: pass --imagenet=PATH, --tars=DIR, --name=NAME, --folder=DIR or '
+            '--tfrecord=DIR (see --help)'
+        )
     else:
         context = f'--{chosen[0]}'
         of_name = (*_OF_TARS, *_OF_IMAGES)
-        useless = {'tars': ('background',), 'folder': _OF_TARS, 'name': of_name}[chosen[0]]
+        useless = {
+            'imagenet': ('verify', 'background'),
+            'tars': ('background',),
+            'folder': _OF_TARS,
+            'name': of_name,
+            'tfrecord': (*of_name, *_OF_WRITING),
+        }[chosen[0]]
         if chosen[0] == 'name' and not _AGAIN.value:
             useless = (*useless, *_OF_WRITING)
         elif chosen[0] == 'name':
@@ -159,29 +191,51 @@ def _storage() -> 'Storage':
     return Storage(size, _STORAGE.value == 'raw', _QUALITY.value, _FILTER.value, _BACKGROUND.value)
 
 
-def _prepare_images(storage: 'Storage', data_dir: Path, tars: str, folder: str) -> None:
-    """Prepares the images of tars, or those of a folder."""
-    from alexnet_jax.data.preparation import writing
-    from alexnet_jax.data.preparation.layouts import imagenet_tars
+def _source() -> dict[str, str]:
+    """Returns the flags that select the images, and their values."""
+    values = {'imagenet': _IMAGENET, 'tars': _TARS, 'folder': _FOLDER, 'synsets': _SYNSETS}
+    return {name: flag.value for name, flag in values.items() if flag.value}
+
+
+def _list_images(source: dict[str, str], bars: ProgressBars) -> 'Catalogue':
+    """Lists the images that these flags select, and prints what was read."""
+    from alexnet_jax.data.preparation.layouts import imagenet_tars, recognition
     from alexnet_jax.data.preparation.own_images import class_folders
 
-    with ProgressBars() as bars:
-        if tars:
-            path = check_path(tars, '--tars')
-            if _VERIFY.value:
-                for line in imagenet_tars.verify_md5(path, bars.show_bytes):
-                    bars.print_line(line)
-            catalogue = imagenet_tars.list_images(path, bars.show_listing)
-            if not _PARTIAL.value:
-                catalogue.check_complete()
-            for split, entries in catalogue.splits.items():
-                bars.print_line(
-                    f'{split}: {len(entries):,} images in {len(catalogue.classes):,} classes'
-                )
-        else:
-            catalogue = class_folders.list_images(check_path(folder, '--folder'))
-            for line in catalogue.notes:
+    if 'folder' in source:
+        catalogue = class_folders.list_images(check_path(source['folder'], '--folder'))
+    else:
+        flag = 'tars' if 'tars' in source else 'imagenet'
+        path = check_path(source[flag], f'--{flag}')
+        file = check_path(source['synsets'], '--synsets') if 'synsets' in source else None
+        synsets = recognition.read_synsets(file) if file else []
+        if _VERIFY.value:
+            for line in imagenet_tars.verify_md5(path, bars.show_bytes):
                 bars.print_line(line)
+        if flag == 'tars':
+            catalogue = recognition.list_tars(path, bars.show_listing, synsets)
+        else:
+            catalogue = recognition.list_images(path, bars.show_listing, synsets, _PARTIAL.value)
+        if file:
+            catalogue.source['synsets'] = str(file.resolve())
+    for line in catalogue.notes:
+        bars.print_line(line)
+    if 'folder' not in source:
+        if not _PARTIAL.value:
+            catalogue.check_complete()
+        for split, entries in catalogue.splits.items():
+            bars.print_line(
+                f'{split}: {len(entries):,} images in {len(catalogue.classes):,} classes'
+            )
+    return catalogue
+
+
+def _prepare_images(storage: 'Storage', data_dir: Path, source: dict[str, str]) -> None:
+    """Prepares the images that these flags select."""
+    from alexnet_jax.data.preparation import writing
+
+    with ProgressBars() as bars:
+        catalogue = _list_images(source, bars)
         result = writing.write(
             catalogue,
             storage,
@@ -198,6 +252,18 @@ def _prepare_images(storage: 'Storage', data_dir: Path, tars: str, folder: str) 
     print(f'prepared in {result.folder}: {counts}')
     command = _training_command(catalogue, result.folder.parent.name, storage)
     print(f'train on it: {command}')
+
+
+def _convert(folder: Path, data_dir: Path) -> None:
+    """Converts a data set from TFRecord."""
+    from alexnet_jax.data.preparation import prepared_sets
+    from alexnet_jax.data.preparation.layouts import tfrecord
+
+    with ProgressBars() as bars:
+        final = tfrecord.convert(folder, data_dir, bars, _AGAIN.value)
+    images = prepared_sets.read_source(final)['images']
+    counts = ', '.join(f'{n:,} {split}' for split, n in images.items())
+    print(f'prepared in {final}: {counts}')
 
 
 def _training_command(catalogue: 'Catalogue', name: str, storage: 'Storage') -> str:
@@ -249,15 +315,18 @@ def _prepare_by_name(name: str, data_dir: Path) -> None:
                 f'{prepared} does not record what it was prepared from: run '
                 f'{prepared_sets.command_again(prepared)} with the DIR of the tars'
             )
-        kind, place = next(iter(origin.items()))
-        if not Path(place).is_dir():
-            command = prepared_sets.command_of_images({kind: 'DIR'}, source['storage'], data_dir)
+        if absent := [place for place in origin.values() if not Path(place).exists()]:
+            place = absent[0]
+            asked = {kind: 'FILE' if kind == 'synsets' else 'DIR' for kind in origin}
+            command = prepared_sets.command_of_images(asked, source['storage'], data_dir)
             raise UserError(
                 f'{place}, from which {name} was prepared, is gone: run {command} with the DIR of '
                 'the images'
             )
-        storage = Storage(**source['storage'])
-        _prepare_images(storage, data_dir, origin.get('tars', ''), origin.get('folder', ''))
+        if 'tfrecord' in origin:
+            _convert(Path(origin['tfrecord']), data_dir)
+            return
+        _prepare_images(Storage(**source['storage']), data_dir, origin)
         return
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()

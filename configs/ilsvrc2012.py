@@ -7,7 +7,7 @@ error, ten views averaged; it took five to six days on two GTX 580. We have not 
 
 Where the paper and the 2012 code disagree, this recipe has the paper's value (docs/decisions.md).
 The learning rate falls automatically where the authors lowered it by hand. The images are prepared
-once, from the tars as they are downloaded: python -m alexnet_jax.prepare --tars=DIR
+once, from ImageNet as you have it: python -m alexnet_jax.prepare --imagenet=PATH
 """
 
 from ml_collections import ConfigDict

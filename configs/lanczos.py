@@ -1,6 +1,6 @@
 """Images scaled by another filter: Lanczos instead of bicubic.
 
-    python -m alexnet_jax.prepare --tars=DIR --filter=lanczos
+    python -m alexnet_jax.prepare --imagenet=DIR --filter=lanczos
     python -m alexnet_jax.main --config=lanczos
 
 The paper does not say how it scaled its images; results of AlexNet differ by points between filters

@@ -1,6 +1,6 @@
 """The net that torchvision has as AlexNet, that of "One weird trick" (Krizhevsky, 2014).
 
-    python -m alexnet_jax.prepare --tars=DIR --filter=bilinear
+    python -m alexnet_jax.prepare --imagenet=DIR --filter=bilinear
     python -m alexnet_jax.main --config=torchvision
 
 Its published weights (AlexNet_Weights.IMAGENET1K_V1) have 43.5 % top-1 and 20.9 % top-5 validation

@@ -19,6 +19,8 @@ from alexnet_jax.data import image_index, images, pixel_statistics, sources
 from alexnet_jax.data.preparation import prepared_sets, tfds_sets
 from alexnet_jax.data.preparation.catalogue import NO_LABEL
 from alexnet_jax.data.preparation.layouts import imagenet_tars
+from alexnet_jax.data.preparation.layouts.collection import DEVKIT_2012
+from alexnet_jax.data.preparation.layouts.image_names import parse_name
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.system_errors import SystemTrouble
 from alexnet_jax.runtime import cpu_devices
@@ -28,9 +30,6 @@ from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError, first_line
 
 MAX_FAULTS_SHOWN = 5  # per split
-
-# The devkit numbers the classes of 2012 in an order of its own, which these first ones identify.
-DEVKIT_2012 = ('n02119789', 'n02100735', 'n02110185', 'n02096294', 'n02102040')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +72,7 @@ def examine(data_dir: Path, name: str, sample: int) -> int:
     if not folders:
         raise UserError(
             f'{data_dir} has no prepared data set{f" {name}" if name else ""}: prepare one with '
-            'python -m alexnet_jax.prepare --tars=DIR, or choose another folder with --data_dir'
+            'python -m alexnet_jax.prepare --imagenet=DIR, or choose another folder with --data_dir'
         )
     number_of_faults = sum(_examine_folder(folder, bool(name), sample) for folder in folders)
     print(f'{number_of_faults or "no"} fault{"s" * (number_of_faults != 1)}')
@@ -171,13 +170,20 @@ def _examine_split(builder: tfds.core.DatasetBuilder, split: str, sample: int) -
     faults += _judge_counts(counts, split, published, expected)
     labels_by_synset = {}
     if builder.name.startswith('imagenet2012'):
-        labels_by_synset = _group_by_synset(counts.labels, split)
-    faults += _judge_class_order(labels_by_synset, len(counts.per_class))
+        labels_by_synset = _group_by_synset(counts.labels)
+    in_order = imagenet_tars.labels_2012()
+    if len(records.classes) < len(in_order):  # a subset, in an order that the user has chosen
+        in_order = records.classes
+    faults += _judge_class_order(labels_by_synset, in_order)
 
     print(_describe_counts(counts, split, published))
     if sums is not None:
         print(f'    {_describe_sums(sums)}')
-    if labels_by_synset and _is_sorted(labels_by_synset):
+    if (
+        labels_by_synset
+        and in_order == sorted(in_order)
+        and _is_numbered(labels_by_synset, in_order)
+    ):
         print('    classes in the order of their WordNet ids (TFDS, Caffe, torchvision)')
     for line in faults[:MAX_FAULTS_SHOWN]:
         print(f'    FAULT: {line}')
@@ -272,26 +278,24 @@ def _judge_counts(
         yield 'the validation set should have the same number of images in every class'
 
 
-def _group_by_synset(labels: dict[str, int], split: str) -> dict[str, set[int]]:
+def _group_by_synset(labels: dict[str, int]) -> dict[str, set[int]]:
     """Returns the labels that the images of each synset have, where names tell the synset."""
-    truth = imagenet_tars.validation_synsets_2012() if split == 'validation' else {}
     labels_by_synset: dict[str, set[int]] = {}
     for name, label in labels.items():
-        synset = name.partition('_')[0] if split == 'train' else truth.get(name, '')
-        if synset.startswith('n') and synset[1:].isdigit():
+        if synset := parse_name(name).synset:
             labels_by_synset.setdefault(synset, set()).add(label)
     return labels_by_synset
 
 
-def _is_sorted(labels_by_synset: dict[str, set[int]]) -> bool:
-    """Checks whether the labels number the sorted WordNet ids."""
-    expected = {synset: label for label, synset in enumerate(imagenet_tars.labels_2012())}
+def _is_numbered(labels_by_synset: dict[str, set[int]], in_order: list[str]) -> bool:
+    """Checks whether the labels number these classes in this order."""
+    expected = {synset: label for label, synset in enumerate(in_order)}
     return all({expected.get(synset)} == labels for synset, labels in labels_by_synset.items())
 
 
-def _judge_class_order(labels_by_synset: dict[str, set[int]], classes: int) -> Iterator[str]:
+def _judge_class_order(labels_by_synset: dict[str, set[int]], in_order: list[str]) -> Iterator[str]:
     """Yields what is wrong with the order of the classes, by the names of the images."""
-    if _is_sorted(labels_by_synset):
+    if _is_numbered(labels_by_synset, in_order):
         return
     mixed = [synset for synset, labels in labels_by_synset.items() if len(labels) > 1]
     if mixed:
@@ -303,7 +307,7 @@ def _judge_class_order(labels_by_synset: dict[str, set[int]], classes: int) -> I
             'outputs of other nets'
         )
     else:
-        yield f'labels do not fit the names of the {classes} classes in any known order'
+        yield f'labels do not fit the names of the {len(in_order)} classes in any known order'
 
 
 def _describe_counts(counts: Counts, split: str, published: int | None) -> str:

@@ -21,7 +21,7 @@ from alexnet_jax.reporting.page import (
     scrolling,
     table,
 )
-from alexnet_jax.training import filter_pictures
+from alexnet_jax.training.pictures import filter_pictures
 
 TABLE_CLASSES = 20  # with more, the confusion matrix is a picture
 QUERIES = 2000  # at most this many test images are compared with their nearest neighbour

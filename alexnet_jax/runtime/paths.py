@@ -13,6 +13,7 @@ from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, list_i
 _PATTERN = re.compile(r'[][*?]')
 # Flags and settings, by the last part of their names, whose folders Orbax or TFDS reads.
 _WITHOUT_PATTERNS = ('workdir', 'from', 'data_dir')
+BUCKET = re.compile('(gs|s3)://')  # addresses of Google Cloud Storage and of S3
 _NOT_IN_NAMES = ('Cc', 'Cs', 'Zl', 'Zp')  # control characters, bytes that are not UTF-8, line ends
 
 
@@ -37,7 +38,7 @@ def check_path(text: str, flag: str) -> Path:
             'another name'
         )
     if '://' in text:
-        raise UserError(f'{shown} is an address: only paths of the file system can be used')
+        raise UserError(f'{shown} is an address{_advice_about_address(text, flag)}')
     if text != text.rstrip():
         raise UserError(f'{shown} ends with a space: leave it out')
     try:
@@ -150,6 +151,27 @@ def check_output_file(file: Path, flag: str) -> None:
     if not file.parent.is_dir():
         raise UserError(f'{shown}: there is no folder {printable(str(file.parent))}')
     check_writable(file.parent, flag)
+
+
+def _advice_about_address(text: str, flag: str) -> str:
+    """Returns the end of a message: what to do instead of giving the address of cloud storage."""
+    start = ': only paths of the file system can be used'
+    commands = {'gs': 'gcloud storage cp --recursive', 's3': 'aws s3 cp --recursive'}
+    match = BUCKET.match(text)
+    if not match:
+        return start
+    command, name = commands[match[1]], flag.lower().rpartition('.')[2].lstrip('-$')
+    if name.endswith('data_dir'):
+        return (
+            f'{start} here: prepare the data set in a folder of this machine, copy it ({command} '
+            'DIR/NAME/ ADDRESS/NAME/), and train with --config.dataset.data_dir=ADDRESS'
+        )
+    if name in ('workdir', 'from', 'ablations', 'relu', 'tanh'):
+        return (
+            f'{start}, because a run needs locks, renames and appends: use a folder of this '
+            f'machine, and copy it from or to the bucket ({command})'
+        )
+    return f'{start}: use a copy on this machine ({command})'
 
 
 def _show(text: str) -> str:

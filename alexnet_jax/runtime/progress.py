@@ -46,7 +46,7 @@ class ProgressBars:
         show(line)
 
     def show_listing(self, label: str, done: int, total: int) -> None:
-        """Shows how much of a tar has been listed, in members."""
+        """Shows how much of an archive or a folder has been listed, in members or files."""
         self._show(f'listing {label}', done, total, 'it', False)
 
     def show_bytes(self, label: str, done: int, total: int) -> None:
@@ -60,6 +60,10 @@ class ProgressBars:
     def show_images(self, label: str, done: int, total: int) -> None:
         """Shows how many images have been read; 0 stands for a total that is not known."""
         self._show(label, done, total, ' images', False)
+
+    def show_steps(self, label: str, done: int, total: int) -> None:
+        """Shows how many steps of a job have been made."""
+        self._show(label, done, total, ' steps', False)
 
     @contextlib.contextmanager
     def hidden(self) -> Iterator[None]:

@@ -107,7 +107,10 @@ def generate(seed: str, place: Path) -> CommandLine:
     )[0]
     arguments, wrong = _PROGRAMS[kind](rng, place)
     environment = {'TFDS_DATA_DIR': str(place / 'tfds'), 'JAX_PLATFORMS': 'cpu'}
-    environment |= {'HOME': str(place / 'home'), 'XDG_CACHE_HOME': str(place / 'cache')}
+    environment |= _NO_BUCKETS | {
+        'HOME': str(place / 'home'),
+        'XDG_CACHE_HOME': str(place / 'cache'),
+    }
     if rng.random() < 0.15:
         name = rng.choice(list(_ENVIRONMENT))
         environment[name] = rng.choice(_ENVIRONMENT[name])
@@ -230,6 +233,14 @@ _ODD_TUPLES = ("('relu',)", '[1, 2', 'None', '{}', '((1,),)', '(', '"', '1,,2')
 _ODD_TEXT = (
     *('', ' ', 'no such', 'a\nb', '\x1b[31m', 'é', "'", '=1+1', '%s', '{}', '[1]', 'x' * 999),
 )
+# Requests to buckets end on this machine, where nothing answers.
+_NO_BUCKETS = {
+    'TENSORSTORE_GCS_HTTP_URL': 'http://127.0.0.1:9',
+    'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'token',
+    'AWS_ENDPOINT_URL_S3': 'http://127.0.0.1:9',
+    'AWS_ACCESS_KEY_ID': 'someone',
+    'AWS_SECRET_ACCESS_KEY': 'secret',
+}
 # No path outside of the folder can be written to, not even by root.
 _ODD_PATHS = (
     *(

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import imagenet_layouts
 import runs
 import tars
 from alexnet_jax.data.preparation import writing
@@ -42,6 +43,54 @@ def test_a_data_set_prepared_from_tars_passes_the_check(official, tmp_path):
     assert 'no faults' in out
 
 
+@pytest.mark.slow
+def test_kaggles_archives_are_recognized_and_prepared_again_by_name(official, tmp_path):
+    """From the zip, and a subset of it from the tar.gz, which is read from its beginning."""
+    files = imagenet_layouts.kaggle(imagenet_layouts.read_tars(official))
+    path = imagenet_layouts.write_zip(tmp_path / 'imagenet.zip', files)
+    data_dir, size = f'--data_dir={tmp_path / "data"}', '--size=32'
+    code, out, err = prepare(f'--imagenet={path}', '--partial', data_dir, size)
+    assert code == 0, err
+    assert f'recognized: a zip archive in {path}\n' in out
+    assert '1 test images have no labels and are left out' in out
+    assert 'imagenet2012_32/5.1.0: 1,006 train, 20 validation' in out
+    assert 'train on it: python -m alexnet_jax.main --config=ilsvrc2012' in out
+    path = imagenet_layouts.write_tar(tmp_path / 'imagenet.tar.gz', files)
+    synsets = {imagenet_layouts.TRUTH[f'ILSVRC2012_val_{n:08d}.JPEG'] for n in range(1, 21)}
+    (tmp_path / 'list').write_text('\n'.join(sorted(synsets)))
+    subset = [f'--imagenet={path}', f'--synsets={tmp_path / "list"}']
+    code, out, err = prepare(*subset, data_dir, size)
+    assert code == 0, err
+    assert f'a subset of {len(synsets)} classes: ' in out
+    assert f'copying the images out of {path} first, which can only be read from' in out
+    assert f'--config.dataset.classes={len(synsets)} ' in out
+    name = re.search(r'--config\.dataset\.name=(imagenet2012_\d+_[0-9a-f]{8}_32) ', out)[1]
+    code, out, err = prepare('--again', f'--name={name}', data_dir)
+    assert code == 0, err
+    code, out, err = prepare('--check', data_dir)
+    assert code == 0, out
+    assert out.count('classes in the order of their WordNet ids') == 4
+
+
+@pytest.mark.slow
+def test_killed_while_images_are_copied_out_of_a_tar_the_same_command_resumes(official, tmp_path):
+    images = imagenet_layouts.read_tars(official)
+    path = imagenet_layouts.write_tar(tmp_path / 'a.tar.gz', imagenet_layouts.kaggle(images))
+    command = [
+        *(sys.executable, '-m', 'alexnet_jax.prepare', f'--imagenet={path}', '--size=32'),
+        *(f'--data_dir={tmp_path}', '--partial', '--workers=1'),
+    ]
+    process = runs.start(command)
+    while process.poll() is None and not list(tmp_path.glob('*/.*incomplete/.copies/*')):
+        time.sleep(0.001)
+    process.kill()
+    process.communicate(timeout=60)
+    code, out, err = runs.run(command)
+    assert code == 0, err
+    assert 'imagenet2012_32/5.1.0: 1,006 train, 20 validation' in out
+    assert not list(tmp_path.glob('imagenet2012_32/**/.copies'))
+
+
 def test_a_tfds_data_set_is_prepared_once(tmp_path):
     for _ in range(2):
         code, out, err = prepare('--name=digits', f'--data_dir={tmp_path}')
@@ -54,7 +103,7 @@ def test_a_tfds_data_set_is_prepared_once(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([], 'nothing to prepare: pass --tars=DIR or --name=NAME'),
+        ([], 'nothing to prepare: pass --imagenet=PATH or --tars=DIR or --name=NAME'),
         (['--name=no_such_set'], "'no_such_set' is not a TFDS data set"),
         (['--nam=digits'], 'Did you mean: name'),
         (['--tars=/no/such/folder'], '/no/such/folder is not a folder'),
@@ -67,6 +116,12 @@ def test_a_tfds_data_set_is_prepared_once(tmp_path):
         (['--verify', '--name=digits'], '--verify has no effect with --name'),
         (['--tars=TARS', '--size=²'], "--size=² must be 'original' or from 8 to"),
         (['--tars=TARS', '--workers=nonsense'], '--workers=nonsense'),
+        (['--imagenet=/no/such/folder'], '/no/such/folder does not exist: pass --imagenet=PATH'),
+        (['--imagenet=/tmp', '--verify'], '--verify has no effect with --imagenet'),
+        (['--imagenet=TARS', '--synsets=/no/file'], 'cannot read /no/file'),
+        (['--folder=/tmp', '--synsets=/no/file'], '--synsets has no effect with --folder'),
+        (['--imagenet=TARS', '--tars=TARS'], '--imagenet and --tars exclude each other'),
+        (['--imagenet=TARS'], '1,006 images instead of the published 1,281,167'),
         (['--folder=/no/such/folder'], '/no/such/folder is not a folder'),
         (['--name=digits', '--data_dir=gs://bucket'], '--data_dir=gs://bucket'),
         (['--tars=TARS', '--data_dir=/proc/x', '--partial'], 'cannot write to /proc/x'),

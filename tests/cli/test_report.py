@@ -131,7 +131,7 @@ def test_a_run_in_training_is_shown_by_its_newest_checkpoint(workdir, tmp_path):
         (['--workdir=.', '--images=1000000'], 'is not an integer in the range [1, 10000]'),
         (['--workdir=' + 'a' * 300], 'File name too long'),
         (['--workdir=.', '--folder=/no/such'], '--folder=/no/such is not a folder'),
-        (['--workdir=.', '--data_dir=gs://a'], '--data_dir=gs://a is an address'),
+        (['--workdir=.', '--data_dir=hdfs://a'], '--data_dir=hdfs://a is an address'),
     ],
 )
 def test_mistakes_are_one_line(arguments, message):

@@ -20,6 +20,7 @@ _STORAGE = (
     r'(_(?P<background>black))?'
 )
 _OF_FOLDER = re.compile(rf'folder_.*_[0-9a-f]{{8}}{_STORAGE}')
+_OF_SUBSET = re.compile(rf'imagenet2012_\d+_[0-9a-f]{{8}}({_STORAGE})?')
 _OF_TARS = re.compile(rf'.+?({_STORAGE})?')
 
 
@@ -93,11 +94,13 @@ def command_again(folder: Path) -> str:
     if source and not source.get('source'):  # prepared before sources were recorded
         return command_of_images({'tars': 'DIR'}, source['storage'], root)
     if lacks_source(folder):
-        match, flag = _OF_FOLDER.fullmatch(name), 'folder'
+        match, asked = _OF_FOLDER.fullmatch(name), {'folder': 'DIR'}
         if not match:
-            match, flag = _OF_TARS.fullmatch(name), 'tars'
+            match, asked = _OF_SUBSET.fullmatch(name), {'imagenet': 'PATH', 'synsets': 'FILE'}
+        if not match:
+            match, asked = _OF_TARS.fullmatch(name), {'tars': 'DIR'}
         storage = {key: value for key, value in match.groupdict().items() if value} if match else {}
-        return command_of_images({flag: 'DIR'}, storage, root)
+        return command_of_images(asked, storage, root)
     if not source and _has_config(folder):
         name, root = f'{root.name}/{name}', root.parent
     return f'{PROGRAM} --again --name={shlex.quote(name)} --data_dir={shlex.quote(str(root))}'
@@ -111,7 +114,9 @@ def command_of_images(source: dict[str, str], storage: dict[str, Any], data_dir:
       storage: how the images are stored, as a dictionary.
       data_dir: where TFDS keeps data sets.
     """
-    values = source | {'size': str(storage.get('size') or 'original')}
+    values = dict(source)
+    if 'tfrecord' not in source:  # which is converted as it is
+        values['size'] = str(storage.get('size') or 'original')
     if storage.get('raw'):
         values['storage'] = 'raw'
     defaults = {'quality': 90, 'filter': 'bicubic', 'background': 'white'}

@@ -29,6 +29,7 @@ from alexnet_jax.data.preparation.catalogue import (
     fingerprint,
     may_differ_since,
 )
+from alexnet_jax.data.preparation.file_readers import FileReader
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.data.records import locate_features
 from alexnet_jax.runtime import atomic_files
@@ -52,6 +53,7 @@ class Shard:
       labels: (n,) int32.
       files: paths of the files that contain these images.
       locations: (n, 3) int64: index into `files`, first byte, length in bytes.
+      reader: reads the images at these locations.
       storage: how the images are stored.
       upright: whether images are rotated as their EXIF orientation says.
       count_pixels: whether pixels are counted for the statistics.
@@ -64,6 +66,7 @@ class Shard:
     labels: np.ndarray
     files: list[str]
     locations: np.ndarray
+    reader: type[FileReader]
     storage: Storage
     upright: bool
     count_pixels: bool
@@ -105,6 +108,7 @@ def divide(catalogue: Catalogue, storage: Storage, folder: Path, skip_bad: bool)
                     labels=labels[part],
                     files=files,
                     locations=part_locations,
+                    reader=entries.reader,
                     storage=storage,
                     upright=catalogue.upright,
                     count_pixels=split == 'train',
@@ -195,7 +199,7 @@ def write_shard(shard: Shard, count_image: Callable[[], None]) -> None:
     bad: list[str] = []
     with atomic_files.replace(shard.path) as partial:
         writer = RecordWriter(partial)
-        with FileReader(shard.files) as reader:
+        with shard.reader(shard.files) as reader:
             for name, label, location in zip(
                 shard.names, shard.labels, shard.locations, strict=True
             ):
@@ -276,37 +280,3 @@ class RecordWriter:
             yield
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f'cannot write {self._path}: {first_line(error)}') from error
-
-
-class FileReader:
-    """Reads pieces of files; the file read last stays open."""
-
-    def __init__(self, paths: list[str]) -> None:
-        self._paths, self._index, self._file = paths, -1, -1
-
-    def __enter__(self) -> 'FileReader':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-
-    def read(self, index: int, offset: int, size: int) -> bytes:
-        """Returns `size` bytes from `offset` on of the file with this index.
-
-        Raises:
-          UserError: the file cannot be read, or is shorter than it was.
-        """
-        if index != self._index:
-            self.__exit__()
-            self._file, self._index = -1, index
-        with explain_os_errors(f'read {self._paths[index]}'):
-            if self._file < 0:
-                self._file = os.open(self._paths[index], os.O_RDONLY)
-            data = os.pread(self._file, size, offset)
-        if len(data) != size:
-            raise UserError(
-                f'{self._paths[index]} became shorter while it was read: run the same command '
-                'again when the file is complete'
-            )
-        return data

@@ -18,10 +18,10 @@ import tensorflow_datasets as tfds
 
 from alexnet_jax.data import image_index, pixel_statistics
 from alexnet_jax.data.images import BadImage
-from alexnet_jax.data.preparation import prepared_sets, workers
+from alexnet_jax.data.preparation import copies, prepared_sets, workers
 from alexnet_jax.data.preparation.catalogue import Catalogue
 from alexnet_jax.data.preparation.prepared_sets import SOURCE, command_of_images, read_source
-from alexnet_jax.data.preparation.shards import SUMMARIES, FileReader, Shard, Summary, divide
+from alexnet_jax.data.preparation.shards import SUMMARIES, Shard, Summary, divide
 from alexnet_jax.data.preparation.storage import VERSION, Storage
 from alexnet_jax.data.preparation.tfds_sets import hash_names
 from alexnet_jax.runtime import atomic_files, cpu_devices, locks
@@ -96,6 +96,10 @@ def write(
         shards = divide(catalogue, storage, unfinished, skip_bad > 0)
         _make_folder(unfinished, shards)
         missing = [shard for shard in shards if Summary.load(shard) is None]
+        if missing and catalogue.stream:
+            catalogue = _copy_images(catalogue, storage, unfinished, missing, announce, report)
+            shards = divide(catalogue, storage, unfinished, skip_bad > 0)
+            missing = [shard for shard in shards if Summary.load(shard) is None]
         total = sum(len(shard.names) for shard in shards)
         done = total - sum(len(shard.names) for shard in missing)
         if done:
@@ -112,6 +116,32 @@ def write(
         return _finish(unfinished, final, catalogue, storage, shards, skip_bad)
 
 
+def _copy_images(
+    catalogue: Catalogue,
+    storage: Storage,
+    folder: Path,
+    missing: list[Shard],
+    announce: Announce,
+    report: Report,
+) -> Catalogue:
+    """Copies images out of files that cannot be read in place; says first what that needs."""
+    copied, free = copies.missing_bytes(catalogue, folder), shutil.disk_usage(folder).free
+    images = sum(len(shard.names) for shard in missing)
+    record = storage.size**2 * (3 if storage.raw else 0.5) if storage.size else copied / images
+    need = copied + int(record * images) + SPARE
+    if copied:
+        announce(
+            f'copying the images out of {catalogue.place} first, which can only be read from its '
+            f'beginning to its end: {_format(copied)}, removed when the data set is complete'
+        )
+    if need > free:
+        raise UserError(
+            f'{folder.parent} has {_format(free)} free and about {_format(need)} are needed: '
+            'free some space, or choose another data_dir'
+        )
+    return copies.copy_images(catalogue, folder, report)
+
+
 def _find_prepared(
     final: Path, catalogue: Catalogue, storage: Storage, announce: Announce
 ) -> Result | None:
@@ -120,13 +150,13 @@ def _find_prepared(
     Raises:
       UserError: what is there was prepared from other images, or by another program.
     """
-    fingerprint = catalogue.fingerprint()
+    fingerprints = (catalogue.fingerprint(), catalogue.earlier_fingerprint)
     places = [final]
     if catalogue.movable:
         places += sorted(final.parents[1].glob(f'folder_*/{VERSION}'))
     for folder in places:
         source = read_source(folder)
-        same = source.get('fingerprint') == fingerprint
+        same = bool(source) and source['fingerprint'] in fingerprints
         if catalogue.movable:
             same = same and source['storage'] == dataclasses.asdict(storage)
         if same and catalogue.movable and 'content' in source:
@@ -216,7 +246,7 @@ def _sample_record_size(shards: list[Shard], samples: int = 32) -> float:
     for i in np.linspace(0, len(shards) - 1, samples).astype(int):
         shard = shards[i]
         row = len(sizes) * len(shard.names) // samples
-        with FileReader(shard.files) as reader:
+        with shard.reader(shard.files) as reader:
             try:
                 data = reader.read(*shard.locations[row])
                 sizes.append(len(shard.storage.convert(data, shard.upright)[0]))
@@ -266,6 +296,7 @@ def _finish(
         'published': catalogue.published,
         'skipped': skipped,
         'fingerprint': catalogue.fingerprint(),
+        'splits': catalogue.split_fingerprints(),
         'storage': dataclasses.asdict(storage),
         'source': catalogue.source,
         'class_names': hash_names(catalogue.classes),
@@ -273,6 +304,7 @@ def _finish(
     }
     with atomic_files.replace(unfinished / SOURCE) as partial:
         partial.write_text(json.dumps(source, indent=2) + '\n')
+    shutil.rmtree(unfinished / copies.COPIES, ignore_errors=True)
     prepared_sets.replace(final, unfinished)
     shutil.rmtree(final / SUMMARIES, ignore_errors=True)
     return Result(final, counts, skipped)

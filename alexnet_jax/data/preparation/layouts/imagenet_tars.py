@@ -68,6 +68,8 @@ def list_images(folder: Path, report: Report) -> Catalogue:
                         f'{entries.files[0]} has no images for {split}: download it again'
                     )
             if catalogue.splits:
+                if catalogue.published is IMAGES_2012:
+                    catalogue.sort()  # as from the other layouts of these images
                 return catalogue
     raise UserError(
         f'{folder} has neither ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar, nor '

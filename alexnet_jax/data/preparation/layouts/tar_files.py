@@ -1,9 +1,12 @@
 """Lists the members of tar files without unpacking them, tars within tars included (§2)."""
 
+import gzip
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, BinaryIO
 
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import raise_if_stopped
@@ -70,3 +73,42 @@ def list_members(
         file.seek(tar.offset)
         if tar.offset >= end or file.read(tarfile.BLOCKSIZE).strip(b'\0'):
             raise UserError(f'{path} is truncated at byte {tar.offset:,}: download it again')
+
+
+def read_members(path: str, file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    """Yields the files in a compressed tar, from its beginning to its end.
+
+    Args:
+      path: what is read, for messages.
+      file: the compressed tar.
+
+    Yields:
+      The header of a member, whose `offset_data` counts in the decompressed tar, and the contents,
+      which can be read until the next member is asked for.
+
+    Raises:
+      Stopped: a signal asked this process to stop.
+      UserError: this is not a gzipped tar, it is truncated or damaged.
+    """
+    try:
+        with (
+            gzip.GzipFile(fileobj=file) as plain,
+            tarfile.open(fileobj=plain, mode='r|', tarinfo=_Header) as tar,
+        ):
+            for member in tar:
+                raise_if_stopped()
+                if member.isreg():
+                    yield member, tar.extractfile(member)
+                tar.members = []  # pyrefly: ignore[missing-attribute]
+            while plain.read(1 << 20):  # to the end, where the CRC-32 is compared
+                raise_if_stopped()
+    except (
+        EOFError,
+        MemoryError,
+        OverflowError,
+        ValueError,
+        gzip.BadGzipFile,
+        tarfile.TarError,
+        zlib.error,
+    ) as error:
+        raise UserError(f'{path} is truncated or damaged ({error}): download it again') from error
