@@ -90,7 +90,8 @@ def _curve(run: history.History, label: str, name: str, factor: float, number: i
 def _read(folders: Sequence[Path]) -> list[_Run]:
     if not 2 <= len(folders) <= MOST:
         raise UserError(
-            f'--with compares from 2 to {MOST} runs with the one of --workdir, not {len(folders)}'
+            f'a comparison needs from 2 to {MOST} runs, that of --workdir included, not '
+            f'{len(folders)}: change --with'
         )
     resolved = [folder.resolve() for folder in folders]
     for number, folder in enumerate(folders):
