@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from alexnet_jax.data.preparation.catalogue import Report
 from alexnet_jax.data.preparation.file_readers import FileReader, ZipReader
+from alexnet_jax.data.preparation.folder_tree import find_images, list_folders
 from alexnet_jax.data.preparation.layouts.collection import Collector
 from alexnet_jax.data.preparation.layouts.image_names import (
     SPLITS,
@@ -31,7 +32,6 @@ from alexnet_jax.data.preparation.layouts.image_names import (
 from alexnet_jax.data.preparation.layouts.imagenet_tars import validation_synsets_2012
 from alexnet_jax.data.preparation.layouts.numbered_files import missing_files
 from alexnet_jax.data.preparation.layouts.tar_files import list_members, read_members
-from alexnet_jax.data.preparation.own_images.folder_tree import find_images, list_folders
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
