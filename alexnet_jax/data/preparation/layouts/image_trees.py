@@ -90,9 +90,7 @@ def collect_folder(root: Path, report: Report) -> Collector:
                 report(folder.name, number, ALL_IMAGES)
     for place in (root, *list(root.absolute().parents)[:3]):
         if (place / SOLUTION).is_file():
-            with explain_os_errors(f'read {place / SOLUTION}'):
-                text = (place / SOLUTION).read_text(encoding='utf-8', errors='replace')
-            collector.notes.append(_check_solution(text))
+            collector.notes.append(_check_solution(_read(place / SOLUTION)))
             break
     return collector
 
@@ -120,9 +118,7 @@ def collect_archive(path: Path, report: Report) -> Collector:
         collector = _collect_members(path, _compressed_members(path), FileReader, report)
         solution = path.parent / SOLUTION
         if solution.is_file():
-            with explain_os_errors(f'read {solution}'):
-                text = solution.read_text(encoding='utf-8', errors='replace')
-            collector.notes.append(_check_solution(text))
+            collector.notes.append(_check_solution(_read(solution)))
         return collector
     if path.suffix.lower() != '.zip':
         return _collect_members(path, list_members(path), FileReader, report)
@@ -246,6 +242,11 @@ def _compressed_members(path: Path) -> Iterator[tuple[str, int, int]]:
 
 def _describe(member: tarfile.TarInfo) -> tuple[str, int, int]:
     return member.name, member.offset_data, member.size
+
+
+def _read(solution: Path) -> str:
+    with explain_os_errors(f'read {solution}'):
+        return solution.read_text(encoding='utf-8', errors='replace')
 
 
 def _check_solution(text: str) -> str:
