@@ -16,22 +16,25 @@ A difference is the error without the part minus the error of the base, both mea
 with Welch's 95 % interval over the seeds. The interval does not cover the choice of test images.
 """
 
-import contextlib
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
+from ml_collections import ConfigDict
 
 from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
-from alexnet_jax.evaluation.studies.scheduler import train
-from alexnet_jax.evaluation.studies.study import BASE, Study
-from alexnet_jax.evaluation.studies.table import rows, text
-from alexnet_jax.evaluation.studies.workers import divide
+from alexnet_jax.evaluation.studies import running
+from alexnet_jax.evaluation.studies.ablation_study import (
+    BASE,
+    ablation_rows,
+    ablation_table,
+    ablation_text,
+)
+from alexnet_jax.evaluation.studies.study import Study
+from alexnet_jax.evaluation.studies.table import note_on_devices
 from alexnet_jax.processes.starting.single import refuse_several
-from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.user_errors import UserError, list_items, report_user_errors
@@ -46,15 +49,7 @@ _ONLY = flags.DEFINE_multi_string(
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, "Folder of all runs. Default: runs/ablations- and the config's name."
 )
-_PARALLEL = flags.DEFINE_integer(
-    'parallel',
-    1,
-    'Number of runs that are trained at once. The GPUs (all, or those in CUDA_VISIBLE_DEVICES) and '
-    'the processor cores are divided evenly among them; with 1, a run uses all. On fewer devices a '
-    'run takes longer, and computes the same but for rounding.',
-    1,
-    1000,
-)
+flags.adopt_module_key_flags(running)
 flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
@@ -69,34 +64,27 @@ def main(_: Sequence[str]) -> None:
         only = list_items(_ONLY.value)
         if _ONLY.value and not only:
             raise UserError('--only= is empty: name ablations, or leave it out for all')
-        arguments = command_line.raw(), command_line.overrides(), command_line.rules()
-        fitted = fit_run(*arguments, folder / f'{BASE}-0')
+        settings = command_line.raw(), command_line.overrides(), command_line.rules()
+        fitted = fit_run(*settings, folder / f'{BASE}-0')
+        raw = fitted.raw
+        rows, left_out = ablation_rows(raw, only)
+        arguments = command_line.config_arguments(without=('seed',))
+        study = Study(rows, _SEEDS.value, folder, arguments)
+        workers = running.workers()
         if fitted.notes:
             show(fitted.notes)
-        study = Study(fitted.raw, _SEEDS.value, only, folder)
-        workers = divide(_PARALLEL.value)
-        for why in study.left_out.values():
+        for why in left_out.values():
             show(why)
-        arguments = command_line.config_arguments(without=('seed',))
-        # Closed, it stops the runs in progress where the table cannot be written.
-        with contextlib.closing(train(study, arguments, workers)) as ended:
-            for _run in ended:
-                _write(study, folder)
-        show(f'\n{_write(study, folder)}\n{folder / "ablations.json"}')
+        printed = running.run_study(study, workers, lambda: _write(study, raw, folder))
+        show(f'\n{printed}\n{folder / "ablations.json"}')
 
 
 def _note(study: Study) -> str:
-    note = (
+    return (
         f'error of the test views, means over those of {len(study.seeds)} seeds that have ended; '
         'difference: from (nothing), in percentage points; noise: the interval contains 0'
+        f'{note_on_devices(study)}'
     )
-    mixed = [name for name in study.names if len(study.device_counts(name)) > 1]
-    if mixed:
-        note += (
-            f'\nthe runs of {", ".join(mixed)} were trained on different numbers of devices, '
-            'which round differently'
-        )
-    return note
 
 
 def _arguments() -> list[str]:
@@ -105,20 +93,17 @@ def _arguments() -> list[str]:
     return [*arguments, f'--only={",".join(list_items(_ONLY.value))}'] if _ONLY.value else arguments
 
 
-def _write(study: Study, folder: Path) -> str:
+def _write(study: Study, raw: ConfigDict, folder: Path) -> str:
     """Writes the table of the results so far and returns its text."""
-    table = rows(study)
-    printed = f'{text(table)}\n\n{_note(study)}'
+    table = ablation_table(study, raw)
+    printed = f'{ablation_text(table)}\n\n{_note(study)}'
     summary = {
         'config': command_line.config_name(),
         'seeds': list(study.seeds),
         'command': shlex.join(['python', '-m', 'alexnet_jax.ablations', *_arguments()]),
         'rows': table,
     }
-    with atomic_files.replace(folder / 'ablations.json') as partial:
-        partial.write_text(json.dumps(summary, indent=2) + '\n')
-    with atomic_files.replace(folder / 'ablations.txt') as partial:
-        partial.write_text(f'{printed}\n')
+    running.write_results(folder, 'ablations', summary, printed)
     return printed
 
 

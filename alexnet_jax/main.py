@@ -20,6 +20,8 @@
         without some parts of the recipe; alexnet_jax.ablations tries all of them
     python -m alexnet_jax.main --config=ilsvrc2012 --dry_run
         the settings and a table of the net, without data
+    python -m alexnet_jax.main --config=PATH --find_learning_rate
+        which learning rates the net can be trained with: a table, a plot and a suggestion
     python -m alexnet_jax.main --processes=2 --process=0 --coordinator=localhost:8476 ...
         as the first of two processes that train one net together; launch/local.sh starts both, and
         under Slurm, Kubernetes, Open MPI and SkyPilot these flags are not needed
@@ -47,6 +49,7 @@ from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, UserError, list_items, report_user_errors
+from alexnet_jax.training.run_files.divergence import record_divergence
 from alexnet_jax.training.run_files.fitted_run import fit_run
 from alexnet_jax.training.workdir import Workdir
 
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     import jax
 
     from alexnet_jax.data.preparation.catalogue import Catalogue
+    from alexnet_jax.range_test.curve import Range
 
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -76,6 +80,20 @@ _FROM = flags.DEFINE_string(
 )
 _DRY_RUN = flags.DEFINE_bool(
     'dry_run', False, 'Print the checked settings and a table of the net, and exit.'
+)
+_FIND = flags.DEFINE_bool(
+    'find_learning_rate',
+    False,
+    'Train for some hundred steps with a learning rate that grows from step to step, and print and '
+    'plot the loss at each rate, and a suggestion. It begins with the state with which the same '
+    'command would begin without this flag. Nothing in the run changes: learning_rate.html and '
+    'learning_rate.csv in the workdir are all that is written.',
+)
+_RANGE = flags.DEFINE_list(
+    'range', None, 'LOW,HIGH: the learning rates of --find_learning_rate. Default: 1e-4,1.'
+)
+_RANGE_STEPS = flags.DEFINE_integer(
+    'range_steps', 400, 'Number of steps of --find_learning_rate.', 20, 1_000_000
 )
 _ABLATE = flags.DEFINE_multi_string(
     'ablate',
@@ -108,8 +126,9 @@ def main(
     extend: bool = False,
     source: tuple[Path, int | None] | None = None,
     catalogue: 'Catalogue | None' = None,
+    rates: 'Range | None' = None,
 ) -> int:
-    """Trains, or describes the net; returns the exit code.
+    """Trains, describes the net, or tests learning rates; returns the exit code.
 
     Args:
       config: the settings.
@@ -118,6 +137,7 @@ def main(
       extend: whether the run may continue with other epochs or another learning rate.
       source: the workdir and the step of the state to start from; the step None is the newest one.
       catalogue: the images of `dataset.folder`, where they have been listed already.
+      rates: the learning rates of a range test, which is made in place of training; None for none.
     """
     from alexnet_jax.model import memory, towers
     from alexnet_jax.model.layer_table import layer_table
@@ -153,6 +173,10 @@ def main(
         return 0
     show(description)
     with StopSignal() as stop:
+        if rates is not None:
+            from alexnet_jax.range_test import program
+
+            return program.main(config, mesh, workdir, rates, source, stop, catalogue)
         return _train(config, mesh, Workdir(workdir), stop, extend, source, catalogue)
 
 
@@ -184,14 +208,17 @@ def _train(
     origin = processes.broadcast('checks the workdir', check_workdir)
     splits = processes.first_before_others('prepares the data set', open_splits)
     identity = splits.identity()  # hosts may have copies in different folders
-    processes.compare({name: value for name, value in identity.items() if name != 'folder'})
+    processes.compare({name: identity[name]['fingerprint'] for name in ('train', 'eval')})
     plan = durations(config, len(splits.train))
     # Before the settings are recorded: those of a refused command would bind the workdir.
     if processes.is_first and workdir.exists():
         check_length(plan, workdir.path, workdir.newest_step() or 0)
     elif processes.is_first and origin:
         check_length(plan, Path(origin['workdir']), origin['step'])
-    with workdir.claim(config, mesh, identity, extend=extend, source=origin) as folder:
+    with (
+        workdir.claim(config, mesh, identity, extend=extend, source=origin) as folder,
+        record_divergence(folder.path),
+    ):
         loop = Loop(config, mesh, splits, plan, folder, stop)
         if loop.step:
             show(f'resuming in {workdir.path} after step {loop.step} of {plan.steps}')
@@ -245,6 +272,28 @@ def _parse_source(text: str) -> tuple[Path, int | None]:
     return check_path(text, '--from'), None
 
 
+def _rates() -> 'Range | None':
+    """Returns the learning rates of a range test; None where the flags ask for none.
+
+    Raises:
+      UserError: the flags contradict each other, or other processes take part.
+    """
+    if not _FIND.value:
+        if _RANGE.present or _RANGE_STEPS.present:
+            raise UserError('--range and --range_steps belong to --find_learning_rate: add it')
+        return None
+    if _DRY_RUN.value:
+        raise UserError('--dry_run and --find_learning_rate exclude each other: use one')
+    if process_flags.launch() is not None:
+        raise UserError(
+            '--find_learning_rate runs in one process, which uses all devices that it can see: '
+            'start it once, with --processes=1'
+        )
+    from alexnet_jax.range_test import curve
+
+    return curve.parse(_RANGE.value, _RANGE_STEPS.value)
+
+
 def _shorthands() -> dict[str, Any]:
     """Returns the settings that have flags of their own, where these are used.
 
@@ -273,6 +322,7 @@ def _run(_: Sequence[str]) -> None:
             f'runs/{name}' if _WORKDIR.value is None else _WORKDIR.value, '--workdir'
         )
         source = None if _FROM.value is None else _parse_source(_FROM.value)
+        rates = _rates()
         if not is_fitted(raw, command_line.rules()):
             resolve(ablate(raw, ablations))  # reports mistakes before the others are waited for
         with joining.join(
@@ -283,7 +333,7 @@ def _run(_: Sequence[str]) -> None:
             if fitted.notes:
                 show(fitted.notes)
             flags_of_run = _DRY_RUN.value, _EXTEND.value, source
-            sys.exit(main(config, workdir, *flags_of_run, fitted.catalogue))
+            sys.exit(main(config, workdir, *flags_of_run, fitted.catalogue, rates))
 
 
 if __name__ == '__main__':

@@ -14,6 +14,9 @@
         Checks prepared data sets: counts images and labels, reads every record, decodes a sample.
     python -m alexnet_jax.prepare --name=mnist
         Prepares any TFDS data set of images and labels in the format that training reads.
+    python -m alexnet_jax.prepare --tfrecord=DIR --data_dir=OTHER
+        Converts a TFDS data set of images and labels that TensorFlow wrote as TFRecord; DIR is its
+        folder, NAME/VERSION. The records stay the same, byte for byte, and in their order.
     python -m alexnet_jax.prepare --folder=DIR --size=72
         Prepares a folder of your own images, one folder per class, as training does on first use.
     python -m alexnet_jax.prepare --again --name=mnist
@@ -54,6 +57,9 @@ _SYNSETS = flags.DEFINE_string(
 )
 _TARS = flags.DEFINE_string('tars', '', 'Folder with the tars, as downloaded.')
 _FOLDER = flags.DEFINE_string('folder', '', 'Folder of your own images, one folder per class.')
+_TFRECORD = flags.DEFINE_string(
+    'tfrecord', '', 'Folder of a TFDS data set in TFRecord, to convert into --data_dir.'
+)
 _DATA_DIR = flags.DEFINE_string(
     'data_dir',
     '',
@@ -116,7 +122,9 @@ def main(_: Sequence[str]) -> None:
             from alexnet_jax.data import dataset_check
 
             sys.exit(dataset_check.examine(data_dir, _NAME.value, _SAMPLE.value))
-        if _NAME.value:
+        if _TFRECORD.value:
+            _convert(check_path(_TFRECORD.value, '--tfrecord'), data_dir)
+        elif _NAME.value:
             _prepare_by_name(_NAME.value, data_dir)
         else:
             _prepare_images(_storage(), data_dir, _source())
@@ -129,21 +137,23 @@ def _check_combination() -> None:
         'tars': _TARS.value,
         'folder': _FOLDER.value,
         'name': _NAME.value,
+        'tfrecord': _TFRECORD.value,
     }
     chosen = [name for name, value in flag_values.items() if value]
     values = flag_values | {'synsets': _SYNSETS.value}
     if empty := [name for name in values if not values[name] and _is_given(name)]:
         raise UserError(f'--{empty[0]}= is empty: give a value, or leave it out')
     if _CHECK.value:
-        useless = (*_OF_TARS, *_OF_IMAGES, *_OF_WRITING, 'again', 'imagenet', 'tars', 'folder')
+        useless = (*_OF_TARS, *_OF_IMAGES, *_OF_WRITING, 'again')
+        useless = (*useless, 'imagenet', 'tars', 'folder', 'tfrecord')
         context = '--check'
     elif len(chosen) != 1:
         problem = (
             f'--{" and --".join(chosen)} exclude each other' if chosen else 'nothing to prepare'
         )
         raise UserError(
-            f'{problem}: pass --imagenet=PATH or --tars=DIR or --name=NAME or --folder=DIR (see '
-            '--help)'
+            f'{problem}: pass --imagenet=PATH, --tars=DIR, --name=NAME, --folder=DIR or '
+            '--tfrecord=DIR (see --help)'
         )
     else:
         context = f'--{chosen[0]}'
@@ -153,6 +163,7 @@ def _check_combination() -> None:
             'tars': ('background',),
             'folder': _OF_TARS,
             'name': of_name,
+            'tfrecord': (*of_name, *_OF_WRITING),
         }[chosen[0]]
         if chosen[0] == 'name' and not _AGAIN.value:
             useless = (*useless, *_OF_WRITING)
@@ -243,6 +254,18 @@ def _prepare_images(storage: 'Storage', data_dir: Path, source: dict[str, str]) 
     print(f'train on it: {command}')
 
 
+def _convert(folder: Path, data_dir: Path) -> None:
+    """Converts a data set from TFRecord."""
+    from alexnet_jax.data.preparation import prepared_sets
+    from alexnet_jax.data.preparation.layouts import tfrecord
+
+    with ProgressBars() as bars:
+        final = tfrecord.convert(folder, data_dir, bars, _AGAIN.value)
+    images = prepared_sets.read_source(final)['images']
+    counts = ', '.join(f'{n:,} {split}' for split, n in images.items())
+    print(f'prepared in {final}: {counts}')
+
+
 def _training_command(catalogue: 'Catalogue', name: str, storage: 'Storage') -> str:
     """Returns the command that trains on a data set."""
     settings, size = {'config': 'ilsvrc2012', 'config.dataset.name': name}, storage.size
@@ -300,6 +323,9 @@ def _prepare_by_name(name: str, data_dir: Path) -> None:
                 f'{place}, from which {name} was prepared, is gone: run {command} with the DIR of '
                 'the images'
             )
+        if 'tfrecord' in origin:
+            _convert(Path(origin['tfrecord']), data_dir)
+            return
         _prepare_images(Storage(**source['storage']), data_dir, origin)
         return
     if not sys.stderr.isatty():

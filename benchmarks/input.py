@@ -10,9 +10,9 @@ medians of the rounds; a ratio is the median of the ratios in the rounds.
 
 - One core: the process is pinned to one core (Linux), its libraries to one thread. Pillow decodes
   at full resolution: at this size neither it nor ours would use reduced decoding.
-- All cores: our loader's threads beside as many processes of torch.utils.data.DataLoader, which
-  reads the same images as files with Pillow. The clock starts when the first batch has arrived, and
-  runs for many more batches than are kept ready.
+- All cores: our loader's threads beside as many processes of torch.utils.data.DataLoader, one per
+  core, which reads the same images as files with Pillow. The clock starts when as many batches have
+  arrived as are made at once, so that none of those that it counts was ready before.
 - Training (--step, minutes): blocks of steps of the full net on CPU devices, one tower on each of
   two, while the next batch is fetched as alexnet_jax/training/loop.py does it.
 """
@@ -39,6 +39,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -59,6 +60,7 @@ from input_tables import (
     ONE_CORE,
     OURS,
     PREPARING,
+    SCALING,
     SIZE,
     SQUARES,
     STEPS,
@@ -120,7 +122,6 @@ class Repeated:
 
     def __init__(self, examples: Any) -> None:
         self.examples, self.count = examples, len(examples)
-        self._fetch = getattr(examples, 'fetch', lambda index, _: examples[index])
         self.size = getattr(examples, 'size', 0)
         self.classes: list[str] = getattr(examples, 'classes', [])
 
@@ -132,7 +133,7 @@ class Repeated:
 
     def fetch(self, index: int, out_HWC: np.ndarray) -> dict[str, Any]:
         """Reads an example as `Records.fetch`."""
-        return self._fetch(index % self.count, out_HWC)
+        return self.examples.fetch(index % self.count, out_HWC)
 
     def where(self, index: int) -> str:
         """Returns a name for an image; only bad images are named, and there are none."""
@@ -171,25 +172,42 @@ def for_each(items: Any, do: Callable[[Any], object]) -> Contender:
     return run
 
 
-def clock(batches: Iterator[Any], count: int, batch: int) -> float:
-    """Returns images per second, from the arrival of the first batch to that of `count` more."""
-    next(batches)
+def clock(batches: Iterator[Any], count: int, batch: int, at_once: int) -> float:
+    """Returns images per second, from the arrival of batch `at_once` to that of `count` more."""
+    for _ in range(at_once):
+        next(batches)
     start = time.perf_counter()
     for _ in range(count):
         next(batches)
     return count * batch / (time.perf_counter() - start)
 
 
-def ours(source: Repeated, count: int, batch: int, threads: int, size: int = SIZE) -> Contender:
+def ours(source: Repeated, count: int, batch: int, threads: int) -> Contender:
     """Returns our loader, restarted in each round, with a batch kept ready for each thread."""
-    reading = loader.Reading(size, threads=threads, prefetch=threads + 2)
+    reading = loader.Reading(SIZE, threads=threads, prefetch=threads + 2)
 
     def run() -> float:
-        rate = clock(loader.training_batches(source, reading, 0, batch, 0), count, batch)
+        # Not in a variable: it must end with the clock.
+        rate = clock(loader.training_batches(source, reading, 0, batch, 0), count, batch, threads)
         for thread in threading.enumerate():
             if thread.name.startswith('grain'):
                 thread.join()  # its remaining work must not disturb the next contender
         return rate
+
+    return run
+
+
+def return_true(*_: Any) -> bool:
+    """Stands for decoding; a Mock would take longer."""
+    return True
+
+
+def without_decoding(loads: Contender) -> Contender:
+    """Returns our loader without the work of decoding and scaling JPEGs."""
+
+    def run() -> float:
+        with mock.patch.object(images, 'decode_into', return_true):
+            return loads()
 
     return run
 
@@ -213,7 +231,8 @@ def one_core(folder: Path, rounds: int, batch: int) -> Rates:
     sources = open_forms(folder)
     large, small = ([r['image'] for r in sources[n].examples] for n in ('original', '256 JPEG'))
     place_HWC = np.empty((SIZE, SIZE, 3), np.uint8)
-    tiny = Repeated([{'image': np.zeros((8, 8, 3), np.uint8), 'label': 0}])
+    tiny = [images.encode(np.zeros((16, 16, 3), np.uint8), 90)] * 5000
+    tiny_HWC = np.empty((16, 16, 3), np.uint8)
 
     def prepare_again() -> float:
         with tempfile.TemporaryDirectory(dir=folder) as where:
@@ -229,12 +248,13 @@ def one_core(folder: Path, rounds: int, batch: int) -> Rates:
             large, lambda data: images.square(data, SIZE, 'bicubic')
         ),
         'ours: prepares a 256 JPEG': prepare_again,
-        'tiny': ours(tiny, 200, batch, threads=1, size=8),
+        'tiny, original': for_each(tiny, lambda data: images.square(data, 8, 'bicubic')),
+        'tiny, 256 JPEG': for_each(tiny, lambda data: images.decode_into(data, tiny_HWC)),
     }
     for form, source in sources.items():
-        count, records = source.batches(form, batch), range(source.count)
-        contenders[f'ours: batches, {form}'] = ours(source, count, batch, threads=1)
-        contenders[f'records, {form}'] = for_each(records, source.examples.__getitem__)
+        loads = ours(source, source.batches(form, batch), batch, threads=1)
+        contenders[f'ours: batches, {form}'] = loads
+        contenders[f'undecoded, {form}'] = without_decoding(loads)
     return measure(contenders, rounds)
 
 
@@ -266,12 +286,12 @@ def pytorch(files: Any, count: int, batch: int) -> Contender:
     """Returns PyTorch's loader, whose processes persist from round to round."""
     from torch.utils.data import DataLoader, RandomSampler
 
-    order = RandomSampler(files, num_samples=(1 + count) * batch)
+    order = RandomSampler(files, num_samples=(CORES + count) * batch)
     batches = DataLoader(files, batch, sampler=order, num_workers=CORES, persistent_workers=True)
 
     def run() -> float:
         iterator = iter(batches)
-        rate = clock(iterator, count, batch)
+        rate = clock(iterator, count, batch, CORES)
         assert next(iterator, None) is None  # so that no process keeps reading
         return rate
 
@@ -279,7 +299,7 @@ def pytorch(files: Any, count: int, batch: int) -> Contender:
 
 
 def all_cores(folder: Path, rounds: int, batch: int) -> Rates:
-    """Measures complete loaders; ours with one and with two threads too."""
+    """Measures complete loaders; ours with one thread, with two and with as many as it chooses."""
     sources, contenders = open_forms(folder), {}
     if TORCH:  # its processes are started before our threads
         for form in ('original', '256 JPEG'):
@@ -287,7 +307,7 @@ def all_cores(folder: Path, rounds: int, batch: int) -> Rates:
             count = sources[form].batches(form, batch)
             contenders[f'PyTorch: {form}'] = pytorch(files, count, batch)
     for form, source in sources.items():
-        for threads in sorted({1, 2, CORES}):
+        for threads in sorted({1, 2, CORES, SCALING if form == 'original' else CORES}):
             count = source.batches(form, batch)
             contenders[OURS.format(threads, form)] = ours(source, count, batch, threads)
     return measure(contenders, rounds)

@@ -50,7 +50,7 @@ def _read_idx(file: Path, header: int) -> np.ndarray:
 
 
 def make_clip_art(folder: Path) -> None:
-    """Links the pictures of ten kinds of Openclipart."""
+    """Makes links to the pictures of ten kinds of Openclipart."""
     for kind in _DRAWINGS:
         for file in sorted((_CLIP_ART / kind).rglob('*.png')):
             name = '_'.join(file.relative_to(_CLIP_ART / kind).parts)

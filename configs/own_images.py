@@ -23,30 +23,31 @@ from alexnet_jax.config.fitting.image_survey import ImageSurvey
 # Each table has the rows "up to this number: these values"; the last row has no upper limit.
 _ANY = float('inf')
 
-# Median short side in pixels: pixels of the images. Large ones need many images (_FOR_LARGE).
-_IMAGE_SIZES = ((40, 32), (96, 64), (_ANY, 128))
+# Median short side in pixels: pixels of the images. Smaller ones keep their size. Large ones need
+# many images (_FOR_LARGE).
+_SMALL_SIDE = 40
+_IMAGE_SIZES = ((96, 64), (_ANY, 128))
 _LARGE_SIZE, _LARGE_SIDE, _FOR_LARGE = 256, 200, 20_000
 
 # Pixels of the crop: kernel, stride, padding and initial standard deviation of conv1.
 _FIRST_LAYERS = (
-    (40, (5, 1, 2, 0.02)),
-    (80, (5, 2, 2, 0.02)),
-    (160, (7, 2, 3, 0.015)),
-    (_ANY, (11, 4, 0, 0.01)),
+    (40, (5, 1, 2, 0.1)),
+    (80, (5, 2, 2, 0.1)),
+    (_ANY, (11, 4, 0, 0.045)),
 )
 # Pixels of the crop: initial standard deviation of fc6, whose inputs are the pixels of the last
-# maps: 3x3 for small crops, 6x6 for large ones.
-_FC6_STDS = ((80, 0.03), (160, 0.015), (_ANY, 0.01))
+# maps: 3x3 of crops of up to 112, 6x6 of 224.
+_FC6_STDS = ((160, 0.03), (_ANY, 0.01))
 
-# Training images: width of the net.
-_WIDTHS = ((20_000, 0.25), (200_000, 0.5), (_ANY, 1.0))
+# Training images: width of the net, and units of fc6 and of fc7 at full width.
+_WIDTHS = ((20_000, (0.375, 512)), (200_000, (0.5, 2048)), (_ANY, (1.0, 2048)))
 
 # Training images: images per step, and epochs.
-_BATCHES = ((500, 16), (2_000, 32), (50_000, 64), (_ANY, 128))
-_EPOCHS = ((1_000, 100.0), (5_000, 60.0), (20_000, 35.0), (100_000, 40.0), (_ANY, 60.0))
+_BATCHES = ((500, 16), (20_000, 32), (50_000, 64), (_ANY, 128))
+_EPOCHS = ((1_000, 100.0), (2_500, 80.0), (20_000, 40.0), (100_000, 40.0), (_ANY, 60.0))
 
-_RATE, _RATE_BATCH = 0.01, 64  # the learning rate for batches of 64 or more
-_DROPS = (0.6, 0.85)  # of the training: when the learning rate is divided by ten
+_RATE, _RATE_BATCH = 0.01, 32  # the learning rate for batches of 32 or more
+_DROPS = (0.65, 0.9)  # of the training: when the learning rate is divided by ten
 _EVALUATIONS = 40  # in a run, at most
 
 
@@ -75,7 +76,7 @@ def get_config() -> ConfigDict:
     c.augmentation.images_per_draw = 1
     c.augmentation.mean = 'image'
     c.augmentation.constants = 'data'
-    c.augmentation.deviations = (1.0, 1.0, 1.0)  # none
+    c.augmentation.deviations = (64.0, 64.0, 64.0)  # as with ImageNet's; see conv1.std
     c.augmentation.colour = ConfigDict(
         dict(noise='root', deviation=0.1, divide=False, until_epoch=1000.0)
     )
@@ -92,7 +93,7 @@ def get_config() -> ConfigDict:
     )
     c.model.conv2 = ConfigDict(
         dict(maps=128, kernel=5, stride=1, padding=2, extra_padding=True, reads='own')
-        | dict(shared=True, batch_normalization=False, std=0.01, bias=1.0, decay_factor=1.0)
+        | dict(shared=True, batch_normalization=False, std=0.03, bias=1.0, decay_factor=1.0)
         | dict(rate_factor=1.0, then=('relu', 'response_normalization', 'max_pooling'))
     )
     c.model.conv3 = ConfigDict(
@@ -120,13 +121,13 @@ def get_config() -> ConfigDict:
         | dict(nonlinearity='relu', input_dropout=0.0, dropout=0.5)
     )
     c.model.fc7 = ConfigDict(
-        dict(units=2048, reads='all', std=0.01, bias=1.0, decay_factor=1.0, rate_factor=1.0)
+        dict(units=2048, reads='all', std=0.03, bias=1.0, decay_factor=1.0, rate_factor=1.0)
         | dict(nonlinearity='relu', input_dropout=0.0, dropout=0.5)
     )
     c.model.bottleneck = ConfigDict(  # no units, so no such layer; see fall2011.py
         dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0, rate_factor=1.0)
     )
-    c.model.fc8 = ConfigDict(dict(std=0.01, bias=0.0, decay_factor=1.0, rate_factor=1.0))
+    c.model.fc8 = ConfigDict(dict(std=0.03, bias=0.0, decay_factor=1.0, rate_factor=1.0))
     c.model.response_normalization = ConfigDict(
         dict(size=5, k=2.0, alpha=1e-4, beta=0.75, reads='own')
     )
@@ -182,7 +183,8 @@ def fit(
 
 def _fit_pixels(config: ConfigDict, images: ImageSurvey) -> Iterator[tuple[str, Any, str]]:
     """Yields the settings of the images and their augmentation."""
-    side, size = images.median_side, _look_up(_IMAGE_SIZES, images.median_side)
+    side = images.median_side
+    size = max(8, side) if side <= _SMALL_SIDE else _look_up(_IMAGE_SIZES, side)
     reason = f'the median short side is {side} pixels'
     if side >= _LARGE_SIDE:
         few = images.images < _FOR_LARGE
@@ -191,7 +193,10 @@ def _fit_pixels(config: ConfigDict, images: ImageSurvey) -> Iterator[tuple[str, 
         reason += f', and there are {comparison} {_FOR_LARGE:,} images'
     yield 'dataset.image_size', size, reason
     size = config.dataset.image_size
-    yield 'augmentation.crop', size - size // 8, f'7/8 of {size}, as 224 of 256 in the paper'
+    if size <= _SMALL_SIDE:
+        yield 'augmentation.crop', size - 2, f'small images of {size} need their borders'
+    else:
+        yield 'augmentation.crop', size - size // 8, f'7/8 of {size}, as 224 of 256 in the paper'
     yield (
         'augmentation.mirror',
         True,
@@ -207,7 +212,10 @@ def _fit_pixels(config: ConfigDict, images: ImageSurvey) -> Iterator[tuple[str, 
 
 def _fit_net(config: ConfigDict, images: ImageSurvey) -> Iterator[tuple[str, Any, str]]:
     """Yields the settings of the net."""
-    yield 'model.width', _look_up(_WIDTHS, images.images), f'{images.images:,} training images'
+    width, units = _look_up(_WIDTHS, images.images)
+    yield 'model.width', width, f'{images.images:,} training images'
+    for name in ('fc6', 'fc7'):
+        yield f'model.{name}.units', units, f'{images.images:,} training images'
     crop = config.augmentation.crop
     kernel, stride, padding, std = _look_up(_FIRST_LAYERS, crop)
     reason = f'for crops of {crop} pixels'

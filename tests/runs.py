@@ -1,5 +1,6 @@
 """Runs of training as a user starts them, and what they leave behind."""
 
+import json
 import os
 import subprocess
 import sys
@@ -125,3 +126,19 @@ def untrained(workdir, config, step=3):
         checkpoints.save(at_step(place_initial_state(config, mesh), step), Position(step=step))
         checkpoints.wait()
     return workdir
+
+
+def logged(folder, errors, **settings):
+    """Writes a workdir in which an epoch has ended with each of these top-1 training errors.
+
+    The test errors are a half of them, and the one of the views, at the end, a quarter.
+    """
+    folder.mkdir(parents=True)
+    lines = []
+    for epoch, error in enumerate(errors, 1):
+        values = {'epoch': float(epoch), 'train/top1_error': error, 'train/loss': 3 * error}
+        lines += [{'step': 10 * epoch} | values, {'step': 10 * epoch, 'eval/top1_error': error / 2}]
+    lines[-1]['eval_5_views/top1_error'] = errors[-1] / 4
+    (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    with Workdir(folder).claim(nets.small(**settings), nets.mesh_of(1)):
+        return folder

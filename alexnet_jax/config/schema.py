@@ -41,7 +41,9 @@ class Dataset:
         str, "Folder of your own images, one folder per class; it replaces the name; '' for none."
     ]
     data_dir: Annotated[
-        str, "Where TFDS keeps data sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets."
+        str,
+        "Where TFDS keeps data sets; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets. From gs:// and "
+        's3:// the data set is copied to this machine.',
     ]
     train_split: Annotated[str, 'TFDS split to train on.']
     eval_split: Annotated[str, 'TFDS split to test on.']

@@ -12,7 +12,7 @@ from alexnet_jax.config import suggestions
 from alexnet_jax.config.model_schema import NONLINEARITIES, Convolution, Model
 from alexnet_jax.config.schema import FOLDERS, Augmentation, Config, Dataset
 from alexnet_jax.config.settings import Setting, catalogue, field_types
-from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.paths import BUCKET, check_path
 from alexnet_jax.runtime.user_errors import UserError
 
 _LARGEST, _SMALLEST = (float(x) for x in (np.finfo(np.float32).max, np.finfo(np.float32).tiny))
@@ -31,7 +31,8 @@ def resolve(raw: Mapping[str, Any] | ConfigDict) -> Config:
     config = _build(Config, raw, '')
     for name in FOLDERS:
         section, _, field = name.partition('.')
-        if path := getattr(getattr(config, section), field):
+        path = getattr(getattr(config, section), field)
+        if path and not (name == 'dataset.data_dir' and BUCKET.match(path)):
             check_path(path, name)
     for problem in _problems(config):
         raise UserError(problem)
@@ -141,6 +142,11 @@ def _constants_problems(augmentation: Augmentation) -> Iterator[str]:
 
 
 def _dataset_problems(dataset: Dataset) -> Iterator[str]:
+    if dataset.folder and BUCKET.match(dataset.data_dir):
+        yield (
+            'dataset.folder cannot be prepared in a bucket: choose a dataset.data_dir on this '
+            'machine'
+        )
     if not dataset.name and not dataset.folder:
         yield 'dataset.name is empty: name a TFDS data set, or set dataset.folder'
     if dataset.classes == 1:

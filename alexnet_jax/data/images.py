@@ -24,7 +24,10 @@ FILTERS = {
 _BY_KORNIA = ('bicubic', 'lanczos', 'nearest')  # with the same result, about twice as fast
 
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP', 'TIFF')
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # 89 million; Pillow takes a larger image for an attack
+# Phones make photographs of 200 million pixels, and drawings can be larger than Pillow's limit of
+# 89 million. Larger images than this one are taken for an attack on the memory.
+MAX_PIXELS = 1 << 28
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings('error', category=Image.DecompressionBombWarning)
 warnings.filterwarnings('ignore', category=UserWarning, module='PIL')  # broken metadata
 
@@ -68,7 +71,7 @@ def decode(
         try:
             height, width, colours = _header(data)
             if height * width > MAX_PIXELS:
-                raise BadImage(f'{width} x {height} pixels, more than {MAX_PIXELS:,}')
+                raise BadImage(f'has {width} x {height} pixels, more than {MAX_PIXELS:,}')
             if colours in _PLAIN:
                 by = next(n for n in (8, 4, 2, 1) if n == 1 or min(height, width) >= n * least > 0)
                 return simplejpeg.decode_jpeg(
@@ -155,6 +158,8 @@ def _decode_by_pillow(data: bytes, upright: bool, background: str) -> np.ndarray
         raise BadImage(f'is not an image ({len(data):,} bytes)') from error
     except MemoryError:
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise BadImage(f'has more than {MAX_PIXELS:,} pixels') from error
     except Exception as error:
         raise _pillow_error(error) from error
     return convert(picture, upright, background)

@@ -8,7 +8,7 @@ it is first used.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -31,7 +31,7 @@ from alexnet_jax.data.preparation.tfds_sets import (
 )
 from alexnet_jax.data.records import Records
 from alexnet_jax.data.synthetic import Synthetic
-from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.paths import BUCKET, check_path
 from alexnet_jax.runtime.printing import list_names, printable
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, first_line
@@ -65,7 +65,10 @@ class Splits(NamedTuple):
       eval: the images of the evaluation.
       folder: the folder of the data set, where its pixel statistics are saved; '' if none.
       skipped: names of the images that were left out when the data set was prepared.
-      fingerprints: a hash of the images of `train`, and one of those of `eval`.
+      fingerprints: a hash of the images of `train`, and one of those of `eval`; both change with
+        any image of the data set.
+      lists: the same for the names, labels and sizes of the images of one split alone; '' where
+        they are not known.
     """
 
     train: Source
@@ -73,20 +76,24 @@ class Splits(NamedTuple):
     folder: str
     skipped: tuple[str, ...] = ()
     fingerprints: tuple[str, str] = ('', '')
+    lists: tuple[str, str] = ('', '')
 
     def identity(self) -> dict[str, Any]:
         """Returns what tells these images from others, wherever they are.
 
         Returns:
           'folder': the folder of the data set, '' if none; 'train' and 'eval': the number of
-          'images' and a 'fingerprint', which is equal for a copy of the data set.
+          'images' and a 'fingerprint', which is equal for a copy of the data set; and where it is
+          known a 'list', which changes with the names, labels and sizes of this split alone.
         """
-        train, evaluation = self.fingerprints
-        return {
-            'folder': str(Path(self.folder).absolute()) if self.folder else '',
-            'train': {'images': len(self.train), 'fingerprint': train},
-            'eval': {'images': len(self.eval), 'fingerprint': evaluation},
+        identity: dict[str, Any] = {
+            'folder': str(Path(self.folder).absolute()) if self.folder else ''
         }
+        parts = zip(('train', 'eval'), self[:2], self.fingerprints, self.lists, strict=True)
+        for name, images, fingerprint, names in parts:
+            identity[name] = {'images': len(images), 'fingerprint': fingerprint}
+            identity[name] |= {'list': names} if names else {}
+        return identity
 
 
 def open_splits(
@@ -123,13 +130,14 @@ def open_splits(
     if dataset.folder:
         builder, names, skipped = _from_folder(dataset, names, skip_bad, create, catalogue)
     else:
-        builder = _by_name(dataset, create)
+        builder = _by_name(dataset, create, names.values())
     check_features(builder)
     check_class_names(builder)
     _check_classes(builder.name, builder.info.features['label'].num_classes, dataset, create)
     train, evaluation = (open_split(builder, split) for split in names.values())
     first, second = (_fingerprint(builder, split) for split in names.values())
-    return Splits(train, evaluation, str(builder.data_dir), skipped, (first, second))
+    lists = _list(builder, names['train_split']), _list(builder, names['eval_split'])
+    return Splits(train, evaluation, str(builder.data_dir), skipped, (first, second), lists)
 
 
 def open_split(builder: tfds.core.DatasetBuilder, split: str) -> Records:
@@ -198,8 +206,17 @@ def count_classes(dataset: schema.Dataset) -> int:
     return int(number)
 
 
-def _find_by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
-    """Returns the builder of a data set that is prepared, or that TFDS can prepare."""
+def _find_by_name(
+    dataset: schema.Dataset, create: bool, splits: Iterable[str] = ()
+) -> tfds.core.DatasetBuilder:
+    """Returns the builder of a data set that is prepared, or that TFDS can prepare.
+
+    Of a data set in a bucket, what is missing of these splits is copied to this machine.
+    """
+    if BUCKET.match(dataset.data_dir):
+        from alexnet_jax.data.buckets import copies  # with TensorStore, which few runs need here
+
+        return copies.fetch(dataset.data_dir, dataset.name, splits)
     if not create and dataset.data_dir and not data_dir(dataset.data_dir).is_dir():
         raise UserError(
             f'dataset.data_dir={data_dir(dataset.data_dir)} is not a folder: choose the one that '
@@ -224,8 +241,10 @@ def _find_by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBui
     return builder
 
 
-def _by_name(dataset: schema.Dataset, create: bool) -> tfds.core.DatasetBuilder:
-    builder = _find_by_name(dataset, create)
+def _by_name(
+    dataset: schema.Dataset, create: bool, splits: Iterable[str]
+) -> tfds.core.DatasetBuilder:
+    builder = _find_by_name(dataset, create, splits)
     if not builder.is_prepared():
         tfds.disable_progress_bar()
         builder = prepare(builder)
@@ -274,6 +293,8 @@ def _from_folder(
             bars.print_line,
             bars.show_preparing,
         )
+        if note := description.describe_edits(catalogue, result.folder):
+            bars.print_line(note)
         if result.skipped:
             bars.print_line(
                 f'left out when prepared: {len(result.skipped)} images that cannot be decoded: '
@@ -322,6 +343,12 @@ def _fingerprint(builder: tfds.core.DatasetBuilder, split: str) -> str:
     ]
     source = read_source(Path(builder.data_dir))
     return _hash([shards, source.get('fingerprint', ''), source.get('content', '')])
+
+
+def _list(builder: tfds.core.DatasetBuilder, split: str) -> str:
+    """Returns a hash of the names, labels and sizes of a split; '' if they were not recorded."""
+    recorded = read_source(Path(builder.data_dir)).get('splits', {})
+    return recorded.get(split, '') if isinstance(recorded, dict) else ''
 
 
 def _hash(values: Any) -> str:

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from alexnet_jax.runtime.paths import check_path
+from alexnet_jax.runtime.paths import BUCKET, check_path
 from alexnet_jax.runtime.user_errors import UserError
 
 _DATA_DIR = flags.DEFINE_string(
@@ -24,6 +24,8 @@ def places() -> dict[str, str]:
     flag_values = {'data_dir': _DATA_DIR.value, 'folder': _FOLDER.value}
     values = {name: value for name, value in flag_values.items() if value is not None}
     for name, value in values.items():
+        if name == 'data_dir' and BUCKET.match(value):
+            continue
         if not check_path(value, f'--{name}').is_dir():
             raise UserError(f'--{name}={value} is not a folder: give the place of the images')
     return values

@@ -1,12 +1,11 @@
 """Flags of programs that use the trained nets of one or more runs."""
 
-import os
 from pathlib import Path
 
 from absl import flags
 
-from alexnet_jax.runtime.paths import check_path
-from alexnet_jax.runtime.user_errors import UserError, list_items
+from alexnet_jax.runtime.paths import check_path, split_folders
+from alexnet_jax.runtime.user_errors import UserError
 
 _WORKDIR = flags.DEFINE_multi_string(
     'workdir', [], 'Folders of one or more runs, separated by commas.'
@@ -25,16 +24,10 @@ def workdirs() -> list[Path]:
     Raises:
       UserError: none is named, or a path cannot be that of a folder.
     """
-    names = [name for value in _WORKDIR.value for name in _split(value)]
-    folders = [check_path(name, '--workdir') for name in names]
+    folders = [check_path(name, '--workdir') for name in split_folders(_WORKDIR.value)]
     if not folders:
         raise UserError('no run is named: --workdir=DIR (see --help)')
     return folders
-
-
-def _split(value: str) -> list[str]:
-    """Splits a value at its commas, unless it is the name of one folder."""
-    return [value] if os.path.isdir(os.path.expanduser(value)) else list_items([value])
 
 
 def checkpoint() -> str | int:

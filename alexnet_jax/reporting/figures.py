@@ -56,20 +56,49 @@ def examples(log_p_NK: np.ndarray, labels_N: np.ndarray, count: int) -> tuple[li
       count: the number of images, fewer where the test set is smaller.
 
     Returns:
-      Images spaced evenly through the test set, without the second list; and the most confident
-      mistakes, up to half of `count`, the most confident first, and those with NaN last.
+      Images of all classes in turn, without the second list; and the most confident mistakes, up to
+      half of `count`, the most confident first, and those with NaN last.
     """
     guess_N, confidence_N = confusion.answers(log_p_NK), log_p_NK.max(axis=1)
     order = np.argsort(-confidence_N, kind='stable')
     mistakes = order[guess_N[order] != labels_N[order]][: count // 2].tolist()
     others = np.setdiff1d(np.arange(len(labels_N)), mistakes)
-    return others[evenly_spaced(len(others), count - len(mistakes))].tolist(), mistakes
+    chosen = over_classes(labels_N[others], count - len(mistakes))
+    return others[chosen].tolist(), mistakes
 
 
-def evenly_over_classes(labels_N: np.ndarray, count: int) -> list[int]:
-    """Returns test images that are evenly spaced in the test set sorted by class."""
-    order = np.argsort(labels_N, kind='stable')
-    return order[evenly_spaced(len(order), count)].tolist()
+def over_classes(labels_N: np.ndarray, count: int) -> list[int]:
+    """Chooses test images from as many classes as possible, the same number of each where possible.
+
+    Args:
+      labels_N: (N,) integers.
+      count: the number of images, fewer where the test set is smaller.
+
+    Returns:
+      Images in turns: one of each class in the order of the classes, then a second one of each, and
+      so on. Where there are more classes than images, the classes are evenly spaced. Those of a
+      class are evenly spaced among its images.
+    """
+    count = min(count, len(labels_N))
+    labels, sizes = np.unique(labels_N, return_counts=True)
+    if count < len(labels):
+        chosen = evenly_spaced(len(labels), count)
+        labels, sizes = labels[chosen], sizes[chosen]
+    counts = np.zeros(len(labels), int)
+    while counts.sum() < count:  # each turn ends within the first classes that have images left
+        left = np.flatnonzero(counts < sizes)
+        counts[left[: count - counts.sum()]] += 1
+    of_class = [np.flatnonzero(labels_N == label) for label in labels]
+    chosen_of_class = [
+        images[evenly_spaced(len(images), number)]
+        for images, number in zip(of_class, counts, strict=True)
+    ]
+    return [
+        int(images[turn])
+        for turn in range(counts.max(initial=0))
+        for images in chosen_of_class
+        if turn < len(images)
+    ]
 
 
 def neighbours(vectors_NU: np.ndarray, queries: Sequence[int], count: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The history of a run from its metrics.jsonl, as curves over epochs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,11 @@ class History:
         ]
         x, y = np.array(points, np.float64).reshape(-1, 2).T
         return x, y
+
+    def last(self, has_name: Callable[[str], bool]) -> float | None:
+        """Returns the value that was logged last under a name for which `has_name` is true."""
+        values = (x for line in self._lines[::-1] for name, x in line.items() if has_name(name))
+        return next(values, None)
 
     def epochs_to_reach(self, name: str, level: float) -> float | None:
         """Returns the first epoch with a value of at most `level`; None if there is none."""

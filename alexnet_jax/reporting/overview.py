@@ -12,7 +12,7 @@ from alexnet_jax.model.layer_table import parameter_count
 from alexnet_jax.reporting import history, terminal
 from alexnet_jax.reporting.markup import Html, joined, tag
 from alexnet_jax.reporting.page import Section, code, facts, figure, paragraph, percent, table
-from alexnet_jax.reporting.plots import Curve, line_plot
+from alexnet_jax.reporting.plots import Curve, error_plot, line_plot
 from alexnet_jax.runtime.progress import time_left
 from alexnet_jax.training.workdir import Workdir
 
@@ -145,15 +145,12 @@ def curves(config: Config, log: history.History) -> Section:
         curve('test', 'eval/top1_error', 'dotted', 100),
     ]
     rate = Curve('learning rate', log.curve('learning_rate'))
+    loss_plot, about_loss = error_plot(loss, 'loss (nats)')
+    plot_of_errors, about_errors = error_plot(errors, 'top-1 error (%)')
+    measured = 'on the test images, for the centre crop.'
     plots = [
-        figure(
-            line_plot(loss, 'epochs', 'loss (nats)'),
-            'Cross-entropy loss; on the test images, for the centre crop.',
-        ),
-        figure(
-            line_plot(errors, 'epochs', 'top-1 error (%)'),
-            'Top-1 error; on the test images, for the centre crop.',
-        ),
+        figure(loss_plot, f'Cross-entropy loss; {measured}{about_loss}'),
+        figure(plot_of_errors, f'Top-1 error; {measured}{about_errors}'),
         figure(
             line_plot([rate], 'epochs', 'learning rate', log=True, height=180),
             f'Learning rate; schedule: {config.learning_rate.schedule}.',

@@ -46,7 +46,8 @@ def page(title: str, lead: Html, sections: Sequence[Section]) -> str:
         tag('style', Html(STYLE)),
     )
     nav = tag('nav', tag('ol', *contents), aria_label='Contents')
-    body = tag('body', tag('main', tag('header', tag('h1', title), lead), nav, *parts))
+    header = tag('header', tag('h1', title), lead)
+    body = tag('body', tag('main', header, nav if len(parts) > 1 else None, *parts))
     return f'<!doctype html>\n{tag("html", head, body, lang="en")}\n'
 
 

@@ -21,7 +21,7 @@ from alexnet_jax.reporting.page import (
     scrolling,
     table,
 )
-from alexnet_jax.training import filter_pictures
+from alexnet_jax.training.pictures import filter_pictures
 
 TABLE_CLASSES = 20  # with more, the confusion matrix is a picture
 QUERIES = 2000  # at most this many test images are compared with their nearest neighbour
@@ -79,14 +79,14 @@ def predictions(
       classes: names of the labels.
       count: the number of images to show.
     """
-    evenly_spaced, mistakes = figures.examples(log_p_NK, labels_N, count)
-    shown = evenly_spaced + mistakes
+    of_all_classes, mistakes = figures.examples(log_p_NK, labels_N, count)
+    shown = of_all_classes + mistakes
     grid = [_example(images(n), log_p_NK[n], labels_N[n], classes, n) for n in shown]
     last = f', except for the last {len(mistakes)}: the most confident mistakes' if mistakes else ''
     caption = (
         'The true label is below each image. The bars are the most probable labels, means over all '
-        'test views, the true label in pink. The images are spaced evenly through the test '
-        f'set{last}.'
+        'test views, the true label in pink. The images are chosen from the classes in turn, or '
+        f'from evenly spaced classes where these are more{last}.'
     )
     body = figure(tag('ol', *grid, class_='examples'), caption, class_='grid')
     return Section('examples', 'Test images (Figure 4, left)', body)
@@ -133,7 +133,7 @@ def nearest(
     title = 'Nearest neighbours (Figure 4, right)'
     if len(labels_N) < 2:
         return Section('neighbours', title, paragraph('There is only one test image.'))
-    queries = figures.evenly_over_classes(labels_N, 5)
+    queries = figures.over_classes(labels_N, 5)
     nearest_QM = figures.neighbours(vectors_NU, queries, NEIGHBOURS)
     cells = [
         _neighbour(images(number), number, query, labels_N, classes)
@@ -143,7 +143,8 @@ def nearest(
     others = nearest_QM.shape[1]
     grid = tag('div', *cells, class_='neighbours', style=f'--others:{others}')
     caption = (
-        'The first column has test images that are evenly spaced over the classes. Beside each '
+        'The first column has test images of different classes, as far as there are enough. '
+        'Beside each '
         f'are the {others} other test images with the smallest Euclidean distance in the last '
         f'hidden layer ({vectors_NU.shape[1]:,} units); those of another class are in red. The '
         'paper searches for neighbours among the training images.'

@@ -5,6 +5,7 @@ STYLE = """
   color-scheme: light;
   --paper: #fffefb; --ink: #1d1d1b; --faint: #66645e; --rule: #dedbd2; --shade: #f5f3ec;
   --blue: #26588a; --red: #b02828; --right: #e5a3b4; --other: #b7c9de;
+  --c2: #2f8f4e; --c3: #d08700; --c4: #7d4bb0; --c5: #17909f; --c6: #7a5230; --c7: #d6539a;
 }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -50,6 +51,7 @@ th, td { padding: 0.3rem 0.75rem; text-align: right; white-space: nowrap; }
 th:first-child, .text { text-align: left; }
 tbody th { font-weight: 400; }
 td.text { white-space: normal; min-width: 7rem; }
+th.text { white-space: normal; overflow-wrap: anywhere; }
 th:first-child { padding-left: 0.25rem; }
 .big { font-size: 1.15rem; font-weight: 600; }
 .faint { color: var(--faint); }
@@ -63,7 +65,15 @@ svg .grid { stroke: var(--rule); stroke-width: 1; }
 svg .level { stroke: var(--faint); stroke-width: 1; stroke-dasharray: 2 3; }
 .curve0 path { stroke: var(--blue); } .curve0 circle { fill: var(--blue); }
 .curve1 path { stroke: var(--red); } .curve1 circle { fill: var(--red); }
+.curve2 path { stroke: var(--c2); } .curve2 circle { fill: var(--c2); }
+.curve3 path { stroke: var(--c3); } .curve3 circle { fill: var(--c3); }
+.curve4 path { stroke: var(--c4); } .curve4 circle { fill: var(--c4); }
+.curve5 path { stroke: var(--c5); } .curve5 circle { fill: var(--c5); }
+.curve6 path { stroke: var(--c6); } .curve6 circle { fill: var(--c6); }
+.curve7 path { stroke: var(--c7); } .curve7 circle { fill: var(--c7); }
 .dashed path { stroke-dasharray: 7 4; }
+.fine path { stroke-dasharray: 2 3; }
+svg.key { display: inline-block; width: 1.75rem; height: 0.75rem; vertical-align: baseline; }
 
 .filters img { width: 100%; max-width: 26rem; image-rendering: pixelated; background: #fff; }
 .examples { display: grid; gap: 1.5rem 1.25rem; padding: 0; margin: 0; list-style: none;
@@ -106,6 +116,7 @@ pre { white-space: pre-wrap; background: var(--shade); padding: 0.75rem 1rem; li
     color-scheme: dark;
     --paper: #171816; --ink: #e8e6df; --faint: #a3a097; --rule: #3a3b37; --shade: #20211e;
     --blue: #86b4e3; --red: #ee8580; --right: #8c3f55; --other: #35506e;
+    --c2: #7fca94; --c3: #f0b450; --c4: #bd9be6; --c5: #6fd3df; --c6: #c9a27e; --c7: #f29ac4;
   }
 }
 @media (max-width: 30rem) {

@@ -4,14 +4,16 @@ import os
 import re
 import tempfile
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from alexnet_jax.runtime.printing import printable
-from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
+from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, list_items
 
 _PATTERN = re.compile(r'[][*?]')
 # Flags and settings, by the last part of their names, whose folders Orbax or TFDS reads.
 _WITHOUT_PATTERNS = ('workdir', 'from', 'data_dir')
+BUCKET = re.compile('(gs|s3)://')  # addresses of Google Cloud Storage and of S3
 _NOT_IN_NAMES = ('Cc', 'Cs', 'Zl', 'Zp')  # control characters, bytes that are not UTF-8, line ends
 
 
@@ -36,7 +38,7 @@ def check_path(text: str, flag: str) -> Path:
             'another name'
         )
     if '://' in text:
-        raise UserError(f'{shown} is an address: only paths of the file system can be used')
+        raise UserError(f'{shown} is an address{_advice_about_address(text, flag)}')
     if text != text.rstrip():
         raise UserError(f'{shown} ends with a space: leave it out')
     try:
@@ -74,6 +76,18 @@ def refuse_pattern(folder: Path, flag: str) -> None:
             f'{printable(str(folder.absolute()))} has one of the characters [ ] * ?, which '
             f'libraries take for patterns: choose another {flag}'
         )
+
+
+def split_folders(values: Iterable[str]) -> list[str]:
+    """Returns the folders that a flag names, which may be repeated.
+
+    Each value is split at its commas, unless it is the name of one folder.
+    """
+    return [
+        name
+        for value in values
+        for name in ([value] if os.path.isdir(os.path.expanduser(value)) else list_items([value]))
+    ]
 
 
 def check_writable(folder: Path, flag: str) -> None:
@@ -137,6 +151,27 @@ def check_output_file(file: Path, flag: str) -> None:
     if not file.parent.is_dir():
         raise UserError(f'{shown}: there is no folder {printable(str(file.parent))}')
     check_writable(file.parent, flag)
+
+
+def _advice_about_address(text: str, flag: str) -> str:
+    """Returns the end of a message: what to do instead of giving the address of cloud storage."""
+    start = ': only paths of the file system can be used'
+    commands = {'gs': 'gcloud storage cp --recursive', 's3': 'aws s3 cp --recursive'}
+    match = BUCKET.match(text)
+    if not match:
+        return start
+    command, name = commands[match[1]], flag.lower().rpartition('.')[2].lstrip('-$')
+    if name.endswith('data_dir'):
+        return (
+            f'{start} here: prepare the data set in a folder of this machine, copy it ({command} '
+            'DIR/NAME/ ADDRESS/NAME/), and train with --config.dataset.data_dir=ADDRESS'
+        )
+    if name in ('workdir', 'from', 'ablations', 'relu', 'tanh'):
+        return (
+            f'{start}, because a run needs locks, renames and appends: use a folder of this '
+            f'machine, and copy it from or to the bucket ({command})'
+        )
+    return f'{start}: use a copy on this machine ({command})'
 
 
 def _show(text: str) -> str:

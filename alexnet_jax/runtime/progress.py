@@ -61,6 +61,10 @@ class ProgressBars:
         """Shows how many images have been read; 0 stands for a total that is not known."""
         self._show(label, done, total, ' images', False)
 
+    def show_steps(self, label: str, done: int, total: int) -> None:
+        """Shows how many steps of a job have been made."""
+        self._show(label, done, total, ' steps', False)
+
     @contextlib.contextmanager
     def hidden(self) -> Iterator[None]:
         """Takes the bar off the terminal while other lines are printed there."""

@@ -1,4 +1,4 @@
-"""The log of a run: scalars for TensorBoard and the workdir's metrics, and pictures of filters.
+"""The log of a run: scalars for TensorBoard and the workdir's metrics, and pictures.
 
 Names: 'train/loss', 'train/top1_error', 'eval/top1_error', 'eval/top5_error',
 'eval_10_views/top1_error', 'learning_rate', 'epoch', 'images_per_second'. Errors are fractions in
@@ -7,14 +7,16 @@ the files and percent on the screen.
 
 import errno
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from alexnet_jax.processes import group
-from alexnet_jax.runtime.printing import warn
-from alexnet_jax.training.filter_pictures import filter_picture
+from alexnet_jax.runtime.printing import show, warn
+from alexnet_jax.training.pictures import training_sheet
+from alexnet_jax.training.pictures.filter_pictures import filter_picture
 from alexnet_jax.training.run_files.event_file import EventFile
 from alexnet_jax.training.run_files.metrics_file import MetricsFile
 from alexnet_jax.training.workdir import Workdir
@@ -44,6 +46,7 @@ class Writer:
 
     def __init__(self, workdir: Workdir, step: int, evaluated: int) -> None:
         self._metrics = workdir.resume_metrics(step, evaluated)
+        self._sheet_file = workdir.path / training_sheet.NAME
         last_picture = evaluated if step else -1
         self._curves = EventFile(workdir.path, self._metrics.lines, last_picture)
         self._next_try: dict[MetricsFile | EventFile, float] = {}  # of files with errors
@@ -63,6 +66,28 @@ class Writer:
         """Writes a picture of the first layer's kernels, one block per tower (Figure 3)."""
         self._curves.add_picture('conv1', step, filter_picture(kernel_THWIO))
         self._write()
+
+    def lacks_sheet(self, step: int) -> bool:
+        """Returns whether a start after `step` steps has to write a sheet of training images."""
+        return not step or not os.path.exists(self._sheet_file)
+
+    def sheet(self, step: int, sheet_HWC: np.ndarray) -> None:
+        """Writes a sheet of training images, to a file of its own and for TensorBoard.
+
+        If the file cannot be written, one line says so; a resumption writes it.
+        """
+        self._curves.add_picture('training_images', step, sheet_HWC)
+        self._write()
+        try:
+            training_sheet.write(self._sheet_file, sheet_HWC)
+        except OSError as error:
+            reason = error.strerror or error
+            warn(
+                f'cannot write {self._sheet_file}: {reason}; training continues without this '
+                'picture'
+            )
+        else:
+            show(f'training images as the net sees them: {self._sheet_file}')
 
     def flush(self) -> None:
         """Writes all lines to the disk; called before a checkpoint is saved.
@@ -120,6 +145,13 @@ class SilentWriter:
         return True
 
     def filters(self, step: int, kernel_THWIO: np.ndarray) -> None:
+        """Writes nothing."""
+
+    def lacks_sheet(self, step: int) -> bool:
+        """Returns False: process 0 writes the sheet."""
+        return False
+
+    def sheet(self, step: int, sheet_HWC: np.ndarray) -> None:
         """Writes nothing."""
 
     def flush(self) -> None:

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import math
-import shlex
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -23,6 +22,8 @@ from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import log, progress_line
 from alexnet_jax.training.checkpoint import Position
+from alexnet_jax.training.pictures import training_sheet
+from alexnet_jax.training.run_files.divergence import Diverged, advise
 from alexnet_jax.training.state import (
     State,
     find_nonfinite,
@@ -49,10 +50,6 @@ COMPILING_SECONDS, SAVING_SECONDS = 1800, 900
 
 class _Interrupted(Exception):
     """A signal that ended an evaluation early."""
-
-
-class _Diverged(UserError):
-    """Values that are not finite, which no checkpoint may hold."""
 
 
 class _UnreadStep(NamedTuple):
@@ -180,10 +177,12 @@ class Loop:
             if self._turns.signal:
                 return
         batches = self._turns.read_ahead(self._batches(first), self._steps_behind)
-        batch = self._place(batches.take())
+        images = batches.take()
+        batch = self._place(images)
         if batches.error:  # nothing has been trained that could be saved
             raise batches.error
-        if first < self._plan.steps:
+        if images is not None and first < self._plan.steps:
+            self._show_images(images)
             self._line.begin()
         for step in range(first, self._plan.steps):
             if step == first:
@@ -202,6 +201,20 @@ class Loop:
                 self._turns.raise_error()
                 if self._turns.signal:
                     break
+
+    def _show_images(self, batch: loader.Batch) -> None:
+        """Writes a sheet of the first images as the net sees them, if the run has none yet."""
+        config, step = self._config, self.step
+        if not self._writer.lacks_sheet(step):
+            return
+        rows = towers.rows_of_process(self._mesh, config.optimizer.batch_size)
+        deviation = config.augmentation.colour.deviation_at(self._plan.epoch(step))
+        views = training_sheet.training_views(
+            config, batch, self._constants, step, rows.start, deviation
+        )
+        pictures = training_sheet.as_pictures(config, views, np.asarray(self._constants.mean_HWC))
+        names = training_sheet.class_names(batch['label'], self._splits.train.classes)
+        self._writer.sheet(step, training_sheet.draw_sheet(pictures, names))
 
     def _place(self, batch: loader.Batch | None) -> Any:
         return batch and towers.put_batch(self._mesh, batch)
@@ -296,29 +309,9 @@ class Loop:
 
     def _diverged(self, problem: str, step: int) -> UserError:
         """Returns the error for a value that is not finite, with what can be done about it."""
-        rate, saved = self._config.learning_rate.initial, self._checkpoints.newest
-        lower = f'the same command with --extend --config.learning_rate.initial={rate / 10:g}'
-        if step == 1 and 'loss' in problem:
-            advice = (
-                'before anything was learned: not the learning rate but the initial weights '
-                '(model.*.std) or the images are to blame; change them, and choose another '
-                '--workdir'
-            )
-        elif saved is None:
-            advice = f'and nothing was saved yet: {lower} starts again with a lower learning rate'
-        else:
-            advice = (
-                f'and the checkpoint of step {saved} is intact: {lower} continues from it with a '
-                'lower learning rate'
-            )
-            # What is finite may be beyond repair, after a step with too high a learning rate.
-            best = self._checkpoints.best
-            earlier = [x for x in self._checkpoints.steps if x < saved]
-            if earlier:
-                step_before = best if best in earlier else earlier[-1]
-                flag = f'--from={shlex.quote(str(self._workdir))}:{step_before}'
-                advice += f'; should it diverge again, {flag} with another --workdir goes back more'
-        return _Diverged(f'{problem} at step {step}, {advice}')
+        rate, checkpoints = self._config.learning_rate.initial, self._checkpoints
+        advice = advise(problem, step, rate, checkpoints, self._workdir)
+        return Diverged(f'{problem} at step {step}', advice)
 
     def _evaluate_and_save(self) -> None:
         """Evaluates and saves as is due at this step; a signal ends the evaluation early."""
@@ -333,7 +326,7 @@ class Loop:
                 pass
             except Exception as error:  # such as a test image that cannot be read
                 # Where the error is not that of all, the others do not come to this save.
-                if self._turns.concerns_all and not isinstance(error, _Diverged):
+                if self._turns.concerns_all and not isinstance(error, Diverged):
                     self._save()
                 raise
         improved = self._error < (math.inf if best is None else best)

@@ -167,10 +167,32 @@ def read_or_write_inputs(
     Raises:
       UserError: the file in the workdir is damaged or has other classes than the training images.
     """
-    inputs = workdir.read_inputs()
-    if inputs is None:  # the first start, or a run of a version that did not keep them
-        inputs = compute_inputs(config, splits, unreadable)
+    inputs = read_or_compute_inputs(workdir, config, splits, unreadable)
+    if not workdir.has_inputs():  # the first start, or a run of a version that did not keep them
         workdir.write_inputs(inputs)
+    return inputs
+
+
+def read_or_compute_inputs(
+    workdir: Workdir,
+    config: Config,
+    splits: sources.Splits,
+    unreadable: UnreadableImages,
+) -> Inputs:
+    """Returns the mean image and the classes of a run as `read_or_write_inputs`; writes nothing.
+
+    Args:
+      workdir: the folder of the run; it need not exist.
+      config: the settings.
+      splits: the images.
+      unreadable: collects the training images that cannot be read.
+
+    Raises:
+      UserError: as from there.
+    """
+    inputs = workdir.read_inputs() if workdir.exists() else None
+    if inputs is None:
+        inputs = compute_inputs(config, splits, unreadable)
     if difference := class_difference(inputs.classes, splits.train.classes):
         raise UserError(
             f'the images have other classes than {printable(str(workdir.path))} ({difference}): '

@@ -91,8 +91,7 @@ def make_train_step(
     ) -> tuple[State, Any]:
         """Computes the part of one device."""
         numbers = Hyperparameters.unpack(hyperparameters)
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        view_key, mask_key = jax.random.split(key)
+        view_key, mask_key = keys_of_step(config, state.step)
         views_BHWC = _draw_views(config, view_key, batch['image'], constants, numbers.deviation)
 
         def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
@@ -115,6 +114,12 @@ def make_train_step(
 
     in_specs, out_specs = (state_specs, images, *[replicated] * 2), (state_specs, replicated)
     return towers.compile_program(step, config, mesh, in_specs, out_specs, donate_argnums=0)
+
+
+def keys_of_step(config: Config, step: Array) -> tuple[Array, Array]:
+    """Returns the random keys of the views and of the dropout masks after `step` steps."""
+    view_key, mask_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
+    return view_key, mask_key
 
 
 @jax.named_scope('views')

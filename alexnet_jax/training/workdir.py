@@ -194,6 +194,10 @@ class Workdir:
             raise UserError(f'{file} is missing: {remedy}')
         return inputs
 
+    def has_inputs(self) -> bool:
+        """Returns whether there is a file with the mean image and the names of the classes."""
+        return self._inputs_file.exists()
+
     def write_inputs(self, inputs: Inputs) -> None:
         """Writes the mean image, the colours and the names of the classes.
 
@@ -375,11 +379,8 @@ class Workdir:
         recorded = record.get('data')
         if recorded is None or data is None:
             return
-        reasons = [
-            differences.data_difference(split, recorded.get(split), data.get(split))
-            for split in ('train', 'eval')
-        ]
-        if not any(reasons):
+        reasons = differences.data_differences(recorded, data)
+        if not reasons:
             return
         setting, folder = 'dataset.data_dir', recorded.get('folder')
         if config.dataset.folder:  # the place of the images, not of the prepared data set
@@ -387,6 +388,6 @@ class Workdir:
         place = f' (they were in {folder})' if folder else ''
         raise UserError(
             f'the images are not those that {self.path} was trained on: '
-            f'{"; ".join(filter(None, reasons))}: set --config.{setting} to the place of the '
+            f'{"; ".join(reasons)}: set --config.{setting} to the place of the '
             f'original images{place}{self._from_hint({})}'
         )

@@ -260,6 +260,7 @@ def test_input_times_every_form_of_the_data(tmp_path):
     assert 'comes from the loader' in out
     assert 'Batches of 8.' in out
     assert 'A host of 16 cores' in out
+    assert 'goal: 50,000' in out
     assert len(missing_torch(out)) == (not HAS_TORCH)
 
 

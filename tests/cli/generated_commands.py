@@ -102,12 +102,15 @@ def generate(seed: str, place: Path) -> CommandLine:
     rng = random.Random(seed)
     kind = rng.choices(
         ['dry_run', 'run', 'prepare', 'evaluate', 'predict', 'export']
-        + ['report', 'ablations', 'list'],
-        [10, 2, 3, 4, 4, 3, 3, 1, 0.5],
+        + ['report', 'ablations', 'sweep', 'list'],
+        [10, 2, 3, 4, 4, 3, 3, 1, 1, 0.5],
     )[0]
     arguments, wrong = _PROGRAMS[kind](rng, place)
     environment = {'TFDS_DATA_DIR': str(place / 'tfds'), 'JAX_PLATFORMS': 'cpu'}
-    environment |= {'HOME': str(place / 'home'), 'XDG_CACHE_HOME': str(place / 'cache')}
+    environment |= _NO_BUCKETS | {
+        'HOME': str(place / 'home'),
+        'XDG_CACHE_HOME': str(place / 'cache'),
+    }
     if rng.random() < 0.15:
         name = rng.choice(list(_ENVIRONMENT))
         environment[name] = rng.choice(_ENVIRONMENT[name])
@@ -230,6 +233,14 @@ _ODD_TUPLES = ("('relu',)", '[1, 2', 'None', '{}', '((1,),)', '(', '"', '1,,2')
 _ODD_TEXT = (
     *('', ' ', 'no such', 'a\nb', '\x1b[31m', 'é', "'", '=1+1', '%s', '{}', '[1]', 'x' * 999),
 )
+# Requests to buckets end on this machine, where nothing answers.
+_NO_BUCKETS = {
+    'TENSORSTORE_GCS_HTTP_URL': 'http://127.0.0.1:9',
+    'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'token',
+    'AWS_ENDPOINT_URL_S3': 'http://127.0.0.1:9',
+    'AWS_ACCESS_KEY_ID': 'someone',
+    'AWS_SECRET_ACCESS_KEY': 'secret',
+}
 # No path outside of the folder can be written to, not even by root.
 _ODD_PATHS = (
     *(
@@ -430,6 +441,7 @@ def _report(rng, place):
         'relu': lambda: _path(rng, place, 'run'),
         'tanh': lambda: _path(rng, place, 'run'),
         'ablations': lambda: _path(rng, place),
+        'with': lambda: ','.join(_path(rng, place, 'run') for _ in range(rng.choice([0, 1, 2, 2]))),
     }
     for name in rng.sample(list(choices), rng.choice([0, 1, 1, 2, 3])):
         arguments.append(f'--{name}={choices[name]()}')
@@ -449,6 +461,17 @@ def _ablations(rng, place):
     return [*arguments, refused], [refused]
 
 
+def _sweep(rng, place):
+    """It refuses something, so that it does not train."""
+    settings, _ = _settings(rng, place, list(catalogue()), 2)
+    refused = rng.choice(
+        ['seed=0,1', 'lr=1,2', 'optimizer.momentum=0.9', 'optimizer.momentum=0.9,2', 'x', '=', '']
+        + ['model.conv3.then=relu,tanh', 'model.conv3.then=(relu,(tanh)', 'optimizer.epochs=1,,2']
+        + ['model.conv3=1,2', 'log.every_steps=1,2', 'optimizer.epochs=1,1.0']
+    )
+    return [*_config(rng, place), *settings, f'--values={refused}'], [f'--values={refused}']
+
+
 def _list(rng, _):
     return [rng.choice(['', '--help', '-h', 'man', 'é', 'a\nb', '\x1b[31m', '--version'])], []
 
@@ -462,6 +485,7 @@ _PROGRAMS = {
     'export': _export,
     'report': _report,
     'ablations': _ablations,
+    'sweep': _sweep,
     'list': _list,
 }
 _STRAY = ('x', '--', '-', '---x', '--help', '-h', '--helpfull', '--=', '=', '', '--config.', '-1')

@@ -12,15 +12,24 @@ import pytest
 import nets
 import runs
 from alexnet_jax.config.schema import as_dict, flatten
+from alexnet_jax.evaluation.studies.ablation_study import (
+    ablation_rows,
+    ablation_table,
+    ablation_text,
+)
 from alexnet_jax.evaluation.studies.study import Study, final_errors
-from alexnet_jax.evaluation.studies.table import interval, rows, text
+from alexnet_jax.evaluation.studies.table import interval
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.workdir import Workdir
 
 
 def study(folder, seeds=3, only=(), config='digits'):
-    return Study(nets.load(config), seeds, only, folder)
+    return Study(ablation_rows(nets.load(config), only)[0], seeds, folder)
+
+
+def rows(ablations):
+    return ablation_table(ablations, nets.load('digits'))
 
 
 def write(study, name, seed, centre, views, seconds=60.0):
@@ -33,10 +42,10 @@ def write(study, name, seed, centre, views, seconds=60.0):
 
 
 def test_parts_that_the_config_lacks_are_left_out(tmp_path):
-    ablations = study(tmp_path)
-    assert set(ablations.left_out) == {'mirror', 'colour'}
-    assert ablations.names[0] == 'base'
-    assert 'lrn' in ablations.names
+    ablations, left_out = ablation_rows(nets.load('digits'), [])
+    assert set(left_out) == {'mirror', 'colour'}
+    assert ablations[0].name == 'base'
+    assert 'lrn' in [row.name for row in ablations]
     with pytest.raises(UserError, match='nothing to ablate as mirror'):
         study(tmp_path, only=['mirror'])
 
@@ -75,7 +84,7 @@ def test_the_table(tmp_path):
     assert second['low'] == pytest.approx(0.019 - half, rel=1e-3)
     assert second['high'] == pytest.approx(0.019 + half, rel=1e-3)
     assert second['paper'] == '1.4 / 1.2'
-    shown = text([first, second])
+    shown = ablation_text([first, second])
     assert '(nothing)' in shown
     assert '+1.90' in shown
     assert 'noise' not in shown
@@ -86,7 +95,7 @@ def test_a_difference_within_the_spread_is_called_noise(tmp_path):
     for seed, (base, lrn) in enumerate([(0.01, 0.012), (0.014, 0.011), (0.012, 0.013)]):
         write(ablations, 'base', seed, 0.5, base)
         write(ablations, 'lrn', seed, 0.5, lrn)
-    assert '(noise)' in text(rows(ablations))
+    assert '(noise)' in ablation_text(rows(ablations))
 
 
 def test_without_spread_there_is_no_interval():
@@ -99,7 +108,7 @@ def test_a_run_with_other_settings_is_refused(tmp_path):
     write(study(tmp_path), 'lrn', 0, 0.1, 0.1)
     raw = nets.load('digits')
     raw['optimizer']['epochs'] = 1.0
-    other = Study(raw, 3, ['lrn'], tmp_path)
+    other = Study(ablation_rows(raw, ['lrn'])[0], 3, tmp_path)
     with pytest.raises(UserError, match=r'holds a run with optimizer\.epochs=24'):
         other.result('lrn', 0)
 
@@ -179,7 +188,7 @@ from alexnet_jax.config import command_line
 from alexnet_jax.evaluation.studies.study import Study
 from alexnet_jax.training.workdir import Workdir
 
-def command(study, name, seed, arguments):
+def command(study, name, seed):
     folder = study.folder(name, seed)
     with Workdir(folder).claim(study.config(name, seed), MESH):
         pass

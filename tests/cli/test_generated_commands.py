@@ -30,7 +30,7 @@ def test_a_command_line_is_the_same_in_every_run(tmp_path):
     """So that one that failed can be tried again; and the programs are all among them."""
     lines = [generate(f'x-{number}', tmp_path) for number in range(200)]
     assert lines == [generate(f'x-{number}', tmp_path) for number in range(200)]
-    programs = ('main', 'prepare', 'evaluate', 'predict', 'export', 'report', 'ablations')
+    programs = ('main', 'prepare', 'evaluate', 'predict', 'export', 'report', 'ablations', 'sweep')
     assert {f'alexnet_jax.{name}' for name in programs} <= {line.program for line in lines}
     assert 20 < sum(bool(line.wrong) for line in lines) < 180
 

@@ -19,6 +19,7 @@ from alexnet_jax.config.durations import durations
 from alexnet_jax.config.loading import load_config
 from alexnet_jax.data import sources, synthetic
 from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.training.run_files import divergence
 from alexnet_jax.training.workdir import Workdir
 
 
@@ -53,7 +54,7 @@ def test_the_main_job(tmp_path, data_dir):
     assert re.search(r'epoch .*step .*loss .*error .*rate .*images/s .*left', out)
     events = EventAccumulator(str(workdir)).Reload()
     assert {'train/loss', 'eval/top1_error', 'eval/top5_error'} <= set(events.Tags()['scalars'])
-    assert events.Tags()['images'] == ['conv1']
+    assert set(events.Tags()['images']) == {'conv1', 'training_images'}
     record = json.loads((workdir / 'config.json').read_text())
     assert record['config']['optimizer']['momentum'] == 0.9
     assert record['starts'][0]['mesh'] == {'data': 1, 'tower': 2}
@@ -93,7 +94,7 @@ def test_dry_run(tmp_path):
         (['--workdir='], '--workdir'),
         (['--workdir=gs://bucket/run'], '--workdir=gs://bucket/run'),
         (['--workdir=~nobody-has-this-name/x'], '--workdir=~nobody-has-this-name/x'),
-        (['--config.dataset.data_dir=s3://bucket'], 'dataset.data_dir=s3://bucket'),
+        (['--config.dataset.data_dir=hdfs://host'], 'dataset.data_dir=hdfs://host'),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, data_dir, arguments, message):
@@ -135,7 +136,7 @@ def test_help_shows_the_flags_and_succeeds(program):
     code, out, err = runs.run([sys.executable, '-m', f'alexnet_jax.{program}', '--help'])
     assert (code, err) == (0, '')
     assert f'python -m alexnet_jax.{program}' in out
-    takes_config = program in ('main', 'ablations', 'import_weights')
+    takes_config = program in ('main', 'ablations', 'sweep', 'import_weights')
     for flag in ('  --config:', '  --config.NAME:', '  --settings:'):
         assert (flag in out) == takes_config
 
@@ -146,7 +147,7 @@ def test_the_programs_are_listed():
         assert code == 0
         assert re.search(r'^  main +Trains AlexNet, two towers on two devices', out, re.MULTILINE)
         assert set(re.findall(r'^  (\w+)', out, re.MULTILINE)) == programs().keys()
-    assert {'main', 'ablations', 'evaluate', 'prepare', 'report'} <= programs().keys()
+    assert {'main', 'ablations', 'sweep', 'evaluate', 'prepare', 'report'} <= programs().keys()
     assert all(line.endswith('.') for line in programs().values())
 
 
@@ -190,6 +191,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, data_dir):
     assert code == 2
     assert re.search(r'the loss is (nan|inf) at step \d+, .*--config\.learning_rate\.initial=', err)
     assert len(err.strip().splitlines()) == 1
+    assert divergence.read(tmp_path) in err
 
 
 @pytest.mark.parametrize(

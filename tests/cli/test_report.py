@@ -111,6 +111,10 @@ def test_a_run_in_training_is_shown_by_its_newest_checkpoint(workdir, tmp_path):
     [
         ([], 'name the folder of the run: --workdir=DIR'),
         (['--workdir=/no/such'], '/no/such is not the workdir of a run'),
+        (['--with=a'], '--with compares from 2 to 24 runs with the one of --workdir, not 1'),
+        (['--with=a,b'], 'a is not the workdir of a run'),
+        (['--with=', '--workdir=.'], '--with= is empty'),
+        (['--with=a,b', '--relu=a', '--tanh=b'], '--relu is shown in the report of a run'),
         (['--workdir=.', '--relu=x'], 'give both --relu=DIR and --tanh=DIR'),
         (
             ['--workdir=.', '--ablations=pyproject.toml'],
@@ -127,7 +131,7 @@ def test_a_run_in_training_is_shown_by_its_newest_checkpoint(workdir, tmp_path):
         (['--workdir=.', '--images=1000000'], 'is not an integer in the range [1, 10000]'),
         (['--workdir=' + 'a' * 300], 'File name too long'),
         (['--workdir=.', '--folder=/no/such'], '--folder=/no/such is not a folder'),
-        (['--workdir=.', '--data_dir=gs://a'], '--data_dir=gs://a is an address'),
+        (['--workdir=.', '--data_dir=hdfs://a'], '--data_dir=hdfs://a is an address'),
     ],
 )
 def test_mistakes_are_one_line(arguments, message):
@@ -204,6 +208,26 @@ def test_the_page_in_a_browser(complete_page):
                 assert tab.eval_on_selector_all('svg', 'all => all.length') == 4
                 alternatives = tab.eval_on_selector_all('img', 'all => all.map(i => i.alt)')
                 assert all(alternatives)
+
+
+@pytest.mark.slow
+def test_runs_compared_in_a_browser(tmp_path):
+    """The key of each run has the colour of its curves, on a phone and on a wide screen."""
+    folders = [
+        runs.logged(tmp_path / f'run {n}' / ('long' * 20), [0.9, 0.1, n / 50]) for n in (0, 1)
+    ]
+    out = tmp_path / 'both.html'
+    code, printed, err = report(*(f'--with={folder}' for folder in folders), f'--out={out}')
+    assert (code, err, printed.strip()) == (0, '', str(out))
+    colour = 'all => all.map(path => getComputedStyle(path).stroke)'
+    with browser() as chromium:
+        for width in (400, 1200):
+            with opened(chromium, out, width) as tab:
+                assert tab.evaluate(WIDTH) <= width
+                assert tab.evaluate(OUTSIDE) == []
+                keys = tab.eval_on_selector_all('svg.key path', colour)
+                assert len(set(keys)) == 2
+                assert tab.eval_on_selector_all('.pair svg g path', colour) == keys * 3
 
 
 @pytest.mark.slow

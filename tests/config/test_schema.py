@@ -155,7 +155,11 @@ def test_every_config_resolves():
         ({'dataset__name': ''}, 'dataset.name is empty: name a TFDS data set'),
         ({'dataset__train_split': ''}, 'dataset.train_split is empty: name a split'),
         ({'dataset__eval_split': ' '}, 'dataset.eval_split is empty: name a split'),
-        ({'dataset__data_dir': 'gs://bucket/x'}, 'dataset.data_dir=gs://bucket/x'),
+        ({'dataset__data_dir': 'hdfs://host/x'}, 'dataset.data_dir=hdfs://host/x'),
+        (
+            {'dataset__data_dir': 'gs://bucket/x', 'dataset__folder': 'images'},
+            'dataset.folder cannot be prepared in a bucket',
+        ),
         ({'dataset__folder': '~nobody-has-this-name/x'}, 'dataset.folder=~nobody-has-this-name/x'),
         ({'dataset__folder': 'a\nb'}, 'dataset.folder='),
         ({'pretrained__workdir': 's3://bucket'}, 'pretrained.workdir=s3://bucket'),

@@ -271,9 +271,7 @@ def test_data_that_tensorflow_wrote_have_their_own_message(tmp_path, name):
     dataset = nets.small(dataset__name=name, dataset__data_dir=str(tmp_path)).dataset
     with pytest.raises(UserError, match=r'is in the format tfrecord; only array_record') as error:
         sources.open_splits(dataset)
-    advice = (
-        '--name=grey --data_dir=DIR' if name == 'grey' else 'alexnet_jax.prepare --imagenet=DIR'
-    )
+    advice = f'alexnet_jax.prepare --tfrecord={folder} --data_dir=DIR'
     assert advice in str(error.value)
 
 
@@ -413,6 +411,31 @@ def test_images_of_a_folder_that_has_moved_are_the_same_images(tmp_path):
     prepared_anew = sources.open_splits(folder_of(tmp_path / 'moved', tmp_path / 'new')).identity()
     assert prepared_anew['folder'] != before['folder']
     assert (prepared_anew['train'], prepared_anew['eval']) == (before['train'], before['eval'])
+
+
+def test_each_split_of_own_images_has_a_list_of_its_own(tmp_path):
+    for split, number in (('train', 6), ('val', 3)):
+        tars.class_folders(tmp_path / 'pets' / split, images=number)
+    before = sources.open_splits(folder_of(tmp_path / 'pets', tmp_path / 'a')).identity()
+    shutil.copy(tmp_path / 'pets/train/cat/0.jpg', tmp_path / 'pets/train/cat/more.jpg')
+    after = sources.open_splits(folder_of(tmp_path / 'pets', tmp_path / 'b')).identity()
+    assert before['train']['list'] != after['train']['list']
+    assert before['eval']['list'] == after['eval']['list']
+    assert before['eval']['fingerprint'] != after['eval']['fingerprint']
+
+
+def test_images_that_may_have_been_edited_are_told(tmp_path, capsys):
+    """A photograph that is turned by a bit of its EXIF data keeps its name and its size."""
+    pets = tars.class_folders(tmp_path / 'pets', images=15)
+    for _ in range(2):
+        sources.open_splits(folder_of(pets, tmp_path))
+    assert 'were written after' not in capsys.readouterr().out
+    later = time.time() + 60
+    os.utime(pets / 'cat' / '3.jpg', (later, later))
+    sources.open_splits(folder_of(pets, tmp_path))
+    out = capsys.readouterr().out
+    assert 'written after they had been prepared, the last one cat/3.jpg: if they were' in out
+    assert f'--again --folder={pets} --size=72' in out
 
 
 @pytest.mark.parametrize(

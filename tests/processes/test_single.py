@@ -44,7 +44,7 @@ def test_one_of_several_tasks_is_refused_and_a_single_one_is_not(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures('step')
 @pytest.mark.parametrize(
-    'program', ['ablations', 'evaluate', 'predict', 'report', 'export', 'prepare']
+    'program', ['ablations', 'sweep', 'evaluate', 'predict', 'report', 'export', 'prepare']
 )
 def test_each_program_of_one_process_is_refused_before_any_work(program):
     code, out, err = runs.run([sys.executable, '-m', f'alexnet_jax.{program}'])

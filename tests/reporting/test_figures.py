@@ -73,9 +73,21 @@ def test_examples_are_the_confident_mistakes_and_others():
     assert len(figures.examples(p, labels, 100)[0]) == 17
 
 
-def test_queries_come_from_all_classes():
-    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 9))
-    assert labels[figures.evenly_over_classes(labels, 5)].tolist() == [0, 1, 2, 3, 4]
+def test_images_are_of_all_classes_in_turn():
+    """Also where one class has most of the images, and the images are sorted by class."""
+    labels = np.repeat([2, 5, 7], [100, 1, 3])
+    assert labels[figures.over_classes(labels, 3)].tolist() == [2, 5, 7]
+    assert labels[figures.over_classes(labels, 5)].tolist() == [2, 5, 7, 2, 7]
+    many = figures.over_classes(labels, 8)
+    assert labels[many].tolist() == [2, 5, 7, 2, 7, 2, 7, 2]
+    of_first = sorted(n for n in many if labels[n] == 2)
+    assert np.diff(of_first).min() > 20  # spaced evenly within their class
+    assert sorted(figures.over_classes(labels, 1000)) == list(range(104))
+
+
+def test_with_more_classes_than_images_the_classes_are_evenly_spaced():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 9))
+    assert labels[figures.over_classes(labels, 4)].tolist() == [12, 37, 62, 87]
 
 
 def test_neighbours_are_by_distance_and_not_by_angle():

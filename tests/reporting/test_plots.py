@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from alexnet_jax.reporting import plots
-from alexnet_jax.reporting.plots import Curve, decades, line_plot, round_ticks
+from alexnet_jax.reporting.plots import (
+    Curve,
+    decades,
+    error_plot,
+    line_plot,
+    log_ticks,
+    round_ticks,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +46,8 @@ def test_decades_cover_the_data(low, high, ticks):
 
 
 @pytest.mark.parametrize(
-    ('tick', 'text'), [(0.0, '0'), (20.0, '20'), (0.0001, '0.0001'), (1e-5, '10⁻⁵'), (2.5, '2.5')]
+    ('tick', 'text'),
+    [(0.0, '0'), (20.0, '20'), (0.0001, '0.0001'), (1e-5, '10⁻⁵'), (2e-5, '2·10⁻⁵'), (2.5, '2.5')],
 )
 def test_numbers_are_short(tick, text):
     assert plots.number(tick) == text
@@ -92,3 +100,50 @@ def test_a_level_beyond_the_data_is_on_the_plot():
     )
     line = next(x for x in ET.fromstring(svg).iter('line') if x.get('class') == 'level')
     assert plots.TOP <= float(line.get('y1')) <= 280 - plots.BOTTOM
+
+
+@pytest.mark.parametrize(
+    ('low', 'high', 'ticks'),
+    [
+        (0.6, 90, [0.5, 1, 2, 5, 10, 20, 50, 100]),
+        (1, 100, [1, 2, 5, 10, 20, 50, 100]),
+        (3, 3, [2, 5]),
+        (5, 5, [5, 10]),
+        (0.01, 90, [0.01, 0.1, 1, 10, 100]),  # fewer, as there would be 13
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_cover_the_data(low, high, ticks):
+    assert log_ticks(low, high) == pytest.approx(ticks)
+
+
+def errors(*values):
+    return [Curve('a', (np.arange(len(values), dtype=float), np.array(values, float)))]
+
+
+def test_errors_are_on_a_logarithmic_axis_where_they_span_more_than_twenty_times():
+    assert error_plot(errors(90, 11), 'error')[1] == ''
+    assert error_plot(errors(20, 1), 'error')[1] == ''
+    plot, note = error_plot(errors(90, 9, 0.9), 'error')
+    assert note == ' The axis is logarithmic, as the largest value is over 20 times the smallest.'
+    ((a, b, c),), _ = drawn(plot)
+    assert b[1] - a[1] == pytest.approx(c[1] - b[1], abs=0.11)
+    assert error_plot(errors(0, 0), 'error')[1] == ''
+
+
+def test_errors_of_zero_are_on_the_lowest_line_of_a_logarithmic_axis():
+    """It is labelled 0, and no other error is on it."""
+    plot, note = error_plot(errors(90, 0.5, 0), 'error')
+    assert 'Its lowest line stands for 0.' in note
+    ((_, small, zero),), texts = drawn(plot)
+    assert float(texts['0', 'end'].get('y')) == pytest.approx(zero[1] + 4)
+    assert zero[1] == 280 - plots.BOTTOM
+    assert small[1] < zero[1] - 10
+    # A zero among errors that span less does not need it: the linear axis begins at 0.
+    assert error_plot(errors(90, 50, 0), 'error')[1] == ''
+
+
+def test_a_logarithmic_x_axis():
+    curve = Curve('a', (np.array([0.001, 0.01, 0.1]), np.array([1.0, 2.0, 3.0])))
+    ((a, b, c),), texts = drawn(line_plot([curve], 'x', 'y', log_x=True))
+    assert b[0] - a[0] == pytest.approx(c[0] - b[0], abs=0.11)
+    assert float(texts['0.01', 'middle'].get('x')) == b[0]

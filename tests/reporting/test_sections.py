@@ -94,7 +94,7 @@ def test_five_labels_at_most():
     p = nets.log(RNG.dirichlet(np.ones(30), 20))
     labels = p.argmax(axis=1).astype(np.int32)
     section = tree(sections.predictions(image, p, labels, [str(k) for k in range(30)], 3))
-    assert 'spaced evenly through the test set.' in text(section.find('.//figcaption'))
+    assert 'evenly spaced classes where these are more.' in text(section.find('.//figcaption'))
     examples = section.findall('.//ol[@class="examples"]/li')
     assert [len(example.findall('ol/li')) for example in examples] == [5, 5, 5]
 

@@ -8,7 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alexnet_jax.config.durations import Durations
 from alexnet_jax.runtime import progress
-from alexnet_jax.training import filter_pictures, log, progress_line
+from alexnet_jax.training import log, progress_line
+from alexnet_jax.training.pictures import filter_pictures
 from alexnet_jax.training.workdir import Workdir
 
 PLAN = Durations(examples=100, batch_size=10, steps=50, evaluate_every=10, save_every=10)
@@ -164,6 +165,48 @@ def test_a_disk_in_trouble_is_tried_rarely_except_before_a_checkpoint(tmp_path, 
         assert len(tries) == 3  # in ten seconds
         writer.flush()
         assert len(tries) == 4
+
+
+SHEET = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)  # does not compress
+
+
+def test_a_sheet_is_written_at_the_start_and_where_it_is_missing(tmp_path):
+    writer = log.Writer(Workdir(tmp_path), 0, 0)
+    assert writer.lacks_sheet(0)
+    writer.sheet(0, SHEET)
+    assert writer.lacks_sheet(0)  # after a kill before the first checkpoint, for TensorBoard
+    assert not writer.lacks_sheet(10)
+    writer.close()
+    writer = log.Writer(Workdir(tmp_path), 10, 10)
+    assert not writer.lacks_sheet(10)
+    writer.close()
+    events = EventAccumulator(str(tmp_path), {'images': 0}).Reload()
+    assert [e.step for e in events.Images('training_images')] == [0]
+    (tmp_path / 'training_images.png').unlink()
+    assert writer.lacks_sheet(10)
+
+
+def test_a_sheet_that_cannot_be_written_does_not_end_the_training(tmp_path, full_disk, capsys):
+    writer = log.Writer(Workdir(tmp_path), 0, 0)
+    writer.SECONDS_BETWEEN_TRIES = 0.0
+    full_disk(400)
+    writer.sheet(0, SHEET)
+    full_disk()
+    log_steps(writer, range(1, 21))
+    writer.close()
+    assert curves(tmp_path) == points(tmp_path)
+    assert not (tmp_path / 'training_images.png').exists()
+    assert not list(tmp_path.glob('.*png'))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == (
+        f'alexnet_jax: cannot write {tmp_path}/training_images.png: File too large; training '
+        'continues without this picture'
+    )
+    assert log.Writer(Workdir(tmp_path), 10, 10).lacks_sheet(10)
+
+
+def test_a_process_that_is_not_the_first_writes_no_sheet():
+    assert not log.SilentWriter().lacks_sheet(0)
 
 
 def test_what_could_not_be_written_at_the_end_is_told(tmp_path, monkeypatch, capsys):

@@ -82,6 +82,23 @@ def test_other_data_are_refused_and_named(tmp_path, data, message):
     assert message in refusal(tmp_path, data=data, extend=True)
 
 
+def test_only_the_split_whose_images_have_changed_is_named(tmp_path):
+    """The fingerprint of a split is that of the whole data set; its list is its own."""
+
+    def data(fingerprint, train, test):
+        return {
+            'train': {'images': 9, 'fingerprint': fingerprint, 'list': train},
+            'eval': {'images': 5, 'fingerprint': fingerprint, 'list': test},
+        }
+
+    claim(tmp_path, data('a', 'x', 'y'))
+    assert 'on: train: other images, as many: set' in refusal(tmp_path, data=data('b', 'z', 'y'))
+    assert 'on: eval: other images, as many: set' in refusal(tmp_path, data=data('b', 'x', 'z'))
+    both = 'on: train: other images, as many; eval: other images, as many: set'
+    assert both in refusal(tmp_path, data=data('b', 'z', 'z'))
+    assert both in refusal(tmp_path, data=data('b', 'x', 'y'))  # edited in place
+
+
 def test_the_place_of_the_original_images_is_not_that_of_the_prepared_ones(tmp_path):
     claim(tmp_path, DATA, dataset__folder='/pets')
     line = refusal(tmp_path, data=other('train', images=5), dataset__folder='/others')

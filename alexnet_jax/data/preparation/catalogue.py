@@ -119,6 +119,8 @@ class Catalogue:
       earlier_fingerprint: the fingerprint by which an earlier version knew the same images.
       earlier: the same images in the splits that an earlier version of this program made, where
         they differ; a data set that was prepared of them is still used.
+      newest: the time, in seconds, at which one of the images was last written, and its name; 0 and
+        '' where it is not known.
       empty_classes: names of the classes without a training image.
     """
 
@@ -137,6 +139,7 @@ class Catalogue:
     stream: Stream | None = None
     earlier_fingerprint: str = ''
     earlier: 'Catalogue | None' = None
+    newest: tuple[float, str] = (0.0, '')
     empty_classes: list[str] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -152,6 +155,13 @@ class Catalogue:
             sizes = entries.locations[:, 2]
             digest.update(fingerprint(entries.names, entries.labels, sizes).encode())
         return digest.hexdigest()
+
+    def split_fingerprints(self) -> dict[str, str]:
+        """Returns for each split a hash of the names, labels and sizes in bytes of its images."""
+        return {
+            split: fingerprint(entries.names, entries.labels, entries.locations[:, 2])
+            for split, entries in self.splits.items()
+        }
 
     def content_fingerprint(self, most: int = 64) -> str:
         """Returns a hash of the contents of images that are files of their own.

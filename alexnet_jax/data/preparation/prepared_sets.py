@@ -114,7 +114,9 @@ def command_of_images(source: dict[str, str], storage: dict[str, Any], data_dir:
       storage: how the images are stored, as a dictionary.
       data_dir: where TFDS keeps data sets.
     """
-    values = source | {'size': str(storage.get('size') or 'original')}
+    values = dict(source)
+    if 'tfrecord' not in source:  # which is converted as it is
+        values['size'] = str(storage.get('size') or 'original')
     if storage.get('raw'):
         values['storage'] = 'raw'
     defaults = {'quality': 90, 'filter': 'bicubic', 'background': 'white'}

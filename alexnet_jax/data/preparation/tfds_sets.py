@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import shutil
 import signal
 import threading
@@ -100,11 +101,14 @@ def _opening_error(name: str, root: Path, error: Exception) -> UserError:
 
 def wrong_format_error(folder: Path, file_format: str) -> UserError:
     """Returns the message about a data set that is not in ArrayRecord."""
-    name = folder.parent.name
-    return UserError(
-        f'{folder} is in the format {file_format}; only {FORMAT.value} allows random access: '
-        f'prepare the data set again in another data_dir{how_to_prepare(name)}'
-    )
+    start = f'{folder} is in the format {file_format}; only {FORMAT.value} allows random access'
+    if file_format == tfds.core.FileFormat.TFRECORD.value:
+        return UserError(
+            f'{start}: convert it into another data_dir: {prepared_sets.PROGRAM} '
+            f'--tfrecord={shlex.quote(str(folder))} --data_dir=DIR'
+        )
+    advice = how_to_prepare(folder.parent.name)
+    return UserError(f'{start}: prepare the data set again in another data_dir{advice}')
 
 
 def how_to_prepare(name: str) -> str:
@@ -310,6 +314,17 @@ def check_features(builder: tfds.core.DatasetBuilder) -> None:
     Raises:
       UserError: it does not.
     """
+    check_images(builder)
+    if builder.info.file_format != FORMAT:
+        raise wrong_format_error(Path(builder.data_dir), builder.info.file_format.value)
+
+
+def check_images(builder: tfds.core.DatasetBuilder) -> None:
+    """Checks that a data set, in whatever format, has images and labels.
+
+    Raises:
+      UserError: it does not.
+    """
     features = builder.info.features or {}
     complete = 'image' in features and 'label' in features
     if not complete or not hasattr(features['label'], 'num_classes'):
@@ -324,8 +339,6 @@ def check_features(builder: tfds.core.DatasetBuilder) -> None:
             f'the images of {builder.name} are stored as {image}, which is not supported: choose '
             'another data set'
         )
-    if builder.info.file_format != FORMAT:
-        raise wrong_format_error(Path(builder.data_dir), builder.info.file_format.value)
 
 
 def check_class_names(builder: tfds.core.DatasetBuilder) -> None:
@@ -338,7 +351,7 @@ def check_class_names(builder: tfds.core.DatasetBuilder) -> None:
     """
     folder, features = Path(builder.data_dir), builder.info.features or {}
     source = prepared_sets.read_source(folder)
-    if 'label' not in features or not source:
+    if 'label' not in features or not source or source.get('class_names', '') is None:
         return
     label, names_file = features['label'], folder / 'label.labels.txt'
     same = source.get('class_names', hash_names(label.names)) == hash_names(label.names)

@@ -296,6 +296,7 @@ def _finish(
         'published': catalogue.published,
         'skipped': skipped,
         'fingerprint': catalogue.fingerprint(),
+        'splits': catalogue.split_fingerprints(),
         'storage': dataclasses.asdict(storage),
         'source': catalogue.source,
         'class_names': hash_names(catalogue.classes),

@@ -1,1 +1,1 @@
-"""The ablation study (§3, §4): its runs, the processes that train them, and its table."""
+"""Studies: ablations (§3, §4) and sweeps; their runs, the processes that train them, tables."""

@@ -1,4 +1,4 @@
-"""Trains the runs of an ablation study: each in a process, one at a time on each worker."""
+"""Trains the runs of a study: each in a process, one at a time on each worker."""
 
 import heapq
 import shlex
@@ -34,17 +34,15 @@ class _Running(NamedTuple):
     start: float
 
 
-def train(
-    study: Study, arguments: Sequence[str], workers: Sequence[Worker]
-) -> Generator[tuple[str, int]]:
+def train(study: Study, workers: Sequence[Worker]) -> Generator[tuple[str, int]]:
     """Trains the runs that have no result yet, and yields each when its result is written.
 
-    A stop signal is forwarded to the runs, which save. When the iterator is closed, or after an
-    error, the runs in progress are stopped in the same way; it waits until they have ended.
+    A run that has diverged has a result, too. A stop signal is forwarded to the runs, which save.
+    When the iterator is closed, or after an error, the runs in progress are stopped in the same
+    way; it waits until they have ended.
 
     Args:
       study: the runs.
-      arguments: flags for alexnet_jax.main: the config and its overrides.
       workers: the devices; each trains one run at a time.
 
     Yields:
@@ -57,7 +55,7 @@ def train(
     """
     processes: list[subprocess.Popen] = []
     with forward_to(processes) as signals:
-        scheduler = _Scheduler(study, arguments, workers, processes, signals)
+        scheduler = _Scheduler(study, workers, processes, signals)
         try:
             while scheduler.has_work():
                 scheduler.start_runs()
@@ -79,7 +77,7 @@ class _Scheduler:
     """Gives each worker the next run until all have ended, one has failed, or a signal arrives.
 
     Args:
-      study, arguments, workers: as for `train`.
+      study, workers: as for `train`.
       processes: receives the processes of the runs in progress.
       signals: the names of the signals that have arrived, to which more are added.
 
@@ -90,14 +88,13 @@ class _Scheduler:
     def __init__(
         self,
         study: Study,
-        arguments: Sequence[str],
         workers: Sequence[Worker],
         processes: list[subprocess.Popen],
         signals: Sequence[str],
     ) -> None:
         missing = [run for run in study.runs() if study.result(*run) is None]
         self.failure = ''
-        self._study, self._arguments, self._workers = study, arguments, workers
+        self._study, self._workers = study, workers
         self._processes, self._signals = processes, signals
         self._missing, self._total = deque(enumerate(missing, 1)), len(missing)
         self._running: list[_Running] = []
@@ -121,9 +118,8 @@ class _Scheduler:
 
     def _start(self, worker: Worker) -> None:
         number, (name, seed) = self._missing.popleft()
-        command = self._study.command(name, seed, self._arguments)
-        folder = self._study.folder(name, seed)
-        folder.mkdir(parents=True, exist_ok=True)
+        command = self._study.command(name, seed)
+        folder = self._study.make_folder(name, seed)
         # Not a pipe: nobody would read it while another run is waited for.
         errors = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115
         with (folder / 'output.txt').open('a') as output:
@@ -174,7 +170,7 @@ class _Scheduler:
             run.errors.seek(0)
             errors = run.errors.read().strip().splitlines()
         code = run.process.returncode
-        if code == 0:
+        if code == 0 or (code > 0 and self._study.has_diverged(run.name, run.seed)):
             self._record(run)
             return True
         # Below 0, or interrupted: it had nothing to save yet.
@@ -193,13 +189,17 @@ class _Scheduler:
 
     def _record(self, run: _Running) -> None:
         seconds = time.monotonic() - run.start
-        error = self._study.record_result(run.name, run.seed, seconds)['views']
-        self._durations.append(seconds)
+        result = self._study.record_result(run.name, run.seed, seconds)
+        outcome = f'{result.views:.2%} top-1 error'
+        if result.diverged:
+            outcome = f'diverged, {result.diverged}'
+        else:  # the time of a run that ends early says little about the others
+            self._durations.append(seconds)
         if len(self._workers) == 1:
-            show(f'    {error:.2%} top-1 error with seed {run.seed}')
+            show(f'    {outcome} with seed {run.seed}')
             return
         show(
-            f'[{run.number}/{self._total}] {run.name}, seed {run.seed}: {error:.2%} top-1 error, '
+            f'[{run.number}/{self._total}] {run.name}, seed {run.seed}: {outcome}, '
             f'{run.worker.describe()}{self._time_left()}'
         )
 

@@ -1,14 +1,12 @@
-"""The table of an ablation study: mean errors, their differences, and intervals over the seeds."""
+"""What the tables of all studies have in common: mean errors, differences, and their intervals."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scipy import stats  # comes with scikit-learn
 
-from alexnet_jax.config.ablations import ABLATIONS, changes
-from alexnet_jax.evaluation.studies.study import BASE, Study
-from alexnet_jax.runtime.text_table import align_columns
+from alexnet_jax.evaluation.studies.study import Study
 
 
 def interval(errors: Sequence[float], base: Sequence[float]) -> tuple[float, float] | None:
@@ -25,49 +23,62 @@ def interval(errors: Sequence[float], base: Sequence[float]) -> tuple[float, flo
     return float(bounds.low), float(bounds.high)
 
 
-def rows(study: Study) -> list[dict[str, Any]]:
-    """Returns a dict for each row of the table that has results; errors are fractions.
+def summarize(study: Study, name: str, base: str | None) -> dict[str, Any] | None:
+    """Returns the entries that a row has in the table of every study; errors are fractions.
 
-    The difference is None for the base, and for all rows before a run of the base has ended.
+    Args:
+      study: the runs.
+      name: the row.
+      base: the row from which differences are taken; None for none.
+
+    Returns:
+      None before a run of the row has ended. 'mean' is None where all of them have diverged; the
+      difference is None for the base itself, and where one of the two has no mean.
     """
-    base, table = study.errors(BASE), []
-    for name in study.names:
-        errors = study.errors(name)
-        if not errors:
-            continue
-        mean, ablation = sum(errors) / len(errors), ABLATIONS.get(name)
-        bounds = interval(errors, base) if name != BASE else None
-        table.append(
-            {
-                'name': name,
-                'claim': ablation.claim if ablation else 'the config without changes',
-                'paper': (ablation and ablation.paper) or None,
-                'log': (ablation and ablation.log) or None,
-                'errors': errors,
-                'mean': mean,
-                'difference': mean - sum(base) / len(base) if base and name != BASE else None,
-                'low': bounds and bounds[0],
-                'high': bounds and bounds[1],
-                'minutes': study.seconds(name) / 60,
-                'changes': {} if name == BASE else changes(study.raw, name),
-            }
-        )
-    return table
+    errors, diverged = study.errors(name), study.divergences(name)
+    if not errors and not diverged:
+        return None
+    base_errors = study.errors(base) if base is not None and base != name else []
+    mean = sum(errors) / len(errors) if errors else None
+    has_difference = mean is not None and base_errors
+    bounds = interval(errors, base_errors) if has_difference else None
+    return {
+        'name': name,
+        'errors': errors,
+        'mean': mean,
+        'difference': mean - sum(base_errors) / len(base_errors) if has_difference else None,
+        'low': bounds and bounds[0],
+        'high': bounds and bounds[1],
+        'diverged': diverged,
+    }
 
 
-def text(table: list[dict[str, Any]]) -> str:
-    """Formats the table for the terminal: errors in percent, differences in percentage points."""
-    header = ('without', 'top-1 error', 'difference', '95 % interval', 'paper', '2012 log', 'min')
-    lines = [header]
-    for row in table:
-        difference, bounds = '', ''
-        if row['difference'] is not None:
-            difference = f'{100 * row["difference"]:+.2f}'
-        if row['low'] is not None:
-            noise = ' (noise)' if row['low'] <= 0 <= row['high'] else ''
-            bounds = f'{100 * row["low"]:+.2f} to {100 * row["high"]:+.2f}{noise}'
-        name = '(nothing)' if row['name'] == BASE else row['name']
-        published = row['paper'] or '', row['log'] or ''
-        cells = (f'{row["mean"]:.2%}', difference, bounds, *published, f'{row["minutes"]:.1f}')
-        lines.append((name, *cells))
-    return align_columns(lines)
+def error_cell(row: Mapping[str, Any]) -> str:
+    """Formats the mean error of a row in percent, and says how many of its runs have diverged."""
+    diverged, ended = len(row['diverged']), len(row['errors'])
+    if row['mean'] is None:
+        return 'diverged'
+    error = f'{row["mean"]:.2%}'
+    return f'{error} ({diverged} of {diverged + ended} diverged)' if diverged else error
+
+
+def difference_cells(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Formats the difference of a row in percentage points, and its interval."""
+    difference, bounds = '', ''
+    if row['difference'] is not None:
+        difference = f'{100 * row["difference"]:+.2f}'
+    if row['low'] is not None:
+        noise = ' (noise)' if row['low'] <= 0 <= row['high'] else ''
+        bounds = f'{100 * row["low"]:+.2f} to {100 * row["high"]:+.2f}{noise}'
+    return difference, bounds
+
+
+def note_on_devices(study: Study) -> str:
+    """Names the rows that were trained on different numbers of devices; '' where there are none."""
+    mixed = [name for name in study.names if len(study.device_counts(name)) > 1]
+    if not mixed:
+        return ''
+    return (
+        f'\nthe runs of {", ".join(mixed)} were trained on different numbers of devices, '
+        'which round differently'
+    )

@@ -52,6 +52,26 @@ def data_difference(split: str, recorded: Any, current: Any) -> str:
     return f'{split}: other images, as many' if differing else ''
 
 
+def data_differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Says how the images differ from those that are recorded, for each split that does.
+
+    The fingerprint of a split changes with any image of the data set. Where the lists of the images
+    tell which split has changed, the other one is left out.
+    """
+    reasons = {
+        split: data_difference(split, recorded.get(split), current.get(split))
+        for split in ('train', 'eval')
+    }
+    differing = [split for split, reason in reasons.items() if reason]
+    changed = [split for split in differing if not _same_list(recorded[split], current[split])]
+    return [reasons[split] for split in changed or differing]
+
+
+def _same_list(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Checks whether both record the same names, labels and sizes of a split's images."""
+    return 'list' in recorded and recorded['list'] == current.get('list')
+
+
 def name_source(source: Mapping[str, Any]) -> str:
     """Names the state of another run in a few words."""
     step = source.get('step')

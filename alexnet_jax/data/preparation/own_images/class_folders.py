@@ -83,6 +83,7 @@ def list_images(folder: Path, held_out: int = 10) -> Catalogue:
     for split, entries in catalogue.splits.items():
         if not len(entries):
             raise UserError(f'{folder} has too few images for a {split} split: add images')
+    catalogue.newest = max(images.newest() for images in listed)
     if held_out:
         before = [
             choose_held_out_before(images.keys, held_out) if _is_exception(images, names) else names
@@ -90,6 +91,7 @@ def list_images(folder: Path, held_out: int = 10) -> Catalogue:
         ]
         if before != chosen and any(before):
             catalogue.earlier = _catalogue(*arguments, before)
+            catalogue.earlier.newest = catalogue.newest
     return catalogue
 
 
@@ -101,6 +103,11 @@ class _Class:
     split: str
     images: list[ImageFile]
     keys: list[str]
+
+    def newest(self) -> tuple[float, str]:
+        """Returns when one of the images was last written, and its name; 0 and '' if none."""
+        times = [image.modified for image in self.images]
+        return max(zip(times, self.keys, strict=True), default=(0.0, ''))
 
     def add_to(self, splits: dict[str, Entries], chosen: set[str]) -> None:
         """Adds the images to their splits; those that were chosen are for validation."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from alexnet_jax.config import schema
 from alexnet_jax.data.preparation.catalogue import Catalogue, Entries
+from alexnet_jax.data.preparation.prepared_sets import SOURCE, command_of_images, read_source
 from alexnet_jax.runtime.printing import list_names, printable
 from alexnet_jax.runtime.text_table import align_columns, cut
 
@@ -40,6 +41,30 @@ def describe(catalogue: Catalogue, folder: str) -> str:
 def describe_use(dataset: schema.Dataset) -> str:
     """Returns the line about the splits that a run uses, by the names that the settings have."""
     return f'trained on {dataset.train_split}, validated on {dataset.eval_split}'
+
+
+def describe_edits(catalogue: Catalogue, prepared: Path) -> str:
+    """Returns the line about images that may have been edited since they were prepared.
+
+    Their names and sizes are those that were prepared. A photograph that is turned in place by its
+    EXIF orientation keeps its size.
+
+    Args:
+      catalogue: the images.
+      prepared: the folder of the data set that was prepared of them.
+
+    Returns:
+      The line; '' if no image was written since.
+    """
+    time, name = catalogue.newest
+    if time <= (prepared / SOURCE).stat().st_mtime:
+        return ''
+    storage = read_source(prepared).get('storage', {})
+    command = command_of_images(catalogue.source, storage, prepared.parents[1])
+    return (
+        f'images were written after they had been prepared, the last one {printable(name)}: if '
+        f'they were edited, prepare them again, for new runs: {command}'
+    )
 
 
 def describe_splits(

@@ -34,11 +34,13 @@ class ImageFile(NamedTuple):
       path: where it is.
       size: its length in bytes.
       depth: the number of folders between that folder and the image.
+      modified: when it was last written, in seconds.
     """
 
     path: Path
     size: int
     depth: int
+    modified: float
 
 
 def list_entries(folder: Path) -> list[Path]:
@@ -98,7 +100,7 @@ def find_images(
                 visited.add(number)
                 levels.append(iter(_list_entries(path, on_error)))
         elif stat.S_ISREG(status.st_mode) and path.suffix.lower() in SUFFIXES:
-            yield ImageFile(path, status.st_size, len(levels) - 1)
+            yield ImageFile(path, status.st_size, len(levels) - 1, status.st_mtime)
         else:
             others[printable(path.suffix.lower()) or 'without a suffix'] += 1
 
