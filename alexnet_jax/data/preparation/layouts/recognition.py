@@ -38,6 +38,10 @@ def list_images(
     kind, collect, stream = _recognize(path, report)
     catalogue = collect().catalogue(kind, synsets, partial)
     catalogue.stream = stream
+    if catalogue.missing:
+        catalogue.notes.append(f'missing: {list_names(catalogue.missing)}')
+    if catalogue.empty_classes:
+        catalogue.notes.append(f'no training images of {list_names(catalogue.empty_classes)}')
     catalogue.source = {'imagenet': str(path.resolve())}
     catalogue.sort()
     return catalogue

@@ -151,6 +151,7 @@ def test_missing_synsets_are_named(images, tmp_path):
     some['validation'] = {}
     catalogue = listed(layouts.write_folder(tmp_path, layouts.tree(some)))
     assert catalogue.classes == CLASSES
+    assert 'no training images of n01440764, n13133613' in catalogue.notes
     with pytest.raises(UserError, match=r'lacks 2 of 1000 synsets: n01440764, n13133613: download'):
         catalogue.check_complete()
 
