@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.config import command_line
 from alexnet_jax.config.ablations import ABLATIONS
-from alexnet_jax.evaluation.studies import running
+from alexnet_jax.evaluation.studies import study_program
 from alexnet_jax.evaluation.studies.ablation_study import (
     BASE,
     ablation_rows,
@@ -38,7 +38,7 @@ from alexnet_jax.processes.starting.single import refuse_several
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.user_errors import UserError, list_items, report_user_errors
-from alexnet_jax.training.run_files.fitted_run import fit_run
+from alexnet_jax.training.fitted_run import fit_run
 
 _SEEDS = flags.DEFINE_integer(
     'seeds', 3, 'Number of runs of each: their seeds count from 0.', 1, 1000
@@ -49,7 +49,7 @@ _ONLY = flags.DEFINE_multi_string(
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, "Folder of all runs. Default: runs/ablations- and the config's name."
 )
-flags.adopt_module_key_flags(running)
+flags.adopt_module_key_flags(study_program)
 flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
@@ -70,12 +70,12 @@ def main(_: Sequence[str]) -> None:
         rows, left_out = ablation_rows(raw, only)
         arguments = command_line.config_arguments(without=('seed',))
         study = Study(rows, _SEEDS.value, folder, arguments)
-        workers = running.workers()
+        workers = study_program.workers()
         if fitted.notes:
             show(fitted.notes)
         for why in left_out.values():
             show(why)
-        printed = running.run_study(study, workers, lambda: _write(study, raw, folder))
+        printed = study_program.run_study(study, workers, lambda: _write(study, raw, folder))
         show(f'\n{printed}\n{folder / "ablations.json"}')
 
 
@@ -103,7 +103,7 @@ def _write(study: Study, raw: ConfigDict, folder: Path) -> str:
         'command': shlex.join(['python', '-m', 'alexnet_jax.ablations', *_arguments()]),
         'rows': table,
     }
-    running.write_results(folder, 'ablations', summary, printed)
+    study_program.write_results(folder, 'ablations', summary, printed)
     return printed
 
 

@@ -49,8 +49,8 @@ from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import EXIT_STOPPED, UserError, list_items, report_user_errors
+from alexnet_jax.training.fitted_run import fit_run
 from alexnet_jax.training.run_files.divergence import record_divergence
-from alexnet_jax.training.run_files.fitted_run import fit_run
 from alexnet_jax.training.workdir import Workdir
 
 if TYPE_CHECKING:

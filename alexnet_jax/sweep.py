@@ -29,10 +29,11 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.config import command_line, loading, schema
 from alexnet_jax.data.preparation.own_images.fitting import Fitted
-from alexnet_jax.evaluation.studies import running
+from alexnet_jax.evaluation.studies import study_program
 from alexnet_jax.evaluation.studies.study import Study
 from alexnet_jax.evaluation.studies.sweep_study import (
     Values,
+    base_row,
     best,
     combinations,
     conclusion,
@@ -50,7 +51,7 @@ from alexnet_jax.runtime import atomic_files
 from alexnet_jax.runtime.paths import check_path, check_writable
 from alexnet_jax.runtime.printing import list_names, show
 from alexnet_jax.runtime.user_errors import UserError, report_user_errors
-from alexnet_jax.training.run_files.fitted_run import fit_run
+from alexnet_jax.training.fitted_run import fit_run
 
 _VALUES = flags.DEFINE_multi_string(
     'values',
@@ -66,7 +67,7 @@ _WORKDIR = flags.DEFINE_string(
     None,
     'Folder of all runs. Default: runs/sweep- and the names of the config and the settings.',
 )
-flags.adopt_module_key_flags(running)
+flags.adopt_module_key_flags(study_program)
 flags.adopt_module_key_flags(command_line)  # --help shows them
 
 
@@ -108,12 +109,12 @@ def main(_: Sequence[str]) -> None:
         arguments = command_line.config_arguments(without=('seed',))
         study = Study(table_rows, _SEEDS.value, folder, arguments)
         rows = {name_values(values): values for values in combinations(lists)}
-        fitted, workers = _fit({}, folder / 'own'), running.workers()
+        fitted, workers = _fit({}, folder / 'own'), study_program.workers()
         own = _own_row(rows, fitted.raw)
         sweep = _Sweep(study, lists, rows, own, folder, other_differences(table_rows, lists))
         if fitted.notes:
             show(fitted.notes)
-        printed = running.run_study(study, workers, lambda: _write(sweep))
+        printed = study_program.run_study(study, workers, lambda: _write(sweep))
         show(f'\n{printed}\n{folder / "report.html"}')
 
 
@@ -149,7 +150,7 @@ def _own_row(rows: Mapping[str, Values], own_raw: ConfigDict) -> str | None:
 
 
 def _note(sweep: _Sweep) -> str:
-    base = sweep.own or best(sweep.study)
+    base = base_row(sweep.study, sweep.own)
     source = "the config's own" if sweep.own else 'the lowest error'
     seeds = len(sweep.study.seeds)
     note = 'error of the test views'
@@ -188,14 +189,14 @@ def _write(sweep: _Sweep) -> str:
         'settings': {name: list(map(format_value, values)) for name, values in lists.items()},
         'seeds': list(study.seeds),
         'command': _command(lists),
-        'base': sweep.own or best(study),
+        'base': base_row(study, sweep.own),
         'own': sweep.own,
         'best': best(study),
         'conclusion': outcome,
         'note': note,
         'rows': table,
     }
-    running.write_results(sweep.folder, 'sweep', summary, printed)
+    study_program.write_results(sweep.folder, 'sweep', summary, printed)
     with atomic_files.replace(sweep.folder / 'report.html') as page:
         page.write_text(sweep_page(summary), encoding='utf-8')
     return printed

@@ -117,10 +117,9 @@ def sweep_table(study: Study, rows: Mapping[str, Values], own: str | None) -> li
       own: the row that has the config's own values; None where none has.
 
     Returns:
-      As from `summarize`. Differences are those from the config's own values; without these, from
-      the best row.
+      As from `summarize`. Differences are those from `base_row`.
     """
-    base = own or best(study)
+    base = base_row(study, own)
     table = []
     for name, values in rows.items():
         row = summarize(study, name, base)
@@ -136,6 +135,11 @@ def sweep_table(study: Study, rows: Mapping[str, Values], own: str | None) -> li
         }
         table.append(row)
     return table
+
+
+def base_row(study: Study, own: str | None) -> str | None:
+    """Returns the row from which differences are taken: the config's own, else the best one."""
+    return own or best(study)
 
 
 def best(study: Study) -> str | None:

@@ -7,7 +7,7 @@ have the synset once more at the end: n01440764_10026_n01440764.JPEG.
 
 import functools
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from alexnet_jax.data.preparation.folder_tree import IGNORED, SUFFIXES
@@ -72,6 +72,11 @@ def parse_path(path: str) -> ImagePath | None:
     split = next((SPLITS[part.lower()] for part in folders[::-1] if part.lower() in SPLITS), '')
     synset = next((part for part in folders[::-1] if SYNSET.fullmatch(part)), '')
     return ImagePath(split, synset)
+
+
+def split_of_shard(path: Path) -> str:
+    """Returns the split in the name of a file, or in that of its folder; '' if none."""
+    return split_of_file(path.name) or split_of_file(path.parent.name)
 
 
 def split_of_file(name: str) -> str:

@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from alexnet_jax.data.preparation.catalogue import Report
 from alexnet_jax.data.preparation.layouts.collection import Collector
-from alexnet_jax.data.preparation.layouts.image_names import split_of_file
+from alexnet_jax.data.preparation.layouts.image_names import split_of_shard
 from alexnet_jax.data.preparation.layouts.numbered_files import missing_files
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, first_line
@@ -49,7 +49,7 @@ def collect(folder: Path, files: list[Path], report: Report) -> Collector:
     collector = Collector(str(folder))
     collector.missing = missing_files(file.relative_to(folder).as_posix() for file in files)
     for done, file in enumerate(files, 1):
-        split = split_of_file(file.name) or split_of_file(file.parent.name)
+        split = split_of_shard(file)
         if not split:
             raise UserError(f'the name of {file} does not tell the split: call it train-...parquet')
         row = 0
@@ -72,6 +72,7 @@ def read_images(path: str) -> Iterator[tuple[int, bytes]]:
     """Yields the images of a file: number of the row, and contents.
 
     Raises:
+      Stopped: a signal asked this process to stop.
       UserError: the file is damaged.
     """
     row = 0

@@ -18,7 +18,7 @@ from alexnet_jax.data.preparation.layouts.image_names import (
     ImageName,
     parse_name,
     parse_path,
-    split_of_file,
+    split_of_shard,
 )
 from alexnet_jax.data.preparation.layouts.numbered_files import missing_files
 from alexnet_jax.data.preparation.layouts.tar_files import list_members
@@ -32,7 +32,7 @@ _MOST_BYTES = 1 << 20  # of such a file
 def find_files(folder: Path) -> list[Path]:
     """Returns the shards in a folder, or in the folders of the splits."""
     for pattern in ('*.tar', '*/*.tar'):
-        files = [file for file in sorted(folder.glob(pattern)) if _split(file)]
+        files = [file for file in sorted(folder.glob(pattern)) if split_of_shard(file)]
         if files:
             return files
     return []
@@ -60,7 +60,7 @@ def collect(folder: Path, files: list[Path], report: Report) -> Collector:
     collector = Collector(str(folder))
     collector.missing = missing_files(file.relative_to(folder).as_posix() for file in files)
     for done, file in enumerate(files, 1):
-        split = _split(file)
+        split = split_of_shard(file)
         with FileReader([str(file)]) as reader:
             for key, members in _samples(file):
                 image = next((k for k in members if f'.{k.lower()}' in SUFFIXES), '')
@@ -72,10 +72,6 @@ def collect(folder: Path, files: list[Path], report: Report) -> Collector:
                 collector.add(split, name, str(file), *members[image], synset, label)
         report(file.name, done, len(files))
     return collector
-
-
-def _split(file: Path) -> str:
-    return split_of_file(file.name) or split_of_file(file.parent.name)
 
 
 def _samples(file: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
