@@ -30,11 +30,19 @@ UNREAD_FORMATS = {
 }
 
 
-def describe(catalogue: Catalogue, folder: str) -> str:
-    """Returns the notes of a catalogue as lines; the folder is named in each that is no table."""
+def describe(catalogue: Catalogue, folder: str, brief: bool = False) -> str:
+    """Returns the notes of a catalogue as lines; the folder is named in each that is not indented.
+
+    Args:
+      catalogue: the images of a folder.
+      folder: its name for the user.
+      brief: leaves out the indented lines, which are about each class.
+    """
     name = printable(folder)
     return '\n'.join(
-        note if note.startswith(' ') else f'{name}: {note}' for note in catalogue.notes
+        note if note.startswith(' ') else f'{name}: {note}'
+        for note in catalogue.notes
+        if not (brief and note.startswith(' '))
     )
 
 
@@ -117,7 +125,7 @@ def _row(name: str, numbers: list[int]) -> tuple[str, ...]:
 
 
 def _describe_balance(classes: list[str], numbers: Mapping[str, np.ndarray]) -> str:
-    """Returns the line about the sizes of the classes, and the error of one answer for all."""
+    """Returns the line below the table: the sizes of the classes, the error of one answer for all."""
     train, validation = numbers['train'], numbers['validation']
     most = int(train.argmax())
     error = 1 - validation[most] / max(1, validation.sum())
@@ -126,11 +134,11 @@ def _describe_balance(classes: list[str], numbers: Mapping[str, np.ndarray]) -> 
     if least != largest:
         times = f'{largest / least:.1f} times' if least else 'many times'
         sizes = (
-            f'{least:,} to {largest:,} training images in a class: the largest has {times} those '
-            'of the smallest'
+            f'{least:,} to {largest:,} training images in a class: the largest has {times} as many '
+            'as the smallest'
         )
     return (
-        f'{sizes}; always answering {printable(classes[most])} has a validation error of '
+        f'  {sizes}; always answering {printable(classes[most])} has a validation error of '
         f'{error:.1%}'
     )
 
