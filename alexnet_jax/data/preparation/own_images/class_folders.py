@@ -16,19 +16,19 @@ from alexnet_jax.data.preparation.catalogue import (
     hex_hash,
     to_identifier,
 )
-from alexnet_jax.data.preparation.layouts.advice import mention_imagenet
-from alexnet_jax.data.preparation.own_images.description import (
-    describe_files,
-    describe_splits,
-    describe_unread,
-)
-from alexnet_jax.data.preparation.own_images.folder_tree import (
+from alexnet_jax.data.preparation.folder_tree import (
     SUFFIXES,
     ImageFile,
     find_images,
     identity,
     list_entries,
     list_folders,
+)
+from alexnet_jax.data.preparation.layouts.advice import mention_imagenet
+from alexnet_jax.data.preparation.own_images.description import (
+    describe_files,
+    describe_splits,
+    describe_unread,
 )
 from alexnet_jax.data.preparation.own_images.holding_out import (
     choose_held_out,

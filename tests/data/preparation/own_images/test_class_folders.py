@@ -6,8 +6,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 import tars
-from alexnet_jax.data.preparation import writing
-from alexnet_jax.data.preparation.own_images import class_folders, folder_tree
+from alexnet_jax.data.preparation import folder_tree, writing
+from alexnet_jax.data.preparation.own_images import class_folders
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime.user_errors import UserError
 
