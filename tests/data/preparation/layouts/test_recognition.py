@@ -309,7 +309,9 @@ def test_a_list_of_synsets_with_mistakes_is_refused(tmp_path, text, message):
 
 def test_what_is_no_imagenet_is_told_what_would_be(tmp_path):
     pets = tars.class_folders(tmp_path / 'pets')
-    with pytest.raises(UserError, match=r'has no layout of ImageNet that is known'):
+    with pytest.raises(
+        UserError, match=r'has no layout of ImageNet that is known.* own images, --folder=DIR'
+    ):
         listed(pets)
     with pytest.raises(UserError, match='does not exist: pass --imagenet=PATH'):
         listed(tmp_path / 'none')
