@@ -77,8 +77,9 @@ def read_synsets(path: Path) -> list[str]:
         if not words or words[0].startswith('#'):
             continue
         if words[0] not in classes:
+            word = printable(words[0][:40])
             raise UserError(
-                f'--synsets={path}: line {number} begins with {printable(words[0][:40])}, which is not '
+                f'--synsets={path}: line {number} begins with {word}, which is not '
                 'a class of ILSVRC-2012: write a WordNet id, such as n01440764, in each line'
             )
         synsets.append(words[0])
