@@ -194,7 +194,7 @@ def _fit_pixels(config: ConfigDict, images: ImageSurvey) -> Iterator[tuple[str, 
     yield 'dataset.image_size', size, reason
     size = config.dataset.image_size
     if size <= _SMALL_SIDE:
-        yield 'augmentation.crop', size - 2, f'small images of {size} need their borders'
+        yield 'augmentation.crop', max(1, size - 2), f'small images of {size} need their borders'
     else:
         yield 'augmentation.crop', size - size // 8, f'7/8 of {size}, as 224 of 256 in the paper'
     yield (
