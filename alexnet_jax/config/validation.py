@@ -28,7 +28,7 @@ def resolve(raw: Mapping[str, Any] | ConfigDict) -> Config:
       UserError: a setting is unknown, missing, of the wrong type or out of range, or does not fit
         another one.
     """
-    config = _build(Config, raw, '')
+    config = check_values(raw)
     for name in FOLDERS:
         section, _, field = name.partition('.')
         path = getattr(getattr(config, section), field)
@@ -37,6 +37,21 @@ def resolve(raw: Mapping[str, Any] | ConfigDict) -> Config:
     for problem in _problems(config):
         raise UserError(problem)
     return config
+
+
+def check_values(raw: Mapping[str, Any] | ConfigDict) -> Config:
+    """Checks each setting by itself, before some of them are fitted to the images.
+
+    Args:
+      raw: nested settings, complete.
+
+    Returns:
+      The settings, which may contradict each other.
+
+    Raises:
+      UserError: a setting is unknown, missing, of the wrong type or out of range.
+    """
+    return _build(Config, raw, '')
 
 
 def _build(cls: Any, raw: Mapping[str, Any] | ConfigDict, prefix: str) -> Any:

@@ -14,6 +14,7 @@ _PATTERN = re.compile(r'[][*?]')
 # Flags and settings, by the last part of their names, whose folders Orbax or TFDS reads.
 _WITHOUT_PATTERNS = ('workdir', 'from', 'data_dir')
 BUCKET = re.compile('(gs|s3)://')  # addresses of Google Cloud Storage and of S3
+_ONE_SLASH = re.compile('(gs|s3):/(?!/)')  # what is left of an address by tools that tidy paths
 _NOT_IN_NAMES = ('Cc', 'Cs', 'Zl', 'Zp')  # control characters, bytes that are not UTF-8, line ends
 
 
@@ -39,6 +40,9 @@ def check_path(text: str, flag: str) -> Path:
         )
     if '://' in text:
         raise UserError(f'{shown} is an address{_advice_about_address(text, flag)}')
+    if match := _ONE_SLASH.match(text):
+        address = f'{match[1]}://{text[match.end() :]}'
+        raise UserError(f'{shown} is an address with one slash: write {_show(address)}')
     if text != text.rstrip():
         raise UserError(f'{shown} ends with a space: leave it out')
     try:

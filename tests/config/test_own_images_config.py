@@ -76,6 +76,11 @@ def test_what_the_user_sets_is_followed():
     assert by_user == ['dataset.image_size', 'optimizer.epochs']
 
 
+def test_any_size_of_images_has_a_crop():
+    crops = [fit(9_000, 28, {'dataset.image_size': n})[0].augmentation.crop for n in (1, 2, 8)]
+    assert crops == [1, 1, 6]
+
+
 def test_grey_images_have_no_colour_noise():
     for grey, noise in ((1.0, 'none'), (0.0, 'root')):
         config, _ = fitted_settings.fit_settings(RAW, RULES, survey(100, 28, grey))

@@ -24,6 +24,7 @@ def refusal(text, flag='--workdir'):
         ('gs://bucket/run', 'gs://bucket/run is an address: only paths of the file system'),
         ('s3://bucket/run', 'use a folder of this machine, and copy it from or to the bucket (aws'),
         ('hdfs://host/run', 'is an address'),
+        ('gs:/bucket/run', 'is an address with one slash: write gs://bucket/run'),
         ('a\0b', r'a\x00b has a control character'),
         ('a\nb', r'a\nb has a control character'),
         ('a\x1b[31m', 'has a control character'),

@@ -25,8 +25,9 @@ from alexnet_jax.data.preparation.catalogue import (
     to_identifier,
 )
 from alexnet_jax.data.preparation.layouts.tar_files import list_members
+from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import raise_if_stopped
-from alexnet_jax.runtime.user_errors import UserError
+from alexnet_jax.runtime.user_errors import UserError, first_line
 
 IMAGES_2012 = {'train': 1_281_167, 'validation': 50_000, 'test': 100_000}
 IMAGES_2010 = {'train': 1_261_406, 'validation': 50_000, 'test': 150_000}
@@ -116,8 +117,8 @@ def list_ilsvrc2010(folder: Path, report: Report) -> Catalogue:
     for split, part in (('validation', 'val'), ('test', 'test')):
         tar = folder / f'ILSVRC2010_images_{part}.tar'
         if tar.exists():
-            truth = _find_file(folder, f'ILSVRC2010_{split}_ground_truth.txt').read_text().split()
-            splits[split] = _list_numbered(tar, [labels[int(number)] for number in truth], report)
+            truth = _find_file(folder, f'ILSVRC2010_{split}_ground_truth.txt')
+            splits[split] = _list_numbered(tar, _read_truth(truth, labels), report)
     return Catalogue(
         name='imagenet2010',
         description='ILSVRC-2010, classes by WordNet id.',
@@ -254,9 +255,29 @@ def _read_meta(path: Path) -> dict[int, str]:
     """Returns the synsets in a devkit's meta.mat by number; only the leaves, 1 to 1,000."""
     from scipy.io import loadmat  # comes with scikit-learn; only 2010 needs it
 
-    synsets = loadmat(path, squeeze_me=True)['synsets']
-    numbers, ids = synsets[synsets.dtype.names[0]], synsets['WNID']
-    return {int(n): str(synset) for n, synset in zip(numbers, ids, strict=True) if int(n) <= 1000}
+    try:
+        synsets = loadmat(path, squeeze_me=True)['synsets']
+        numbers, ids = synsets[synsets.dtype.names[0]], synsets['WNID']
+        return {int(n): str(synset) for n, synset in zip(numbers, ids, strict=True) if n <= 1000}
+    except MemoryError:
+        raise
+    except Exception as error:  # SciPy raises many kinds of errors for damaged files
+        raise _damaged(path, error) from error
+
+
+def _read_truth(path: Path, labels: dict[int, int]) -> list[int]:
+    """Returns the label of each numbered image, from the devkit's list of their classes."""
+    try:
+        return [labels[int(number)] for number in path.read_text().split()]
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{printable(str(path))} is damaged ({first_line(error)}): unpack the challenge's devkit "
+        'again'
+    )
 
 
 def _find_file(folder: Path, name: str) -> Path:

@@ -13,6 +13,8 @@ from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
 ARCHIVES = ('.zip', '.tar', *image_trees.COMPRESSED)
 _OFFICIAL_TARS = ('ILSVRC2012_img_*.tar', 'ILSVRC2010_images_*.tar', 'n[0-9]*.tar')
 
+_LONGEST_LIST = 1 << 20  # bytes in a list of synsets; an archive given by mistake has more
+
 _Layout = tuple[str, Callable[[], Collector], Stream | None]
 
 
@@ -64,8 +66,14 @@ def read_synsets(path: Path) -> list[str]:
     Raises:
       UserError: the file cannot be read, or a line does not begin with a class of ILSVRC-2012.
     """
-    with explain_os_errors(f'read {path}'):
-        lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+    with explain_os_errors(f'read {path}'), path.open('rb') as file:
+        data = file.read(_LONGEST_LIST + 1)
+    if len(data) > _LONGEST_LIST or b'\0' in data:
+        raise UserError(
+            f'--synsets={path} is not a text file in UTF-8 with a WordNet id in each line, such as '
+            'n01440764'
+        )
+    lines = data.decode('utf-8-sig', 'replace').splitlines()  # editors may write a mark before it
     classes = set(imagenet_tars.labels_2012())
     synsets = []
     for number, line in enumerate(lines, 1):
@@ -73,8 +81,9 @@ def read_synsets(path: Path) -> list[str]:
         if not words or words[0].startswith('#'):
             continue
         if words[0] not in classes:
+            word = printable(words[0][:40])
             raise UserError(
-                f'--synsets={path}: line {number} begins with {printable(words[0])}, which is not '
+                f'--synsets={path}: line {number} begins with {word}, which is not '
                 'a class of ILSVRC-2012: write a WordNet id, such as n01440764, in each line'
             )
         synsets.append(words[0])
@@ -116,7 +125,9 @@ def _recognize(path: Path, report: Report) -> _Layout:
     archives = [file for file in sorted(path.iterdir()) if file.name.lower().endswith(ARCHIVES)]
     if len(archives) == 1:
         return _recognize_file(archives[0], report)
-    advice = 'pass the folder that has train and val, or the archive'
+    advice = (
+        'pass the folder that has train and val, or the archive; for your own images, --folder=DIR'
+    )
     if any(SYNSET.fullmatch(file.name) for file in path.iterdir() if file.is_dir()):
         advice = f'pass the folder that has it as train, {path.absolute().parent}'
     elif archives:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from alexnet_jax.config import loading, schema
 from alexnet_jax.config.fitting import fitted_settings
 from alexnet_jax.config.fitting.fitted_settings import Rules
-from alexnet_jax.config.validation import resolve
+from alexnet_jax.config.validation import check_values, resolve
 from alexnet_jax.data.preparation.catalogue import Catalogue
 from alexnet_jax.processes import group
 from alexnet_jax.runtime.paths import check_path
@@ -61,6 +61,7 @@ def fit_config(
     """
     if not is_fitted(raw, rules):
         return Fitted(raw, '')
+    check_values(raw)  # rules divide by settings, and listing the images may take minutes
     catalogues: list[Catalogue] = []
 
     def fit() -> tuple[dict[str, Any], str]:

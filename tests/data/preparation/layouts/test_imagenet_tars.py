@@ -123,29 +123,51 @@ def test_a_tar_without_images_is_named(tmp_path):
         imagenet_tars.list_images(tmp_path, ignore)
 
 
-def test_labels_of_2010_are_those_of_its_devkit(tmp_path):
-    """The devkit's numbers become positions in the sorted WordNet ids, as for 2012."""
+def write_2010(folder):
+    """Writes the tars of three classes, and the devkit."""
     ids = {1: 'n03', 2: 'n01', 3: 'n02'}
     synsets = np.array(
         [(n, i) for n, i in [*ids.items(), (1001, 'n00')]],
         dtype=[('ILSVRC2010_ID', object), ('WNID', object)],
     )
-    (tmp_path / 'devkit').mkdir()
-    scipy.io.savemat(tmp_path / 'devkit' / 'meta.mat', {'synsets': synsets})
+    (folder / 'devkit').mkdir()
+    scipy.io.savemat(folder / 'devkit' / 'meta.mat', {'synsets': synsets})
     for split, part, truth in (('validation', 'val', '1\n3\n'), ('test', 'test', '2\n')):
-        (tmp_path / 'devkit' / f'ILSVRC2010_{split}_ground_truth.txt').write_text(truth)
-        with tarfile.open(tmp_path / f'ILSVRC2010_images_{part}.tar', 'w') as tar:
+        (folder / 'devkit' / f'ILSVRC2010_{split}_ground_truth.txt').write_text(truth)
+        with tarfile.open(folder / f'ILSVRC2010_images_{part}.tar', 'w') as tar:
             for n in range(1, len(truth.split()) + 1):
                 tars.add(tar, f'{part}/ILSVRC2010_{part}_{n:08d}.JPEG', b'x')
-    with tarfile.open(tmp_path / 'ILSVRC2010_images_train.tar', 'w') as train:
+    with tarfile.open(folder / 'ILSVRC2010_images_train.tar', 'w') as train:
         for synset in ids.values():
             tars.add(train, f'{synset}.tar', tars.pack({f'{synset}_1.JPEG': b'x'}))
+
+
+def test_labels_of_2010_are_those_of_its_devkit(tmp_path):
+    """The devkit's numbers become positions in the sorted WordNet ids, as for 2012."""
+    write_2010(tmp_path)
     catalogue = imagenet_tars.list_images(tmp_path, ignore)
     assert catalogue.name == 'imagenet2010'
     assert catalogue.classes == ['n01', 'n02', 'n03']
     assert catalogue.splits['validation'].labels.tolist() == [2, 1]
     assert catalogue.splits['test'].labels.tolist() == [0]
     assert sorted(catalogue.splits['train'].labels.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ('file', 'data'),
+    [
+        ('meta.mat', b'<html>'),
+        ('meta.mat', b''),
+        ('ILSVRC2010_test_ground_truth.txt', b'<html>'),
+        ('ILSVRC2010_test_ground_truth.txt', b'7777'),
+        ('ILSVRC2010_test_ground_truth.txt', b'\xff\xfe'),
+    ],
+)
+def test_a_damaged_devkit_is_named(tmp_path, file, data):
+    write_2010(tmp_path)
+    (tmp_path / 'devkit' / file).write_bytes(data)
+    with pytest.raises(UserError, match=rf"{file} is damaged \(.*: unpack the challenge's devkit"):
+        imagenet_tars.list_images(tmp_path, ignore)
 
 
 def test_a_folder_of_synset_tars_may_have_any_number_of_classes(tmp_path):

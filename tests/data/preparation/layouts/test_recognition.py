@@ -307,9 +307,24 @@ def test_a_list_of_synsets_with_mistakes_is_refused(tmp_path, text, message):
         recognition.read_synsets(tmp_path / 'list')
 
 
+def test_a_list_of_synsets_may_come_from_any_editor(tmp_path):
+    (tmp_path / 'list').write_bytes(b'\xef\xbb\xbfn01440764\r\nn01443537 goldfish\r\n')
+    assert recognition.read_synsets(tmp_path / 'list') == ['n01440764', 'n01443537']
+
+
+@pytest.mark.parametrize('data', ['n01440764\n'.encode('utf-16'), b'x' * 5_000_000])
+def test_a_file_that_is_no_list_of_synsets_is_refused_in_a_short_line(tmp_path, data):
+    (tmp_path / 'list').write_bytes(data)
+    with pytest.raises(UserError, match='is not a text file in UTF-8') as caught:
+        recognition.read_synsets(tmp_path / 'list')
+    assert len(str(caught.value)) < 300
+
+
 def test_what_is_no_imagenet_is_told_what_would_be(tmp_path):
     pets = tars.class_folders(tmp_path / 'pets')
-    with pytest.raises(UserError, match=r'has no layout of ImageNet that is known'):
+    with pytest.raises(
+        UserError, match=r'has no layout of ImageNet that is known.* own images, --folder=DIR'
+    ):
         listed(pets)
     with pytest.raises(UserError, match='does not exist: pass --imagenet=PATH'):
         listed(tmp_path / 'none')

@@ -86,3 +86,11 @@ def test_the_same_images_have_the_same_settings(tmp_path):
     raw = raw_of('own_images', dataset__folder=str(pets))
     one, other = (fitting.fit_config(raw, (), RULES) for _ in range(2))
     assert one.raw.to_dict() == other.raw.to_dict()
+
+
+@pytest.mark.parametrize('recorded', [None, nets.load('own_images')])
+def test_settings_out_of_range_are_named_before_the_images_are_looked_at(recorded):
+    """The rules divide by the batch size."""
+    raw = raw_of('own_images', dataset__folder='/gone', optimizer__batch_size=0)
+    with pytest.raises(UserError, match=r'^optimizer\.batch_size=0 must be at least 1'):
+        fitting.fit_config(raw, {'optimizer.batch_size'}, RULES, recorded)
