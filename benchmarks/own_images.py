@@ -45,11 +45,11 @@ def train(config: str, pictures: Path, folder: Path) -> dict[str, Any]:
     workdir = folder / f'{config}-{pictures.name}'
     train_folder = pictures / 'train'
     classes = len(list((train_folder if train_folder.is_dir() else pictures).iterdir()))
-    told = () if config == 'own_images' else (f'classes={classes}', 'eval_split=validation')
+    settings = () if config == 'own_images' else (f'classes={classes}', 'eval_split=validation')
     command = [
         *(sys.executable, '-m', 'alexnet_jax.main', f'--config={config}'),
         *(f'--config.dataset.folder={pictures}', f'--config.dataset.data_dir={folder / config}'),
-        *(f'--workdir={workdir}', *(f'--config.dataset.{setting}' for setting in told)),
+        *(f'--workdir={workdir}', *(f'--config.dataset.{setting}' for setting in settings)),
     ]
     start = time.monotonic()
     with (folder / f'{workdir.name}.log').open('w') as log:

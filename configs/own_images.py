@@ -40,11 +40,18 @@ _FIRST_LAYERS = (
 _FC6_STDS = ((160, 0.03), (_ANY, 0.01))
 
 # Training images: width of the net, and units of fc6 and of fc7 at full width.
-_WIDTHS = ((20_000, (0.375, 512)), (200_000, (0.5, 2048)), (_ANY, (1.0, 2048)))
+_WIDTHS = ((20_000, (0.25, 512)), (200_000, (0.5, 2048)), (_ANY, (1.0, 2048)))
 
 # Training images: images per step, and epochs.
 _BATCHES = ((500, 16), (20_000, 32), (50_000, 64), (_ANY, 128))
-_EPOCHS = ((1_000, 100.0), (2_500, 80.0), (20_000, 40.0), (100_000, 40.0), (_ANY, 60.0))
+_EPOCHS = (
+    (1_000, 100.0),
+    (2_500, 80.0),
+    (12_000, 50.0),
+    (20_000, 30.0),
+    (100_000, 40.0),
+    (_ANY, 60.0),
+)
 
 _RATE, _RATE_BATCH = 0.01, 32  # the learning rate for batches of 32 or more
 _DROPS = (0.65, 0.9)  # of the training: when the learning rate is divided by ten
@@ -118,11 +125,11 @@ def get_config() -> ConfigDict:
     )
     c.model.fc6 = ConfigDict(
         dict(units=2048, reads='all', std=0.015, bias=1.0, decay_factor=1.0, rate_factor=1.0)
-        | dict(nonlinearity='relu', input_dropout=0.0, dropout=0.5)
+        | dict(nonlinearity='relu', input_dropout=0.0, dropout=0.4)
     )
     c.model.fc7 = ConfigDict(
         dict(units=2048, reads='all', std=0.03, bias=1.0, decay_factor=1.0, rate_factor=1.0)
-        | dict(nonlinearity='relu', input_dropout=0.0, dropout=0.5)
+        | dict(nonlinearity='relu', input_dropout=0.0, dropout=0.4)
     )
     c.model.bottleneck = ConfigDict(  # no units, so no such layer; see fall2011.py
         dict(units=0, reads='all', std=0.01, bias=0.0, decay_factor=1.0, rate_factor=1.0)

@@ -20,12 +20,12 @@ VERBS = """
     Checks Chooses Closes Collects Compares Compiles Computes Concatenates Connects Converts
     Convolves Copies Counts Creates Crops Decodes Delays Deletes Describes Detects Divides Draws
     Encodes Ends Escapes Estimates Evaluates Excludes Exports Finds Flips Formats Forwards Gathers
-    Gives Handles Imports Installs Joins Judges Keeps Leaves Lets Lists Loads Locates Locks Lowers
-    Makes Maps Marks Measures Merges Moves Multiplies Names Normalizes Numbers Opens Pads Parses
-    Places Plots Prepares Prints Publishes Raises Reads Records Refuses Removes Renames Replaces
-    Reports Restores Returns Runs Saves Says Scales Sends Separates Sets Shifts Shows Silences
-    Sorts Splits Stands Starts States Stops Stores Sums Takes Tells Times Trains Tunes Waits
-    Watches Writes Yields
+    Gives Handles Imports Installs Joins Judges Keeps Leaves Lets Links Lists Loads Locates Locks
+    Lowers Makes Maps Marks Measures Merges Moves Multiplies Names Normalizes Numbers Opens Pads
+    Parses Places Plots Prepares Prints Publishes Raises Reads Records Refuses Removes Renames
+    Replaces Reports Restores Returns Runs Saves Says Scales Sends Separates Sets Shifts Shows
+    Silences Sorts Splits Stands Starts States Stops Stores Sums Takes Tells Times Trains Tunes
+    Waits Watches Writes Yields
 """
 
 

@@ -6,7 +6,7 @@ settings is computed after all overrides: here, in model_schema.py and in durati
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from ml_collections import ConfigDict
@@ -371,3 +371,19 @@ def flatten(values: Mapping[str, Any] | ConfigDict, prefix: str = '') -> dict[st
         else:
             flat[f'{prefix}{key}'] = value
     return flat
+
+
+def differing_names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the names of the settings that are not the same in all of some runs.
+
+    Args:
+      settings: those of each run, as `flatten` returns them. A setting that a run does not have
+        differs from all values.
+    """
+    absent = object()
+    names = {name: None for flat in settings for name in flat}
+    return [
+        name
+        for name in names
+        if any(flat.get(name, absent) != settings[0].get(name, absent) for flat in settings[1:])
+    ]

@@ -279,8 +279,9 @@ def _from_folder(
     storage = Storage(size=dataset.image_size, filter=dataset.resize, background=dataset.background)
     with ProgressBars() as bars:
         if listed is None:
-            bars.print_line(description.describe(catalogue, dataset.folder))
-            bars.print_line(description.describe_use(dataset))
+            bars.print_line(description.describe(catalogue, dataset.folder, brief=not create))
+            if create:
+                bars.print_line(description.describe_use(dataset))
         catalogue, note = earlier_split.prefer_prepared(catalogue, storage, root)
         if note:
             bars.print_line(note)

@@ -1,1 +1,1 @@
-"""Trained nets: error rates, ensembles, ablations, and the files of an evaluation (§6)."""
+"""Trained nets: error rates, ensembles, ablations, sweeps, and the files of an evaluation (§6)."""

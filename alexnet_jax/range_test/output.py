@@ -105,7 +105,7 @@ def _page(folder: Path, curve: Curve, result: Result, origin: str, command: str,
         f'{folder.resolve().name}: range test of the learning rate',
         joined(paragraph('Nothing in the run has been changed.'), facts(pairs)),
         [
-            Section('curve', 'Loss and learning rate', figure(plot, caption)),
+            Section('curve', 'Loss and learning rate', figure(plot, caption, class_='narrow')),
             Section('table', 'Table', table(header, body, 'The smoothed loss.')),
         ],
     )

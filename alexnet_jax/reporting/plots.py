@@ -10,7 +10,7 @@ from alexnet_jax.reporting.history import Points
 from alexnet_jax.reporting.markup import Html, tag
 
 WIDTH = 420  # of the drawing, in units of which letters are 13 high
-LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 44  # around the axes
+LEFT, RIGHT, TOP, BOTTOM = 76, 14, 12, 44  # around the axes
 LOG_FROM = 20  # an axis is logarithmic where the largest value is so many times the smallest
 _MOST_TICKS = 10
 COLOURS, STYLES = 8, ('solid', 'dashed', 'fine')  # in the style sheet
@@ -207,7 +207,7 @@ def _curve(curve: Curve, number: int, across: Scale, up: Scale) -> Html:
     positions = [(across(x), up(y)) for x, y in zip(*curve.points, strict=True)]
     path = 'M' + ' '.join(f'{x:g},{y:g}' for x, y in positions) if positions else ''
     parts = [] if curve.style == 'points' else [tag('path', d=path)]
-    if curve.style in ('dotted', 'points'):
+    if curve.style in ('dotted', 'points') or len(positions) == 1:  # a line of one point is unseen
         parts += [tag('circle', cx=x, cy=y, r=2.5) for x, y in positions]
     return tag('g', *parts, class_=_class(curve, number))
 
@@ -220,9 +220,12 @@ def _class(curve: Curve, number: int) -> str:
 def _legend(curve: Curve, number: int) -> Html:
     """Draws a line of the legend, at the top right, where falling curves leave room."""
     y, right = TOP + 14 + 18 * number, WIDTH - RIGHT - 8
-    mark = tag('path', d=f'M{right - 26},{y} {right},{y}')
-    dots = [tag('circle', cx=right - 13, cy=y, r=2.5)] if curve.style == 'dotted' else []
-    swatch = tag('g', mark, *dots, class_=_class(curve, number))
+    parts = []
+    if curve.style != 'points':
+        parts.append(tag('path', d=f'M{right - 26},{y} {right},{y}'))
+    if curve.style in ('dotted', 'points'):
+        parts.append(tag('circle', cx=right - 13, cy=y, r=2.5))
+    swatch = tag('g', *parts, class_=_class(curve, number))
     return tag('g', swatch, _text(right - 34, y + 4, curve.label, 'end'), class_='legend')
 
 

@@ -111,7 +111,7 @@ def test_a_run_in_training_is_shown_by_its_newest_checkpoint(workdir, tmp_path):
     [
         ([], 'name the folder of the run: --workdir=DIR'),
         (['--workdir=/no/such'], '/no/such is not the workdir of a run'),
-        (['--with=a'], '--with compares from 2 to 24 runs with the one of --workdir, not 1'),
+        (['--with=a'], 'a comparison needs from 2 to 24 runs, that of --workdir included, not 1'),
         (['--with=a,b'], 'a is not the workdir of a run'),
         (['--with=', '--workdir=.'], '--with= is empty'),
         (['--with=a,b', '--relu=a', '--tanh=b'], '--relu is shown in the report of a run'),

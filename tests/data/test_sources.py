@@ -396,6 +396,12 @@ def test_own_images_are_prepared_on_first_use(tmp_path, capsys):
         image = images.decode(example['image'])
         assert image.shape == (72, 72, 3)
         assert image[..., example['label']].mean() > image[..., 2].mean() + 10
+    sources.open_splits(folder_of(pets, tmp_path), create=False)
+    brief = capsys.readouterr().out
+    assert '2 classes: cat, dog' in brief
+    assert 'validated on' not in brief
+    assert 'always answering' in out
+    assert 'always answering' not in brief
     with pytest.raises(UserError, match='has 2 classes, not 3'):
         sources.open_splits(folder_of(pets, tmp_path, dataset__classes=3))
     (pets / 'cat' / '0.jpg').unlink()

@@ -94,6 +94,22 @@ def test_several_curves_share_their_axes_and_differ_in_style():
     assert second[1][1] < float(line.get('y1')) < first[1][1]  # 30 above 25 above 10
 
 
+def test_a_curve_of_one_point_and_a_legend_of_points_are_dots():
+    line, points = Curve('a', (np.array([1.0]), np.array([5.0]))), (np.arange(3.0), np.arange(3.0))
+    svg = ET.fromstring(line_plot([line, Curve('b', points, 'points')], 'x', 'y'))
+    legends = [g.find('g') for g in svg if g.get('class') == 'legend']
+    assert [len(g.findall('circle')) for g in svg if g.get('class', '')[:5] == 'curve'] == [1, 3]
+    assert [[part.tag for part in legend] for legend in legends] == [['path'], ['circle']]
+
+
+def test_the_numbers_of_the_y_axis_leave_room_for_its_name():
+    y = np.array([0.01, 0.0001])
+    svg = ET.fromstring(line_plot([Curve('a', (np.arange(2.0), y))], 'x', 'rate', log=True))
+    texts = {text.text: text for text in svg.iter('text')}
+    width = 8 * len('0.0005')  # of digits that are 13 high
+    assert float(texts['0.0005'].get('x')) - width > float(texts['rate'].get('x')) + 4
+
+
 def test_a_level_beyond_the_data_is_on_the_plot():
     svg = line_plot(
         [Curve('a', (np.array([1.0, 2.0]), np.array([5.0, 2.0])))], 'x', 'y', level=(25.0, '25 %')

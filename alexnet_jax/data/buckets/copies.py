@@ -16,6 +16,7 @@ from array_record.python import array_record_module
 
 from alexnet_jax.data.buckets.bucket import Bucket
 from alexnet_jax.data.preparation import prepared_sets, tfds_sets
+from alexnet_jax.data.preparation.disk_space import check_space, format_size
 from alexnet_jax.runtime import atomic_files, locks
 from alexnet_jax.runtime.paths import refuse_pattern
 from alexnet_jax.runtime.printing import printable
@@ -23,7 +24,6 @@ from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, first_line
 
 FOLDER = '.buckets'  # in the folder where TFDS keeps data sets
-SPARE = 1 << 30  # bytes of disk to leave free
 
 _NAME = re.compile(r'(?P<name>\w+)(/(?P<config>[\w.-]+))?(:(?P<version>[\w.*]+))?')
 _INFO = 'dataset_info.json'
@@ -145,15 +145,11 @@ def _check_disk(
     """Announces how much will be copied, and refuses what does not fit on the disk."""
     splits = builder.info.splits.values()
     size = sum(split.num_bytes for split in splits) / sum(split.num_examples for split in splits)
-    need, free = size * sum(shards.values()), shutil.disk_usage(folder).free
+    need = size * sum(shards.values())
     bars.print_line(
-        f'copying {len(shards):,} files, about {need / 1e6:,.0f} MB, of {builder.name} to {folder}'
+        f'copying {len(shards):,} files, about {format_size(need)}, of {builder.name} to {folder}'
     )
-    if need + SPARE > free:
-        raise UserError(
-            f'{folder} has {free / 1e6:,.0f} MB free and about {(need + SPARE) / 1e6:,.0f} MB are '
-            'needed: free some space, or set TFDS_DATA_DIR to a folder on another disk'
-        )
+    check_space(folder, need, 'set TFDS_DATA_DIR to a folder on another disk')
 
 
 def _copy_shards(

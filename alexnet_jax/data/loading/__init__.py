@@ -1,1 +1,1 @@
-"""Reads batches of images in threads and processes (§5): the loader."""
+"""Batches of images, read in threads and processes, and the images that cannot be read (§2)."""

@@ -19,8 +19,7 @@ import numpy as np
 from absl import flags
 
 from alexnet_jax.config.schema import Config
-from alexnet_jax.data import images, pixel_statistics, system_errors
-from alexnet_jax.data.loading import child_processes
+from alexnet_jax.data import child_processes, images, pixel_statistics, system_errors
 from alexnet_jax.data.loading.unreadable_images import UnreadableImages, unreadable_error
 from alexnet_jax.data.sources import Source
 from alexnet_jax.runtime import cpu_devices, signals

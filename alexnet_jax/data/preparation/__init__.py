@@ -1,1 +1,1 @@
-"""Prepares data sets (§2): lists images in tars and folders, and writes them as TFDS records."""
+"""Prepares data sets (§2): lists images in folders and archives, writes them as TFDS records."""

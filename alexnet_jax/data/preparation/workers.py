@@ -7,8 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alexnet_jax.data import system_errors
-from alexnet_jax.data.loading import child_processes
+from alexnet_jax.data import child_processes, system_errors
 from alexnet_jax.data.preparation.shards import Shard, write_shard
 from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.user_errors import UserError, first_line

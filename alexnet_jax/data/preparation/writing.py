@@ -20,6 +20,7 @@ from alexnet_jax.data import image_index, pixel_statistics
 from alexnet_jax.data.images import BadImage
 from alexnet_jax.data.preparation import copies, prepared_sets, workers
 from alexnet_jax.data.preparation.catalogue import Catalogue
+from alexnet_jax.data.preparation.disk_space import check_space, format_size
 from alexnet_jax.data.preparation.prepared_sets import SOURCE, command_of_images, read_source
 from alexnet_jax.data.preparation.shards import SUMMARIES, Shard, Summary, divide
 from alexnet_jax.data.preparation.storage import VERSION, Storage
@@ -29,7 +30,7 @@ from alexnet_jax.runtime.printing import list_names
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError
 
-SPARE = 1 << 30  # bytes of disk to leave free
+_OTHER_DISK = 'choose another data_dir'
 FEW_IMAGES = 300  # are written before worker processes have started, which takes 3 s
 
 Announce = Callable[[str], None]  # receives a line for the user
@@ -125,20 +126,15 @@ def _copy_images(
     report: Report,
 ) -> Catalogue:
     """Copies images out of files that cannot be read in place; says first what that needs."""
-    copied, free = copies.missing_bytes(catalogue, folder), shutil.disk_usage(folder).free
+    copied = copies.missing_bytes(catalogue, folder)
     images = sum(len(shard.names) for shard in missing)
     record = storage.size**2 * (3 if storage.raw else 0.5) if storage.size else copied / images
-    need = copied + int(record * images) + SPARE
     if copied:
         announce(
             f'copying the images out of {catalogue.place} first, which can only be read from its '
-            f'beginning to its end: {_format(copied)}, removed when the data set is complete'
+            f'beginning to its end: {format_size(copied)}, removed when the data set is complete'
         )
-    if need > free:
-        raise UserError(
-            f'{folder.parent} has {_format(free)} free and about {_format(need)} are needed: '
-            'free some space, or choose another data_dir'
-        )
+    check_space(folder.parent, copied + int(record * images), _OTHER_DISK)
     return copies.copy_images(catalogue, folder, report)
 
 
@@ -224,20 +220,9 @@ def _check_disk(shards: list[Shard], storage: Storage, data_dir: Path, announce:
         record = float(np.concatenate([shard.locations[:, 2] for shard in shards]).mean()) + 100
     summaries = storage.statistics_size**2 * 24 * len(shards)  # removed at the end
     need = int(record * sum(len(shard.names) for shard in shards)) + summaries
-    free = shutil.disk_usage(data_dir).free
-    announce(f'about {_format(need)} to write in {data_dir}, {_format(free)} free')
-    if need + SPARE > free:
-        raise UserError(
-            f'{data_dir} has {_format(free)} free and about {_format(need + SPARE)} are needed: '
-            'free some space, or choose another data_dir'
-        )
-
-
-def _format(size: float) -> str:
-    """Returns a number of bytes in GB, or in MB or kB if there are few."""
-    unit = next((unit for unit in (1e9, 1e6) if size >= unit), 1e3)
-    name = {1e9: 'GB', 1e6: 'MB', 1e3: 'kB'}[unit]
-    return f'{size / unit:,.1f} {name}'
+    free = format_size(shutil.disk_usage(data_dir).free)
+    announce(f'about {format_size(need)} to write in {data_dir}, {free} free')
+    check_space(data_dir, need, _OTHER_DISK)
 
 
 def _sample_record_size(shards: list[Shard], samples: int = 32) -> float:

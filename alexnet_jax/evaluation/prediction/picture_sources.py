@@ -13,7 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from alexnet_jax.data.images import FORMATS
-from alexnet_jax.data.preparation.own_images import folder_tree
+from alexnet_jax.data.preparation import folder_tree
 from alexnet_jax.evaluation.pictures import MAX_BYTES
 from alexnet_jax.runtime.printing import list_names, printable
 from alexnet_jax.runtime.progress import ProgressBars

@@ -156,6 +156,11 @@ class Study:
         kind = 'centre' if self.trained_as(name) != name else 'views'
         return [getattr(result, kind) for result in self._results(name) if not result.diverged]
 
+    def mean_error(self, name: str) -> float | None:
+        """Returns the mean of `errors`, a fraction; None where no run has reached its end."""
+        errors = self.errors(name)
+        return sum(errors) / len(errors) if errors else None
+
     def divergences(self, name: str) -> dict[int, str]:
         """Returns what was not finite in the runs that have diverged, by their seeds."""
         results = {seed: self.result(self.trained_as(name), seed) for seed in self.seeds}

@@ -77,12 +77,8 @@ def other_differences(rows: Sequence[Row], lists: Mapping[str, Sequence[Any]]) -
 
     These are settings that are fitted to the images and follow from a swept one.
     """
-    first, *others = [schema.flatten(schema.as_dict(row.config)) for row in rows]
-    return [
-        name
-        for name, value in first.items()
-        if name not in lists and any(flat[name] != value for flat in others)
-    ]
+    settings = [schema.flatten(schema.as_dict(row.config)) for row in rows]
+    return [name for name in schema.differing_names(settings) if name not in lists]
 
 
 def name_values(values: Values) -> str:
@@ -147,12 +143,17 @@ def best(study: Study) -> str | None:
 
     Rows of which a run has diverged are left out.
     """
-    means = {
-        name: sum(errors) / len(errors)
-        for name in study.names
-        if (errors := study.errors(name)) and not study.divergences(name)
-    }
+    means = _means(study)
     return min(means, key=means.__getitem__, default=None)
+
+
+def _means(study: Study) -> dict[str, float]:
+    """Returns the mean error of each row that has one, without those of which a run diverged."""
+    return {
+        name: mean
+        for name in study.names
+        if (mean := study.mean_error(name)) is not None and not study.divergences(name)
+    }
 
 
 def sweep_text(table: Sequence[Mapping[str, Any]]) -> str:
@@ -186,19 +187,11 @@ def conclusion(study: Study, lists: Mapping[str, Sequence[Any]], rows: Mapping[s
         return 'no run has reached its end yet'
     if name is None:
         return 'every value has diverged: try others, such as lower learning rates'
-    errors = study.errors(name)
-    mean = sum(errors) / len(errors)
+    means = _means(study)
     if not is_complete:
-        return f'best so far: {name}, with a top-1 error of {mean:.2%}'
-    lines = [f'best: {name}, with a top-1 error of {mean:.2%}']
-    ties = [
-        other
-        for other in study.names
-        if other != name
-        and (values := study.errors(other))
-        and not study.divergences(other)
-        and sum(values) / len(values) == mean
-    ]
+        return f'best so far: {name}, with a top-1 error of {means[name]:.2%}'
+    lines = [f'best: {name}, with a top-1 error of {means[name]:.2%}']
+    ties = [other for other, mean in means.items() if other != name and mean == means[name]]
     if ties:
         lines.append(f'with the same error: {list_names(ties, 3)}')
     for setting, values in lists.items():

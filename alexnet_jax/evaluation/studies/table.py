@@ -38,15 +38,16 @@ def summarize(study: Study, name: str, base: str | None) -> dict[str, Any] | Non
     errors, diverged = study.errors(name), study.divergences(name)
     if not errors and not diverged:
         return None
+    mean, difference, bounds = study.mean_error(name), None, None
     base_errors = study.errors(base) if base is not None and base != name else []
-    mean = sum(errors) / len(errors) if errors else None
-    has_difference = mean is not None and base_errors
-    bounds = interval(errors, base_errors) if has_difference else None
+    if mean is not None and base_errors:
+        difference = mean - sum(base_errors) / len(base_errors)
+        bounds = interval(errors, base_errors)
     return {
         'name': name,
         'errors': errors,
         'mean': mean,
-        'difference': mean - sum(base_errors) / len(base_errors) if has_difference else None,
+        'difference': difference,
         'low': bounds and bounds[0],
         'high': bounds and bounds[1],
         'diverged': diverged,

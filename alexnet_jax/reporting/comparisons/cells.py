@@ -8,11 +8,11 @@ from alexnet_jax.reporting.plots import curve_look
 
 
 def error(row: Mapping[str, Any]) -> Html:
-    """Formats the mean error of a row in percent, and below it the error of each seed."""
+    """Formats the mean error of a row in percent, and below it that of each of several seeds."""
     each = ' '.join(f'{100 * error:.2f}' for error in row['errors'])
     mean = 'diverged' if row['mean'] is None else f'{100 * row["mean"]:.2f}'
     diverged = row.get('diverged') or {}  # older tables do not have it
-    lines = [tag('div', each, class_='faint')] if each else []
+    lines = [tag('div', each, class_='faint')] if len(row['errors']) > 1 else []
     lines += [
         tag('div', f'seed {seed}: {problem}', class_='claim') for seed, problem in diverged.items()
     ]

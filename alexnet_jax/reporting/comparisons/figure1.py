@@ -81,10 +81,8 @@ def _times_to_level(histories: Mapping[str, history.History]) -> str:
 
 def _changed_settings(relu: Path, tanh: Path) -> Html:
     """Names the settings in which the runs differ."""
-    first, second = (
-        schema.flatten(Workdir(folder).read_record()['config']) for folder in (relu, tanh)
-    )
-    names = sorted(name for name in first | second if first.get(name) != second.get(name))
+    settings = [schema.flatten(Workdir(folder).read_record()['config']) for folder in (relu, tanh)]
+    names = sorted(schema.differing_names(settings))
     if not names:
         return joined('The two runs have the same settings.')
     return joined('The two runs differ in ', code(', '.join(names)), '.')

@@ -90,7 +90,8 @@ def _curve(run: history.History, label: str, name: str, factor: float, number: i
 def _read(folders: Sequence[Path]) -> list[_Run]:
     if not 2 <= len(folders) <= MOST:
         raise UserError(
-            f'--with compares from 2 to {MOST} runs with the one of --workdir, not {len(folders)}'
+            f'a comparison needs from 2 to {MOST} runs, that of --workdir included, not '
+            f'{len(folders)}: change --with'
         )
     resolved = [folder.resolve() for folder in folders]
     for number, folder in enumerate(folders):
@@ -160,12 +161,11 @@ def _last(log: history.History, has_name: Callable[[str], bool]) -> str:
 
 def _settings(runs: Sequence[_Run]) -> Html:
     """Lists the settings that are not the same in all runs, each with its values."""
-    names = {name: None for run in runs for name in run.settings}
-    differing = [name for name in names if len({_text(run, name) for run in runs}) > 1]
-    if not differing:
+    names = schema.differing_names([run.settings for run in runs])
+    if not names:
         return paragraph('All runs have the same settings.')
     header = ('setting', *(Prose(run.label) for run in runs))
-    rows = [(code(name), *(Prose(_text(run, name)) for run in runs)) for name in differing]
+    rows = [(code(name), *(Prose(_text(run, name)) for run in runs)) for name in names]
     return table(header, rows, 'The settings in which the runs differ; all others are equal.')
 
 

@@ -64,11 +64,16 @@ def _table(summary: Mapping[str, Any], numbers: Mapping[str, int]) -> Html:
         is_best = ' (best)' if row['name'] == summary['best'] else None
         numbers_of_row = cells.error(row), cells.difference(row), f'{row["seconds"]:.0f}'
         rows.append((joined(name, is_best), *others, *numbers_of_row))
-    caption = 'Top-1 error of the test views: the mean over the seeds, and below it each of them.'
+    has_seeds = any(len(row['errors']) > 1 for row in summary['rows'])
+    caption = 'Top-1 error of the test views'
+    caption += ': the mean over the seeds, and below it each of them.' if has_seeds else '.'
     if summary['base'] is not None:
+        caption += f' The difference is that from {summary["base"]}, in percentage points'
         caption += (
-            f' The difference is that from {summary["base"]}, in percentage points, with its 95 % '
-            'interval over the seeds; it is within noise where the interval contains 0.'
+            ', with its 95 % interval over the seeds; it is within noise where the interval '
+            'contains 0.'
+            if has_seeds
+            else '; only several seeds (--seeds=2 or more) show how much of it is noise.'
         )
     return table(header, rows, caption)
 

@@ -8,7 +8,7 @@ import pytest
 import nets
 from alexnet_jax.data import sources
 from alexnet_jax.data.buckets import copies
-from alexnet_jax.data.preparation import tfds_sets
+from alexnet_jax.data.preparation import disk_space, tfds_sets
 from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.user_errors import UserError
 from bucket_server import BucketServer
@@ -162,7 +162,7 @@ def test_what_cannot_be_meant_is_one_line(server, changes, message):
 def test_a_data_set_that_does_not_fit_on_the_disk_is_refused_before_it_is_copied(
     server, monkeypatch
 ):
-    monkeypatch.setattr(copies, 'SPARE', 1 << 60)
-    with pytest.raises(UserError, match='MB free and about'):
+    monkeypatch.setattr(disk_space, 'SPARE', 1 << 60)
+    with pytest.raises(UserError, match='GB free and about'):
         sources.open_splits(digits('gs'))
     assert not server.reads[f'bucket/sets/digits/1.0.0/{TRAIN}']

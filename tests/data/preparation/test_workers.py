@@ -8,7 +8,7 @@ import time
 import pytest
 
 import tars
-from alexnet_jax.data.loading import child_processes
+from alexnet_jax.data import child_processes
 from alexnet_jax.data.preparation import shards, workers
 from alexnet_jax.data.preparation.own_images.class_folders import list_images
 from alexnet_jax.data.preparation.storage import Storage

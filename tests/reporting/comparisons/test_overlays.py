@@ -71,7 +71,7 @@ def test_many_runs_differ_in_style_where_colours_are_used_again():
 
 
 def test_what_cannot_be_compared_is_one_line(folders, tmp_path):
-    with pytest.raises(UserError, match=r'compares from 2 to 24 runs .*not 1'):
+    with pytest.raises(UserError, match=r'needs from 2 to 24 runs.*not 1: change --with'):
         overlays.compare(folders[:1])
     with pytest.raises(UserError, match='is named twice'):
         overlays.compare([*folders, folders[0].parent / '..' / 'a' / 'run'])

@@ -52,6 +52,13 @@ def test_numbers_are_on_an_axis_with_the_mean_and_each_seed(tmp_path):
     assert 'The axis of the values is logarithmic.' in ' '.join(root.itertext())
 
 
+def test_with_one_seed_nothing_is_said_of_means(tmp_path):
+    text = ' '.join(page_of([row(tmp_path, x, [x]) for x in (0.125, 0.25)]).itertext())
+    assert 'only several seeds' in text
+    assert 'the mean over the seeds' not in text
+    assert text.count('25.00') == 1
+
+
 @pytest.mark.parametrize('values', [('relu', 'tanh'), (0.1,)])
 def test_other_values_have_a_table_alone(tmp_path, values):
     root = page_of([row(tmp_path, value, [0.1]) for value in values])

@@ -1,43 +1,36 @@
 """Says so where a folder of a user's own images is really ImageNet (§2)."""
 
-import functools
 import shlex
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_jax.data.preparation.catalogue import Catalogue
 from alexnet_jax.data.preparation.layouts.image_names import SYNSET
 from alexnet_jax.data.preparation.layouts.image_trees import find_root
 from alexnet_jax.data.preparation.prepared_sets import PROGRAM
 from alexnet_jax.runtime.user_errors import UserError
 
 
-def mention_imagenet(list_images: Callable[..., Catalogue]) -> Callable[..., Catalogue]:
-    """Returns a function that lists a folder, and names the program for ImageNet where it is that.
+def end_of_error(folder: Path) -> str:
+    """Returns the end of an error about a folder, which names the program for ImageNet; '' if none.
 
-    Args:
-      list_images: takes the folder first. If it cannot read a folder of ImageNet (whose validation
-        images may all lie in one folder), its error names the program; if it can, a note does.
+    The validation images of ImageNet may all lie in one folder, which is refused as a folder of
+    classes.
     """
+    place = _imagenet_at(folder)
+    return f'; but this is ImageNet: {_command(place)}' if place else ''
 
-    @functools.wraps(list_images)
-    def list_or_advise(folder: Path, *arguments: object, **options: object) -> Catalogue:
-        try:
-            catalogue = list_images(folder, *arguments, **options)
-        except UserError as error:
-            if place := _imagenet_at(folder):
-                raise UserError(f'{error}; but this is ImageNet: {_command(place)}') from error
-            raise
-        if all(SYNSET.fullmatch(name) for name in catalogue.classes):
-            place = _imagenet_at(folder) or _imagenet_at(folder.absolute().parent)
-            if place:
-                catalogue.notes.append(
-                    'these are classes of ImageNet, read as images of your own; to have them with '
-                    f'the published names and labels, {_command(place)}'
-                )
-        return catalogue
 
-    return list_or_advise
+def notes_on_classes(classes: Sequence[str], folder: Path) -> list[str]:
+    """Returns a line that names the program for ImageNet, if a folder has classes of ImageNet."""
+    if not all(SYNSET.fullmatch(name) for name in classes):
+        return []
+    place = _imagenet_at(folder) or _imagenet_at(folder.absolute().parent)
+    if not place:
+        return []
+    return [
+        'these are classes of ImageNet, read as images of your own; to have them with the '
+        f'published names and labels, {_command(place)}'
+    ]
 
 
 def _imagenet_at(folder: Path) -> Path | None:

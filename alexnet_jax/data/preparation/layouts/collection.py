@@ -102,11 +102,11 @@ class Collector:
 
     def _confirm(self, label: int, synset: str, path: str) -> None:
         """Checks that all images with a label are of the same synset."""
-        known = self._synset_of_label.setdefault(label, synset)
+        first = self._synset_of_label.setdefault(label, synset)
         example = self._example.setdefault(label, path)
-        if known != synset:
+        if first != synset:
             raise UserError(
-                f'{self.place} has images of {known} and of {synset} with the same label {label} '
+                f'{self.place} has images of {first} and of {synset} with the same label {label} '
                 f'({printable(example)}, {printable(path)}): its labels are wrong'
             )
 

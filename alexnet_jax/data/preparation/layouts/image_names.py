@@ -10,8 +10,8 @@ import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from alexnet_jax.data.preparation.folder_tree import IGNORED, SUFFIXES
 from alexnet_jax.data.preparation.layouts.imagenet_tars import validation_synsets_2012
-from alexnet_jax.data.preparation.own_images.folder_tree import IGNORED, SUFFIXES
 
 SYNSET = re.compile(r'n\d{8}')
 SPLITS = {  # names of folders and of files, and the splits

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from alexnet_jax.data.preparation.catalogue import Report
 from alexnet_jax.data.preparation.file_readers import FileReader, ZipReader
+from alexnet_jax.data.preparation.folder_tree import find_images, list_folders
 from alexnet_jax.data.preparation.layouts.collection import Collector
 from alexnet_jax.data.preparation.layouts.image_names import (
     SPLITS,
@@ -31,7 +32,6 @@ from alexnet_jax.data.preparation.layouts.image_names import (
 from alexnet_jax.data.preparation.layouts.imagenet_tars import validation_synsets_2012
 from alexnet_jax.data.preparation.layouts.numbered_files import missing_files
 from alexnet_jax.data.preparation.layouts.tar_files import list_members, read_members
-from alexnet_jax.data.preparation.own_images.folder_tree import find_images, list_folders
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors
@@ -90,9 +90,7 @@ def collect_folder(root: Path, report: Report) -> Collector:
                 report(folder.name, number, ALL_IMAGES)
     for place in (root, *list(root.absolute().parents)[:3]):
         if (place / SOLUTION).is_file():
-            with explain_os_errors(f'read {place / SOLUTION}'):
-                text = (place / SOLUTION).read_text(encoding='utf-8', errors='replace')
-            collector.notes.append(_check_solution(text))
+            collector.notes.append(_check_solution(_read(place / SOLUTION)))
             break
     return collector
 
@@ -120,9 +118,7 @@ def collect_archive(path: Path, report: Report) -> Collector:
         collector = _collect_members(path, _compressed_members(path), FileReader, report)
         solution = path.parent / SOLUTION
         if solution.is_file():
-            with explain_os_errors(f'read {solution}'):
-                text = solution.read_text(encoding='utf-8', errors='replace')
-            collector.notes.append(_check_solution(text))
+            collector.notes.append(_check_solution(_read(solution)))
         return collector
     if path.suffix.lower() != '.zip':
         return _collect_members(path, list_members(path), FileReader, report)
@@ -246,6 +242,11 @@ def _compressed_members(path: Path) -> Iterator[tuple[str, int, int]]:
 
 def _describe(member: tarfile.TarInfo) -> tuple[str, int, int]:
     return member.name, member.offset_data, member.size
+
+
+def _read(solution: Path) -> str:
+    with explain_os_errors(f'read {solution}'):
+        return solution.read_text(encoding='utf-8', errors='replace')
 
 
 def _check_solution(text: str) -> str:

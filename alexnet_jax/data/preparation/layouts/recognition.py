@@ -40,6 +40,10 @@ def list_images(
     kind, collect, stream = _recognize(path, report)
     catalogue = collect().catalogue(kind, synsets, partial)
     catalogue.stream = stream
+    if catalogue.missing:
+        catalogue.notes.append(f'missing: {list_names(catalogue.missing)}')
+    if catalogue.empty_classes:
+        catalogue.notes.append(f'no training images of {list_names(catalogue.empty_classes)}')
     catalogue.source = {'imagenet': str(path.resolve())}
     catalogue.sort()
     return catalogue
@@ -121,7 +125,9 @@ def _recognize(path: Path, report: Report) -> _Layout:
     archives = [file for file in sorted(path.iterdir()) if file.name.lower().endswith(ARCHIVES)]
     if len(archives) == 1:
         return _recognize_file(archives[0], report)
-    advice = 'pass the folder that has train and val, or the archive'
+    advice = (
+        'pass the folder that has train and val, or the archive; for your own images, --folder=DIR'
+    )
     if any(SYNSET.fullmatch(file.name) for file in path.iterdir() if file.is_dir()):
         advice = f'pass the folder that has it as train, {path.absolute().parent}'
     elif archives:

@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from alexnet_jax.data.preparation import prepared_sets, tfds_sets
+from alexnet_jax.data.preparation.disk_space import check_space
 from alexnet_jax.data.records import locate_features
 from alexnet_jax.runtime import atomic_files, cpu_devices, locks
 from alexnet_jax.runtime.printing import printable
@@ -30,7 +31,6 @@ from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.runtime.signals import raise_if_stopped
 from alexnet_jax.runtime.user_errors import UserError, explain_os_errors, first_line
 
-SPARE = 1 << 30  # bytes of disk to leave free
 _INFO = 'dataset_info.json'
 _FILES = 'files.json'  # in the unfinished folder: which files it is converted from
 _HEADER = struct.Struct('<QI')  # length of a record, and the checksum of these eight bytes
@@ -179,13 +179,8 @@ def _start(unfinished: Path, shards: list[Shard]) -> None:
 
 def _check_disk(shards: list[Shard], unfinished: Path) -> None:
     missing = [shard for shard in shards if not (unfinished / shard.name).exists()]
-    need = sum(shard.source.stat().st_size for shard in missing) + SPARE
-    free = shutil.disk_usage(unfinished).free
-    if need > free:
-        raise UserError(
-            f'{unfinished.parent} has {free / 1e9:,.1f} GB free and {need / 1e9:,.1f} GB are '
-            'needed: free some space, or choose another data_dir'
-        )
+    need = sum(shard.source.stat().st_size for shard in missing)
+    check_space(unfinished.parent, need, 'choose another data_dir')
 
 
 def _write_shards(

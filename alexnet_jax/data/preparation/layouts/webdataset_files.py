@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alexnet_jax.data.preparation.catalogue import Report
 from alexnet_jax.data.preparation.file_readers import FileReader
+from alexnet_jax.data.preparation.folder_tree import SUFFIXES
 from alexnet_jax.data.preparation.layouts.collection import Collector
 from alexnet_jax.data.preparation.layouts.image_names import (
     SYNSET,
@@ -21,7 +22,6 @@ from alexnet_jax.data.preparation.layouts.image_names import (
 )
 from alexnet_jax.data.preparation.layouts.numbered_files import missing_files
 from alexnet_jax.data.preparation.layouts.tar_files import list_members
-from alexnet_jax.data.preparation.own_images.folder_tree import SUFFIXES
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError
 

@@ -16,19 +16,19 @@ from alexnet_jax.data.preparation.catalogue import (
     hex_hash,
     to_identifier,
 )
-from alexnet_jax.data.preparation.layouts.advice import mention_imagenet
-from alexnet_jax.data.preparation.own_images.description import (
-    describe_files,
-    describe_splits,
-    describe_unread,
-)
-from alexnet_jax.data.preparation.own_images.folder_tree import (
+from alexnet_jax.data.preparation.folder_tree import (
     SUFFIXES,
     ImageFile,
     find_images,
     identity,
     list_entries,
     list_folders,
+)
+from alexnet_jax.data.preparation.layouts import advice
+from alexnet_jax.data.preparation.own_images.description import (
+    describe_files,
+    describe_splits,
+    describe_unread,
 )
 from alexnet_jax.data.preparation.own_images.holding_out import (
     choose_held_out,
@@ -49,7 +49,6 @@ MAX_BYTES = 40  # of a folder's name in that of its data set: file names have at
 FORM = '2'
 
 
-@mention_imagenet
 def list_images(folder: Path, held_out: int = 10) -> Catalogue:
     """Lists the images of a folder that has one folder per class.
 
@@ -63,6 +62,17 @@ def list_images(folder: Path, held_out: int = 10) -> Catalogue:
         images or a name that cannot be kept; a split has no images, or other classes; links make
         one folder part of two classes, or of the training images and others.
     """
+    try:
+        catalogue = _list_images(folder, held_out)
+    except UserError as error:
+        if end := advice.end_of_error(folder):
+            raise UserError(f'{error}{end}') from error
+        raise
+    catalogue.notes += advice.notes_on_classes(catalogue.classes, folder)
+    return catalogue
+
+
+def _list_images(folder: Path, held_out: int) -> Catalogue:
     if not folder.is_dir():
         raise UserError(f'dataset.folder={printable(str(folder))} is not a folder')
     roots, notes = _split_roots(folder)

@@ -15,6 +15,7 @@ from alexnet_jax.runtime.text_table import align_columns, cut
 MOST_ROWS = 20  # classes of a table
 _COLUMNS = 40  # of a class name in a table
 _SHOWN = 3  # of the smallest and the largest classes
+_UNEQUAL = 1.5  # times as many images in the largest class: then the number is worth a remark
 
 # Formats that are not read, by suffix. Phones and cameras write them.
 UNREAD_FORMATS = {
@@ -30,11 +31,19 @@ UNREAD_FORMATS = {
 }
 
 
-def describe(catalogue: Catalogue, folder: str) -> str:
-    """Returns the notes of a catalogue as lines; the folder is named in each that is no table."""
+def describe(catalogue: Catalogue, folder: str, brief: bool = False) -> str:
+    """Returns the notes of a catalogue as lines; the folder is named in each that is not indented.
+
+    Args:
+      catalogue: the images of a folder.
+      folder: its name for the user.
+      brief: leaves out the indented lines, which are about each class.
+    """
     name = printable(folder)
     return '\n'.join(
-        note if note.startswith(' ') else f'{name}: {note}' for note in catalogue.notes
+        note if note.startswith(' ') else f'{name}: {note}'
+        for note in catalogue.notes
+        if not (brief and note.startswith(' '))
     )
 
 
@@ -117,20 +126,19 @@ def _row(name: str, numbers: list[int]) -> tuple[str, ...]:
 
 
 def _describe_balance(classes: list[str], numbers: Mapping[str, np.ndarray]) -> str:
-    """Returns the line about the sizes of the classes, and the error of one answer for all."""
+    """Returns the line below the table: sizes of the classes, and the error of one answer."""
     train, validation = numbers['train'], numbers['validation']
     most = int(train.argmax())
     error = 1 - validation[most] / max(1, validation.sum())
     least, largest = int(train.min()), int(train.max())
     sizes = f'{least:,} training images in every class'
     if least != largest:
-        times = f'{largest / least:.1f} times' if least else 'many times'
-        sizes = (
-            f'{least:,} to {largest:,} training images in a class: the largest has {times} those '
-            'of the smallest'
-        )
+        sizes = f'{least:,} to {largest:,} training images in a class'
+        if largest > _UNEQUAL * least:
+            times = f'{largest / least:.1f} times' if least else 'many times'
+            sizes += f': the largest has {times} as many as the smallest'
     return (
-        f'{sizes}; always answering {printable(classes[most])} has a validation error of '
+        f'  {sizes}; always answering {printable(classes[most])} has a validation error of '
         f'{error:.1%}'
     )
 

@@ -117,10 +117,11 @@ def _fit_to_images(raw: ConfigDict, fixed: Collection[str], rules: Rules | None)
             images = survey.survey(catalogue, bars)
             notes.append(survey.describe(images))
             config, rows = fitted_settings.fit_settings(config, rules, images, fixed)
-            classes = fitted_settings.FittedSetting(_CLASSES, number, 'as many as there are')
+            reason = 'as many as there are'
             if _CLASSES in fixed:
-                value = schema.flatten(config)[_CLASSES]
-                classes = fitted_settings.FittedSetting(_CLASSES, value, 'set by you')
+                number = schema.flatten(config)[_CLASSES]
+                reason = fitted_settings.SET_BY_USER
+            classes = fitted_settings.FittedSetting(_CLASSES, number, reason)
             notes.append(f'\n{fitted_settings.settings_table([classes, *rows])}\n')
         notes.insert(1, description.describe_use(resolve(config).dataset))
     return Fitted(config, '\n'.join(notes), catalogue)

@@ -8,11 +8,9 @@ highest hash is not. When images are added to such a class, this one image may c
 no other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from alexnet_jax.data.preparation.catalogue import hex_hash, is_held_out
-
-Choose = Callable[[Sequence[str], int], set[str]]
 
 
 def choose_held_out(names: Sequence[str], one_in: int) -> set[str]:

@@ -151,6 +151,7 @@ def test_missing_synsets_are_named(images, tmp_path):
     some['validation'] = {}
     catalogue = listed(layouts.write_folder(tmp_path, layouts.tree(some)))
     assert catalogue.classes == CLASSES
+    assert 'no training images of n01440764, n13133613' in catalogue.notes
     with pytest.raises(UserError, match=r'lacks 2 of 1000 synsets: n01440764, n13133613: download'):
         catalogue.check_complete()
 
@@ -321,7 +322,9 @@ def test_a_file_that_is_no_list_of_synsets_is_refused_in_a_short_line(tmp_path, 
 
 def test_what_is_no_imagenet_is_told_what_would_be(tmp_path):
     pets = tars.class_folders(tmp_path / 'pets')
-    with pytest.raises(UserError, match=r'has no layout of ImageNet that is known'):
+    with pytest.raises(
+        UserError, match=r'has no layout of ImageNet that is known.* own images, --folder=DIR'
+    ):
         listed(pets)
     with pytest.raises(UserError, match='does not exist: pass --imagenet=PATH'):
         listed(tmp_path / 'none')

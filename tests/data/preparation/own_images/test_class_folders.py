@@ -7,8 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 import tars
-from alexnet_jax.data.preparation import writing
-from alexnet_jax.data.preparation.own_images import class_folders, folder_tree
+from alexnet_jax.data.preparation import folder_tree, writing
+from alexnet_jax.data.preparation.own_images import class_folders
 from alexnet_jax.data.preparation.storage import Storage
 from alexnet_jax.runtime.user_errors import UserError
 
@@ -343,6 +343,11 @@ def test_the_imbalance_of_the_classes_is_told(tmp_path):
     notes = class_folders.list_images(tmp_path).notes
     assert '10 to 30 training images in a class: the largest has 3.0 times' in notes[3]
     assert notes[3].endswith('always answering cat has a validation error of 25.0%')
+    layout(tmp_path, *(f'train/dog/more/{i}.jpg' for i in range(15)))
+    assert (
+        '25 to 30 training images in a class; always'
+        in class_folders.list_images(tmp_path).notes[3]
+    )
 
 
 def test_formats_that_are_not_read_are_named_with_what_to_do(tmp_path):
