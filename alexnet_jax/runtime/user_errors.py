@@ -102,9 +102,10 @@ def report_user_errors() -> Iterator[None]:
         _complain(f'stopped by {error}: the same command resumes')
         sys.exit(EXIT_STOPPED)
     except KeyboardInterrupt:
-        printing.complain('\nalexnet_jax: interrupted')
-        _end_at_once(EXIT_INTERRUPTED)
+        _end_interrupted()
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # while a library is being imported
+            _end_interrupted()
         if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO):
             gone = [stream for stream in (sys.stdout, sys.stderr) if _has_gone(stream)]
             for stream in gone:
@@ -191,6 +192,11 @@ def _complain(text: str) -> None:
     """Prints a message as one line, in which control characters are escaped."""
     line = re.sub(r'[ \t]*\n\s*', ' ', text.strip())
     printing.complain(printing.printable(printing.line_of_program(line)))
+
+
+def _end_interrupted() -> None:
+    printing.complain('\nalexnet_jax: interrupted')
+    _end_at_once(EXIT_INTERRUPTED)
 
 
 def _end_at_once(code: int) -> None:

@@ -35,6 +35,13 @@ def test_mistakes_of_the_user_are_one_line(capsys, error, code, message):
     assert report(capsys, error) == (code, message)
 
 
+def test_an_interrupt_that_a_library_reports_as_a_failed_import_is_an_interrupt(capsys):
+    """Modules in C++ do so, such as TensorStore's, where Ctrl-C arrives during their import."""
+    error = ImportError('initialization failed')
+    error.__cause__ = KeyboardInterrupt()
+    assert report(capsys, error) == (130, '\nalexnet_jax: interrupted\n')
+
+
 @pytest.mark.parametrize(
     'error',
     [

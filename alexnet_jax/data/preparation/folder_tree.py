@@ -138,6 +138,6 @@ def _status(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
     except OSError as error:
-        if path.is_symlink():
+        if os.path.islink(path):  # Path.is_symlink raises an error of its own in Python 3.11
             return None
         raise UserError(f'cannot read {printable(str(path))}: {error.strerror}') from error

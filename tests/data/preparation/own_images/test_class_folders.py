@@ -1,6 +1,7 @@
 import os
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
@@ -263,6 +264,24 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_tree.os, 'listdir', refuse)
     with pytest.raises(UserError, match=f'cannot list {tmp_path}: Permission denied'):
         class_folders.list_images(tmp_path)
+
+
+def test_a_folder_that_cannot_be_entered_is_named(tmp_path, monkeypatch):
+    """It can be listed, as with the mode 644."""
+    two_classes(tmp_path, '.')
+    stat = Path.stat
+
+    def refuse(path, *, follow_symlinks=True):
+        if path.parent.name == 'cat':
+            raise PermissionError(13, 'Permission denied', str(path))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, 'stat', refuse)
+    with pytest.raises(UserError, match=rf'^cannot read {tmp_path}/cat/.*: Permission denied'):
+        class_folders.list_images(tmp_path)
+    failures = []
+    assert list(folder_tree.find_images(tmp_path / 'cat', Counter(), failures.append)) == []
+    assert failures
 
 
 @pytest.mark.parametrize(
