@@ -24,20 +24,23 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from measuring import circumstances, heading, write
+from measuring import circumstances, heading, validate_choices, write
 
 from alexnet_jax.runtime.text_table import align_columns
-from alexnet_jax.runtime.user_errors import EXIT_STOPPED, parse_flags
+from alexnet_jax.runtime.user_errors import EXIT_STOPPED, parse_flags, report_user_errors
 from alexnet_jax.training.workdir import Workdir
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ('own_images', 'digits')
 
 _MINUTES = flags.DEFINE_float('minutes', 10.0, 'Minutes after which a run is stopped.', 0.1)
-_SETS = flags.DEFINE_list('sets', ['fashion28', 'clipart', 'photos'], 'Sets to train on.')
+_SETS = flags.DEFINE_list('sets', list(picture_sets.SETS), 'Sets to train on.')
 _CONFIGS = flags.DEFINE_list('configs', list(CONFIGS), 'Recipes to train with.')
+_SETTINGS = flags.DEFINE_list('settings', [], 'Overrides of all runs: model.width=0.125,...')
 _FOLDER = flags.DEFINE_string('folder', None, 'Folder of the sets and the runs; None removes them.')
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for the result.')
+validate_choices(_SETS, picture_sets.SETS)
+validate_choices(_CONFIGS, CONFIGS)
 
 
 def train(config: str, pictures: Path, folder: Path) -> dict[str, Any]:
@@ -45,11 +48,13 @@ def train(config: str, pictures: Path, folder: Path) -> dict[str, Any]:
     workdir = folder / f'{config}-{pictures.name}'
     train_folder = pictures / 'train'
     classes = len(list((train_folder if train_folder.is_dir() else pictures).iterdir()))
-    settings = () if config == 'own_images' else (f'classes={classes}', 'eval_split=validation')
+    settings = list(_SETTINGS.value)
+    if config != 'own_images':
+        settings += [f'dataset.classes={classes}', 'dataset.eval_split=validation']
     command = [
         *(sys.executable, '-m', 'alexnet_jax.main', f'--config={config}'),
         *(f'--config.dataset.folder={pictures}', f'--config.dataset.data_dir={folder / config}'),
-        *(f'--workdir={workdir}', *(f'--config.dataset.{setting}' for setting in settings)),
+        *(f'--workdir={workdir}', *(f'--config.{setting}' for setting in settings)),
     ]
     start = time.monotonic()
     with (folder / f'{workdir.name}.log').open('w') as log:
@@ -75,13 +80,18 @@ def train(config: str, pictures: Path, folder: Path) -> dict[str, Any]:
 
 def main(_: Sequence[str]) -> None:
     """Trains all runs, and prints the table."""
+    with report_user_errors():
+        _compare()
+
+
+def _compare() -> None:
     about = circumstances(('jax', 'jaxlib', 'flax', 'pillow'))
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if _FOLDER.value is None else _FOLDER.value).absolute()
-        sets = picture_sets.make_all(folder / 'sets')
+        sets = [picture_sets.make(name, folder / 'sets') for name in _SETS.value]
         for pictures in sets:
-            for config in _CONFIGS.value if pictures.name in _SETS.value else ():
+            for config in _CONFIGS.value:
                 results[f'{pictures.name}, {config}'] = train(config, pictures, folder)
     rows: list[tuple[str, ...]] = [('top-1 error', 'centre', 'views', 'epochs', 'seconds', '')]
     for name, result in results.items():

@@ -6,6 +6,7 @@ class is the photograph, and no piece for validation overlaps one for training.
 """
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,13 @@ def make_clip_art(folder: Path) -> None:
             link.symlink_to(file)
 
 
-def make_photographs(folder: Path) -> None:
+def make_photographs(folder: Path, source: Path = _PHOTOGRAPHS) -> None:
     """Writes pieces of photographs, 96 pixels to a tile across, for training and validation.
 
     Each photograph is divided into tiles. One tile of each row is for validation.
     """
     rng = np.random.default_rng(0)
-    for photograph in sorted(_PHOTOGRAPHS.glob('*.jpg')):
+    for photograph in sorted(source.glob('*.jpg')):
         image = Image.open(photograph).convert('RGB')
         for number in range(_PIECES):
             row, column = rng.integers(_TILES, size=2)
@@ -88,21 +89,24 @@ def _save(image: Image.Image, file: Path) -> None:
     image.save(file)
 
 
-def make_all(folder: Path) -> list[Path]:
-    """Writes those of the sets that are not there yet, and returns the folders of all.
+def make(name: str, folder: Path) -> Path:
+    """Writes one of the SETS below a folder unless it is there; returns its own folder.
 
     Raises:
-      UserError: a package is not installed.
+      UserError: its package is not installed.
     """
-    makers = {
-        'fashion28': (_FASHION, make_fashion),
-        'clipart': (_CLIP_ART, make_clip_art),
-        'photos': (_PHOTOGRAPHS, make_photographs),
-    }
-    for name, (source, make) in makers.items():
+    source, write = SETS[name]
+    if not (folder / name).exists():
         if not source.is_dir():
             raise UserError(f'{source} is missing: apt-get install {" ".join(PACKAGES)}')
-        if not (folder / name).exists():
-            make(folder / f'.{name}')
-            (folder / f'.{name}').rename(folder / name)
-    return [folder / name for name in makers]
+        write(folder / f'.{name}')
+        (folder / f'.{name}').rename(folder / name)
+    return folder / name
+
+
+# Where the pictures of each set come from, and what writes it.
+SETS: dict[str, tuple[Path, Callable[[Path], None]]] = {
+    'fashion28': (_FASHION, make_fashion),
+    'clipart': (_CLIP_ART, make_clip_art),
+    'photos': (_PHOTOGRAPHS, make_photographs),
+}

@@ -13,9 +13,11 @@ import normalization_layers
 import numpy as np
 import onnx_net
 import photographs
+import picture_sets
 import pytest
 import roofline
 from full_net import make_config
+from PIL import Image
 
 import forked
 import nets
@@ -388,3 +390,39 @@ def test_fine_tuning_compares_its_runs(tmp_path, trained_run, monkeypatch):
     assert [len(each) for each in errors.values()] == [1] * 5
     assert all(0 <= error <= 1 for each in errors.values() for error in each)
     assert all(kind in out for kind in errors)
+
+
+@pytest.mark.slow
+def test_own_images_trains_with_both_recipes(tmp_path):
+    for label, name in enumerate(('dark', 'light')):
+        for number in range(20):
+            file = tmp_path / 'sets' / 'fashion28' / name / f'{number}.png'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new('L', (28, 28), 10 * number + 100 * label).save(file)
+    file = tmp_path / 'result.json'
+    out = program(
+        *('own_images.py', '--sets=fashion28', f'--folder={tmp_path}', f'--out={file}'),
+        '--settings=optimizer.epochs=1,model.width=0.0625,optimizer.batch_size=8',
+    )
+    results = json.loads(file.read_text())['results']
+    assert [*results] == ['fashion28, own_images', 'fashion28, digits']
+    assert all(result['ended'] and 0 <= result['centre'] <= 1 for result in results.values())
+    assert all(name in out for name in results)
+
+
+def test_no_piece_of_a_photograph_for_validation_overlaps_one_for_training(tmp_path):
+    """Every tile of the photograph has a colour of its own, so pieces show where they are from."""
+    colours = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
+    (tmp_path / 'source').mkdir()
+    tiles = Image.fromarray(colours.repeat(100, 0).repeat(100, 1))
+    tiles.save(tmp_path / 'source' / 'tiles.jpg', quality=100)
+    picture_sets.make_photographs(tmp_path / 'set', tmp_path / 'source')
+    parts = {}
+    for part in ('train', 'val'):
+        files = list((tmp_path / 'set' / part / 'tiles').iterdir())
+        pixels = [np.asarray(Image.open(file)) for file in files]
+        assert all(int(array.max()) - int(array.min()) < 8 for array in pixels)  # within a tile
+        parts[part] = {round(float(array.mean()) / 16) for array in pixels}
+    assert len(parts['train']) == 12
+    assert len(parts['val']) == 4
+    assert not parts['train'] & parts['val']
