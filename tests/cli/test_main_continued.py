@@ -90,7 +90,7 @@ def test_a_refused_number_of_epochs_is_not_recorded(tmp_path, data_dir):
             (tmp_path / 'new', False, (done, None)),
         ):
             with pytest.raises(UserError, match=r'done 30 steps, .* ask for 23: set .*2\.66'):
-                program._train(short, MESH, Workdir(workdir), stop, extend, source)
+                program._train(short, MESH, Workdir(workdir), stop, extend, source, None)
     assert (done / 'config.json').read_bytes() == before
     assert not (tmp_path / 'new').exists()
 

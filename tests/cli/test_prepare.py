@@ -103,7 +103,7 @@ def test_a_tfds_data_set_is_prepared_once(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([], 'nothing to prepare: pass --imagenet=PATH or --tars=DIR or --name=NAME'),
+        ([], 'nothing to prepare: pass --imagenet=PATH, --tars=DIR, --name=NAME'),
         (['--name=no_such_set'], "'no_such_set' is not a TFDS data set"),
         (['--nam=digits'], 'Did you mean: name'),
         (['--tars=/no/such/folder'], '/no/such/folder is not a folder'),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_as_a_user_runs_it(tmp_path, data_dir):
     assert code == 0, err
     first, second = json.loads((tmp_path / 'sweep.json').read_text())['rows']
     (workdir,) = first['workdirs']
-    last = runs.metrics(workdir)[-1]
+    last = runs.metrics(Path(workdir))[-1]
     assert first['errors'] == [last['eval_5_views/top1_error']]
     assert (second['errors'], list(second['diverged'])) == ([], ['0'])
     assert 'diverged, the loss is' in out

@@ -37,6 +37,7 @@ def test_nan_scores_count_as_wrong():
 
 class Pictures:
     def __init__(self, length, size):
+        self.size = size
         rng = np.random.default_rng(0)
         self.images = rng.integers(0, 256, (length, size, size, 3), np.uint8)
         self.labels = rng.integers(10, size=length)

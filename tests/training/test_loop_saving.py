@@ -69,6 +69,7 @@ def start(tmp_path, monkeypatch):
         constants = types.SimpleNamespace(mean_HWC=None)
         monkeypatch.setattr(training_loop, 'place_constants', lambda *_: constants)
         monkeypatch.setattr(training_loop.Loop, '_batches', lambda *_: itertools.repeat({}))
+        monkeypatch.setattr(training_loop.Loop, '_show_images', lambda *_: None)
         splits = types.SimpleNamespace(train=[0] * 80, eval=[0] * 10)
         stop = arguments.pop('stop', StopSignal())
         return training_loop.Loop(config, MESH, splits, plan, folder, stop, **arguments)
