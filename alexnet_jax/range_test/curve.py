@@ -126,7 +126,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a curve says about the learning rate.
+    """The learning rates that follow from a curve.
 
     Attributes:
       stable: the highest stable rate; None where no rate of the test was too high.

@@ -1,4 +1,4 @@
-"""What `main --find_learning_rate` does: a range test, its table, its plot, and the command."""
+"""Runs `main --find_learning_rate`: a range test, its table, its plot, and the command."""
 
 from __future__ import annotations
 

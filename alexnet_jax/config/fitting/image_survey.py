@@ -1,4 +1,4 @@
-"""What a config file is told about the images when its settings are fitted to them (§2)."""
+"""Numbers about the images, to which a config file fits its settings (§2)."""
 
 import dataclasses
 

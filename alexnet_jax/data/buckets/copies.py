@@ -88,13 +88,13 @@ def _find(bucket: Bucket, name: str) -> tuple[list[str], str]:
         )
     objects = bucket.list_objects(match['name'])
     start = match['name'] + (f'/{match["config"]}' if match['config'] else '')
-    wanted = match['version'] or '*.*.*'
+    pattern = match['version'] or '*.*.*'
     versions = {}
     for place in (x.rpartition('/')[0] for x in objects if x.endswith(f'/{_INFO}')):
         parent, _, version = place.rpartition('/')
         if parent == start and tfds.core.Version.is_valid(version) and '*' not in version:
             number = tfds.core.Version(version)
-            if number.match(wanted):
+            if number.match(pattern):
                 versions[place] = number
     if not versions:
         raise UserError(

@@ -81,9 +81,9 @@ def copy_images(
     total = sum(len(part.rows) for part in parts)
     done = sum(len(part.rows) for part in parts if part.is_complete())
     for source in dict.fromkeys(part.source for part in parts):
-        wanted = [part for part in parts if part.source == source and not part.is_complete()]
-        if wanted:
-            for _ in _copy_source(source, wanted, catalogue.stream(source)):
+        missing = [part for part in parts if part.source == source and not part.is_complete()]
+        if missing:
+            for _ in _copy_source(source, missing, catalogue.stream(source)):
                 done += 1
                 report(done, total)
     return _relocate(catalogue, parts)

@@ -1,4 +1,4 @@
-"""What the programs of studies have in common: their flags, training, and writing the results."""
+"""Shared parts of the programs of studies: their flags, training, and writing the results."""
 
 import contextlib
 import json

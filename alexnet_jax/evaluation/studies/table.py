@@ -1,4 +1,4 @@
-"""What the tables of all studies have in common: mean errors, differences, and their intervals."""
+"""Shared parts of the tables of all studies: mean errors, differences, and their intervals."""
 
 import warnings
 from collections.abc import Mapping, Sequence

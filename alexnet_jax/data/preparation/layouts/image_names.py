@@ -51,7 +51,7 @@ def parse_name(name: str) -> ImageName:
 
 
 class ImagePath(NamedTuple):
-    """What the path of an image in a tree of folders tells.
+    """The split and the class that the path of an image in a tree of folders tells.
 
     Attributes:
       split: the split; '' if no folder tells it.
