@@ -40,6 +40,7 @@ import importlib.util
 import itertools
 import statistics
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,7 @@ def start(what: str, nets: Sequence[tuple[str, schema.Config, Any]]) -> dict[str
         has_options = isinstance(net, Ours) and net.has_options
         if has_options and what != 'step':
             continue
+        start_time = time.monotonic()
         try:
             run = getattr(net, what)()
             run()
@@ -267,6 +269,9 @@ def start(what: str, nets: Sequence[tuple[str, schema.Config, Any]]) -> dict[str
                 raise
             print(f'{name} is left out: {first_line(error)}')
             continue
+        print(
+            f'{name}: {what} compiled and run in {time.monotonic() - start_time:.1f} s', flush=True
+        )
         runs[name] = run
     return runs
 

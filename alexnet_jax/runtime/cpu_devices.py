@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.metadata
+import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,8 +78,25 @@ def prepare_cpu_devices(tower: int = 0, data: int = 0, processes: int = 1) -> No
             if processes == 1:
                 number = max(2, number)
             jax.config.update('jax_num_cpu_devices', min(number, MOST_DEVICES))
-    if 'MALLOC_ARENA_MAX' not in os.environ:
+    if 'MALLOC_ARENA_MAX' not in os.environ and not may_use_accelerators():
         _keep_freed_memory()
+
+
+def may_use_accelerators() -> bool:
+    """Returns whether JAX may find GPUs or TPUs here, without starting its backends.
+
+    They are looked for where JAX_PLATFORMS allows them and a plugin for them is installed.
+    """
+    import jax
+
+    platforms = jax.config.jax_platforms  # pyrefly: ignore[missing-attribute]
+    if platforms:
+        return platforms != 'cpu'
+    return bool(
+        importlib.util.find_spec('jax_plugins')
+        or importlib.util.find_spec('libtpu')
+        or importlib.metadata.entry_points(group='jax_plugins')
+    )
 
 
 def devices() -> list[jax.Device]:
@@ -107,7 +126,8 @@ def _keep_freed_memory() -> None:
 
     XLA allocates the maps of every step anew. By default such large blocks are returned to the
     system, which then clears hundreds of thousands of pages in each step: up to a fifth of its
-    time.
+    time. With an accelerator there is nothing to win, and XLA's compiler loses: its threads wait
+    for each other where all of them allocate in one heap.
     """
     library = ctypes.CDLL(None) if os.name == 'posix' else None
     if hasattr(library, 'mallopt'):
