@@ -167,9 +167,11 @@ def main(
     if layers := pretrained.check_workdir(config, workdir, is_new=source is None):
         description += f'\n{layers}'
     if dry_run:
-        net = terminal.net_table(config, mesh)
+        from alexnet_jax.training.batches import memory_plan
+
+        net, plan = terminal.net_table(config, mesh), memory_plan.describe(config, mesh)
         if processes.is_first:
-            print(f'{description}\n\n{terminal.settings_text(config)}\n\n{net}')
+            print(f'{description}\n{plan}\n\n{terminal.settings_text(config)}\n\n{net}')
         return 0
     show(description)
     with StopSignal() as stop:

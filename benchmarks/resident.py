@@ -224,7 +224,7 @@ def table(times: dict[str, list[float]], batch: int) -> str:
 
 
 def trace(rows: Rows, folder: str, program: str) -> None:
-    """Writes a profile of steps on the constant batch, and prints the kernels that take the most time."""
+    """Writes a profile of steps on the constant batch, and prints the largest kernels."""
     try:
         with jax.profiler.trace(folder):
             rows.constant(TRACED_STEPS)

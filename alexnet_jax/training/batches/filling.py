@@ -20,13 +20,13 @@ from alexnet_jax.runtime import signals
 from alexnet_jax.runtime.progress import ProgressBars
 from alexnet_jax.training.batches.resident_images import ALL_DEVICES, ResidentImages, row_bytes
 
-_ROWS = 32  # images that are copied to one device at a time
+BLOCK = 32  # images that are copied to one device at a time
 _SECONDS_WITHOUT_PROGRESS = 2
 
 
 def rows_of_shard(images: int, devices: int) -> int:
     """Returns the rows of each device's shard: its images, filled up to complete blocks."""
-    return -(-images // (devices * _ROWS)) * _ROWS
+    return -(-images // (devices * BLOCK)) * BLOCK
 
 
 def fill(
@@ -52,7 +52,7 @@ def fill(
     shape = rows_of_shard(length, len(devices)), row_bytes(reading.size)
     shards = [_zeros(device, shape) for device in devices]
     labels = np.zeros((len(devices), shape[0]), np.int32)
-    block, start = len(devices) * _ROWS, time.monotonic()
+    block, start = len(devices) * BLOCK, time.monotonic()
     batches = loader.batches_in_order(source, reading, block, unreadable)
     with ProgressBars() as bars:
         for number, batch in enumerate(batches):
@@ -60,11 +60,11 @@ def fill(
             rows = np.zeros((block, shape[1]), np.uint8)
             pixels = batch['image'].reshape(block, -1)
             rows[:, : pixels.shape[1]] = pixels
-            first = np.int32(number * _ROWS)
+            first = np.int32(number * BLOCK)
             for i, device in enumerate(devices):  # as `Router.place` says
                 own = jax.device_put(rows[i :: len(devices)], device)
                 shards[i] = _write(shards[i], own, first)
-                labels[i, first : first + _ROWS] = batch['label'][i :: len(devices)]
+                labels[i, first : first + BLOCK] = batch['label'][i :: len(devices)]
             if time.monotonic() - start > _SECONDS_WITHOUT_PROGRESS:
                 bars.show_images('images to devices', min(length, (number + 1) * block), length)
     sharding = NamedSharding(mesh, ALL_DEVICES)

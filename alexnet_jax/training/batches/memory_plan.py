@@ -11,10 +11,10 @@ from alexnet_jax.config.schema import Config
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import memory, towers
 from alexnet_jax.runtime.user_errors import UserError
-from alexnet_jax.training.batches.filling import rows_of_shard
+from alexnet_jax.training.batches.filling import BLOCK, rows_of_shard
 from alexnet_jax.training.batches.resident_images import row_bytes
 from alexnet_jax.training.state import state_shapes
-from alexnet_jax.training.step import Hyperparameters
+from alexnet_jax.training.step import Hyperparameters, make_train_step
 
 _LABEL_BYTES = 4
 # The fraction of the memory that is left free: for workspaces of libraries, evaluations, fragments.
@@ -39,7 +39,8 @@ class Limit(NamedTuple):
 
     def images(self, mesh: jax.sharding.Mesh, size: int) -> int:
         """Returns how many images fit, on all devices together."""
-        return int(self.bytes // (row_bytes(size) + _LABEL_BYTES)) * mesh.size
+        rows = int(self.bytes // (row_bytes(size) + _LABEL_BYTES))
+        return rows // BLOCK * BLOCK * mesh.size
 
 
 class Decision(NamedTuple):
@@ -47,7 +48,7 @@ class Decision(NamedTuple):
 
     Attributes:
       is_resident: whether they do.
-      line: says so with sizes, or why not; '' where the settings exclude it.
+      line: says so with sizes, or why not; '' where the settings say that they do not.
     """
 
     is_resident: bool
@@ -78,7 +79,7 @@ def find_limit(config: Config, mesh: jax.sharding.Mesh, step: Any) -> Limit:
         available = memory.available_host_bytes()
         if math.isinf(available):
             return Limit(0, 'the memory of this machine is not known')
-        reason = f'{part:.1%} of the available memory of this machine'
+        reason = f'{100 * part:g} % of the available memory of this machine, on all devices'
         return Limit(part * available / own, reason)
     if math.isinf(total):
         return Limit(0, 'the memory of the devices is not known')
@@ -146,7 +147,7 @@ def decide(
         reason = 'only a single process can keep them on its devices'
         return _refuse(is_demanded, reason, 'loader.resident=no')
     if images_left < images and not is_demanded:
-        return Decision(False, '')  # most of them would be read for nothing
+        return _refuse(False, 'what is left of the run is less than an epoch', '')
     needed = bytes_per_device(images, config.dataset.image_size, mesh.size)
     limit = find_limit(config, mesh, step)
     sizes = f'{images:,} training images need {_size(needed)} of each device'
@@ -162,15 +163,14 @@ def decide(
     return Decision(True, line)
 
 
-def describe(config: Config, mesh: jax.sharding.Mesh, step: Any) -> str:
+def describe(config: Config, mesh: jax.sharding.Mesh) -> str:
     """Returns a line about the training images that fit, before their number is known."""
-    if config.loader.resident == 'no':
-        return 'the loader reads the training images in every epoch (loader.resident=no)'
-    limit, size = find_limit(config, mesh, step), config.dataset.image_size
+    if config.loader.resident == 'no' or jax.process_count() > 1:
+        return 'the loader reads the training images in every epoch'
+    limit, size = find_limit(config, mesh, make_train_step(config, mesh)), config.dataset.image_size
     return (
         f'up to {limit.images(mesh, size):,} training images of {size} pixels fit into the memory '
-        f'of the devices, in {_size(limit.bytes)} of each ({limit.reason}); '
-        f'loader.resident={config.loader.resident}'
+        f'of the devices, in {_size(limit.bytes)} of each ({limit.reason})'
     )
 
 
