@@ -174,7 +174,7 @@ def main(
             print(f'{description}\n{plan}\n\n{terminal.settings_text(config)}\n\n{net}')
         return 0
     show(description)
-    with StopSignal() as stop:
+    with StopSignal(saves=rates is None) as stop:
         if rates is not None:
             from alexnet_jax.range_test import program
 
@@ -330,12 +330,12 @@ def _run(_: Sequence[str]) -> None:
         with joining.join(
             process_flags.launch(), process_flags.start_timeout(), process_flags.hang_timeout()
         ):
-            fitted = fit_run(raw, fixed, command_line.rules(), workdir)
-            config = resolve(ablate(fitted.raw, ablations))
-            if fitted.notes:
-                show(fitted.notes)
+            fit = fit_run(raw, fixed, command_line.rules(), workdir)
+            config = resolve(ablate(fit.raw, ablations))
+            if fit.notes:
+                show(fit.notes)
             flags_of_run = _DRY_RUN.value, _EXTEND.value, source
-            sys.exit(main(config, workdir, *flags_of_run, fitted.catalogue, rates))
+            sys.exit(main(config, workdir, *flags_of_run, fit.catalogue, rates))
 
 
 if __name__ == '__main__':

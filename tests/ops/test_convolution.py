@@ -125,7 +125,8 @@ def test_is_the_same_on_other_platforms(across, kernel, stride, padding, extra_p
 
     def convolve_all(x, w, g):
         """Computes the result and the derivative with XLA's convolution, and with our forms."""
-        forms, derivative = [implementation._convolve], implementation._derivative
+        forms = [implementation._convolve, implementation._convolve_folded]
+        derivative = implementation._derivative
         if -(-kernel // stride) in winograd.KERNELS:
             forms.append(implementation._convolve_tiles)
         by_image = implementation._derivative_by_image(x, w, g, steps)
