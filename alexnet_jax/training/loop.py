@@ -111,7 +111,7 @@ class Loop:
         self._steps_behind = STEPS_BEHIND_ON_CPU if on_cpu else STEPS_BEHIND
         self._unread: collections.deque[_UnreadStep] = collections.deque()
         self._evaluation = make_evaluate(config, mesh)
-        self._feed: feeds.Feed = feeds.LoaderFeed(config, mesh, splits, self.unreadable)
+        self._feed = feeds.Feed(config, mesh, splits, self.unreadable)
         with contextlib.ExitStack() as stack:
             self._checkpoints = stack.enter_context(
                 workdir.open_checkpoints(config.checkpoint.keep)
@@ -250,7 +250,8 @@ class Loop:
                 self._splits,
                 self.unreadable,
                 self._train_step,
-                self._plan.steps - first_step,
+                first_step,
+                self._plan,
             )
         return self._feed.batches(first_step)
 
@@ -377,11 +378,8 @@ class Loop:
             self._writer.filters(step, kernel_THWIO)
         self._line.evaluated(results)
 
-    def _test_batches(self) -> Iterator[loader.Batch]:
-        batch_size = self._config.evaluation.batch_size
-        rows = towers.rows_of_process(self._mesh, batch_size)
-        reading = loader.Reading.from_config(self._config)
-        images = loader.evaluation_batches(self._splits.eval, reading, batch_size, rows)
+    def _test_batches(self) -> Iterator[dict[str, jax.Array]]:
+        images = self._feed.test_batches(self._config.evaluation.batch_size)
         batches, seconds = self._turns.read_ahead(images, 0), COMPILING_SECONDS
         self._turns.check_first('the first test images', batches, seconds)
         while True:
@@ -393,5 +391,5 @@ class Loop:
             if batch is None:
                 return
             self._group.expect_progress(seconds)
-            yield batch
+            yield self._feed.place_test(batch)
             seconds = 0  # the first batch has compiled the evaluation

@@ -6,6 +6,7 @@ them is copied to its place as soon as it is there, so that the host needs memor
 
 import functools
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -34,6 +35,7 @@ def fill(
     source: Source,
     reading: loader.Reading,
     unreadable: UnreadableImages | None = None,
+    kind: str = 'training',
 ) -> ResidentImages:
     """Reads all images of a split into the memory of the devices; shows progress and time left.
 
@@ -43,6 +45,7 @@ def fill(
       reading: how they are read.
       unreadable: receives the images that cannot be read, each of which is replaced as in the
         loader's batches; None if none are allowed.
+      kind: what the images are for, 'training' or 'test', for the progress bar and for messages.
 
     Raises:
       Stopped: a signal arrived.
@@ -53,7 +56,11 @@ def fill(
     shards = [_zeros(device, shape) for device in devices]
     labels = np.zeros((len(devices), shape[0]), np.int32)
     block, start = len(devices) * BLOCK, time.monotonic()
-    batches = loader.batches_in_order(source, reading, block, unreadable)
+    batches: Iterator[loader.Batch]
+    if kind == 'training':
+        batches = loader.batches_in_order(source, reading, block, unreadable)
+    else:
+        batches = loader.evaluation_batches(source, reading, block)
     with ProgressBars() as bars:
         for number, batch in enumerate(batches):
             signals.raise_if_stopped()
@@ -66,7 +73,8 @@ def fill(
                 shards[i] = _write(shards[i], own, first)
                 labels[i, first : first + BLOCK] = batch['label'][i :: len(devices)]
             if time.monotonic() - start > _SECONDS_WITHOUT_PROGRESS:
-                bars.show_images('images to devices', min(length, (number + 1) * block), length)
+                done = min(length, (number + 1) * block)
+                bars.show_images(f'{kind} images to the devices', done, length)
     sharding = NamedSharding(mesh, ALL_DEVICES)
     total = len(devices) * shape[0]
     images = jax.make_array_from_single_device_arrays((total, shape[1]), sharding, shards)

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from alexnet_jax.config.schema import Config
 from alexnet_jax.data import augmentation
 from alexnet_jax.model import memory, towers
+from alexnet_jax.runtime.printing import show
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training.batches.filling import BLOCK, rows_of_shard
 from alexnet_jax.training.batches.resident_images import row_bytes
@@ -43,15 +44,31 @@ class Limit(NamedTuple):
         return rows // BLOCK * BLOCK * mesh.size
 
 
-class Decision(NamedTuple):
-    """Whether the training images stay on the devices.
+class Needs(NamedTuple):
+    """What a run, or the rest of it, needs.
 
     Attributes:
-      is_resident: whether they do.
+      images: the number of training images.
+      images_left: the number that are still trained on, each as often as it is used.
+      test_images: the number of test images; 0 if they are evaluated once at most.
+    """
+
+    images: int
+    images_left: int
+    test_images: int = 0
+
+
+class Decision(NamedTuple):
+    """Whether the images stay on the devices.
+
+    Attributes:
+      has_training: whether the training images do.
+      has_test: whether the test images do, too.
       line: says so with sizes, or why not; '' where the settings say that they do not.
     """
 
-    is_resident: bool
+    has_training: bool
+    has_test: bool
     line: str
 
 
@@ -83,6 +100,7 @@ def find_limit(config: Config, mesh: jax.sharding.Mesh, step: Any) -> Limit:
         return Limit(part * available / own, reason)
     if math.isinf(total):
         return Limit(0, 'the memory of the devices is not known')
+    show('compiling the training step, which says how much memory it needs')
     needed = step_bytes(config, mesh, step)
     free = max(0.0, (1 - _MARGIN) * total - needed)
     return Limit(free, f'of {_size(total)}, {_size(needed)} are for the training')
@@ -121,46 +139,42 @@ def step_shapes(config: Config, mesh: jax.sharding.Mesh) -> tuple[Any, ...]:
     )
 
 
-def decide(
-    config: Config,
-    mesh: jax.sharding.Mesh,
-    step: Any,
-    images: int,
-    images_left: int,
-) -> Decision:
-    """Checks whether the training images can stay on the devices.
+def decide(config: Config, mesh: jax.sharding.Mesh, step: Any, needs: Needs) -> Decision:
+    """Checks whether the training images, and the test images, can stay on the devices.
 
     Args:
       config: the settings of the run.
       mesh: the devices.
       step: the training step, a jitted function.
-      images: the number of training images.
-      images_left: the number that the rest of the run trains on, each as often as it is used.
+      needs: the number of images.
 
     Raises:
-      UserError: the settings demand it, and the images do not fit.
+      UserError: the settings demand it, and the training images do not fit.
     """
     is_demanded = config.loader.resident == 'yes'
     if config.loader.resident == 'no':
-        return Decision(False, '')
+        return Decision(False, False, '')
     if jax.process_count() > 1:
         reason = 'only a single process can keep them on its devices'
         return _refuse(is_demanded, reason, 'loader.resident=no')
-    if images_left < images and not is_demanded:
+    if needs.images_left < needs.images and not is_demanded:
         return _refuse(False, 'what is left of the run is less than an epoch', '')
-    needed = bytes_per_device(images, config.dataset.image_size, mesh.size)
-    limit = find_limit(config, mesh, step)
-    sizes = f'{images:,} training images need {_size(needed)} of each device'
-    if needed > limit.bytes:
-        reason = f'{sizes}, and {_size(limit.bytes)} can be used ({limit.reason})'
-        return _refuse(is_demanded, reason, 'loader.resident=no, or loader.resident_gib')
-    devices = f'{mesh.size} device{"s" if mesh.size > 1 else ""}'
-    line = (
-        f'{images:,} training images stay in the memory of {devices}: {_size(needed)} of '
-        f'{"each" if mesh.size > 1 else "it"}, where {_size(limit.bytes)} can be used '
-        f'({limit.reason})'
+    size, limit = config.dataset.image_size, find_limit(config, mesh, step)
+    training, test = (
+        bytes_per_device(n, size, mesh.size) for n in (needs.images, needs.test_images)
     )
-    return Decision(True, line)
+    can_be_used = f'{_size(limit.bytes)} can be used ({limit.reason})'
+    if training > limit.bytes:
+        sizes = f'{needs.images:,} training images need {_size(training)} of each device'
+        settings = 'loader.resident=no, or loader.resident_gib'
+        return _refuse(is_demanded, f'{sizes}, and {can_be_used}', settings)
+    has_test = 0 < test <= limit.bytes - training
+    kinds = f'{needs.images:,} training images'
+    kinds += f' and {needs.test_images:,} test images' if has_test else ''
+    devices = 'one device' if mesh.size == 1 else f'each of {mesh.size} devices'
+    taken = _size(training + has_test * test)
+    line = f'{kinds} stay on the devices: {taken} of {devices}, where {can_be_used}'
+    return Decision(True, has_test, line)
 
 
 def describe(config: Config, mesh: jax.sharding.Mesh) -> str:
@@ -177,7 +191,7 @@ def describe(config: Config, mesh: jax.sharding.Mesh) -> str:
 def _refuse(is_demanded: bool, reason: str, settings: str) -> Decision:
     if is_demanded:
         raise UserError(f'loader.resident=yes: {reason}: set {settings}')
-    return Decision(False, f'the loader reads the training images in every epoch: {reason}')
+    return Decision(False, False, f'the loader reads the training images in every epoch: {reason}')
 
 
 def _size(number: float) -> str:

@@ -45,16 +45,26 @@ class Noise:
 
 
 def assert_same_batches(config, mesh, splits, first_step, number):
-    read = feeds.LoaderFeed(config, mesh, splits, None)
-    placed = filling.fill(mesh, splits.train, loader.Reading.from_config(config))
-    resident = feeds.ResidentFeed(config, len(splits.train), placed)
+    read = feeds.Feed(config, mesh, splits, None)
+    reading = loader.Reading.from_config(config)
+    placed = [
+        filling.fill(mesh, source, reading, kind=kind)
+        for source, kind in ((splits.train, 'training'), (splits.eval, 'test'))
+    ]
+    resident = feeds.ResidentFeed(config, mesh, splits, None, *placed)
     items = zip(read.batches(first_step), resident.batches(first_step), strict=True)
     for item, other in itertools.islice(items, number):
-        expected, actual = read.place(item), resident.place(other)
-        nets.assert_equal_leaves(actual, expected)
-        assert {k: x.sharding for k, x in actual.items()} == {
-            k: x.sharding for k, x in expected.items()
-        }
+        assert_same_arrays(resident.place(other), read.place(item))
+    items = zip(read.test_batches(4), resident.test_batches(4), strict=True)
+    for item, other in items:
+        assert_same_arrays(resident.place_test(other), read.place_test(item))
+
+
+def assert_same_arrays(actual, expected):
+    nets.assert_equal_leaves(actual, expected)
+    assert {k: x.sharding for k, x in actual.items()} == {
+        k: x.sharding for k, x in expected.items()
+    }
 
 
 @pytest.mark.parametrize('reshuffle', [True, False])
@@ -69,7 +79,7 @@ def test_batches_are_those_of_the_loader(tower, data, reshuffle):
         mesh__tower=tower,
         mesh__data=data,
     )
-    splits = sources.Splits(Noise(100), Noise(1), '')
+    splits = sources.Splits(Noise(100), Noise(11), '')
     assert_same_batches(config, nets.mesh_of(tower, data), splits, 2, 3)
 
 
@@ -94,7 +104,7 @@ config = nets.small(dataset__image_size=tests.SIDE, augmentation__crop=8,
                     optimizer__batch_size=40, mesh__tower=2, mesh__data=2)
 mesh = towers.choose_mesh(config)
 assert mesh.size == 4
-tests.assert_same_batches(config, mesh, sources.Splits(tests.Noise(150), None, ''), 2, 3)
+tests.assert_same_batches(config, mesh, sources.Splits(tests.Noise(150), tests.Noise(11), ''), 2, 3)
 """
     folders = [str(nets.ROOT), str(nets.ROOT / 'tests'), os.path.dirname(__file__)]
     environment = os.environ | {
