@@ -173,7 +173,7 @@ def test_the_limits_sum_to_less_than_half_an_hour_and_those_of_the_steps_to_five
     limits = [int(s) for s in re.findall(r'for at most (\d+) s', result.stdout)]
     assert len(limits) == 1 + sum(PARTS.values())
     assert sum(limits) <= 1800
-    result, commands = script(PARTS='gpu step_*')
+    result, _ = script(PARTS='gpu step_*')
     limits = [int(s) for s in re.findall(r'for at most (\d+) s', result.stdout)]
     assert len(limits) == 5
     assert sum(limits) <= 300
