@@ -145,6 +145,7 @@ def main(
     from alexnet_jax.reporting import terminal
     from alexnet_jax.runtime import compilation_cache, cpu_devices
     from alexnet_jax.training import pretrained
+    from alexnet_jax.training.batches import memory_plan
 
     layer_table(config)  # refuses sizes that do not fit, before anything is written
     compilation_cache.enable()
@@ -167,9 +168,9 @@ def main(
     if layers := pretrained.check_workdir(config, workdir, is_new=source is None):
         description += f'\n{layers}'
     if dry_run:
-        net = terminal.net_table(config, mesh)
+        net, plan = terminal.net_table(config, mesh), memory_plan.describe(config, mesh)
         if processes.is_first:
-            print(f'{description}\n\n{terminal.settings_text(config)}\n\n{net}')
+            print(f'{description}\n{plan}\n\n{terminal.settings_text(config)}\n\n{net}')
         return 0
     show(description)
     with StopSignal(saves=rates is None) as stop:

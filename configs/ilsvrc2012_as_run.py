@@ -131,4 +131,5 @@ def get_config() -> ConfigDict:
     c.checkpoint = ConfigDict(dict(every_epochs=1.0, every_minutes=15.0, keep=3))
     c.log = ConfigDict(dict(every_steps=100))
     c.loader = ConfigDict(dict(threads=0, workers=0, prefetch=8, skip_bad=0))
+    c.loader.resident, c.loader.resident_gib = 'auto', 0.0
     return c

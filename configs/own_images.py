@@ -169,6 +169,7 @@ def get_config() -> ConfigDict:
     c.checkpoint = ConfigDict(dict(every_epochs=5.0, every_minutes=10.0, keep=2))
     c.log = ConfigDict(dict(every_steps=10))
     c.loader = ConfigDict(dict(threads=0, workers=0, prefetch=4, skip_bad=0))
+    c.loader.resident, c.loader.resident_gib = 'auto', 0.0
     return c
 
 

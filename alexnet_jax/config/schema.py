@@ -22,6 +22,7 @@ NOISE = ('none', 'eigenvalue', 'root')
 MEAN = ('image', 'colour')
 CONSTANTS = ('data', '2012', 'torchvision')
 BACKGROUNDS = ('white', 'black')
+RESIDENT = ('auto', 'yes', 'no')
 
 _Side = AtLeast(1, 4096)  # pixels of an image
 _Batch = AtLeast(1, 65_536)
@@ -293,6 +294,16 @@ class Loader:
         int,
         AtLeast(0, 100_000_000),
         'Training images that may be replaced because they cannot be read.',
+    ]
+    resident: Annotated[
+        str,
+        OneOf(RESIDENT),
+        "Keep all training images in the devices' memory: always, never, or where they fit.",
+    ]
+    resident_gib: Annotated[
+        float,
+        AtLeast(0, 1_000_000),
+        'GiB of each device that they may take; 0: what the training leaves.',
     ]
 
 

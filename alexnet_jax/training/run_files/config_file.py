@@ -47,6 +47,8 @@ ADDED = {
     'learning_rate.conv1.freeze_at': -1.0,
     'learning_rate.conv1.lower_at': -1.0,
     'learning_rate.fixed.bias_levels': 0,
+    'loader.resident': 'auto',
+    'loader.resident_gib': 0.0,
     'loader.skip_bad': 0,
     'loader.workers': 0,
     'model.batch_normalization.epsilon': 0.001,
