@@ -164,7 +164,7 @@ def get_config() -> ConfigDict:
     c.pretrained = ConfigDict(
         dict(workdir='', layers=('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7'))
     )
-    c.mesh = ConfigDict(dict(tower=0, data=0))  # 0: chosen automatically
+    c.mesh = ConfigDict(dict(tower=0, data=0, dense='tower'))  # 0: chosen automatically
     c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=128, average_views=True))
     c.checkpoint = ConfigDict(dict(every_epochs=5.0, every_minutes=10.0, keep=2))
     c.log = ConfigDict(dict(every_steps=10))

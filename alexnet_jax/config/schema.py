@@ -22,6 +22,7 @@ NOISE = ('none', 'eigenvalue', 'root')
 MEAN = ('image', 'colour')
 CONSTANTS = ('data', '2012', 'torchvision')
 BACKGROUNDS = ('white', 'black')
+DENSE = ('tower', 'all')
 
 _Side = AtLeast(1, 4096)  # pixels of an image
 _Batch = AtLeast(1, 65_536)
@@ -235,6 +236,13 @@ class Mesh:
     ]
     data: Annotated[
         int, _Devices, 'Devices that the batch is spread over; 0 chooses automatically.'
+    ]
+    dense: Annotated[
+        str,
+        OneOf(DENSE),
+        "Devices that hold a tower's fully-connected layers. tower: one of each replica holds all "
+        'units, and gradients are exchanged; all: each replica holds a part of the units, and '
+        'units are exchanged in place of gradients (Krizhevsky, 2014).',
     ]
 
 

@@ -135,6 +135,14 @@ def _problems(c: Config) -> Iterator[str]:
         batch_size = getattr(c, section).batch_size
         if c.mesh.data and batch_size % c.mesh.data:
             yield f'{section}.batch_size={batch_size} is not divisible by mesh.data={c.mesh.data}'
+    if c.mesh.dense == 'all' and c.mesh.data:
+        for name, units in c.model.dense_units().items():
+            if units % c.mesh.data:
+                yield (
+                    f"mesh.dense='all' cannot spread the {units} units of {name} over "
+                    f"mesh.data={c.mesh.data} devices: set mesh.dense='tower', or a number of "
+                    'devices that divides them'
+                )
 
 
 def _constants_problems(augmentation: Augmentation) -> Iterator[str]:

@@ -46,6 +46,9 @@ class AlexNet(nnx.Module):
         model = config.model
         self.dtype = model.dtype
         self.convolutions, self.dense_layers = tuple(model.convolutions()), tuple(model.dense())
+        # What the replicas divide: the images, up to the first layer whose units they divide.
+        inputs: towers.Split = 'images'
+        outputs: towers.Split = 'units' if config.mesh.dense == 'all' else 'images'
         for row in layer_table(config):
             options: dict[str, Any] = dict(rng=rng, platform=platform)
             if row.name in self.convolutions:
@@ -54,12 +57,13 @@ class AlexNet(nnx.Module):
                 else:
                     layer = UnsharedConvolution(row, model, **options)
                 setattr(self, row.name, layer)
-            elif row.name == 'bottleneck':
-                self.bottleneck = Linear(row, model, **options)
             elif row.name in self.dense_layers:
-                setattr(self, row.name, Dense(row, model, **options))
+                kind = Linear if row.name == 'bottleneck' else Dense
+                layer = kind(row, model, **options, inputs=inputs, outputs=outputs)
+                setattr(self, row.name, layer)
+                inputs = outputs
             else:
-                self.fc8 = Output(row, model, **options)
+                self.fc8 = Output(row, model, **options, inputs=inputs)
 
     def __call__(self, images_BHWC: Array, masks: Masks | None = None) -> Array:
         """Computes the logits.
@@ -72,24 +76,29 @@ class AlexNet(nnx.Module):
         Returns:
           (B, K) float32 logits, equal for all towers.
         """
-        units = self.hidden(images_BHWC, masks)
+        units = self._outputs(images_BHWC, masks)
         with jax.named_scope('fc8'):
             return self.fc8(units)
 
-    def hidden(
-        self, images_BHWC: Array, masks: Masks | None = None, layer: str | None = None
-    ) -> list[Array]:
-        """Computes the outputs of a layer for each tower on this device.
+    def hidden(self, images_BHWC: Array, layer: str | None = None) -> list[Array]:
+        """Computes the outputs of a layer at test time, for each tower on this device.
 
         Args:
           images_BHWC: as for `__call__`.
-          masks: as for `__call__`.
           layer: the name of the layer; None for the last one before fc8.
 
         Returns:
           (B, units) for a fully-connected layer, (B, H, W, maps) for a convolution and the
           operations that follow it, for each tower.
         """
+        outputs = self._outputs(images_BHWC, None, layer)
+        split = self.fc8.inputs if layer is None else getattr(getattr(self, layer), 'outputs', '')
+        return towers.return_images(outputs) if split == 'units' else outputs
+
+    def _outputs(
+        self, images_BHWC: Array, masks: Masks | None, layer: str | None = None
+    ) -> list[Array]:
+        """Computes the outputs of a layer as the next layer takes them, by default for fc8."""
         # The scopes put each layer's name into the metadata of the compiled program, for profilers
         # and for the counts of benchmarks/compile_for.py.
         towers_here = len(self.fc8.kernel_TIK[...])

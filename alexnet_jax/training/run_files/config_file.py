@@ -49,6 +49,7 @@ ADDED = {
     'learning_rate.fixed.bias_levels': 0,
     'loader.skip_bad': 0,
     'loader.workers': 0,
+    'mesh.dense': 'tower',
     'model.batch_normalization.epsilon': 0.001,
     'model.batch_normalization.memory': 0.9,
     'model.bottleneck.units': 0,
