@@ -107,6 +107,7 @@ def get_config() -> ConfigDict:
 
     c.optimizer = ConfigDict()
     c.optimizer.batch_size = 128
+    c.optimizer.dense_updates = 1  # as many as of the convolutions
     c.optimizer.epochs = 140.0
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 0.004

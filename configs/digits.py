@@ -100,6 +100,7 @@ def get_config() -> ConfigDict:
 
     c.optimizer = ConfigDict()
     c.optimizer.batch_size = 64
+    c.optimizer.dense_updates = 1  # as many as of the convolutions
     c.optimizer.epochs = 24.0
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 0.0005

@@ -144,6 +144,7 @@ def get_config() -> ConfigDict:
 
     c.optimizer = ConfigDict()
     c.optimizer.batch_size = 64
+    c.optimizer.dense_updates = 1  # as many as of the convolutions
     c.optimizer.epochs = 40.0
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 0.0005

@@ -135,6 +135,9 @@ class Optimizer:
     """The update rule and how long it is applied (§5)."""
 
     batch_size: Annotated[int, _Batch, 'Images per step, on all devices together (§5).']
+    dense_updates: Annotated[
+        int, AtLeast(1, 1024), 'Updates of fully-connected layers per step, one per sub-batch.'
+    ]
     epochs: Annotated[float, _Period, 'Passes over the training set (§5).']
     momentum: Annotated[float, HalfOpen(0, 1), 'Fraction of the last update that is kept (§5).']
     weight_decay: Annotated[float, AtLeast(0), 'Weight decay of the weights (§5).']

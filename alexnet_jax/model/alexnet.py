@@ -76,7 +76,16 @@ class AlexNet(nnx.Module):
         Returns:
           (B, K) float32 logits, equal for all towers.
         """
-        units = self._outputs(images_BHWC, masks)
+        return self.classify(self.convolve(images_BHWC, training=masks is not None), masks)
+
+    def convolve(self, images_BHWC: Array, *, training: bool) -> list[Array]:
+        """Returns the inputs of the dense layers, (B, units) for each tower on this device."""
+        maps = self._maps(images_BHWC, training)
+        return [x.reshape(x.shape[0], -1) for x in maps]
+
+    def classify(self, units: list[Array], masks: Masks | None) -> Array:
+        """Computes the logits from what `convolve` returns, or from some of its images."""
+        units = self._units(units, masks)
         with jax.named_scope('fc8'):
             return self.fc8(units)
 
@@ -91,28 +100,32 @@ class AlexNet(nnx.Module):
           (B, units) for a fully-connected layer, (B, H, W, maps) for a convolution and the
           operations that follow it, for each tower.
         """
-        outputs = self._outputs(images_BHWC, None, layer)
-        split = self.fc8.inputs if layer is None else getattr(getattr(self, layer), 'outputs', '')
-        return towers.return_images(outputs) if split == 'units' else outputs
+        if layer in self.convolutions:
+            return self._maps(images_BHWC, training=False, last=layer)
+        units = self._units(self.convolve(images_BHWC, training=False), None, layer)
+        return towers.return_images(units) if self.fc8.inputs == 'units' else units
 
-    def _outputs(
-        self, images_BHWC: Array, masks: Masks | None, layer: str | None = None
-    ) -> list[Array]:
-        """Computes the outputs of a layer as the next layer takes them, by default for fc8."""
+    def _maps(self, images_BHWC: Array, training: bool, last: str | None = None) -> list[Array]:
+        """Computes the outputs of a convolutional layer, by default the last one."""
         # The scopes put each layer's name into the metadata of the compiled program, for profilers
         # and for the counts of benchmarks/compile_for.py.
         towers_here = len(self.fc8.kernel_TIK[...])
         maps = towers.show_to_all(images_BHWC.astype(self.dtype), towers_here)
         for name in self.convolutions:
             with jax.named_scope(name):
-                maps = getattr(self, name)(maps, training=masks is not None)
-            if name == layer:
-                return maps
-        units = [x.reshape(x.shape[0], -1) for x in maps]
+                maps = getattr(self, name)(maps, training=training)
+            if name == last:
+                break
+        return maps
+
+    def _units(
+        self, units: list[Array], masks: Masks | None, last: str | None = None
+    ) -> list[Array]:
+        """Computes the outputs of a dense layer before fc8, by default the last one."""
         for name in self.dense_layers:
             with jax.named_scope(name):
                 units = getattr(self, name)(units, masks)
-            if name == layer:
+            if name == last:
                 break
         return units
 
@@ -187,6 +200,22 @@ def apply_training(
     net = nnx.merge(graph, params)
     logits_BK = net(images_BHWC, masks)
     return logits_BK, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat))
+
+
+def apply_convolutions(
+    graph: nnx.GraphDef[AlexNet], params: Any, images_BHWC: Array
+) -> tuple[list[Array], dict[str, Any]]:
+    """Computes `AlexNet.convolve` in training, and the batch's moments as `apply_training`."""
+    net = nnx.merge(graph, params)
+    units = net.convolve(images_BHWC, training=True)
+    return units, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat))
+
+
+def apply_dense(
+    graph: nnx.GraphDef[AlexNet], params: Any, units: list[Array], masks: Masks
+) -> Array:
+    """Computes `AlexNet.classify` in training, as a pure function of the parameters."""
+    return nnx.merge(graph, params).classify(units, masks)
 
 
 def apply_hidden(

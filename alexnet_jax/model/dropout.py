@@ -18,10 +18,14 @@ class Masks:
     Attributes:
       key: the random key of this training step.
       images: the number of images in the batch on all devices.
+      first, every: the sub-batch that masks are drawn for: of the images on this device the one
+        with the number `first`, and each one that follows it by a multiple of `every`.
     """
 
     key: Array
     images: int
+    first: int = 0
+    every: int = 1
 
     def draw(
         self, layer: int, towers: int, units: int, keep: float, split: Split = 'images'
@@ -41,7 +45,7 @@ class Masks:
         Returns:
           (towers here, images here, units) or (towers here, images, units here) bool.
         """
-        return own_part(self._draw(layer, keep, (towers, self.images, units)), split)
+        return self._own(self._draw(layer, keep, (towers, self.images, units)), split)
 
     def draw_side_by_side(
         self, layer: int, towers: int, units: int, keep: float, split: Split = 'images'
@@ -57,8 +61,12 @@ class Masks:
         # Each number depends only on its index in the flattened array. For an array of one
         # dimension, XLA does not store these indices: the step on a GPU has two launches fewer.
         masks_N = self._draw(layer, keep, (towers * self.images * units,))
-        masks_TBO = own_part(masks_N.reshape(towers, self.images, units), split)
+        masks_TBO = self._own(masks_N.reshape(towers, self.images, units), split)
         return jnp.concatenate([*masks_TBO], axis=-1)
+
+    def _own(self, masks_TBO: Array, split: Split) -> Array:
+        own = own_part(masks_TBO, split)
+        return own if self.every == 1 else own[:, self.first :: self.every]
 
     def _draw(self, layer: int, keep: float, shape: tuple[int, ...]) -> Array:
         key = jax.random.fold_in(self.key, layer)

@@ -14,8 +14,6 @@ from alexnet_jax.config.schema import Config
 from alexnet_jax.runtime.printing import list_names
 from alexnet_jax.runtime.user_errors import UserError
 
-_BATCH_SIZES = ('optimizer.batch_size', 'evaluation.batch_size')
-
 Domain = list[list[Any]]  # for each process of an NVLink domain, its devices
 
 
@@ -115,8 +113,10 @@ class _Choice:
         shapes = list(self.shapes(settings.tower, settings.data, any_batch=True))
         if shapes:
             numbers = list_names([str(n) for n in sorted({shape.data for shape in shapes})], 4)
-            sizes = zip(_BATCH_SIZES, _batch_sizes(config), strict=True)
-            divided = [f'{name}={size}' for name, size in sizes]
+            updates = config.optimizer.dense_updates
+            divided = [f'{name}={size}' for name, size, _ in _batch_sizes(config)]
+            if updates > 1:
+                divided[0] += f' / optimizer.dense_updates={updates}'
             divided += [f'the {n} units of {name}' for name, n in _divided_units(config).items()]
             both = 'both' if len(divided) == 2 else 'all'
             return (
@@ -143,9 +143,10 @@ class _Choice:
         """Returns the settings of a mesh that fits."""
         shape = next(self.shapes(0, 0), None) or next(self.shapes(0, 0, any_batch=True))
         changes: list[tuple[str, Any]] = [('mesh.tower', shape.tower), ('mesh.data', shape.data)]
-        for name, size in zip(_BATCH_SIZES, _batch_sizes(self._config), strict=True):
-            if size % shape.data:
-                changes.append((name, max(1, size // shape.data) * shape.data))
+        for name, size, parts in _batch_sizes(self._config):
+            least = shape.data * parts
+            if size % least:
+                changes.append((name, max(1, size // least) * least))
         if any(units % shape.data for units in _divided_units(self._config).values()):
             changes.append(('mesh.dense', 'tower'))
         return 'set ' + ' '.join(f'--config.{name}={value}' for name, value in changes)
@@ -215,12 +216,17 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _batch_sizes(config: Config) -> tuple[int, int]:
-    return config.optimizer.batch_size, config.evaluation.batch_size
+def _batch_sizes(config: Config) -> list[tuple[str, int, int]]:
+    """Returns the settings of batch sizes, their values, and the sub-batches of each batch."""
+    optimizer, evaluation = config.optimizer, config.evaluation
+    return [
+        ('optimizer.batch_size', optimizer.batch_size, optimizer.dense_updates),
+        ('evaluation.batch_size', evaluation.batch_size, 1),
+    ]
 
 
 def _divides_batches(config: Config, replicas: int) -> bool:
-    return all(size % replicas == 0 for size in _batch_sizes(config))
+    return all(size % (replicas * parts) == 0 for _, size, parts in _batch_sizes(config))
 
 
 def _divided_units(config: Config) -> dict[str, int]:

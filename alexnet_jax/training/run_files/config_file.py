@@ -68,6 +68,7 @@ ADDED = {
     'model.spatial_normalization.k': 1.0,
     'model.spatial_normalization.size': 5,
     'optimizer.bias_rate_falls': True,
+    'optimizer.dense_updates': 1,
     'pretrained.layers': ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7'],
     'pretrained.workdir': '',
     **{f'model.{layer}.batch_normalization': False for layer in CONVOLUTIONS},
