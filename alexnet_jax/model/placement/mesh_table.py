@@ -31,8 +31,12 @@ def describe_homes(config: Config, mesh: jax.sharding.Mesh) -> list[str]:
         f'{name}: {number // replicas:,} of the {number:,} units of each tower'
         for name, number in config.model.dense_units().items()
     ]
-    each = f'each of the {replicas} devices of a tower holds'
-    return [*lines, f'{each} a part of the dense layers: {"; ".join(units)}; their weights in fc8']
+    return [
+        *lines,
+        f'each of the {replicas} devices of a tower holds a part of the dense layers: '
+        f'{", ".join(units)}; and their weights in fc8',
+        f'it reads the inputs of all images of a batch, which are gathered from {mesh.size} devices',
+    ]
 
 
 def device_names(mesh: jax.sharding.Mesh, towers: int) -> list[str]:
