@@ -107,6 +107,7 @@ def get_config() -> ConfigDict:
 
     c.optimizer = ConfigDict()
     c.optimizer.batch_size = 128
+    c.optimizer.dense_updates = 1  # as many as of the convolutions
     c.optimizer.epochs = 140.0
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 0.004
@@ -125,7 +126,7 @@ def get_config() -> ConfigDict:
     c.learning_rate.conv1 = ConfigDict(dict(lower_at=-1.0, divide_by=10.0, freeze_at=-1.0))  # never
 
     c.pretrained = ConfigDict(dict(workdir='', layers=('conv1', 'conv2', 'conv3', 'conv4')))
-    c.mesh = ConfigDict(dict(tower=0, data=0))  # 0: chosen automatically
+    c.mesh = ConfigDict(dict(tower=0, data=0, dense='tower'))  # 0: chosen automatically
     c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=500, average_views=False))
     c.checkpoint = ConfigDict(dict(every_epochs=5.0, every_minutes=0.0, keep=2))
     c.log = ConfigDict(dict(every_steps=50))

@@ -144,6 +144,7 @@ def get_config() -> ConfigDict:
 
     c.optimizer = ConfigDict()
     c.optimizer.batch_size = 64
+    c.optimizer.dense_updates = 1  # as many as of the convolutions
     c.optimizer.epochs = 40.0
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 0.0005
@@ -164,7 +165,7 @@ def get_config() -> ConfigDict:
     c.pretrained = ConfigDict(
         dict(workdir='', layers=('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7'))
     )
-    c.mesh = ConfigDict(dict(tower=0, data=0))  # 0: chosen automatically
+    c.mesh = ConfigDict(dict(tower=0, data=0, dense='tower'))  # 0: chosen automatically
     c.evaluation = ConfigDict(dict(every_epochs=1.0, batch_size=128, average_views=True))
     c.checkpoint = ConfigDict(dict(every_epochs=5.0, every_minutes=10.0, keep=2))
     c.log = ConfigDict(dict(every_steps=10))

@@ -23,6 +23,7 @@ MEAN = ('image', 'colour')
 CONSTANTS = ('data', '2012', 'torchvision')
 BACKGROUNDS = ('white', 'black')
 RESIDENT = ('auto', 'yes', 'no')
+DENSE = ('tower', 'all')
 
 _Side = AtLeast(1, 4096)  # pixels of an image
 _Batch = AtLeast(1, 65_536)
@@ -135,6 +136,9 @@ class Optimizer:
     """The update rule and how long it is applied (§5)."""
 
     batch_size: Annotated[int, _Batch, 'Images per step, on all devices together (§5).']
+    dense_updates: Annotated[
+        int, AtLeast(1, 1024), 'Updates of fully-connected layers per step, one per sub-batch.'
+    ]
     epochs: Annotated[float, _Period, 'Passes over the training set (§5).']
     momentum: Annotated[float, HalfOpen(0, 1), 'Fraction of the last update that is kept (§5).']
     weight_decay: Annotated[float, AtLeast(0), 'Weight decay of the weights (§5).']
@@ -236,6 +240,13 @@ class Mesh:
     ]
     data: Annotated[
         int, _Devices, 'Devices that the batch is spread over; 0 chooses automatically.'
+    ]
+    dense: Annotated[
+        str,
+        OneOf(DENSE),
+        "Devices that hold a tower's fully-connected layers. tower: one of each replica holds all "
+        'units, and gradients are exchanged; all: each replica holds a part of the units, and '
+        'units are exchanged in place of gradients (Krizhevsky, 2014).',
     ]
 
 

@@ -135,6 +135,20 @@ def _problems(c: Config) -> Iterator[str]:
         batch_size = getattr(c, section).batch_size
         if c.mesh.data and batch_size % c.mesh.data:
             yield f'{section}.batch_size={batch_size} is not divisible by mesh.data={c.mesh.data}'
+    if c.optimizer.batch_size % (c.optimizer.dense_updates * max(1, c.mesh.data)):
+        yield (
+            f'optimizer.batch_size={c.optimizer.batch_size} cannot be divided into '
+            f'optimizer.dense_updates={c.optimizer.dense_updates} equal sub-batches'
+            + (f' on each of mesh.data={c.mesh.data} devices' if c.mesh.data > 1 else '')
+        )
+    if c.mesh.dense == 'all' and c.mesh.data:
+        for name, units in c.model.dense_units().items():
+            if units % c.mesh.data:
+                yield (
+                    f"mesh.dense='all' cannot spread the {units} units of {name} over "
+                    f"mesh.data={c.mesh.data} devices: set mesh.dense='tower', or a number of "
+                    'devices that divides them'
+                )
 
 
 def _constants_problems(augmentation: Augmentation) -> Iterator[str]:

@@ -83,12 +83,17 @@ class Collective(NamedTuple):
       operation: one of COLLECTIVES.
       groups: the devices of each group that takes part, such as '{{0,1},{2,3}}'.
       size: bytes of its result on one device.
+      sent: bytes that each device sends, if each value takes the fewest hops: to gather or scatter,
+        all but its own part, and for an all-reduce, twice that.
+      layer: the layer of the net that it belongs to, or ''.
       is_backward: whether it belongs to the derivative.
     """
 
     operation: str
     groups: str
     size: int
+    sent: float
+    layer: str
     is_backward: bool
 
 
@@ -128,16 +133,34 @@ def collectives(program: str) -> list[Collective]:
         operation = opcode.removesuffix('-start')
         if operation not in COLLECTIVES:
             continue
-        groups = _GROUPS.search(rest)
+        match, source, size = _GROUPS.search(rest), _source(rest), _last_array(result)
+        groups = _groups(match[1]) if match else ''
+        layers = LAYERS.findall(source)
         operations.append(
             Collective(
                 operation,
-                _groups(groups[1]) if groups else '',
-                _last_array(result),
-                'transpose(' in _source(rest) or not _source(rest),
+                groups,
+                size,
+                _sent(operation, size, _devices_of_group(groups)),
+                layers[0] if layers else '',
+                'transpose(' in source or not source,
             )
         )
     return operations
+
+
+def _sent(operation: str, size: int, devices: int) -> float:
+    """Returns the bytes that each device sends in a collective operation with this result."""
+    if operation == 'reduce-scatter':
+        return size * (devices - 1)  # the result is one part
+    return size * (devices - 1) / devices * (2 if operation == 'all-reduce' else 1)
+
+
+def _devices_of_group(groups: str) -> int:
+    """Returns the devices in each group of '{{0,1},{2,3}}', or of '[groups,devices]<=...'."""
+    if groups.startswith('['):
+        return int(groups[1:].partition(']')[0].rpartition(',')[2])
+    return groups.partition('}')[0].count(',') + 1
 
 
 def transposes(program: str, least: int) -> list[str]:
