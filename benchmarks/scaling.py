@@ -228,7 +228,9 @@ def tables(model: Model, estimates: Estimates) -> str:
         'evaluations and waiting for images': time,
     }
     parts = [f'{title}\n{_table(cell, estimates)}' for title, cell in titles.items()]
-    return '\n\n'.join([*parts, _break_even(model), _record(estimates), _resident(model)])
+    return '\n\n'.join(
+        [*parts, _break_even(model), _record(estimates), _sharded_updates(model), _resident(model)]
+    )
 
 
 def _table(cell: Cell, estimates: Estimates) -> str:
@@ -279,6 +281,22 @@ def _record(estimates: Estimates) -> str:
         f'The record: {RECORD_EPOCHS} epochs within {RECORD_MINUTES} minutes on 1,024 Tesla P40 in '
         f'batches of {RECORD_BATCH:,} (arXiv 1807.11205). The same by the model, on so many '
         f'GPUs: {", ".join(texts) or "that batch is not among --batches"}.'
+    )
+
+
+def _sharded_updates(model: Model) -> str:
+    """Says what dividing velocities and updates among the replicas would save."""
+    texts = []
+    for gpus in (int(x) for x in _GPUS.value):
+        for scheme in SCHEMES:
+            if gpus > scheme.tower and gpus % scheme.tower == 0:
+                memory, seconds = model.sharded_update(scheme, gpus)
+                saving = f'{memory / 2**20:,.0f} MiB and {1e3 * seconds:.2f} ms'
+                texts.append(f'{gpus:,} {scheme.name}: {saving}')
+    lines = '\n  '.join(texts) or 'nothing'
+    return (
+        'If the replicas divided velocities and updates among them (ZeRO), each GPU would save '
+        f'this memory (counted) and time of a step (modelled), with the same exchange:\n  {lines}'
     )
 
 

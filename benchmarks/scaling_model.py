@@ -237,6 +237,13 @@ class Estimate(NamedTuple):
     exposed: float
 
 
+class Saving(NamedTuple):
+    """What a device saves: bytes of its memory, and seconds of a step."""
+
+    memory: float
+    seconds: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """Estimates steps of one net on one kind of machine.
@@ -275,6 +282,22 @@ class Model:
             step=step,
             exposed=exposed,
         )
+
+    def sharded_update(self, scheme: Scheme, gpus: int) -> Saving:
+        """Estimates what is saved if the replicas divide velocities and updates among them (ZeRO).
+
+        The sum of the gradients is then scattered, each replica updates its part, and the new
+        parameters are gathered: as many bytes are exchanged as by the all-reduce.
+        """
+        parameters, data = count_parameters(self.config, scheme, gpus), gpus // scheme.tower
+        replicated = parameters.convolutional + (0 if scheme.spreads_dense else parameters.dense)
+        elsewhere = replicated * (data - 1) / data
+        step, gradient = (
+            roofline.counted_bytes(self.config, what)[1] for what in ('step', 'gradient')
+        )
+        of_parameter = (step - gradient) / parameter_count(self.config)
+        seconds = of_parameter * elsewhere / self.machine.peaks.bandwidth
+        return Saving(FLOAT32 * elsewhere, seconds)
 
     def _seconds_alone(self, own: float, images: float) -> float:
         """Returns the seconds of a step without its exchanges.

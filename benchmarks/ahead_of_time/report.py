@@ -112,7 +112,8 @@ def print_report(report: Mapping[str, Any], rows: int) -> None:
         direction = 'backward' if operation['is_backward'] else 'forward'
         print(
             f'{operation["operation"]}, {direction}: {operation["size"] / 1e6:,.3f} MB, among '
-            f'devices {operation["groups"]}'
+            f'devices {operation["groups"]}, during {operation["launches_meanwhile"]} launches '
+            f'that move {operation["bytes_meanwhile"] / 1e6:,.0f} MB'
         )
 
 

@@ -137,6 +137,15 @@ def test_the_gradients_hide_behind_the_backward_pass_alone():
     assert activations.exposed > 0
 
 
+def test_replicas_that_divide_the_update_save_its_passes():
+    """Gradient, velocity and weights are read, and two of them written, by one replica each."""
+    saving = make_model().sharded_update(model.REPLICAS, 4)
+    assert saving.memory == 4 * 60_965_224 * 3 / 4
+    assert saving.seconds == pytest.approx(5 * saving.memory / 1e12)
+    convolutional = 34_944 + 307_456 + 885_120 + 663_936 + 442_624
+    assert make_model().sharded_update(model.TRICK, 8).memory == 4 * convolutional * 7 / 8
+
+
 def test_a_line_through_two_points_and_through_one():
     assert model.fit({128: 5.90, 1024: 28.48}) == pytest.approx((2.6743, 0.0252009), rel=1e-4)
     assert model.fit({100: 5.0}, constant=3.0) == (3.0, 0.02)
