@@ -21,6 +21,7 @@ import nets
 
 sys.path.append(str(nets.ROOT / 'benchmarks'))
 
+import scaling_model
 from ahead_of_time import packages
 
 pytestmark = [
@@ -195,6 +196,21 @@ def test_replicas_also_sum_their_gradients():
     # One tower has half of the 60,965,224 parameters and fc8's bias; the loss and the error are
     # summed with their gradients.
     assert sum(each['size'] for each in summed) == 4 * ((60_965_224 - 1000) // 2 + 1000 + 2)
+
+
+def test_the_scaling_model_counts_the_bytes_of_the_compiled_step():
+    config = nets.full(model__dtype='bfloat16')
+    exchanges = scaling_model.list_exchanges(config, scaling_model.TOWERS, 4, 1024, per_host=8)
+    flags = '--device=h100', '--dtype=bfloat16', '--batch=1024', '--mesh.tower=2', '--mesh.data=2'
+    counted = collections.Counter({'all-reduce': 2 * 4})  # the loss and the error
+    compiled = collections.Counter()
+    for exchange in exchanges:
+        counted[exchange.operation] += exchange.size
+    for each in step(*flags)['collectives']:
+        # The result of a reduce-scatter is the part of one device.
+        scattered = each['operation'] == 'reduce-scatter'
+        compiled[each['operation']] += each['size'] * (2 if scattered else 1)
+    assert compiled == counted
 
 
 def test_the_evaluation_compiles_without_a_pass_for_the_relu():
