@@ -141,7 +141,7 @@ def main(
     """
     from alexnet_jax.model import memory, towers
     from alexnet_jax.model.layer_table import layer_table
-    from alexnet_jax.model.placement.mesh_table import mesh_table
+    from alexnet_jax.model.placement.mesh_table import describe_mesh, mesh_table
     from alexnet_jax.reporting import terminal
     from alexnet_jax.runtime import compilation_cache, cpu_devices
     from alexnet_jax.training import pretrained
@@ -159,10 +159,10 @@ def main(
     processes.compare(flags_of_all | schema.flatten(schema.as_dict(config)))
     cpu_devices.prepare_cpu_devices(config.mesh.tower, config.mesh.data, processes.count)
     mesh = towers.choose_mesh(config)
-    description = towers.describe_mesh(mesh, config.model.towers)
+    description = describe_mesh(config, mesh)
     description += f'; {towers.describe_arithmetic(config, mesh)}'
     hosts = processes.gather('names of the hosts', socket.gethostname())
-    if table := mesh_table(mesh, config.model.towers, hosts):
+    if table := mesh_table(config, mesh, hosts):
         description += f'\n\n{table}\n'
     memory.check(config, mesh)
     if layers := pretrained.check_workdir(config, workdir, is_new=source is None):

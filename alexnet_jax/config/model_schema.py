@@ -233,6 +233,10 @@ class Model:
         """Returns the fully-connected layers of this net before fc8 by name, in order."""
         return self.hidden() | ({'bottleneck': self.bottleneck} if self.bottleneck.units else {})
 
+    def dense_units(self) -> dict[str, int]:
+        """Returns the units of one tower in each layer of `dense`, at this width."""
+        return {name: self.scale_to_width(layer.units) for name, layer in self.dense().items()}
+
     def layers(self) -> dict[str, 'Convolution | Linear | Output']:
         """Returns all layers of this net that have weights, by name, in order."""
         return self.convolutions() | self.dense() | {'fc8': self.fc8}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MANY_IMAGES = 10_000  # from this number on, progress is shown
 NEWEST, BEST = 'newest', 'best'  # checkpoints of a run
 Checkpoint = str | int  # NEWEST, BEST, or a number of training steps
-ANY_MESH = schema.Mesh(tower=0, data=0)  # chosen by the devices of this machine
+ANY_MESH = schema.Mesh(tower=0, data=0, dense='tower')  # chosen by the devices of this machine
 
 
 def mesh_of_this_machine(config: schema.Config) -> jax.sharding.Mesh:

@@ -46,6 +46,9 @@ class AlexNet(nnx.Module):
         model = config.model
         self.dtype = model.dtype
         self.convolutions, self.dense_layers = tuple(model.convolutions()), tuple(model.dense())
+        # What the replicas divide: the images, up to the first layer whose units they divide.
+        inputs: towers.Split = 'images'
+        outputs: towers.Split = 'units' if config.mesh.dense == 'all' else 'images'
         for row in layer_table(config):
             options: dict[str, Any] = dict(rng=rng, platform=platform)
             if row.name in self.convolutions:
@@ -54,12 +57,13 @@ class AlexNet(nnx.Module):
                 else:
                     layer = UnsharedConvolution(row, model, **options)
                 setattr(self, row.name, layer)
-            elif row.name == 'bottleneck':
-                self.bottleneck = Linear(row, model, **options)
             elif row.name in self.dense_layers:
-                setattr(self, row.name, Dense(row, model, **options))
+                kind = Linear if row.name == 'bottleneck' else Dense
+                layer = kind(row, model, **options, inputs=inputs, outputs=outputs)
+                setattr(self, row.name, layer)
+                inputs = outputs
             else:
-                self.fc8 = Output(row, model, **options)
+                self.fc8 = Output(row, model, **options, inputs=inputs)
 
     def __call__(self, images_BHWC: Array, masks: Masks | None = None) -> Array:
         """Computes the logits.
@@ -72,38 +76,56 @@ class AlexNet(nnx.Module):
         Returns:
           (B, K) float32 logits, equal for all towers.
         """
-        units = self.hidden(images_BHWC, masks)
+        return self.classify(self.convolve(images_BHWC, training=masks is not None), masks)
+
+    def convolve(self, images_BHWC: Array, *, training: bool) -> list[Array]:
+        """Returns the inputs of the dense layers, (B, units) for each tower on this device."""
+        maps = self._maps(images_BHWC, training)
+        return [x.reshape(x.shape[0], -1) for x in maps]
+
+    def classify(self, units: list[Array], masks: Masks | None) -> Array:
+        """Computes the logits from what `convolve` returns, or from some of its images."""
+        units = self._units(units, masks)
         with jax.named_scope('fc8'):
             return self.fc8(units)
 
-    def hidden(
-        self, images_BHWC: Array, masks: Masks | None = None, layer: str | None = None
-    ) -> list[Array]:
-        """Computes the outputs of a layer for each tower on this device.
+    def hidden(self, images_BHWC: Array, layer: str | None = None) -> list[Array]:
+        """Computes the outputs of a layer at test time, for each tower on this device.
 
         Args:
           images_BHWC: as for `__call__`.
-          masks: as for `__call__`.
           layer: the name of the layer; None for the last one before fc8.
 
         Returns:
           (B, units) for a fully-connected layer, (B, H, W, maps) for a convolution and the
           operations that follow it, for each tower.
         """
+        if layer in self.convolutions:
+            return self._maps(images_BHWC, training=False, last=layer)
+        units = self._units(self.convolve(images_BHWC, training=False), None, layer)
+        return towers.return_images(units) if self.fc8.inputs == 'units' else units
+
+    def _maps(self, images_BHWC: Array, training: bool, last: str | None = None) -> list[Array]:
+        """Computes the outputs of a convolutional layer, by default the last one."""
         # The scopes put each layer's name into the metadata of the compiled program, for profilers
         # and for the counts of benchmarks/compile_for.py.
         towers_here = len(self.fc8.kernel_TIK[...])
         maps = towers.show_to_all(images_BHWC.astype(self.dtype), towers_here)
         for name in self.convolutions:
             with jax.named_scope(name):
-                maps = getattr(self, name)(maps, training=masks is not None)
-            if name == layer:
-                return maps
-        units = [x.reshape(x.shape[0], -1) for x in maps]
+                maps = getattr(self, name)(maps, training=training)
+            if name == last:
+                break
+        return maps
+
+    def _units(
+        self, units: list[Array], masks: Masks | None, last: str | None = None
+    ) -> list[Array]:
+        """Computes the outputs of a dense layer before fc8, by default the last one."""
         for name in self.dense_layers:
             with jax.named_scope(name):
                 units = getattr(self, name)(units, masks)
-            if name == layer:
+            if name == last:
                 break
         return units
 
@@ -178,6 +200,22 @@ def apply_training(
     net = nnx.merge(graph, params)
     logits_BK = net(images_BHWC, masks)
     return logits_BK, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat))
+
+
+def apply_convolutions(
+    graph: nnx.GraphDef[AlexNet], params: Any, images_BHWC: Array
+) -> tuple[list[Array], dict[str, Any]]:
+    """Computes `AlexNet.convolve` in training, and the batch's moments as `apply_training`."""
+    net = nnx.merge(graph, params)
+    units = net.convolve(images_BHWC, training=True)
+    return units, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat))
+
+
+def apply_dense(
+    graph: nnx.GraphDef[AlexNet], params: Any, units: list[Array], masks: Masks
+) -> Array:
+    """Computes `AlexNet.classify` in training, as a pure function of the parameters."""
+    return nnx.merge(graph, params).classify(units, masks)
 
 
 def apply_hidden(

@@ -7,6 +7,9 @@ classes.
 A layer takes and returns a list with one array for each tower on this device. Where its setting
 `reads` is 'all' it calls `exchange` and works on the maps of all towers, otherwise on those of its
 own tower. In the paper's net those are conv3, fc6 and fc7; fc8 sums the towers' products.
+
+The dense layers also know what the replicas divide among themselves in their inputs and in their
+outputs: the images, or with `mesh.dense='all'` the units (see `Split` in towers.py).
 """
 
 import functools
@@ -29,7 +32,7 @@ from alexnet_jax.model.parameters import (
     for_each_tower,
     gaussian,
 )
-from alexnet_jax.model.towers import combine, exchange
+from alexnet_jax.model.towers import Split, combine, exchange, gather
 from alexnet_jax.ops.convolution import (
     convolution,
     convolution_at_test_time,
@@ -119,28 +122,37 @@ class Dense(nnx.Module):
     """
 
     def __init__(
-        self, row: Row, model: model_schema.Model, *, rng: Rng, platform: Platform | None = None
+        self,
+        row: Row,
+        model: model_schema.Model,
+        *,
+        rng: Rng,
+        platform: Platform | None = None,
+        inputs: Split = 'images',
+        outputs: Split = 'images',
     ) -> None:
         layer = model.hidden()[row.name]
         shape = (model.towers, row.reads, row.maps)
         bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
         self.settings, self.number_of_towers, self.platform = layer, model.towers, platform
         self.number = int(row.name.removeprefix('fc'))  # so that layers have different masks
-        self.kernel_TIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
-        self.bias_TO = for_each_tower(Bias, bias_TO)
+        self.units, self.inputs, self.outputs = row.maps, inputs, outputs
+        kernel_TIO = gaussian(rng, shape, model.initial_std(layer))
+        self.kernel_TIO = for_each_tower(Weight, kernel_TIO, outputs)
+        self.bias_TO = for_each_tower(Bias, bias_TO, outputs)
 
     def __call__(self, units: list[Array], masks: Masks | None) -> list[Array]:
-        """Maps (B, I) to (B, O) for each tower on this device."""
+        """Maps (B, I) to (B, O) for each tower on this device, or what the replicas leave of it."""
         layer, towers = self.settings, self.number_of_towers
         kernel_TIO, bias_TO = cast_like(units[0], self.kernel_TIO, self.bias_TO)
-        units = dropout(units, layer.input_dropout, INPUT_MASKS + self.number, towers, masks)
-        if layer.reads == 'all':
-            units = exchange(units)
+        number = INPUT_MASKS + self.number
+        units = dropout(units, layer.input_dropout, number, towers, masks, self.inputs)
+        units = gather_inputs(units, layer, self.inputs, self.outputs)
         if on_gpu(self.platform):
             return self._side_by_side(units, kernel_TIO, bias_TO, masks)
         nonlinear = NONLINEARITIES[layer.nonlinearity]
         units = [nonlinear(x_BI @ kernel_TIO[t] + bias_TO[t][None]) for t, x_BI in enumerate(units)]
-        return dropout(units, layer.dropout, self.number, towers, masks)
+        return dropout(units, layer.dropout, self.number, towers, masks, self.outputs)
 
     def _side_by_side(
         self, units: list[Array], kernel_TIO: Array, bias_TO: Array, masks: Masks | None
@@ -150,14 +162,15 @@ class Dense(nnx.Module):
         Otherwise XLA copies the weights of each tower out of the array of all towers, and
         concatenates the units of the towers for `exchange`.
         """
-        layer, (towers_here, maps) = self.settings, bias_TO.shape
+        layer, towers_here, towers = self.settings, len(bias_TO), self.number_of_towers
         sums_BU = multiply_side_by_side(units, kernel_TIO) + bias_TO.reshape(-1)[None]
         if masks is None or not layer.dropout or layer.nonlinearity != 'relu':
             outputs = NONLINEARITIES[layer.nonlinearity](sums_BU)
             outputs = jnp.split(outputs, towers_here, axis=-1)
-            return dropout(outputs, layer.dropout, self.number, self.number_of_towers, masks)
-        keep = 1 - layer.dropout
-        mask_BU = masks.draw_side_by_side(self.number, self.number_of_towers, maps, keep)
+            return dropout(outputs, layer.dropout, self.number, towers, masks, self.outputs)
+        mask_BU = masks.draw_side_by_side(
+            self.number, towers, self.units, 1 - layer.dropout, self.outputs
+        )
         return jnp.split(rectify_and_drop(sums_BU, mask_BU), towers_here, axis=-1)
 
 
@@ -165,21 +178,29 @@ class Linear(nnx.Module):
     """A fully-connected layer per tower without a nonlinearity, after the hidden layers."""
 
     def __init__(
-        self, row: Row, model: model_schema.Model, *, rng: Rng, platform: Platform | None = None
+        self,
+        row: Row,
+        model: model_schema.Model,
+        *,
+        rng: Rng,
+        platform: Platform | None = None,
+        inputs: Split = 'images',
+        outputs: Split = 'images',
     ) -> None:
         layer = model.bottleneck
         shape = (model.towers, row.reads, row.maps)
         bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
         self.settings, self.platform = layer, platform
-        self.kernel_TIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
-        self.bias_TO = for_each_tower(Bias, bias_TO)
+        self.inputs, self.outputs = inputs, outputs
+        kernel_TIO = gaussian(rng, shape, model.initial_std(layer))
+        self.kernel_TIO = for_each_tower(Weight, kernel_TIO, outputs)
+        self.bias_TO = for_each_tower(Bias, bias_TO, outputs)
 
     def __call__(self, units: list[Array], masks: Masks | None) -> list[Array]:
-        """Maps (B, I) to (B, O) for each tower on this device."""
+        """Maps (B, I) to (B, O) for each tower on this device, or what the replicas leave of it."""
         del masks  # it has no dropout
         kernel_TIO, bias_TO = cast_like(units[0], self.kernel_TIO, self.bias_TO)
-        if self.settings.reads == 'all':
-            units = exchange(units)
+        units = gather_inputs(units, self.settings, self.inputs, self.outputs)
         if on_gpu(self.platform):
             sums_BU = multiply_side_by_side(units, kernel_TIO) + bias_TO.reshape(-1)[None]
             return jnp.split(sums_BU, len(units), axis=-1)
@@ -190,23 +211,45 @@ class Output(nnx.Module):
     """The layer before the softmax, which sums the partial products of all towers."""
 
     def __init__(
-        self, row: Row, model: model_schema.Model, *, rng: Rng, platform: Platform | None = None
+        self,
+        row: Row,
+        model: model_schema.Model,
+        *,
+        rng: Rng,
+        platform: Platform | None = None,
+        inputs: Split = 'images',
     ) -> None:
         layer = model.fc8
         shape = (model.towers, row.reads, row.maps)
-        self.settings, self.platform = layer, platform
-        self.kernel_TIK = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
+        self.settings, self.platform, self.inputs = layer, platform, inputs
+        kernel_TIK = gaussian(rng, shape, model.initial_std(layer))
+        self.kernel_TIK = for_each_tower(Weight, kernel_TIK, inputs, axis=1)
         self.bias = for_all_towers(Bias, np.full((row.maps,), layer.bias, np.float32))
 
     def __call__(self, units: list[Array]) -> Array:
-        """Maps (B, I) for each tower on this device to logits (B, K), equal on every device."""
+        """Maps (B, I) for each tower on this device to logits (B, K), equal for all towers."""
         (kernel_TIK,) = cast_like(units[0], self.kernel_TIK)
         multiply = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
         if on_gpu(self.platform):  # one product sums over the units of all towers on this device
             kernel_TIK = kernel_TIK.reshape(1, -1, kernel_TIK.shape[-1])
             units = [jnp.concatenate(units, axis=-1)]
-        logits_BK = combine([multiply(x_BI, kernel_TIK[t]) for t, x_BI in enumerate(units)])
-        return logits_BK + self.bias[...][None]
+        products = [multiply(x_BI, kernel_TIK[t]) for t, x_BI in enumerate(units)]
+        return combine(products, self.inputs) + self.bias[...][None]
+
+
+def gather_inputs(
+    units: list[Array], layer: model_schema.Linear, inputs: Split, outputs: Split
+) -> list[Array]:
+    """Returns what a dense layer multiplies by its weights, for each tower on this device.
+
+    Args:
+      units: the inputs that are on this device.
+      layer: the settings of the layer.
+      inputs, outputs: what the replicas divide in the inputs and in the outputs.
+    """
+    if outputs == 'units':  # computed for all images
+        return gather(units, inputs, all_towers=layer.reads == 'all')
+    return exchange(units) if layer.reads == 'all' else units
 
 
 def on_gpu(platform: Platform | None) -> bool:

@@ -26,7 +26,7 @@ class Need(NamedTuple):
     """The least number of bytes that a net needs on all devices together.
 
     Attributes:
-      parameters: one copy of the parameters on one replica of the net.
+      parameters: one copy of the parameters of the net.
       images: the largest batch of images, uint8.
       activations: the outputs of the largest layer for that batch.
     """
@@ -45,6 +45,19 @@ def least_need(config: schema.Config, batch_size: int) -> Need:
         batch_size * config.dataset.image_size**2 * CHANNELS,
         batch_size * values * _ACTIVATION_BYTES[config.model.dtype],
     )
+
+
+def parameters_of_device(config: schema.Config, mesh: jax.sharding.Mesh) -> int:
+    """Computes the bytes of one copy of the parameters that a device holds, rounded down.
+
+    A device holds its towers; with `mesh.dense='all'`, of their dense layers only its units.
+    """
+    total, replicas = 0, mesh.shape[towers.DATA] if config.mesh.dense == 'all' else 1
+    for row in layer_table(config):
+        is_convolution = row.name in config.model.convolutions()
+        divisor = mesh.shape[towers.TOWER] * (1 if is_convolution else replicas)
+        total += _FLOAT32_BYTES * row.parameters // divisor
+    return total
 
 
 def check(config: schema.Config, mesh: jax.sharding.Mesh, *, is_training: bool = True) -> None:
@@ -68,7 +81,7 @@ def check(config: schema.Config, mesh: jax.sharding.Mesh, *, is_training: bool =
     if device is None:  # the devices are parts of the host
         number = len(towers.own_devices(mesh))  # those of this process
         one = Need(
-            need.parameters // mesh.shape[towers.TOWER],
+            parameters_of_device(config, mesh),
             images,
             need.activations * number // mesh.size,
         )
@@ -76,7 +89,7 @@ def check(config: schema.Config, mesh: jax.sharding.Mesh, *, is_training: bool =
         return
     _compare(config, size, Need(need.parameters, images, 0), 0, host, 'this machine has')
     one = Need(
-        need.parameters // mesh.shape[towers.TOWER],
+        parameters_of_device(config, mesh),
         need.images // mesh.shape[towers.DATA],
         need.activations // mesh.size,
     )

@@ -118,6 +118,13 @@ def check_mesh(config: Config, mesh: jax.sharding.Mesh) -> None:
     """Raises a ValueError if a mesh does not suit the towers of a net."""
     if mesh.axis_names != (towers.DATA, towers.TOWER):
         raise ValueError(f'the mesh has the axes {mesh.axis_names}, not (data, tower)')
+    if config.mesh.dense == 'all':
+        for name, units in config.model.dense_units().items():
+            if units % mesh.shape[towers.DATA]:
+                raise ValueError(
+                    f'the {units} units of {name} cannot be spread over '
+                    f'{mesh.shape[towers.DATA]} devices'
+                )
     if config.model.towers % mesh.shape[towers.TOWER]:
         raise ValueError(
             f'{config.model.towers} towers cannot be spread over {mesh.shape[towers.TOWER]} devices'

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from alexnet_jax.model.towers import TOWER
+from alexnet_jax.model.towers import DATA, TOWER, Split
 
 
 class Weight(nnx.Param):
@@ -28,14 +28,21 @@ class Average(nnx.BatchStat):
     """A running average that batch normalization uses at test time; it is not learned."""
 
 
-def for_each_tower(kind: type[nnx.Variable], array_T: Any) -> Any:
-    """Makes an array of a layer that has an entry for each tower, on the device of that tower.
+def for_each_tower(
+    kind: type[nnx.Variable], array_T: Any, split: Split = 'images', axis: int = -1
+) -> Any:
+    """Makes an array of a layer that has an entry for each tower, on the devices of that tower.
 
     Args:
       kind: Weight, Bias or Average.
       array_T: (T, ...) float32.
+      split: 'images', if each replica has the array; 'units', if it is spread over the replicas.
+      axis: the axis of the units that are spread over the replicas.
     """
-    return kind(array_T, out_sharding=(TOWER,), eager_sharding=False)
+    names: list[str | None] = [TOWER]
+    if split == 'units':
+        names += [None] * (axis % array_T.ndim - 1) + [DATA]
+    return kind(array_T, out_sharding=tuple(names), eager_sharding=False)
 
 
 def for_all_towers(kind: type[nnx.Variable], array: Any) -> Any:

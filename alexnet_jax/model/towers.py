@@ -5,11 +5,16 @@ net, each with its shard of the batch. A device holds `towers / mesh.shape['towe
 them one after the other: the layers pass on a list with one array for each tower on this device.
 `exchange`, `combine` and `extend` are the only places where towers meet. The program and its result
 are the same on every mesh; an axis of one device costs nothing, since its collectives are left out.
+
+With `mesh.dense='all'`, the replicas also divide the units of the dense layers among themselves, in
+place of the images ("One weird trick for parallelizing convolutional neural networks", Krizhevsky,
+2014). They then meet in `gather` and `combine`, and exchange the units of the whole batch in place
+of the gradients of these layers.
 """
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +27,9 @@ from alexnet_jax.model.placement import mesh_choice
 from alexnet_jax.runtime import compilation, cpu_devices
 
 TOWER, DATA = 'tower', 'data'
+
+# What the replicas divide among themselves: the images of the batch, or the units of a dense layer.
+Split = Literal['images', 'units']
 
 
 def choose_mesh(config: Config, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
@@ -87,9 +95,55 @@ def exchange(own: list[Array]) -> list[Array]:
     return [maps] * len(own)
 
 
-def combine(partial: list[Array]) -> Array:
-    """Sums the partial products of all towers; the sum is the same on every device of the axis."""
+def gather(own: list[Array], split: Split, all_towers: bool) -> list[Array]:
+    """Gathers the units of all images, for a dense layer whose units the replicas divide.
+
+    In the backward pass it becomes a sum of the gradients of these units, which leaves each device
+    those that it has sent.
+
+    Args:
+      own: for each tower on this device, (images here, units) or (images, units here).
+      split: which of the two the replicas divide.
+      all_towers: whether the layer is connected to all towers, as after `exchange`, or to its own.
+
+    Returns:
+      For each tower on this device (images, units); with `all_towers` the same array for each, with
+      all towers' units in order.
+    """
+    axes = (DATA, TOWER) if all_towers else (DATA,)
+    axes = tuple(axis for axis in axes if jax.lax.axis_size(axis) > 1)
+    units_TBO = jnp.stack(own)
+    gathered = jax.lax.all_gather(units_TBO, axes) if axes else units_TBO
+    # The first axis is that of the replicas, the second that of the towers.
+    units_DTBO = gathered.reshape(jax.lax.axis_size(DATA), -1, *units_TBO.shape[1:])
+    replicas, towers, images, units = units_DTBO.shape
+    if split == 'images':
+        units_TBO = units_DTBO.transpose(1, 0, 2, 3).reshape(towers, replicas * images, units)
+    else:
+        units_TBO = units_DTBO.transpose(1, 2, 0, 3).reshape(towers, images, replicas * units)
+    if not all_towers:
+        return [*units_TBO]
+    return [jnp.concatenate([*units_TBO], axis=-1)] * len(own)
+
+
+def return_images(own: list[Array]) -> list[Array]:
+    """Maps (images, units here) to (images here, units) for each tower on this device."""
+    if jax.lax.axis_size(DATA) == 1:
+        return own
+    return [jax.lax.all_to_all(x, DATA, split_axis=0, concat_axis=1, tiled=True) for x in own]
+
+
+def combine(partial: list[Array], split: Split = 'images') -> Array:
+    """Sums the partial products of all towers; the sum is the same on every device of the axis.
+
+    Args:
+      partial: for each tower on this device, the products with its units.
+      split: what the replicas divide in these products. If it is the units, the sum is also that
+        over the replicas, and each keeps its images.
+    """
     total = sum(partial[1:], start=partial[0])
+    if split == 'units' and jax.lax.axis_size(DATA) > 1:
+        total = jax.lax.psum_scatter(total, DATA, scatter_dimension=0, tiled=True)
     return jax.lax.psum(total, TOWER) if jax.lax.axis_size(TOWER) > 1 else total
 
 
@@ -142,16 +196,30 @@ def total_over_data(x: Any) -> Any:
     return jax.lax.psum(x, DATA) if jax.lax.axis_size(DATA) > 1 else x
 
 
+def total_over(axes: Sequence[str | None], x: Any) -> Any:
+    """Sums over the devices along these axes of the mesh; None stands for no axis."""
+    several = [axis for axis in axes if axis and jax.lax.axis_size(axis) > 1]
+    return jax.lax.psum(x, several) if several else x
+
+
 def replicate_over_data(params: Any) -> Any:
-    """Marks parameters as used by every replica, so that their gradients are summed over all."""
+    """Marks parameters as used by every replica, so that their gradients are summed over all.
+
+    Those that the replicas divide among themselves stay as they are.
+    """
     if jax.lax.axis_size(DATA) == 1:
         return params
-    return jax.tree.map(lambda x: jax.lax.pcast(x, DATA, to='varying'), params)
+
+    def mark(x: Array) -> Array:
+        is_divided = DATA in jax.typeof(x).manual_axis_type.varying
+        return x if is_divided else jax.lax.pcast(x, DATA, to='varying')
+
+    return jax.tree.map(mark, params)
 
 
-def own_part(x_TB: Array) -> Array:
-    """Takes from (T, B, ...) the towers and images of this device."""
-    return own_images(_own_slice(x_TB, TOWER, axis=0), axis=1)
+def own_part(x_TBO: Array, split: Split = 'images') -> Array:
+    """Takes from (T, B, ...) the towers and images, or from (T, B, O) the units, of this device."""
+    return _own_slice(_own_slice(x_TBO, TOWER, axis=0), DATA, axis=1 if split == 'images' else 2)
 
 
 def own_images(x: Array, axis: int = 0) -> Array:
@@ -322,25 +390,9 @@ def _own_shards(mesh: jax.sharding.Mesh) -> range:
     return range(shards[0], shards[-1] + 1)
 
 
-def describe_mesh(mesh: jax.sharding.Mesh, towers: int) -> str:
-    """Returns one line about the mesh, for the terminal."""
-    data, tower = mesh.shape[DATA], mesh.shape[TOWER]
-    kind = mesh.devices.flat[0].device_kind
-    where = f'{towers // tower} on each of {tower} devices' if tower > 1 else 'all on one device'
-    replicas = f', {data} replicas that share each batch' if data > 1 else ''
-    return f'{towers} tower{"s" if towers > 1 else ""}, {where} ({kind}){replicas}'
-
-
 def describe_arithmetic(config: Config, mesh: jax.sharding.Mesh) -> str:
     """Describes in a few words what the net's dtype and precision mean on these devices."""
     model = config.model
     return compilation.describe_arithmetic(
         mesh.devices.flat[0], model.dtype, model.precision, config.deterministic
     )
-
-
-def device_names(mesh: jax.sharding.Mesh, towers: int) -> list[str]:
-    """Returns, for each tower, the names of the devices that hold it."""
-    per_device = towers // mesh.shape[TOWER]
-    columns = [[str(device) for device in column] for column in mesh.devices.T]
-    return [', '.join(columns[tower // per_device]) for tower in range(towers)]

@@ -10,8 +10,8 @@ import jax
 from alexnet_jax.config import schema
 from alexnet_jax.data import synthetic
 from alexnet_jax.evaluation import error_rates
-from alexnet_jax.model import towers
 from alexnet_jax.model.layer_table import layer_table, parameter_count
+from alexnet_jax.model.placement.mesh_table import describe_homes
 from alexnet_jax.runtime.text_table import align_columns
 
 FLOAT32_BYTES = 4
@@ -19,7 +19,6 @@ FLOAT32_BYTES = 4
 
 def net_table(config: schema.Config, mesh: jax.sharding.Mesh) -> str:
     """Formats the layers: sizes, parameters, and bytes per image that cross between towers."""
-    count = config.model.towers
     header = (
         'layer',
         'across',
@@ -43,12 +42,11 @@ def net_table(config: schema.Config, mesh: jax.sharding.Mesh) -> str:
             )
         )
     rows.append(('all', '', '', '', f'{parameter_count(config):,}', ''))
-    homes = [f'tower {t}: {names}' for t, names in enumerate(towers.device_names(mesh, count))]
     crossing = (
         'crossing: float32 bytes per image that each tower sends to every other tower in the '
         'forward pass; the gradient returns the same way (except for fc8, where it need not)'
     )
-    return '\n'.join([align_columns(rows), '', crossing, *homes])
+    return '\n'.join([align_columns(rows), '', crossing, *describe_homes(config, mesh)])
 
 
 def settings_text(config: schema.Config) -> str:

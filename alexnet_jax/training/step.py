@@ -14,16 +14,17 @@ from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model.batch_normalization import update_averages
 from alexnet_jax.model.dropout import Masks
 from alexnet_jax.ops.implementations import Platform
-from alexnet_jax.ops.top_k_credit import credit, softmax_cross_entropy
+from alexnet_jax.ops.top_k_credit import credit
 from alexnet_jax.training import small_updates
 from alexnet_jax.training.optimizer import Progress, Rates, apply_updates, rates
 from alexnet_jax.training.state import State, make_optimizer, partitions
+from alexnet_jax.training.updates import batch_scheme
+from alexnet_jax.training.updates.batch_scheme import ApplyTraining, BatchScheme
 
 StepFunction = Callable[
     [State, dict[str, Array], augmentation.Constants, Array | np.ndarray],
     tuple[State, dict[str, Array]],
 ]
-ApplyTraining = Callable[[Any, Array, Masks], tuple[Array, Any]]
 
 
 class Hyperparameters(NamedTuple):
@@ -74,14 +75,17 @@ def make_train_step(
       apply_training: another form of the net, with the arguments and results of
         `alexnet.apply_training` without `graph`; None for the net of the settings.
 
+    Raises:
+      ValueError: another form of the net is asked to update its dense layers by sub-batches.
+
     Returns:
       `step(state, batch, constants, hyperparameters)`. `batch` holds 'image', (B, size, size, 3)
       uint8, and 'label', (B,) int32; `hyperparameters` is the array of `Hyperparameters.pack`. It
       returns the new state, for which it reuses the old state's memory, and the batch means of
       'loss' (nats) and 'top1_error' (a fraction).
     """
-    net = apply_training or functools.partial(alexnet.apply_training, alexnet.graph(config, mesh))
     memory, batch_size = config.model.batch_normalization.memory, config.optimizer.batch_size
+    scheme = _choose_scheme(config, mesh, apply_training)
     update = _choose_update(config, mesh)
     state_specs = partitions(config, mesh)
     images, replicated = towers.spec(mesh, 'images'), towers.spec(mesh, 'metrics')
@@ -93,27 +97,33 @@ def make_train_step(
         numbers = Hyperparameters.unpack(hyperparameters)
         view_key, mask_key = keys_of_step(config, state.step)
         views_BHWC = _draw_views(config, view_key, batch['image'], constants, numbers.deviation)
+        masks = Masks(mask_key, batch_size)
 
-        def loss(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            params = towers.replicate_over_data(params)
-            logits_BK, moments = net(params, views_BHWC, Masks(mask_key, batch_size))
-            with jax.named_scope('loss'):
-                losses = softmax_cross_entropy(logits_BK, batch['label'])
-                total = towers.total_over_data(losses.sum())
-            return total / batch_size, (logits_BK, moments)
+        def update_state(state: State, gradients: Any) -> tuple[Any, Any]:
+            return update(state, gradients, numbers.rates, hyperparameters)
 
-        differentiate = jax.value_and_grad(loss, has_aux=True)
-        (value, (logits_BK, moments)), gradients = differentiate(state.params)
+        result = scheme(state, views_BHWC, batch['label'], masks, update_state)
         with jax.named_scope('update'):
-            params, velocity = update(state, gradients, numbers.rates, hyperparameters)
-            params = update_averages(params, moments, memory)
+            params = update_averages(result.params, result.moments, memory)
         with jax.named_scope('loss'):
-            correct = towers.total_over_data(credit(logits_BK, batch['label'], 1).sum())
-        metrics = {'loss': value, 'top1_error': 1 - correct / batch_size}
-        return State(state.step + 1, params, velocity), metrics
+            correct = towers.total_over_data(credit(result.logits_BK, batch['label'], 1).sum())
+        metrics = {'loss': result.loss, 'top1_error': 1 - correct / batch_size}
+        return State(state.step + 1, params, result.velocity), metrics
 
     in_specs, out_specs = (state_specs, images, *[replicated] * 2), (state_specs, replicated)
     return towers.compile_program(step, config, mesh, in_specs, out_specs, donate_argnums=0)
+
+
+def _choose_scheme(
+    config: Config, mesh: jax.sharding.Mesh, apply_training: ApplyTraining | None
+) -> BatchScheme:
+    graph = alexnet.graph(config, mesh)
+    if config.optimizer.dense_updates == 1:
+        net = apply_training or functools.partial(alexnet.apply_training, graph)
+        return batch_scheme.update_once(net)
+    if apply_training is not None:
+        raise ValueError('another form of the net has no sub-batches')
+    return batch_scheme.update_by_sub_batches(config, graph)
 
 
 def keys_of_step(config: Config, step: Array) -> tuple[Array, Array]:

@@ -111,9 +111,15 @@ def print_report(report: Mapping[str, Any], rows: int) -> None:
     for operation in report['collectives']:
         direction = 'backward' if operation['is_backward'] else 'forward'
         print(
-            f'{operation["operation"]}, {direction}: {operation["size"] / 1e6:,.3f} MB, among '
-            f'devices {operation["groups"]}'
+            f'{operation["operation"]}, {operation["layer"] or "(none)"}, {direction}: '
+            f'{operation["size"] / 1e6:,.3f} MB, of which each device sends '
+            f'{operation["sent"] / 1e6:,.3f} MB, among devices {operation["groups"]}, during '
+            f'{operation["launches_meanwhile"]} launches that move '
+            f'{operation["bytes_meanwhile"] / 1e6:,.0f} MB'
         )
+    if report['collectives']:
+        sent = sum(operation['sent'] for operation in report['collectives'])
+        print(f'each device sends {sent / 1e6:,.1f} MB in all')
 
 
 def print_kernel(report: Mapping[str, Any]) -> None:

@@ -81,6 +81,19 @@ def test_the_schedule_of_caffes_solver():
         assert at.biases == pytest.approx(2 * rate)
 
 
+def test_the_schedule_of_the_solver_for_large_batches():
+    """4,000 steps; the rate rises from 1 to 32 in 400, and is then 32 (1 - step / 4000)^2."""
+    config = nets.override(nets.load('ilsvrc2012_large_batch'))
+    assert (config.optimizer.rule, config.optimizer.trust_coefficient) == ('lars', 0.001)
+    assert config.optimizer.weight_decay == config.optimizer.bias_weight_decay == 0.0005
+    for step, rate in ((0, 1), (200, 16.5), (400, 32 * 0.9**2), (2000, 8), (4000, 0)):
+        at = rates(config, step * config.optimizer.epochs / 4000, Progress())
+        assert at.weights == at.biases == pytest.approx(rate)
+    layers = config.model.convolutions()
+    assert [x.batch_normalization for x in layers.values()] == [True] * 4 + [False]
+    assert not any('response_normalization' in x.then for x in layers.values())
+
+
 def test_the_values_of_torchvision():
     """They are in its models/alexnet.py and references/classification."""
     config = nets.override(nets.load('torchvision'))
@@ -98,3 +111,44 @@ def test_the_values_of_torchvision():
     for row, layer in zip(layer_table(config), model.layers().values(), strict=True):
         inputs = row.reads * getattr(layer, 'kernel', 1) ** 2
         assert layer.std == pytest.approx((3 * inputs) ** -0.5, rel=5e-3)
+
+
+def test_the_values_of_cuda_convnet2s_net_for_four_gpus():
+    """They are in layers/layers-imagenet-4gpu-data-model.cfg and its parameters; layer.py:1183."""
+    config = nets.override(nets.load('one_weird_trick'))
+    model, optimizer, shapes = config.model, config.optimizer, alexnet.shapes(config)
+    assert {layer: published_shape(layer, shapes[layer]) for layer in shapes} == TORCHVISION
+    assert parameter_count(config) == 61_100_840
+    layers = model.layers().values()
+    assert [layer.std for layer in layers] == [0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01]
+    assert [layer.bias for layer in layers] == [0, 1, 0, 1, 1, 1, 1, 0]
+    norm = model.response_normalization
+    assert (norm.size, norm.k, norm.beta) == (5, 2, 0.75)  # minDiv and pow
+    assert norm.alpha == pytest.approx(1e-4 / 5)
+    assert [layer.then for layer in model.convolutions().values()] == [
+        ('response_normalization', 'max_pooling', 'relu'),
+        ('relu', 'response_normalization', 'max_pooling'),
+        ('relu',),
+        ('relu',),
+        ('max_pooling', 'relu'),
+    ]
+    assert (optimizer.batch_size, optimizer.dense_updates, optimizer.epochs) == (512, 4, 90)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 0.0005)
+    assert optimizer.bias_weight_decay == 0
+    colour = config.augmentation.colour
+    assert (config.augmentation.crop, config.augmentation.images_per_draw) == (224, 1)
+    assert [colour.deviation_at(epoch) for epoch in (0, 89.9)] == [0.1, 0.1]
+    assert config.mesh.dense == 'all'
+
+
+def test_the_schedules_of_cuda_convnet2():
+    """Of epsW and epsB, dexp[base=0.04;tgtFactor=250;numSteps=4] and [base=0.08;10;2] for conv1."""
+    config = nets.override(nets.load('one_weird_trick'))
+    factors = [layer.rate_factor for layer in config.model.layers().values()]
+    assert factors == [4] * 5 + [1] * 3
+    for epoch, weights, biases in ((0, 0.01, 0.02), (44.9, 0.01 / 250 ** (1 / 3), 0.02)):
+        at = rates(config, epoch, Progress())
+        assert (at.weights, at.biases) == pytest.approx((weights, biases))
+    last = rates(config, 89.9, Progress())
+    assert (last.weights, last.biases) == pytest.approx((0.01 / 250, 0.002))
+    assert (last.conv1_weights, last.conv1_biases) == (last.weights, last.biases)

@@ -16,7 +16,7 @@ IMAGES = 8
 
 
 def test_masks_are_the_same_where_jax_computes_with_64_bits(monkeypatch):
-    monkeypatch.setattr(dropout, 'own_part', lambda x: x)  # outside of a mesh
+    monkeypatch.setattr(dropout, 'own_part', lambda x, split: x)  # outside of a mesh
     masks = dropout.Masks(jax.random.key(0), 8)
     expected = masks.draw(6, 2, 100, 0.5)
     with jax.enable_x64(True):
@@ -116,7 +116,7 @@ def test_a_tower_that_reads_its_own_inputs_drops_the_same_ones():
 
 def test_the_masks_of_inputs_are_their_own(monkeypatch):
     """They differ between towers and images, and from those of the outputs of fc6 and fc7."""
-    monkeypatch.setattr(dropout, 'own_part', lambda x: x)  # outside of a mesh
+    monkeypatch.setattr(dropout, 'own_part', lambda x, split: x)  # outside of a mesh
     used_TBI = np.asarray(used_inputs('all', 1)[0])
     masks = dropout.Masks(jax.random.key(3), IMAGES)
     outputs = [masks.draw(layer, *np.array(used_TBI.shape)[[0, 2]], 0.5) for layer in (6, 7)]

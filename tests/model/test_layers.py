@@ -120,7 +120,7 @@ def test_towers_side_by_side_agree_with_the_formulas(
     actual = value_and_gradients(layer, state, x_TBI, g_TBO, devices)
     mask_TBO = np.ones((TOWERS, IMAGES, maps))
     if name == 'fc7':
-        monkeypatch.setattr(dropout, 'own_part', lambda x: x)  # outside of a mesh
+        monkeypatch.setattr(dropout, 'own_part', lambda x, split: x)  # outside of a mesh
         drawn = dropout.Masks(KEY, IMAGES).draw(7, TOWERS, maps, 0.75)
         mask_TBO = np.float64(drawn) if training else 0.75 * mask_TBO
     expected = in_float64(state, x_TBI, g_TBO, reads, *FUNCTIONS[function], mask_TBO)

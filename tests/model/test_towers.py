@@ -152,12 +152,6 @@ def test_too_few_devices_are_an_error():
         towers.choose_mesh(nets.small(mesh__data=4, mesh__tower=2))
 
 
-def test_the_mesh_is_described_in_a_line():
-    mesh = nets.mesh_of(2)
-    assert towers.describe_mesh(mesh, 2) == '2 towers, 1 on each of 2 devices (cpu)'
-    assert towers.device_names(mesh, 4) == [str(mesh.devices[0, t // 2]) for t in range(4)]
-
-
 @pytest.mark.parametrize(('tower', 'data'), [(1, 1), (2, 1), (1, 2)])
 def test_arrays_are_placed_as_device_put_places_them(tower, data):
     mesh, batch = nets.mesh_of(tower, data), nets.batch(nets.small())

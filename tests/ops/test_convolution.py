@@ -144,7 +144,7 @@ def test_is_the_same_on_other_platforms(across, kernel, stride, padding, extra_p
 
 
 def test_on_gpus_blocks_of_an_images_pixels_become_maps():
-    """A GPU's matrix units read 8 maps or more at once: of conv1 both passes, and no other layer."""
+    """Its matrix units read 8 maps or more at once: conv1 in both passes, and no other layer."""
 
     def maps_read(maps_in, kernel, stride):
         x = jax.ShapeDtypeStruct((2, 63, 63, maps_in), jnp.bfloat16)

@@ -14,8 +14,6 @@ from alexnet_jax.config.schema import Config
 from alexnet_jax.runtime.printing import list_names
 from alexnet_jax.runtime.user_errors import UserError
 
-_BATCH_SIZES = ('optimizer.batch_size', 'evaluation.batch_size')
-
 Domain = list[list[Any]]  # for each process of an NVLink domain, its devices
 
 
@@ -56,7 +54,7 @@ def _grid_of_one_process(config: Config, devices: Sequence[Any]) -> np.ndarray:
     data = config.mesh.data
     if not data:
         replicas = number // tower if devices[0].platform != 'cpu' else 1
-        data = max(n for n in range(1, max(1, replicas) + 1) if _divides_batches(config, n))
+        data = max(n for n in range(1, max(1, replicas) + 1) if _suits(config, n))
     if data * tower > number:
         raise UserError(
             f'{_too_few(_Shape(tower, data), devices)}: lower them, or set both to 0 to fit'
@@ -88,14 +86,14 @@ class _Choice:
         Args:
           tower: the devices that the towers are spread over; 0 for any number.
           data: the number of replicas; 0 for any.
-          any_batch: whether to include shapes that do not divide the batches.
+          any_batch: whether to include shapes that do not divide the batches, or the dense layers.
         """
         for t in [tower] if tower else reversed(_divisors(self._config.model.towers)):
             replicas = sorted(self._replicas(t), reverse=not self._on_cpu)
             if self._on_cpu and all(len(own) >= t for domain in self._domains for own in domain):
                 replicas.sort(key=lambda d: d < self._processes)
             for d in replicas:
-                if data in (0, d) and (any_batch or _divides_batches(self._config, d)):
+                if data in (0, d) and (any_batch or _suits(self._config, d)):
                     yield _Shape(t, d)
 
     def grid(self, shape: _Shape) -> np.ndarray:
@@ -115,9 +113,14 @@ class _Choice:
         shapes = list(self.shapes(settings.tower, settings.data, any_batch=True))
         if shapes:
             numbers = list_names([str(n) for n in sorted({shape.data for shape in shapes})], 4)
-            sizes = zip(_BATCH_SIZES, _batch_sizes(config), strict=True)
+            updates = config.optimizer.dense_updates
+            divided = [f'{name}={size}' for name, size, _ in _batch_sizes(config)]
+            if updates > 1:
+                divided[0] += f' / optimizer.dense_updates={updates}'
+            divided += [f'the {n} units of {name}' for name, n in _divided_units(config).items()]
+            both = 'both' if len(divided) == 2 else 'all'
             return (
-                f'{" and ".join(f"{name}={size}" for name, size in sizes)} are not both divisible '
+                f'{" and ".join(divided)} are not {both} divisible '
                 f'by a number of replicas that gives each of the {processes} processes a device '
                 f'({numbers})'
             )
@@ -139,10 +142,13 @@ class _Choice:
     def remedy(self) -> str:
         """Returns the settings of a mesh that fits."""
         shape = next(self.shapes(0, 0), None) or next(self.shapes(0, 0, any_batch=True))
-        changes = [('mesh.tower', shape.tower), ('mesh.data', shape.data)]
-        for name, size in zip(_BATCH_SIZES, _batch_sizes(self._config), strict=True):
-            if size % shape.data:
-                changes.append((name, max(1, size // shape.data) * shape.data))
+        changes: list[tuple[str, Any]] = [('mesh.tower', shape.tower), ('mesh.data', shape.data)]
+        for name, size, parts in _batch_sizes(self._config):
+            least = shape.data * parts
+            if size % least:
+                changes.append((name, max(1, size // least) * least))
+        if any(units % shape.data for units in _divided_units(self._config).values()):
+            changes.append(('mesh.dense', 'tower'))
         return 'set ' + ' '.join(f'--config.{name}={value}' for name, value in changes)
 
     def _tower_to_explain(self) -> int:
@@ -210,12 +216,27 @@ def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _batch_sizes(config: Config) -> tuple[int, int]:
-    return config.optimizer.batch_size, config.evaluation.batch_size
+def _batch_sizes(config: Config) -> list[tuple[str, int, int]]:
+    """Returns the settings of batch sizes, their values, and the sub-batches of each batch."""
+    optimizer, evaluation = config.optimizer, config.evaluation
+    return [
+        ('optimizer.batch_size', optimizer.batch_size, optimizer.dense_updates),
+        ('evaluation.batch_size', evaluation.batch_size, 1),
+    ]
 
 
 def _divides_batches(config: Config, replicas: int) -> bool:
-    return all(size % replicas == 0 for size in _batch_sizes(config))
+    return all(size % (replicas * parts) == 0 for _, size, parts in _batch_sizes(config))
+
+
+def _divided_units(config: Config) -> dict[str, int]:
+    """Returns the units of one tower in the layers whose units the replicas divide, by layer."""
+    return config.model.dense_units() if config.mesh.dense == 'all' else {}
+
+
+def _suits(config: Config, replicas: int) -> bool:
+    units = _divided_units(config).values()
+    return _divides_batches(config, replicas) and all(n % replicas == 0 for n in units)
 
 
 def _too_few(shape: _Shape, devices: Sequence[Any]) -> str:

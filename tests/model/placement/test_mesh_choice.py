@@ -143,8 +143,10 @@ class _Settings:
 
     def config(self):
         sizes = self.batch, self.test_batch or self.batch
-        optimizer, evaluation = (SimpleNamespace(batch_size=size) for size in sizes)
-        mesh = SimpleNamespace(tower=self.tower, data=self.data)
+        optimizer, evaluation = (
+            SimpleNamespace(batch_size=size, dense_updates=1) for size in sizes
+        )
+        mesh = SimpleNamespace(tower=self.tower, data=self.data, dense='tower')
         model = SimpleNamespace(towers=2)
         return SimpleNamespace(mesh=mesh, model=model, optimizer=optimizer, evaluation=evaluation)
 

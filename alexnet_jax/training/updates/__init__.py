@@ -1,0 +1,1 @@
+"""When the parameters are updated in a step, and from which images."""
