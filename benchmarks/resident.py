@@ -173,7 +173,7 @@ def _take_from(feed: Feed) -> Callable[[], dict[str, Array]]:
 
 
 def open_feeds(config: schema.Config, mesh: jax.sharding.Mesh) -> dict[str, Feed]:
-    """Fills the devices with images; returns what gives the batches of each row."""
+    """Places images on the devices; returns what gives the batches of each row."""
     start = time.perf_counter()
     if _LOADER.value:
         splits = sources.open_splits(config.dataset)

@@ -213,6 +213,25 @@ def test_the_scaling_model_counts_the_bytes_of_the_compiled_step():
     assert compiled == counted
 
 
+def test_ilsvrc_on_eight_gpus_and_the_exchange_of_a_batch():
+    """All images are in the memory of eight H100; bytes cross between devices, and none the host.
+
+    The step needs 6.3 GB more at batch 1,024 in float32 (see docs/resident_data.md).
+    """
+    flags = '--device=h100', '--what=gather', '--mesh.tower=2', '--mesh.data=4', '--batch=1024'
+    usual, any_batch = compile_for(*flags)[0].values()
+    for report in (usual, any_batch):
+        assert 31.4e9 < report['memory']['arguments'] < 31.6e9
+        assert report['memory']['temporaries'] + report['memory']['results'] < 0.5e9
+        assert report['host_transfers'] == 0
+        operations = collections.Counter(each['operation'] for each in report['collectives'])
+        assert operations == {'all-to-all': 2, 'all-gather': 2}  # of images, and of labels
+    # Bytes of images to all eight and then within pairs, not of floats.
+    sizes = sorted(each['size'] for each in usual['collectives'])[-2:]
+    assert sizes == [8 * 32 * 256 * 256 * 3, 2 * 128 * 256 * 256 * 3]
+    assert usual['received'] < 70e6 < 200e6 < any_batch['received']
+
+
 def test_the_evaluation_compiles_without_a_pass_for_the_relu():
     report = compile_for('--device=h100', '--what=evaluation', '--batch=1024')[0]['evaluation']
     assert report['by_kind']['kernel'][0] == 4
