@@ -216,7 +216,7 @@ def test_the_scaling_model_counts_the_bytes_of_the_compiled_step():
 def test_ilsvrc_on_eight_gpus_and_the_exchange_of_a_batch():
     """All images are in the memory of eight H100; bytes cross between devices, and none the host.
 
-    The step needs 6.3 GB more at batch 1,024 in float32 (see docs/resident_data.md).
+    The step needs 1.1 GB more in float32 (docs/resident_data.md).
     """
     flags = '--device=h100', '--what=gather', '--mesh.tower=2', '--mesh.data=4', '--batch=1024'
     usual, any_batch = compile_for(*flags)[0].values()
