@@ -65,14 +65,14 @@ def main(_: Sequence[str]) -> None:
         if _ONLY.value and not only:
             raise UserError('--only= is empty: name ablations, or leave it out for all')
         settings = command_line.raw(), command_line.overrides(), command_line.rules()
-        fitted = fit_run(*settings, folder / f'{BASE}-0')
-        raw = fitted.raw
+        fit = fit_run(*settings, folder / f'{BASE}-0')
+        raw = fit.raw
         rows, left_out = ablation_rows(raw, only)
         arguments = command_line.config_arguments(without=('seed',))
         study = Study(rows, _SEEDS.value, folder, arguments)
         workers = study_program.workers()
-        if fitted.notes:
-            show(fitted.notes)
+        if fit.notes:
+            show(fit.notes)
         for why in left_out.values():
             show(why)
         printed = study_program.run_study(study, workers, lambda: _write(study, raw, folder))

@@ -145,6 +145,7 @@ def main(
     from alexnet_jax.reporting import terminal
     from alexnet_jax.runtime import compilation_cache, cpu_devices
     from alexnet_jax.training import pretrained
+    from alexnet_jax.training.batches import memory_plan
 
     layer_table(config)  # refuses sizes that do not fit, before anything is written
     compilation_cache.enable()
@@ -167,12 +168,12 @@ def main(
     if layers := pretrained.check_workdir(config, workdir, is_new=source is None):
         description += f'\n{layers}'
     if dry_run:
-        net = terminal.net_table(config, mesh)
+        net, plan = terminal.net_table(config, mesh), memory_plan.describe(config, mesh)
         if processes.is_first:
-            print(f'{description}\n\n{terminal.settings_text(config)}\n\n{net}')
+            print(f'{description}\n{plan}\n\n{terminal.settings_text(config)}\n\n{net}')
         return 0
     show(description)
-    with StopSignal() as stop:
+    with StopSignal(saves=rates is None) as stop:
         if rates is not None:
             from alexnet_jax.range_test import program
 
@@ -328,12 +329,12 @@ def _run(_: Sequence[str]) -> None:
         with joining.join(
             process_flags.launch(), process_flags.start_timeout(), process_flags.hang_timeout()
         ):
-            fitted = fit_run(raw, fixed, command_line.rules(), workdir)
-            config = resolve(ablate(fitted.raw, ablations))
-            if fitted.notes:
-                show(fitted.notes)
+            fit = fit_run(raw, fixed, command_line.rules(), workdir)
+            config = resolve(ablate(fit.raw, ablations))
+            if fit.notes:
+                show(fit.notes)
             flags_of_run = _DRY_RUN.value, _EXTEND.value, source
-            sys.exit(main(config, workdir, *flags_of_run, fitted.catalogue, rates))
+            sys.exit(main(config, workdir, *flags_of_run, fit.catalogue, rates))
 
 
 if __name__ == '__main__':

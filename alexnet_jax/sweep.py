@@ -109,11 +109,11 @@ def main(_: Sequence[str]) -> None:
         arguments = command_line.config_arguments(without=('seed',))
         study = Study(table_rows, _SEEDS.value, folder, arguments)
         rows = {name_values(values): values for values in combinations(lists)}
-        fitted, workers = _fit({}, folder / 'own'), study_program.workers()
-        own = _own_row(rows, fitted.raw)
+        fit, workers = _fit({}, folder / 'own'), study_program.workers()
+        own = _own_row(rows, fit.raw)
         sweep = _Sweep(study, lists, rows, own, folder, other_differences(table_rows, lists))
-        if fitted.notes:
-            show(fitted.notes)
+        if fit.notes:
+            show(fit.notes)
         printed = study_program.run_study(study, workers, lambda: _write(sweep))
         show(f'\n{printed}\n{folder / "report.html"}')
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs on one NVIDIA GPU what only a GPU can tell, in less than ten minutes.
+# Runs on one NVIDIA GPU what only a GPU can tell, in less than half an hour.
 #
 #     benchmarks/gpu.sh [FOLDER]
 #     benchmarks/gpu.sh --dry [FOLDER]
@@ -167,7 +167,7 @@ normalization() { # SECONDS NAME FLAGS...
 # The limits allow for compilation: on an H100 the step takes 38 to 47 s (JAX 0.11.2), most of it to time
 # algorithms and to compile the kernels, and PyTorch's takes more than 50 s.
 part 4 gpu bash -c about_gpu
-step 75 step_bfloat16_1024 --batch=1024 --dtype=bfloat16 --torch=eager
+step 85 step_bfloat16_1024 --batch=1024 --dtype=bfloat16 --torch=eager
 step 70 step_bfloat16_128 --batch=128 --dtype=bfloat16 --torch=eager
 step 70 step_float32_1024 --batch=1024 --torch=eager
 step 70 step_float32_128 --batch=128 --torch=eager
@@ -177,7 +177,7 @@ normalization 75 normalization_1024 --batch=1024 --dtype=bfloat16 --nocheck_firs
   --kernels=pallas --repeats=5
 normalization 60 normalization_128 --batch=128 --dtype=bfloat16 --nocheck_first \
   --kernels=pallas --repeats=5 --notorch
-program 20 loop loop --steps=500 --repeats=3
+program 60 loop loop --steps=500 --repeats=3
 step 70 deterministic --batch=128 --dtype=bfloat16 --torch=none --deterministic
 step 70 highest --batch=128 --precision=highest --torch=none
 step 240 options --batch=128 --dtype=bfloat16 --torch=none "${options[@]/#/--options=}"

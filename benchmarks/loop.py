@@ -118,8 +118,8 @@ class BareLoop(Loop):
     def _batches(self, first_step: int) -> Iterator[Any]:
         return self._constant_batches or super()._batches(first_step)
 
-    def _place(self, batch: Any) -> Any:
-        return batch if self._constant_batches else super()._place(batch)
+    def _place(self, item: Any) -> Any:
+        return item if self._constant_batches else super()._place(item)
 
     def _save(self) -> None:
         """Saves nothing."""

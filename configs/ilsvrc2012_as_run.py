@@ -108,6 +108,8 @@ def get_config() -> ConfigDict:
     c.optimizer.batch_size = 128
     c.optimizer.dense_updates = 1  # as many as of the convolutions
     c.optimizer.epochs = 91.0
+    c.optimizer.rule = 'sgd'
+    c.optimizer.trust_coefficient = 0.001
     c.optimizer.momentum = 0.9
     c.optimizer.weight_decay = 0.0005
     c.optimizer.bias_weight_decay = 0.0
@@ -122,6 +124,8 @@ def get_config() -> ConfigDict:
     c.learning_rate.fixed = ConfigDict(
         dict(levels=4, divide_by=250.0, bias_levels=0, bias_divide_by=10.0)
     )
+    c.learning_rate.polynomial = ConfigDict(dict(power=2.0))
+    c.learning_rate.warm_up = ConfigDict(dict(epochs=0.0, divide_by=10.0))  # none
     c.learning_rate.conv1 = ConfigDict(dict(lower_at=67.0, divide_by=10.0, freeze_at=72.0))
 
     c.pretrained = ConfigDict(
@@ -132,4 +136,5 @@ def get_config() -> ConfigDict:
     c.checkpoint = ConfigDict(dict(every_epochs=1.0, every_minutes=15.0, keep=3))
     c.log = ConfigDict(dict(every_steps=100))
     c.loader = ConfigDict(dict(threads=0, workers=0, prefetch=8, skip_bad=0))
+    c.loader.resident, c.loader.resident_gib = 'auto', 0.0
     return c

@@ -14,19 +14,20 @@ from ml_collections import ConfigDict
 from alexnet_jax.config.model_schema import DTYPES as DTYPES
 from alexnet_jax.config.model_schema import LAYERS, Model
 from alexnet_jax.config.model_schema import PRECISIONS as PRECISIONS
-from alexnet_jax.config.ranges import Above, AtLeast, HalfOpen, OneOf
+from alexnet_jax.config.ranges import Above, AtLeast, OneOf
+from alexnet_jax.config.sections.learning import SCHEDULES as SCHEDULES
+from alexnet_jax.config.sections.learning import Batch, LearningRate, Optimizer
+from alexnet_jax.config.sections.learning import Plateau as Plateau
 
-SCHEDULES = ('plateau', 'steps', 'fixed')
 RESIZE = ('area', 'bilinear', 'bicubic', 'lanczos', 'nearest')
 NOISE = ('none', 'eigenvalue', 'root')
 MEAN = ('image', 'colour')
 CONSTANTS = ('data', '2012', 'torchvision')
 BACKGROUNDS = ('white', 'black')
+RESIDENT = ('auto', 'yes', 'no')
 DENSE = ('tower', 'all')
 
 _Side = AtLeast(1, 4096)  # pixels of an image
-_Batch = AtLeast(1, 65_536)
-_Period = Above(0, 1_000_000)  # epochs
 _Interval = Above(0, 1_000_000, ' (1000000: only at the end of the run)')  # epochs
 _Devices = AtLeast(0, 4096)
 
@@ -106,7 +107,7 @@ class Augmentation:
     mirror: Annotated[bool, 'Horizontal flips, in training and among the test views (§4.1).']
     images_per_draw: Annotated[
         int,
-        _Batch,
+        Batch,
         'Consecutive images that share crop and flip; 32 in the 2012 code (convdata_jpeg.py:77).',
     ]
     mean: Annotated[
@@ -128,94 +129,6 @@ class Augmentation:
         'added, on the scale of 0 to 255; 1.0,1.0,1.0: none.',
     ]
     colour: Colour
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """The update rule and how long it is applied (§5)."""
-
-    batch_size: Annotated[int, _Batch, 'Images per step, on all devices together (§5).']
-    dense_updates: Annotated[
-        int, AtLeast(1, 1024), 'Updates of fully-connected layers per step, one per sub-batch.'
-    ]
-    epochs: Annotated[float, _Period, 'Passes over the training set (§5).']
-    momentum: Annotated[float, HalfOpen(0, 1), 'Fraction of the last update that is kept (§5).']
-    weight_decay: Annotated[float, AtLeast(0), 'Weight decay of the weights (§5).']
-    bias_weight_decay: Annotated[float, AtLeast(0), 'Weight decay of the biases.']
-    bias_rate_factor: Annotated[
-        float, AtLeast(0), 'Learning rate of the biases, as a multiple of that of the weights.'
-    ]
-    bias_rate_falls: Annotated[
-        bool,
-        "The biases' learning rate falls with the weights'; if false, it keeps its initial value.",
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Plateau:
-    """Divides the learning rate when the test error stops improving (§5)."""
-
-    divide_by: Annotated[float, Above(0), 'Divisor of the learning rate at each drop (§5).']
-    drops: Annotated[int, AtLeast(0, 100), 'Drops at most (§5).']
-    patience: Annotated[
-        int, AtLeast(1, 1_000_000), 'Evaluations without a lower top-1 error before a drop.'
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """Divides the learning rate at stated epochs."""
-
-    divide_by: Annotated[float, Above(0), 'Divisor of the learning rate at each of the epochs.']
-    epochs: Annotated[
-        tuple[float, ...], AtLeast(0, 1_000_000), 'Epochs at which the learning rate is divided.'
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Fixed:
-    """The later schedule of the 2012 code, 'dexp' (lr.cu:132)."""
-
-    levels: Annotated[int, AtLeast(1, 1000), 'Levels of the learning rate, equally long.']
-    divide_by: Annotated[float, Above(0), 'Ratio of the first level to the last.']
-    bias_levels: Annotated[
-        int,
-        AtLeast(0, 1000),
-        "Levels of the biases' learning rate, equally long; 0: as optimizer.bias_rate_falls says.",
-    ]
-    bias_divide_by: Annotated[
-        float, Above(0), "Ratio of the first level of the biases' learning rate to the last."
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class FirstLayer:
-    """Changes of the learning rate of conv1 toward the end, as in the 2012 code."""
-
-    lower_at: Annotated[
-        float,
-        "Epoch at which the learning rate of conv1's weights is divided, in addition to the "
-        'schedule; below 0: never.',
-    ]
-    divide_by: Annotated[float, Above(0), 'Divisor of that learning rate.']
-    freeze_at: Annotated[
-        float,
-        'Epoch at which the weights and biases of conv1 are frozen; below 0: never.',
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class LearningRate:
-    """The learning rate, epsilon of the update rule, and how it falls (§5)."""
-
-    initial: Annotated[float, Above(0), 'Learning rate of the weights at the start (§5).']
-    schedule: Annotated[
-        str, OneOf(SCHEDULES), 'How it falls; the section of that name has the details (§5).'
-    ]
-    plateau: Plateau
-    steps: Steps
-    fixed: Fixed
-    conv1: FirstLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +167,7 @@ class Evaluation:
     """Evaluations of the test error: their interval and their images."""
 
     every_epochs: Annotated[float, _Interval, 'Epochs from one evaluation to the next.']
-    batch_size: Annotated[int, _Batch, 'Images per batch of an evaluation.']
+    batch_size: Annotated[int, Batch, 'Images per batch of an evaluation.']
     average_views: Annotated[
         bool,
         'At the end of the run, average over all test views (§4.1); if false, test the centre crop '
@@ -304,6 +217,16 @@ class Loader:
         int,
         AtLeast(0, 100_000_000),
         'Training images that may be replaced because they cannot be read.',
+    ]
+    resident: Annotated[
+        str,
+        OneOf(RESIDENT),
+        "Keep all training images in the devices' memory: always, never, or where they fit.",
+    ]
+    resident_gib: Annotated[
+        float,
+        AtLeast(0, 1_000_000),
+        'GiB of each device that they may take; 0: what the training leaves.',
     ]
 
 

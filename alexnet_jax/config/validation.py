@@ -126,6 +126,7 @@ def _problems(c: Config) -> Iterator[str]:
         )
     yield from _constants_problems(c.augmentation)
     yield from _model_problems(c.model)
+    yield from _learning_problems(c)
     if c.mesh.tower and c.model.towers % c.mesh.tower:
         yield (
             f'mesh.tower={c.mesh.tower} does not divide model.towers={c.model.towers}: '
@@ -148,6 +149,22 @@ def _problems(c: Config) -> Iterator[str]:
                     f"mesh.dense='all' cannot spread the {units} units of {name} over "
                     f"mesh.data={c.mesh.data} devices: set mesh.dense='tower', or a number of "
                     'devices that divides them'
+                )
+
+
+def _learning_problems(c: Config) -> Iterator[str]:
+    warm_up = c.learning_rate.warm_up
+    if warm_up.epochs > c.optimizer.epochs:
+        yield (
+            f'learning_rate.warm_up.epochs={warm_up.epochs:g} is more than '
+            f'optimizer.epochs={c.optimizer.epochs:g}: the warm-up must end before the training'
+        )
+    if c.optimizer.rule == 'lars':
+        for name, layer in c.model.layers().items():
+            if not layer.bias and layer.rate_factor:
+                yield (
+                    f"model.{name}.bias=0 has no norm, by which optimizer.rule='lars' scales the "
+                    f'learning rate: set it to another value, such as 0.01'
                 )
 
 

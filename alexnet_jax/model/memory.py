@@ -18,6 +18,7 @@ from alexnet_jax.runtime.user_errors import UserError
 
 _FLOAT32_BYTES = 4
 _ACTIVATION_BYTES = {'float32': 4, 'bfloat16': 2}
+_CONTROL_GROUP = Path('/sys/fs/cgroup')
 TRAINING_COPIES = 3  # of the parameters: themselves, their gradient and their velocity
 
 
@@ -112,12 +113,32 @@ def host_bytes() -> float:
 
 
 def _group_limit() -> float:
-    folder = Path('/sys/fs/cgroup')
     try:
-        limits = [(folder / f'memory.{name}max').read_text().strip() for name in ('', 'swap.')]
+        limits = [
+            (_CONTROL_GROUP / f'memory.{name}max').read_text().strip() for name in ('', 'swap.')
+        ]
         return sum(math.inf if limit == 'max' else int(limit) for limit in limits)
     except (OSError, ValueError):
         return math.inf
+
+
+def available_host_bytes() -> float:
+    """Returns the bytes of the host's memory that new arrays can take without swapping.
+
+    Where the system does not say how much is available, it is all that `host_bytes` returns.
+    """
+    available = math.inf
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+        line = next(line for line in lines if line.startswith('MemAvailable:'))
+        available = 1024 * int(line.split()[1])
+    except (OSError, ValueError, IndexError, StopIteration):
+        pass
+    try:
+        used = int((_CONTROL_GROUP / 'memory.current').read_text())
+    except (OSError, ValueError):
+        used = 0
+    return min(available, host_bytes(), max(0.0, _group_limit() - used))
 
 
 def device_bytes(mesh: jax.sharding.Mesh) -> float | None:

@@ -196,6 +196,12 @@ def total_over_data(x: Any) -> Any:
     return jax.lax.psum(x, DATA) if jax.lax.axis_size(DATA) > 1 else x
 
 
+def total_over(axes: Sequence[str | None], x: Any) -> Any:
+    """Sums over the devices along these axes of the mesh; None stands for no axis."""
+    several = [axis for axis in axes if axis and jax.lax.axis_size(axis) > 1]
+    return jax.lax.psum(x, several) if several else x
+
+
 def replicate_over_data(params: Any) -> Any:
     """Marks parameters as used by every replica, so that their gradients are summed over all.
 

@@ -16,6 +16,8 @@ FEWEST_MAPS = 16
 # With fewer images, transforming the kernels costs about what large tiles save, and the program for
 # a single image is compiled and loaded sooner without them.
 FEWEST_IMAGES = 4
+# On GPUs, blocks of pixels become maps where there are no more maps than these: conv1.
+FEW_MAPS = 4
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
@@ -79,13 +81,15 @@ def convolution_at_test_time(
     steps = Steps(stride, padding, extra_padding)
     if not _suits_large_tiles(x_BHWI, kernel_HWIO, steps):
         return _convolution(x_BHWI, kernel_HWIO, steps)
-    return _choose(x_BHWI, kernel_HWIO, steps=steps, cpu=_convolve_large_tiles, default=_convolve)
+    cpu, cuda = _convolve_large_tiles, _on_gpu(kernel_HWIO, steps)
+    return _choose(x_BHWI, kernel_HWIO, steps=steps, cpu=cpu, cuda=cuda, default=_convolve)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolution(x: Array, kernel: Array, steps: Steps) -> Array:
     cpu = _convolve_tiles if _suits_tiles(x, kernel, steps) else _convolve
-    return _choose(x, kernel, steps=steps, cpu=cpu, default=_convolve)
+    cuda = _on_gpu(kernel, steps)
+    return _choose(x, kernel, steps=steps, cpu=cpu, cuda=cuda, default=_convolve)
 
 
 def _forward(x: Array, kernel: Array, steps: Steps) -> tuple[Array, tuple]:
@@ -95,16 +99,23 @@ def _forward(x: Array, kernel: Array, steps: Steps) -> tuple[Array, tuple]:
 def _backward(steps: Steps, residuals: tuple[Array, Array], g: Array) -> tuple:
     suits_tiles = _suits_tiles(*residuals, steps)
     cpu = _derivative(_convolve_tiles) if suits_tiles else _derivative_by_image
-    return _choose(*residuals, g, steps=steps, cpu=cpu, default=_derivative(_convolve))
+    cuda, default = _derivative(_on_gpu(residuals[1], steps)), _derivative(_convolve)
+    return _choose(*residuals, g, steps=steps, cpu=cpu, cuda=cuda, default=default)
 
 
 _convolution.defvjp(_forward, _backward)
 
 
-def _choose(*arrays: Array, steps: Steps, cpu: Any, default: Any) -> Any:
-    """Runs one function on CPUs and another elsewhere, by the platform of the program."""
-    cpu, default = (functools.partial(f, steps=steps) for f in (cpu, default))
-    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
+def _choose(*arrays: Array, steps: Steps, cpu: Any, cuda: Any, default: Any) -> Any:
+    """Runs the function for the platform of the program: CPUs, NVIDIA GPUs, and all others."""
+    cpu, cuda, default = (functools.partial(f, steps=steps) for f in (cpu, cuda, default))
+    return lax.platform_dependent(*arrays, cpu=cpu, cuda=cuda, default=default)
+
+
+def _on_gpu(kernel: Array, steps: Steps) -> Callable[..., Array]:
+    """Returns the form of a convolution for NVIDIA GPUs."""
+    suits_folding = steps.stride > 1 and kernel.shape[2] <= FEW_MAPS
+    return _convolve_folded if suits_folding else _convolve
 
 
 def _derivative(convolve: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
@@ -121,6 +132,17 @@ def _convolve(x: Array, kernel: Array, steps: Steps) -> Array:
     pads = _pads(x, kernel, steps)
     return lax.conv_general_dilated(
         x, kernel, (steps.stride, steps.stride), pads, dimension_numbers=LAYOUT
+    )
+
+
+def _convolve_folded(x: Array, kernel: Array, steps: Steps) -> Array:
+    """Convolves with XLA's own operation, with blocks of pixels as maps, and stride 1.
+
+    The matrix units of a GPU read 8 or more maps of a pixel at once, and an image has only 3.
+    """
+    folded = fold(x, kernel, steps, _sizes(x, kernel, steps))
+    return lax.conv_general_dilated(
+        folded, fold_kernel(kernel, steps.stride), (1, 1), 'VALID', dimension_numbers=LAYOUT
     )
 
 

@@ -169,8 +169,12 @@ def _batches(
 
 
 def _hyperparameters(config: Config, rate: float, epoch: float) -> Hyperparameters:
-    """Returns the numbers of the first step of a run with this initial learning rate."""
-    learning_rate = dataclasses.replace(config.learning_rate, initial=rate)
+    """Returns the numbers of the first step of a run with this initial learning rate.
+
+    The warm-up is left out: it has lower rates than the initial one.
+    """
+    no_warm_up = dataclasses.replace(config.learning_rate.warm_up, epochs=0.0)
+    learning_rate = dataclasses.replace(config.learning_rate, initial=rate, warm_up=no_warm_up)
     changed = dataclasses.replace(config, learning_rate=learning_rate)
     deviation = config.augmentation.colour.deviation_at(epoch)
     return Hyperparameters(rates(changed, 0.0, Progress()), deviation)

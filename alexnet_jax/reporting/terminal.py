@@ -79,8 +79,9 @@ def summary(
     def percents(prefix: str) -> list[str]:
         return [f'{results[f"{prefix}top{n}_error"]:.2%}' for n in top]
 
+    split = config.dataset.eval_split.partition('[')[0]
     rows = [
-        (f'{results["images"]:.0f} test images', *(f'top-{n} error' for n in top)),
+        (f'{results["images"]:.0f} {split} images', *(f'top-{n} error' for n in top)),
         ('centre crop', *percents('')),
     ]
     if config.views > 1:

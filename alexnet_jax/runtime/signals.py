@@ -44,6 +44,9 @@ class StopSignal:
     A block within another one begins with the signal of the other, and leaves its own to it.
     Outside the main thread, where Python handles no signals, the block does nothing.
 
+    Args:
+      saves: whether the program saves something before it stops, which the line says.
+
     Attributes:
       signal: the name of the newest signal, such as 'SIGTERM'; '' before the first.
     """
@@ -52,8 +55,8 @@ class StopSignal:
 
     _active: 'ClassVar[StopSignal | None]' = None
 
-    def __init__(self) -> None:
-        self.signal = ''
+    def __init__(self, saves: bool = True) -> None:
+        self.signal, self._saves = '', saves
         self._handlers: dict[int, Callable | int] = {}  # those of before, by signal
         self._acknowledged: dict[int, object] = {}
         self._interrupts = 0
@@ -129,10 +132,8 @@ class StopSignal:
             return
         self.signal, token = signal.Signals(number).name, object()
         if self._acknowledged.setdefault(number, token) is token:
-            _write_line(
-                f'stopping ({self.signal}) after saving; '
-                'a second Ctrl-C ends at once, without saving'
-            )
+            after, without = (' after saving', ', without saving') if self._saves else ('', '')
+            _write_line(f'stopping ({self.signal}){after}; a second Ctrl-C ends at once{without}')
 
 
 def raise_if_stopped() -> None:

@@ -21,6 +21,7 @@ from alexnet_jax.processes.turns import Turns
 from alexnet_jax.runtime.signals import StopSignal
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import log, progress_line
+from alexnet_jax.training.batches import feeds
 from alexnet_jax.training.checkpoint import Position
 from alexnet_jax.training.pictures import training_sheet
 from alexnet_jax.training.run_files.divergence import Diverged, advise
@@ -99,7 +100,6 @@ class Loop:
         self.results: dict[str, float] = {}
         self.best: tuple[int, float] | None = None
         self.unreadable = unreadable_images.UnreadableImages(splits.train, config.loader.skip_bad)
-        self._reading = loader.Reading.from_config(config)
         inputs = self._group.first_before_others(
             'computes the mean image',
             lambda: read_or_write_inputs(workdir, config, splits, self.unreadable),
@@ -111,6 +111,7 @@ class Loop:
         self._steps_behind = STEPS_BEHIND_ON_CPU if on_cpu else STEPS_BEHIND
         self._unread: collections.deque[_UnreadStep] = collections.deque()
         self._evaluation = make_evaluate(config, mesh)
+        self._feed = feeds.Feed(config, mesh, splits, self.unreadable)
         with contextlib.ExitStack() as stack:
             self._checkpoints = stack.enter_context(
                 workdir.open_checkpoints(config.checkpoint.keep)
@@ -120,7 +121,9 @@ class Loop:
             stack.pop_all()  # from here on, `run` closes the checkpoints
         self._time_of_save, self._error = time.monotonic(), math.inf
         self._writer = log.open_writer(workdir, self._position.step, self._position.evaluated)
-        self._line = progress_line.ProgressLine(self._plan)
+        self._line = progress_line.ProgressLine(
+            self._plan, config.dataset.eval_split.partition('[')[0]
+        )
 
     def _restore(self, workdir: Workdir) -> tuple[State, Position]:
         """Returns the state and the position to begin with.
@@ -177,12 +180,12 @@ class Loop:
             if self._turns.signal:
                 return
         batches = self._turns.read_ahead(self._batches(first), self._steps_behind)
-        images = batches.take()
-        batch = self._place(images)
+        item = batches.take()
+        batch = self._place(item)
         if batches.error:  # nothing has been trained that could be saved
             raise batches.error
-        if images is not None and first < self._plan.steps:
-            self._show_images(images)
+        if item is not None and first < self._plan.steps:
+            self._show_images(self._feed.on_host(item, batch))
             self._line.begin()
         for step in range(first, self._plan.steps):
             if step == first:
@@ -216,8 +219,8 @@ class Loop:
         names = training_sheet.class_names(batch['label'], self._splits.train.classes)
         self._writer.sheet(step, training_sheet.draw_sheet(pictures, names))
 
-    def _place(self, batch: loader.Batch | None) -> Any:
-        return batch and towers.put_batch(self._mesh, batch)
+    def _place(self, item: Any) -> Any:
+        return None if item is None else self._feed.place(item)
 
     @property
     def step(self) -> int:
@@ -238,18 +241,19 @@ class Loop:
         """Images per second since the start, without compilation and evaluation; 0 if unknown."""
         return self._line.speed
 
-    def _batches(self, first_step: int) -> Iterator[loader.Batch]:
-        config = self._config
-        return loader.training_batches(
-            self._splits.train,
-            self._reading,
-            config.seed,
-            config.optimizer.batch_size,
-            first_step,
-            reshuffle=config.dataset.reshuffle,
-            rows=towers.rows_of_process(self._mesh, config.optimizer.batch_size),
-            unreadable=self.unreadable,
-        )
+    def _batches(self, first_step: int) -> Iterator[Any]:
+        """Chooses where the batches come from; yields what `_place` needs for each of them."""
+        if first_step < self._plan.steps:
+            self._feed = feeds.choose(
+                self._config,
+                self._mesh,
+                self._splits,
+                self.unreadable,
+                self._train_step,
+                first_step,
+                self._plan,
+            )
+        return self._feed.batches(first_step)
 
     def _place_hyperparameters(self, step: int) -> tuple[Hyperparameters, jax.Array]:
         """Returns the numbers of the schedules after `step` steps, as floats and on the devices.
@@ -374,10 +378,8 @@ class Loop:
             self._writer.filters(step, kernel_THWIO)
         self._line.evaluated(results)
 
-    def _test_batches(self) -> Iterator[loader.Batch]:
-        batch_size = self._config.evaluation.batch_size
-        rows = towers.rows_of_process(self._mesh, batch_size)
-        images = loader.evaluation_batches(self._splits.eval, self._reading, batch_size, rows)
+    def _test_batches(self) -> Iterator[dict[str, jax.Array]]:
+        images = self._feed.test_batches(self._config.evaluation.batch_size)
         batches, seconds = self._turns.read_ahead(images, 0), COMPILING_SECONDS
         self._turns.check_first('the first test images', batches, seconds)
         while True:
@@ -389,5 +391,5 @@ class Loop:
             if batch is None:
                 return
             self._group.expect_progress(seconds)
-            yield batch
+            yield self._feed.place_test(batch)
             seconds = 0  # the first batch has compiled the evaluation

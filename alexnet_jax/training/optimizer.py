@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from alexnet_jax.config import schema
+from alexnet_jax.model import towers
 from alexnet_jax.model.layer_table import FIRST
 from alexnet_jax.model.parameters import Average, Bias, ParameterInfo
 
@@ -35,6 +36,20 @@ class Rates(NamedTuple):
         return self.biases if info.kind is Bias else self.weights
 
 
+def update_rule(config: schema.Config, parameters: Any) -> optax.GradientTransformationExtraArgs:
+    """Returns the update rule of the settings.
+
+    'lars' is `optax.lars` with the paper's rates and decays: the rule of `paper_momentum`, in which
+    each array's gradient and decay are first multiplied by a trust ratio.
+
+    Args:
+      config, parameters: as for `paper_momentum`.
+    """
+    if config.optimizer.rule == 'lars':
+        return _momentum(config, parameters, _scale_by_trust_ratio(config, parameters))
+    return paper_momentum(config, parameters)
+
+
 def paper_momentum(config: schema.Config, parameters: Any) -> optax.GradientTransformationExtraArgs:
     """Returns the update rule of §5: v <- momentum v - decay eps w - eps g;  w <- w + v.
 
@@ -51,8 +66,15 @@ def paper_momentum(config: schema.Config, parameters: Any) -> optax.GradientTran
       A transformation whose `update` needs `params` and `learning_rate`, which is Rates. Its state
       is the velocity.
     """
+    return _momentum(config, parameters)
+
+
+def _momentum(
+    config: schema.Config, parameters: Any, *scaling: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
     return optax.chain(
         _add_decay(config, parameters),
+        *scaling,
         _multiply_by_rate(config, parameters),
         optax.trace(decay=config.optimizer.momentum),
         _for_each(parameters, _freeze),
@@ -90,6 +112,31 @@ def weight_decay(config: schema.Config, info: ParameterInfo) -> float:
     if info.kind is Bias:
         return config.optimizer.bias_weight_decay
     return config.optimizer.weight_decay * config.model.layers()[info.layer].decay_factor
+
+
+def _scale_by_trust_ratio(
+    config: schema.Config, parameters: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the transformation of `optax.scale_by_trust_ratio`, for arrays that may be sharded.
+
+    The norms are those of the entire array, of all towers, as in Caffe, where the weights of both
+    groups are one array: so the result is the same on every mesh. Weights and biases have ratios of
+    their own, and an array of zeros has 1.
+    """
+
+    def scale(info: ParameterInfo, g: Array, w: Array, _: Rates) -> Array:
+        if info.kind is Average:
+            return g
+        norm_of_w, norm_of_g = _norm(w, info), _norm(g, info)
+        ratio = config.optimizer.trust_coefficient * norm_of_w / norm_of_g
+        return jnp.where((norm_of_w == 0) | (norm_of_g == 0), 1.0, ratio) * g
+
+    return _for_each(parameters, scale)
+
+
+def _norm(x: Array, info: ParameterInfo) -> Array:
+    """Computes the Euclidean norm of a parameter-like array over all devices, () float32."""
+    return jnp.sqrt(towers.total_over(info.axes, jnp.square(x).sum()))
 
 
 def _multiply_by_rate(
@@ -166,8 +213,10 @@ def rates(config: schema.Config, epoch: float, progress: Progress) -> Rates:
     """Returns the learning rates after `epoch` passes over the training set, as floats."""
     rate, optimizer = config.learning_rate, config.optimizer
     weights = learning_rate(rate, epoch, optimizer.epochs, progress)
-    biases = optimizer.bias_rate_factor * (weights if optimizer.bias_rate_falls else rate.initial)
-    if rate.schedule == 'fixed' and rate.fixed.bias_levels:
+    is_rising = epoch < rate.warm_up.epochs  # for all parameters alike
+    falls = optimizer.bias_rate_falls or is_rising
+    biases = optimizer.bias_rate_factor * (weights if falls else rate.initial)
+    if rate.schedule == 'fixed' and rate.fixed.bias_levels and not is_rising:
         levels, divide_by = rate.fixed.bias_levels, rate.fixed.bias_divide_by
         initial = optimizer.bias_rate_factor * rate.initial
         biases = _fixed(initial, epoch / optimizer.epochs, levels, divide_by)
@@ -185,8 +234,12 @@ def learning_rate(
 
     'plateau' divides it as often as `progress` says; 'steps' divides it at stated epochs; 'fixed'
     is the later schedule of the 2012 code (lr.cu:132, dexp): levels of equal length that fall
-    geometrically.
+    geometrically; 'polynomial' is Caffe's 'poly', which falls to 0. The warm-up takes the place of
+    the first epochs of a schedule, and does not shift the rest.
     """
+    if epoch < rate.warm_up.epochs:
+        start = rate.initial / rate.warm_up.divide_by
+        return start + (rate.initial - start) * epoch / rate.warm_up.epochs
     match rate.schedule:
         case 'plateau':
             return _divide(rate.initial, rate.plateau.divide_by, progress.drops)
@@ -196,6 +249,8 @@ def learning_rate(
         case 'fixed':
             fixed = rate.fixed
             return _fixed(rate.initial, epoch / epochs, fixed.levels, fixed.divide_by)
+        case 'polynomial':
+            return rate.initial * max(0.0, 1 - epoch / epochs) ** rate.polynomial.power
         case _:
             raise ValueError(rate.schedule)
 

@@ -22,6 +22,10 @@ class ProgressLine:
     it would wrap and could not be replaced. In a file or a pipe a line is added every ten seconds.
     What cannot be printed, where the reader of a pipe or the terminal has gone, is dropped.
 
+    Args:
+      plan: the durations of the run.
+      split: the name of the split that is evaluated, as the line calls its error.
+
     Attributes:
       speed: images per second of the training steps, without compilation and pauses; 0 before the
         second step.
@@ -29,8 +33,8 @@ class ProgressLine:
 
     SECONDS_BETWEEN_LINES = 10.0
 
-    def __init__(self, plan: Durations) -> None:
-        self._plan = plan
+    def __init__(self, plan: Durations, split: str = 'test') -> None:
+        self._plan, self._split = plan, split
         self._is_terminal = is_terminal(sys.stdout)
         self._fields: dict[str, str] = {}  # those of the line on the terminal
         self._time_of_line = -math.inf
@@ -84,7 +88,7 @@ class ProgressLine:
 
     def evaluated(self, results: Mapping[str, float]) -> None:
         """Adds the test error of an evaluation to the line on the terminal and to later ones."""
-        self._test_error = f' (test {results["top1_error"]:.1%})'
+        self._test_error = f' ({self._split} {results["top1_error"]:.1%})'
         if self._is_terminal and 'error' in self._fields:
             self._write(self._fields | {'error': self._error + self._test_error})
 

@@ -25,6 +25,8 @@ from alexnet_jax.training.state import State
 def choose(config: Config, platform: Platform) -> Callable[..., tuple[Any, Any]] | None:
     """Returns the function that updates the small arrays; None where the kernel does not work.
 
+    It does not work for the rule 'lars', whose rates depend on sums over the arrays.
+
     Args:
       config: the settings of the run.
       platform: the platform that the program is compiled for.
@@ -35,7 +37,9 @@ def choose(config: Config, platform: Platform) -> Callable[..., tuple[Any, Any]]
       with the small arrays replaced by those of the kernel. XLA then leaves out the computation of
       the arrays that were replaced.
     """
-    return functools.partial(_update_small, config) if kernel_works(platform) else None
+    if config.optimizer.rule != 'sgd' or not kernel_works(platform):
+        return None
+    return functools.partial(_update_small, config)
 
 
 def _update_small(

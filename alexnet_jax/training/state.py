@@ -23,7 +23,7 @@ from alexnet_jax.model.parameters import leaves_by_name
 from alexnet_jax.runtime.printing import printable
 from alexnet_jax.runtime.user_errors import UserError
 from alexnet_jax.training import pretrained
-from alexnet_jax.training.optimizer import paper_momentum
+from alexnet_jax.training.optimizer import update_rule
 from alexnet_jax.training.run_files.inputs_file import Inputs, class_difference
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class State(NamedTuple):
 
 def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     """Returns the update rule for the net of these settings (§5)."""
-    return paper_momentum(config, alexnet.parameter_info(config))
+    return update_rule(config, alexnet.parameter_info(config))
 
 
 def place_initial_state(config: Config, mesh: jax.sharding.Mesh, params: Any = None) -> State:

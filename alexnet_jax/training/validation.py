@@ -13,7 +13,8 @@ from alexnet_jax.model import towers
 from alexnet_jax.model.inference import make_log_probabilities, mean_of_views, test_views
 from alexnet_jax.ops.top_k_credit import image_results
 
-EvaluationFunction = Callable[[Any, Array, Iterable[Batch], int, int], dict[str, float]]
+Batches = Iterable[Batch] | Iterable[dict[str, Array]]  # on the host, or on the devices
+EvaluationFunction = Callable[[Any, Array, Batches, int, int], dict[str, float]]
 
 
 def make_evaluate(config: Config, mesh: jax.sharding.Mesh) -> EvaluationFunction:
@@ -35,13 +36,13 @@ def make_evaluate(config: Config, mesh: jax.sharding.Mesh) -> EvaluationFunction
     measure = jax.jit(_results, out_shardings=towers.shardings(mesh, towers.spec(mesh, 'metrics')))
 
     def evaluate(
-        params: Any, mean: Array, batches: Iterable[Batch], number_of_views: int, expected: int
+        params: Any, mean: Array, batches: Batches, number_of_views: int, expected: int
     ) -> dict[str, float]:
         if not 1 <= number_of_views <= len(views):
             raise ValueError(f'{number_of_views} views of {len(views)}')
         totals: dict[str, float] = {}
         for batch in batches:
-            on_device = towers.put_batch(mesh, batch)
+            on_device = _place(mesh, batch)
             log_p = [
                 log_probabilities(params, mean, on_device['image'], view)
                 for view in views[:number_of_views]
@@ -60,6 +61,11 @@ def make_evaluate(config: Config, mesh: jax.sharding.Mesh) -> EvaluationFunction
         return {name: x / images for name, x in totals.items()} | {'images': images}
 
     return evaluate
+
+
+def _place(mesh: jax.sharding.Mesh, batch: Any) -> dict[str, Array]:
+    """Returns a batch on the devices, where it may be already."""
+    return batch if isinstance(batch['image'], Array) else towers.put_batch(mesh, batch)
 
 
 def _results(scores: dict[str, Array], labels_B: Array, weight_B: Array) -> dict[str, Array]:

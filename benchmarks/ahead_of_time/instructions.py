@@ -46,6 +46,8 @@ ITEMSIZE = {
 # 'views' is the augmentation. The rest of a step, such as its random keys, has no layer.
 LAYERS = re.compile(r'(?<![a-z])(conv\d|fc\d|bottleneck|views|loss|update)\b')
 
+Line = tuple[str, str, str, str]  # of the program: name, type of the result, opcode, the rest
+
 _ARRAY = re.compile(rf'\b({"|".join(ITEMSIZE)})\[([\d,]*)\]')
 _INSTRUCTION = re.compile(r'\s+(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([a-z][a-z0-9-]*)\((.*)')
 _TRANSPOSE = re.compile(r'= (\w+)\[([\d,]*)\]\S* transpose\(')
@@ -87,6 +89,9 @@ class Collective(NamedTuple):
         all but its own part, and for an all-reduce, twice that.
       layer: the layer of the net that it belongs to, or ''.
       is_backward: whether it belongs to the derivative.
+      launches_meanwhile: the other launches between its start and its end in the program's order; 0
+        where it starts and ends at once.
+      bytes_meanwhile: the bytes of their operands and results.
     """
 
     operation: str
@@ -95,6 +100,8 @@ class Collective(NamedTuple):
     sent: float
     layer: str
     is_backward: bool
+    launches_meanwhile: int
+    bytes_meanwhile: int
 
 
 def instructions(program: str) -> list[Instruction]:
@@ -128,14 +135,17 @@ def instructions(program: str) -> list[Instruction]:
 
 def collectives(program: str) -> list[Collective]:
     """Lists the collective operations of a compiled program, in its order."""
-    operations = []
-    for _, result, opcode, rest in _main(program):
+    operations, sizes = [], {launch.name: launch.size for launch in instructions(program)}
+    lines = [*_main(program)]
+    for number, (name, result, opcode, rest) in enumerate(lines):
         operation = opcode.removesuffix('-start')
         if operation not in COLLECTIVES:
             continue
         match, source, size = _GROUPS.search(rest), _source(rest), _result_bytes(opcode, result)
-        groups = _groups(match[1]) if match else ''
-        layers = LAYERS.findall(source)
+        groups, layers, meanwhile = _groups(match[1]) if match else '', LAYERS.findall(source), []
+        if operation != opcode:
+            meanwhile = _until_done(name, lines[number + 1 :])
+        launches = [sizes[x] for x, _, other, _ in meanwhile if x in sizes and not _is_start(other)]
         operations.append(
             Collective(
                 operation,
@@ -144,6 +154,8 @@ def collectives(program: str) -> list[Collective]:
                 _sent(operation, size, _devices_of_group(groups)),
                 layers[0] if layers else '',
                 'transpose(' in source or not source,
+                len(launches),
+                sum(launches),
             )
         )
     return operations
@@ -161,6 +173,20 @@ def _devices_of_group(groups: str) -> int:
     if groups.startswith('['):
         return int(groups[1:].partition(']')[0].rpartition(',')[2])
     return groups.partition('}')[0].count(',') + 1
+
+
+def _is_start(opcode: str) -> bool:
+    return opcode.removesuffix('-start') in COLLECTIVES
+
+
+def _until_done(name: str, lines: Sequence[Line]) -> Sequence[Line]:
+    """Returns the lines before the end of the operation that started with this name."""
+    ends = (
+        number
+        for number, (_, _, opcode, rest) in enumerate(lines)
+        if opcode.endswith('-done') and re.match(rf'%{re.escape(name)}\b', rest)
+    )
+    return lines[: next(ends, 0)]
 
 
 def transposes(program: str, least: int) -> list[str]:
@@ -182,7 +208,7 @@ def totals(launches: Sequence[Instruction], by: str) -> dict[str, tuple[int, int
     return {group: (count[group], bytes_) for group, bytes_ in size.most_common()}
 
 
-def _main(program: str) -> Iterator[tuple[str, str, str, str]]:
+def _main(program: str) -> Iterator[Line]:
     """Yields name, type of the result, opcode and the rest of each line of the entry."""
     for line in program[program.index('\nENTRY ') :].splitlines():
         match = _INSTRUCTION.match(line)

@@ -113,7 +113,9 @@ def print_report(report: Mapping[str, Any], rows: int) -> None:
         print(
             f'{operation["operation"]}, {operation["layer"] or "(none)"}, {direction}: '
             f'{operation["size"] / 1e6:,.3f} MB, of which each device sends '
-            f'{operation["sent"] / 1e6:,.3f} MB, among devices {operation["groups"]}'
+            f'{operation["sent"] / 1e6:,.3f} MB, among devices {operation["groups"]}, during '
+            f'{operation["launches_meanwhile"]} launches that move '
+            f'{operation["bytes_meanwhile"] / 1e6:,.0f} MB'
         )
     if report['collectives']:
         sent = sum(operation['sent'] for operation in report['collectives'])

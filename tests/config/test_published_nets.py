@@ -81,6 +81,19 @@ def test_the_schedule_of_caffes_solver():
         assert at.biases == pytest.approx(2 * rate)
 
 
+def test_the_schedule_of_the_solver_for_large_batches():
+    """4,000 steps; the rate rises from 1 to 32 in 400, and is then 32 (1 - step / 4000)^2."""
+    config = nets.override(nets.load('ilsvrc2012_large_batch'))
+    assert (config.optimizer.rule, config.optimizer.trust_coefficient) == ('lars', 0.001)
+    assert config.optimizer.weight_decay == config.optimizer.bias_weight_decay == 0.0005
+    for step, rate in ((0, 1), (200, 16.5), (400, 32 * 0.9**2), (2000, 8), (4000, 0)):
+        at = rates(config, step * config.optimizer.epochs / 4000, Progress())
+        assert at.weights == at.biases == pytest.approx(rate)
+    layers = config.model.convolutions()
+    assert [x.batch_normalization for x in layers.values()] == [True] * 4 + [False]
+    assert not any('response_normalization' in x.then for x in layers.values())
+
+
 def test_the_values_of_torchvision():
     """They are in its models/alexnet.py and references/classification."""
     config = nets.override(nets.load('torchvision'))

@@ -163,6 +163,15 @@ def test_every_config_resolves():
         ({'dataset__folder': '~nobody-has-this-name/x'}, 'dataset.folder=~nobody-has-this-name/x'),
         ({'dataset__folder': 'a\nb'}, 'dataset.folder='),
         ({'pretrained__workdir': 's3://bucket'}, 'pretrained.workdir=s3://bucket'),
+        (
+            {'optimizer__epochs': 4, 'learning_rate__warm_up__epochs': 5},
+            'learning_rate.warm_up.epochs=5 is more than optimizer.epochs=4',
+        ),
+        (
+            {'optimizer__rule': 'lars'},
+            "model.conv1.bias=0 has no norm, by which optimizer.rule='lars' scales",
+        ),
+        ({'optimizer__rule': 'adam'}, "optimizer.rule='adam' is none of sgd, lars"),
         ({'seed': 2**32}, 'seed=4294967296 must be at least 0 and at most 4,294,967,295'),
     ],
 )

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,7 +127,8 @@ def test_is_the_same_on_other_platforms(across, kernel, stride, padding, extra_p
 
     def convolve_all(x, w, g):
         """Computes the result and the derivative with XLA's convolution, and with our forms."""
-        forms, derivative = [implementation._convolve], implementation._derivative
+        forms = [implementation._convolve, implementation._convolve_folded]
+        derivative = implementation._derivative
         if -(-kernel // stride) in winograd.KERNELS:
             forms.append(implementation._convolve_tiles)
         by_image = implementation._derivative_by_image(x, w, g, steps)
@@ -138,6 +141,26 @@ def test_is_the_same_on_other_platforms(across, kernel, stride, padding, extra_p
     for other in others:
         for actual, expected in zip(other, gradients, strict=True):
             np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_on_gpus_blocks_of_an_images_pixels_become_maps():
+    """Its matrix units read 8 maps or more at once: conv1 in both passes, and no other layer."""
+
+    def maps_read(maps_in, kernel, stride):
+        x = jax.ShapeDtypeStruct((2, 63, 63, maps_in), jnp.bfloat16)
+        weights = jax.ShapeDtypeStruct((kernel, kernel, maps_in, 8), jnp.bfloat16)
+
+        def loss(weights, x):
+            return convolution(x, weights, stride, 0).astype(jnp.float32).sum()
+
+        traced = jax.jit(jax.value_and_grad(loss)).trace(weights, x)
+        text = traced.lower(lowering_platforms=('cuda',)).as_text()
+        operands = re.findall(r'stablehlo.convolution.*?: \(tensor<([\dx]+)xbf16>', text)
+        return sorted(int(operand.rpartition('x')[2]) for operand in operands)
+
+    assert maps_read(3, 11, 4) == [48, 48]
+    assert maps_read(16, 11, 4) == [16, 16]
+    assert maps_read(3, 3, 1) == [3, 3]
 
 
 def test_the_papers_layers_are_computed_by_tiles():

@@ -28,6 +28,11 @@ def test_the_summary_has_the_errors_in_percent():
     assert 'images/s' not in lines_of(CONFIG, 0.0)[3]
 
 
+def test_the_summary_names_the_split_that_was_evaluated():
+    config = nets.small(dataset__eval_split='validation[:50%]')
+    assert lines_of(config)[0].split('  ')[0] == '40 validation images'
+
+
 def test_the_command_for_the_curves_can_be_pasted():
     lines = terminal.summary(CONFIG, RESULTS, 50.0, Path("runs/it's mine")).splitlines()
     command = lines[5].removeprefix('curves').strip()

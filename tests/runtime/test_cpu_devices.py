@@ -76,3 +76,31 @@ def test_processes_create_the_devices_of_the_mesh_together(
     created.clear()
     cpu_devices.prepare_cpu_devices(tower, data, processes)
     assert created == {}
+
+
+@pytest.mark.parametrize(
+    ('platforms', 'plugins', 'expected'),
+    [
+        ('cpu', ['xla_cuda13'], False),
+        ('cuda', [], True),
+        ('cuda,cpu', ['xla_cuda13'], True),
+        (None, ['xla_cuda13'], True),
+        (None, [], False),
+    ],
+)
+def test_the_heap_of_cpu_training_is_left_alone_where_there_may_be_an_accelerator(
+    monkeypatch, platforms, plugins, expected
+):
+    """On an H100, XLA's threads waited for each other in the one heap that CPU training has."""
+    calls, before = [], jax.config.jax_platforms
+    monkeypatch.delenv('MALLOC_ARENA_MAX', raising=False)
+    monkeypatch.setattr(cpu_devices, '_keep_freed_memory', lambda: calls.append(1))
+    monkeypatch.setattr(cpu_devices.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(cpu_devices.importlib.metadata, 'entry_points', lambda group: plugins)
+    jax.config.update('jax_platforms', platforms)
+    try:
+        assert cpu_devices.may_use_accelerators() == expected
+        cpu_devices.prepare_cpu_devices()
+    finally:
+        jax.config.update('jax_platforms', before)
+    assert calls == ([] if expected else [1])

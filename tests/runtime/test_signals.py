@@ -50,6 +50,12 @@ def test_a_signal_is_recorded_and_acknowledged_once(capfd, name):
     assert len(err) <= 80  # columns of a terminal
 
 
+def test_a_program_that_saves_nothing_does_not_say_that_it_saves(capfd):
+    with StopSignal(saves=False):
+        signal.raise_signal(signal.SIGTERM)
+    assert capfd.readouterr().err == 'stopping (SIGTERM); a second Ctrl-C ends at once\n'
+
+
 @pytest.mark.parametrize('name', [name for name in NAMES if name != 'SIGINT'])
 def test_a_scheduler_may_repeat_its_signal(name):
     """The program saves all the same, also where one or the other was a Ctrl-C."""

@@ -109,6 +109,30 @@ def test_the_steps_schedule():
     np.testing.assert_allclose(actual, [1e-2, 1e-2, 1e-3, 1e-4, 1e-4, 1e-5])
 
 
+def test_the_polynomial_schedule():
+    """Caffe's 'poly' falls to 0 at the end, here after 95 epochs."""
+    actual = levels('polynomial', [0, 19, 76, 95, 96], polynomial__power=2.0)
+    np.testing.assert_allclose(actual, [1e-2, 0.64e-2, 0.04e-2, 0, 0], atol=1e-12)
+
+
+def test_the_warm_up_takes_the_place_of_the_first_epochs():
+    """It rises in equal steps, for biases of any schedule too; what follows is not shifted."""
+    warm_up = dict(learning_rate__warm_up__epochs=10.0, learning_rate__warm_up__divide_by=5.0)
+    config = nets.full(learning_rate__schedule='steps', **warm_up)
+    by_epoch = [rates(config, epoch, Progress()).weights for epoch in (0, 5, 10, 24.9, 25)]
+    np.testing.assert_allclose(by_epoch, [0.002, 0.006, 0.01, 0.01, 0.001])
+    biases = dict(optimizer__bias_rate_falls=False, optimizer__bias_rate_factor=2.0)
+    for schedule, levels_of_biases in (('steps', 0), ('fixed', 3)):
+        config = nets.full(
+            learning_rate__schedule=schedule,
+            learning_rate__fixed__bias_levels=levels_of_biases,
+            **warm_up,
+            **biases,
+        )
+        actual = [rates(config, epoch, Progress()).biases for epoch in (0, 5, 10)]
+        np.testing.assert_allclose(actual, [0.004, 0.012, 0.02])
+
+
 def test_the_plateau_schedule():
     """After `patience` evaluations without a lower error, the learning rate is divided by ten.
 

@@ -45,6 +45,11 @@ def test_log_files_get_a_line_every_ten_seconds(clock, capsys):
     assert 'error 50.0% (test 80.0%)' in lines[2]
 
 
+def test_the_error_is_named_by_the_split_that_is_evaluated(clock, capsys):
+    train(progress_line.ProgressLine(PLAN, 'validation'), clock)
+    assert '(validation 80.0%)' in capsys.readouterr().out
+
+
 def test_the_last_line_does_not_show_the_test_error_of_an_earlier_evaluation(clock, capsys):
     train(progress_line.ProgressLine(PLAN), clock)
     last = capsys.readouterr().out.splitlines()[-1]

@@ -99,7 +99,7 @@ def training_batches(
       UserError: an image cannot be read, or more than are allowed; or the system does not let this
         process read: there are too many open files or too little memory, or the disk fails.
     """
-    order = _BatchOrder(len(source), batch_size, seed if reshuffle else None)
+    order = BatchOrder(len(source), batch_size, seed if reshuffle else None)
     allowed = 0 if unreadable is None else unreadable.allowed
     read = functools.partial(_read_batch, source, reading, rows, allowed)
     steps = grain.MapDataset.range(first_step, sys.maxsize)
@@ -134,10 +134,32 @@ def evaluation_batches(
         yield batch
 
 
+def batches_in_order(
+    source: Source, reading: Reading, batch_size: int, unreadable: UnreadableImages | None
+) -> Iterator[Batch]:
+    """Yields every training image once, in the order of the source.
+
+    Args:
+      source: the training images.
+      reading: how they are read.
+      batch_size: images per batch. The first images of the source fill up the last batch.
+      unreadable: as for `training_batches`.
+
+    Raises:
+      UserError: as from there.
+    """
+    allowed = 0 if unreadable is None else unreadable.allowed
+    for batch in _batches_in_order(source, reading, batch_size, _ALL_ROWS, allowed):
+        replaced = batch.pop(_REPLACED)
+        if unreadable is not None:
+            unreadable.add(replaced)
+        yield batch
+
+
 def _batches_in_order(
     source: Source, reading: Reading, batch_size: int, rows: slice, allowed: int | None
 ) -> Iterator[Batch]:
-    order = _BatchOrder(len(source), batch_size, None)
+    order = BatchOrder(len(source), batch_size, None)
     read = functools.partial(_read_batch, source, reading, rows, allowed)
     steps = grain.MapDataset.range(-(-len(source) // batch_size))
     batches = steps.map(lambda step: read(order.indices(step)))
@@ -147,7 +169,7 @@ def _batches_in_order(
         yield batch | {'weight': (positions < len(source)).astype(np.float32)}
 
 
-class _BatchOrder:
+class BatchOrder:
     """Determines which images are in which batch.
 
     Args:

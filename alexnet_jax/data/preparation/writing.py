@@ -225,9 +225,13 @@ def _check_disk(shards: list[Shard], storage: Storage, data_dir: Path, announce:
     check_space(data_dir, need, _OTHER_DISK)
 
 
-def _sample_record_size(shards: list[Shard], samples: int = 32) -> float:
-    """Returns the mean size in bytes of a record with a JPEG, from a sample of images."""
-    sizes = []
+def _sample_record_size(shards: list[Shard]) -> float:
+    """Returns the mean size in bytes of a record with a JPEG, from a sample of images.
+
+    One image in a hundred at most, since they are converted once more later.
+    """
+    sizes: list[int] = []
+    samples = min(32, 1 + sum(len(shard.names) for shard in shards) // 100)
     for i in np.linspace(0, len(shards) - 1, samples).astype(int):
         shard = shards[i]
         row = len(sizes) * len(shard.names) // samples

@@ -109,9 +109,9 @@ def _visible_gpus() -> list[str]:
     plugins = importlib.metadata.entry_points(group='jax_plugins')
     if not any('cuda' in plugin.name for plugin in plugins):  # JAX would not use GPUs
         return []
-    listed = os.environ.get('CUDA_VISIBLE_DEVICES')
-    if listed is not None:
-        return parse_visible_devices(listed)
+    visible_devices = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if visible_devices is not None:
+        return parse_visible_devices(visible_devices)
     try:
         result = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:

@@ -35,7 +35,7 @@ def describe_homes(config: Config, mesh: jax.sharding.Mesh) -> list[str]:
         *lines,
         f'each of the {replicas} devices of a tower holds a part of the dense layers: '
         f'{", ".join(units)}; and their weights in fc8',
-        f'it reads the inputs of all images of a batch, from {mesh.size} devices',
+        f'it reads the units of all images of a batch, gathered from {mesh.size} devices',
     ]
 
 

@@ -47,6 +47,11 @@ ADDED = {
     'learning_rate.conv1.freeze_at': -1.0,
     'learning_rate.conv1.lower_at': -1.0,
     'learning_rate.fixed.bias_levels': 0,
+    'learning_rate.polynomial.power': 2.0,
+    'learning_rate.warm_up.divide_by': 10.0,
+    'learning_rate.warm_up.epochs': 0.0,
+    'loader.resident': 'auto',
+    'loader.resident_gib': 0.0,
     'loader.skip_bad': 0,
     'loader.workers': 0,
     'mesh.dense': 'tower',
@@ -69,6 +74,8 @@ ADDED = {
     'model.spatial_normalization.size': 5,
     'optimizer.bias_rate_falls': True,
     'optimizer.dense_updates': 1,
+    'optimizer.rule': 'sgd',
+    'optimizer.trust_coefficient': 0.001,
     'pretrained.layers': ['conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7'],
     'pretrained.workdir': '',
     **{f'model.{layer}.batch_normalization': False for layer in CONVOLUTIONS},
@@ -143,6 +150,10 @@ def has_effect(name: str, settings: Mapping[str, Any]) -> bool:
     *section, last = name.split('.')
     if name == 'dataset.background':
         return bool(settings['dataset.folder'])
+    if name == 'optimizer.trust_coefficient':
+        return settings['optimizer.rule'] == 'lars'
+    if name == 'learning_rate.warm_up.divide_by':
+        return bool(settings['learning_rate.warm_up.epochs'])
     if name.startswith('learning_rate.') and section[-1] in schema.SCHEDULES:
         return settings['learning_rate.schedule'] == section[-1]
     size = next((x for x in ('maps', 'units') if '.'.join([*section, x]) in settings), last)

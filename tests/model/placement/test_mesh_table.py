@@ -49,7 +49,7 @@ def test_the_placement_of_dense_layers_is_told():
         'each of the 4 devices of a tower holds a part of the dense layers: '
         'fc6: 64 of the 256 units of each tower, fc7: 64 of the 256 units of each tower; '
         'and their weights in fc8',
-        'it reads the inputs of all images of a batch, from 8 devices',
+        'it reads the units of all images of a batch, gathered from 8 devices',
     ]
     assert mesh_table(config, mesh).splitlines()[::7] == [
         'process  device  replica  towers  part of dense layers',

@@ -241,6 +241,9 @@ def test_which_settings_have_an_effect():
     sections = (
         'learning_rate.plateau.',
         'learning_rate.fixed.',
+        'learning_rate.polynomial.',
+        'learning_rate.warm_up.divide_by',
+        'optimizer.trust_coefficient',
         'model.conv6.',
         'model.bottleneck.',
     )

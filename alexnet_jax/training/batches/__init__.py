@@ -1,0 +1,1 @@
+"""Where the batches of a run come from (§2): the loader, or images that stay on the devices."""
