@@ -44,6 +44,7 @@ from alexnet_jax.config import loading, schema
 from alexnet_jax.data import augmentation
 from alexnet_jax.data.loading.loader import BatchOrder
 from alexnet_jax.model import towers
+from alexnet_jax.model.placement.mesh_table import describe_mesh
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import parse_flags
@@ -241,7 +242,7 @@ def benchmark(about: dict[str, Any]) -> None:
     each = filling.rows_of_shard(_IMAGES.value, mesh.size)
     held = memory_plan.bytes_per_device(_IMAGES.value, config.dataset.image_size, mesh.size)
     print(
-        f'{towers.describe_mesh(mesh, config.model.towers)}; '
+        f'{describe_mesh(config, mesh)}; '
         f'{towers.describe_arithmetic(config, mesh)}; batch {batch}; '
         f'{_IMAGES.value:,} images, {each:,} rows and {held / 1e9:.2f} GB of each device',
         flush=True,

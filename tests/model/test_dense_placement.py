@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nets
-from alexnet_jax.model import alexnet, dropout, inference, towers
+from alexnet_jax.model import alexnet, dropout, inference, layers, towers
 from alexnet_jax.model.net import Net
 from alexnet_jax.model.parameters import leaves_by_name
 from alexnet_jax.runtime.user_errors import UserError
@@ -116,6 +116,17 @@ def test_the_evaluation_and_hidden_units_do_not_depend_on_the_placement():
     for actual, expected in zip(two, one, strict=True):
         assert expected.std() > 0
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+def test_the_form_for_gpus_computes_the_same(monkeypatch):
+    """It multiplies the units of both towers at once, and draws their masks side by side."""
+    config = config_of(mesh__dense='all', model__fc7__reads='own')
+    params, x, key = alexnet.initialize(config), nets.images(config, 4), jax.random.key(3)
+    expected = nets.compiled_logits(config, nets.mesh_of(1), key)(params, x)
+    monkeypatch.setattr(layers, 'on_gpu', lambda platform: True)
+    actual = nets.compiled_logits(config, nets.mesh_of(1, data=2), key)(params, x)
+    assert np.std(expected) > 0
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 
 
 def test_each_replica_holds_a_part_of_the_dense_layers_alone():
