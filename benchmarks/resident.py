@@ -50,6 +50,7 @@ from alexnet_jax.data.loading import loader
 from alexnet_jax.data.loading.unreadable_images import UnreadableImages
 from alexnet_jax.data.synthetic import Synthetic
 from alexnet_jax.model import towers
+from alexnet_jax.model.placement.mesh_table import describe_mesh
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import parse_flags
@@ -256,8 +257,7 @@ def benchmark(about: dict[str, Any]) -> None:
     config = make_config()
     mesh, batch = towers.choose_mesh(config), config.optimizer.batch_size
     print(
-        f'{towers.describe_mesh(mesh, config.model.towers)}; '
-        f'{towers.describe_arithmetic(config, mesh)}; batch {batch}',
+        f'{describe_mesh(config, mesh)}; {towers.describe_arithmetic(config, mesh)}; batch {batch}',
         flush=True,
     )
     step = compile_step(config, mesh)

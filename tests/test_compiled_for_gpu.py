@@ -198,6 +198,29 @@ def test_replicas_also_sum_their_gradients():
     assert sum(each['size'] for each in summed) == 4 * ((60_965_224 - 1000) // 2 + 1000 + 2)
 
 
+def test_replicas_that_divide_the_dense_layers_exchange_units_in_place_of_their_gradients():
+    flags = '--device=h100', '--dtype=bfloat16', '--batch=128', '--mesh.tower=2', '--mesh.data=4'
+    tower, divided = (step(*flags, f'--config.mesh.dense={dense}') for dense in ('tower', 'all'))
+    assert counted(tower) == TOWERS_MEET | {('all-reduce', True): 3}
+    # The products of fc8 are scattered, their gradients gathered. Of the gradients, all replicas
+    # sum those of the convolutions and of fc8's bias.
+    others = {('reduce-scatter', False): 1, ('all-gather', True): 1, ('all-reduce', True): 1}
+    assert counted(divided) == TOWERS_MEET | others
+    layers = {each['layer']: each for each in divided['collectives'] if not each['is_backward']}
+    assert [layers[name]['size'] for name in ('fc6', 'fc7')] == [128 * 9216 * 2, 128 * 4096 * 2]
+    assert layers['fc6']['groups'] == '{{0,1,2,3,4,5,6,7}}'
+
+    def sent(report, *layers):
+        return sum(each['sent'] for each in report['collectives'] if each['layer'] in layers)
+
+    dense, convolutions = ('fc6', 'fc7', 'fc8'), sent(divided, '')
+    gradients = sent(tower, '') - convolutions
+    # Units of 8 times as many images are 8 times as many bytes; gradients are not.
+    for images, least in ((1, 15), (8, 2.5)):
+        assert gradients + images * sent(tower, *dense) >= least * images * sent(divided, *dense)
+    assert divided['memory']['arguments'] < 0.4 * tower['memory']['arguments']
+
+
 def test_the_scaling_model_counts_the_bytes_of_the_compiled_step():
     config = nets.full(model__dtype='bfloat16')
     exchanges = scaling_model.list_exchanges(config, scaling_model.TOWERS, 4, 1024, per_host=8)
