@@ -7,6 +7,8 @@
     python benchmarks/compile_for.py --device=h100 --what=kernels --implementation=mosaic_gpu
     python benchmarks/compile_for.py --device=h100 --options=xla_gpu_enable_triton_gemm=false
     python benchmarks/compile_for.py --device=v5e --batch=128 --dtype=bfloat16
+    python benchmarks/compile_for.py --device=h100 --what=gather --images=1281167 --mesh.tower=2
+        --mesh.data=4 --batch=1024
 
 It needs neither the device nor its driver, but the compilers, which --install puts in a folder of
 their own. It prints the memory plan, the instructions and the bytes that they move for each image,
@@ -18,6 +20,7 @@ The settings are those of the paper's net, or of --config with its overrides.
 """
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -38,16 +41,23 @@ from alexnet_jax.ops.implementations import Platform, missing_for_mosaic_gpu
 from alexnet_jax.runtime.compilation import describe_arithmetic
 from alexnet_jax.runtime.user_errors import UserError, report_user_errors
 
-WHAT = ('step', 'evaluation', 'kernels')
+WHAT = ('step', 'evaluation', 'kernels', 'gather')
+
+HOST_TRANSFER = re.compile(r' (?:infeed|outfeed|send|recv)\(|S\(5\)')  # S(5): memory of the host
 
 _DEVICE = flags.DEFINE_enum('device', 'h100', list(DEVICES), 'The device to compile for.')
 _WHAT = flags.DEFINE_enum(
-    'what', 'step', WHAT, 'A training step, the evaluation of one view, or each kernel alone.'
+    'what',
+    'step',
+    WHAT,
+    'A training step, the evaluation of one view, each kernel alone, or the programs that bring a '
+    'batch from --images images in device memory.',
 )
 _BATCH = flags.DEFINE_integer('batch', 128, 'Images in a batch, of all devices.', lower_bound=1)
 _DTYPE = flags.DEFINE_enum('dtype', 'float32', schema.DTYPES, 'Dtype of the activations.')
 _TOWER = flags.DEFINE_integer('mesh.tower', 1, 'Devices that the towers are spread over.', 1)
 _DATA = flags.DEFINE_integer('mesh.data', 1, 'Replicas that share each batch.', 1)
+_IMAGES = flags.DEFINE_integer('images', 1_281_167, 'Images in device memory, for gather.', 1)
 _ROWS = flags.DEFINE_integer('rows', 20, 'The largest instructions to print.', lower_bound=0)
 _OUT = flags.DEFINE_string(
     'out', None, 'A new folder for report.json, program.hlo and the PTX of each kernel.'
@@ -92,7 +102,8 @@ def main(_: list[str]) -> None:
             prepare_folder(Path(_OUT.value))  # before the minutes of compilation
         device = DEVICES[_DEVICE.value]
         packages.load(device.platform, folder)
-        reports = kernels(folder) if _WHAT.value == 'kernels' else {_WHAT.value: program(folder)}
+        several = {'kernels': kernels, 'gather': gathers}.get(_WHAT.value)
+        reports = several(folder) if several else {_WHAT.value: program(folder)}
         if _OUT.value:
             (Path(_OUT.value) / REPORT).write_text(json.dumps(reports, indent=1) + '\n')
             print(f'written to {_OUT.value}')
@@ -145,6 +156,28 @@ def kernels(folder: Path) -> dict[str, dict[str, Any]]:
         print(f'{name}: compiled in {time.perf_counter() - start:.1f} s')
         report.print_kernel(result)
         reports[name] = result
+    return reports
+
+
+def gathers(folder: Path) -> dict[str, dict[str, Any]]:
+    """Compiles the programs that bring a batch from images in device memory; prints the reports."""
+    from ahead_of_time import programs_of_net
+
+    config, device, reports = settings(), DEVICES[_DEVICE.value], {}
+    devices = device.devices(config.mesh.data * config.mesh.tower)
+    for name, lowered, size in programs_of_net.gathers(config, devices, _IMAGES.value):
+        out = Path(_OUT.value) / name.replace(' ', '_') if _OUT.value else None
+        compiled = _compile(lowered, folder, out)
+        transfers = len(HOST_TRANSFER.findall(compiled.text))
+        result = report.program_report(compiled, device, None)
+        reports[name] = result | {'received': size, 'host_transfers': transfers}
+        memory = compiled.memory
+        print(
+            f'{name}: {memory.arguments / 1e9:.2f} GB of images and tables on each device, '
+            f'{(memory.temporaries + memory.results) / 1e6:.1f} MB beside them; '
+            f'{size / 1e6:.1f} MB reach each device; {transfers} transfers from or to the host'
+        )
+        report.print_collectives(result)
     return reports
 
 

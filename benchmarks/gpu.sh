@@ -171,6 +171,7 @@ step 85 step_bfloat16_1024 --batch=1024 --dtype=bfloat16 --torch=eager
 step 70 step_bfloat16_128 --batch=128 --dtype=bfloat16 --torch=eager
 step 70 step_float32_1024 --batch=1024 --torch=eager
 step 70 step_float32_128 --batch=128 --torch=eager
+program 110 resident resident --batch=1024 --dtype=bfloat16
 program 150 checks device_check
 normalization 150 kernels --check --kernels=pallas
 normalization 75 normalization_1024 --batch=1024 --dtype=bfloat16 --nocheck_first \

@@ -3,13 +3,16 @@
     python benchmarks/resident.py [--batch=1024] [--dtype=float32] [--images=65536]
         [--config=ilsvrc2012] [--width=1] [--tower=1] [--data=1] [--repeats=7] [--seconds=1]
         [--trace=FOLDER] [--out=FILE.json]
+    python benchmarks/resident.py --config=digits --loader --tower=2
 
 constant: the step reads the same batch, which is on the devices, again and again.
 resident: before each step, the host computes which images are in its batch, and the devices gather
     them from --images made images in their memory, as in training with loader.resident.
 gather: the second row without the step.
+loader: with --loader, which takes the images of --config in place of made ones: each batch is read
+    and decoded by the loader.
 
-The step is that of training, with the settings of --config; it is compiled once and used by both
+The step is that of training, with the settings of --config; it is compiled once and used by all
 rows. As in training, the host dispatches some steps ahead. The rows take turns; a round of each
 lasts about --seconds. Medians of the rounds; 'ratio' is the median, round by round, of the time on
 a constant batch over the time of the row.
@@ -21,10 +24,11 @@ Perfetto, and prints the GPU kernels that take the most time in it.
 """
 
 import collections
+import functools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +45,17 @@ import kernel_times
 from measuring import Others, run_benchmark
 
 from alexnet_jax.config import loading, schema
-from alexnet_jax.data import augmentation
-from alexnet_jax.data.loading.loader import BatchOrder
+from alexnet_jax.data import augmentation, sources
+from alexnet_jax.data.loading import loader
+from alexnet_jax.data.loading.unreadable_images import UnreadableImages
+from alexnet_jax.data.synthetic import Synthetic
 from alexnet_jax.model import towers
+from alexnet_jax.model.placement.mesh_table import describe_mesh
 from alexnet_jax.runtime import cpu_devices
 from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import parse_flags
 from alexnet_jax.training.batches import filling, memory_plan, resident_images
+from alexnet_jax.training.batches.feeds import Feed, ResidentFeed
 from alexnet_jax.training.loop import STEPS_BEHIND, STEPS_BEHIND_ON_CPU
 from alexnet_jax.training.optimizer import Progress
 from alexnet_jax.training.state import place_initial_state
@@ -60,6 +68,7 @@ _CONFIG = flags.DEFINE_string('config', 'ilsvrc2012', 'A recipe, or the path of 
 _WIDTH = flags.DEFINE_float('width', None, 'Multiplies the maps and units of the net.', 1e-3)
 _TOWER = flags.DEFINE_integer('tower', 1, 'Devices that the towers are spread over.', 1)
 _DATA = flags.DEFINE_integer('data', 1, 'Replicas that share each batch.', 1)
+_LOADER = flags.DEFINE_bool('loader', False, "The images of --config, beside the loader's batches.")
 _REPEATS = flags.DEFINE_integer('repeats', 7, 'Rounds.', 1)
 _SECONDS = flags.DEFINE_float('seconds', 1.0, 'Seconds of each row in a round, about.', 0.0)
 _TRACE = flags.DEFINE_string('trace', None, 'A folder for a profile of three steps.')
@@ -106,14 +115,13 @@ def make_images(
 
 
 class Rows:
-    """The three rows of the table, which train one state.
+    """The rows of the table, which train one state.
 
     Args:
       config: the settings.
       mesh: the devices.
       step: the compiled training step.
-      images: the images on the devices.
-      number: how many there are.
+      feeds: gives the batches of each row that reads any, by its name; 'resident' is one.
     """
 
     def __init__(
@@ -121,14 +129,10 @@ class Rows:
         config: schema.Config,
         mesh: jax.sharding.Mesh,
         step: Callable[..., Any],
-        images: resident_images.ResidentImages,
-        number: int,
+        feeds: Mapping[str, Feed],
     ) -> None:
-        self._step, self._images = step, images
-        self._behind = (
-            STEPS_BEHIND_ON_CPU if mesh.devices.flat[0].platform == 'cpu' else STEPS_BEHIND
-        )
-        self._order = BatchOrder(number, config.optimizer.batch_size, config.seed)
+        on_cpu = mesh.devices.flat[0].platform == 'cpu'
+        self._step, self._behind = step, STEPS_BEHIND_ON_CPU if on_cpu else STEPS_BEHIND
         self._state = place_initial_state(config, mesh)
         size, replicated = config.dataset.image_size, towers.spec(mesh, 'constants')
         grey = np.full((size, size, 3), 127.5, np.float32)
@@ -136,34 +140,24 @@ class Rows:
         self._constants = towers.put(constants, NamedSharding(mesh, replicated))
         numbers = Hyperparameters.at(config, 0.0, Progress()).pack()
         self._numbers = towers.put_replicated(mesh, numbers)
-        self._batch, self._taken = images.take(self._order.indices(0)), 1
+        takes = {name: _take_from(feed) for name, feed in feeds.items()}
+        batch = takes['resident']()
+        takes = {'constant': lambda: batch, **takes}
+        self.runs: dict[str, Callable[[int], Any]] = {
+            name: functools.partial(self._train, take) for name, take in takes.items()
+        }
+        self.runs['gather'] = functools.partial(self._run, takes['resident'])
 
-    def constant(self, steps: int) -> None:
-        """Trains on the same batch."""
-        self._train(steps, lambda: self._batch)
-
-    def resident(self, steps: int) -> None:
-        """Trains on the batches of the next steps."""
-        self._train(steps, self._next)
-
-    def gather(self, steps: int) -> None:
-        """Gathers the batches of the next steps and does not use them."""
-        self._run(steps, self._next)
-
-    def _next(self) -> dict[str, Array]:
-        self._taken += 1
-        return self._images.take(self._order.indices(self._taken))
-
-    def _train(self, steps: int, take: Callable[[], Any]) -> None:
+    def _train(self, take: Callable[[], Any], steps: int) -> None:
         def train() -> Any:
             self._state, metrics = self._step(self._state, take(), self._constants, self._numbers)
             return metrics
 
-        metrics = self._run(steps, train)
+        metrics = self._run(train, steps)
         if not np.isfinite(float(metrics['loss'])):
             raise SystemExit('resident.py: the loss is not finite: choose other settings')
 
-    def _run(self, steps: int, act: Callable[[], Any]) -> Any:
+    def _run(self, act: Callable[[], Any], steps: int) -> Any:
         """Runs an action as far ahead of the devices as training; returns the last result."""
         results: collections.deque[Any] = collections.deque()
         for _ in range(steps):
@@ -171,6 +165,30 @@ class Rows:
             if len(results) > self._behind:
                 jax.block_until_ready(results.popleft())
         return jax.block_until_ready(results)[-1]
+
+
+def _take_from(feed: Feed) -> Callable[[], dict[str, Array]]:
+    """Returns a function that places the next batch on the devices."""
+    items = feed.batches(0)
+    return lambda: feed.place(next(items))
+
+
+def open_feeds(config: schema.Config, mesh: jax.sharding.Mesh) -> dict[str, Feed]:
+    """Places images on the devices; returns what gives the batches of each row."""
+    start = time.perf_counter()
+    if _LOADER.value:
+        splits = sources.open_splits(config.dataset)
+        images = filling.fill(mesh, splits.train, loader.Reading.from_config(config))
+    else:
+        images = make_images(config, mesh, _IMAGES.value)
+        made = Synthetic(_IMAGES.value, config.dataset.image_size, config.dataset.classes)
+        splits = sources.Splits(made, made, '')  # their number is all that is used
+    print(f'images on the devices in {time.perf_counter() - start:.1f} s', flush=True)
+    unreadable = UnreadableImages(splits.train, config.loader.skip_bad)
+    feeds: dict[str, Feed] = {'resident': ResidentFeed(config, mesh, splits, unreadable, images)}
+    if _LOADER.value:
+        feeds['loader'] = Feed(config, mesh, splits, unreadable)
+    return feeds
 
 
 def compile_step(config: schema.Config, mesh: jax.sharding.Mesh) -> Any:
@@ -190,13 +208,13 @@ def compile_step(config: schema.Config, mesh: jax.sharding.Mesh) -> Any:
 
 def measure(rows: Rows, repeats: int, seconds: float) -> dict[str, list[float]]:
     """Returns the seconds of a step of each row, round by round; prints each round."""
-    runs = {'constant': rows.constant, 'resident': rows.resident, 'gather': rows.gather}
+    runs = rows.runs
     for name, run in runs.items():
         start = time.perf_counter()
         run(2)
         print(f'{name}: the first two took {time.perf_counter() - start:.1f} s', flush=True)
     start = time.perf_counter()
-    rows.constant(3)
+    runs['constant'](3)
     steps = max(2, round(3 * seconds / (time.perf_counter() - start)))
     print(f'{steps} steps of each row in a round', flush=True)
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -227,7 +245,7 @@ def trace(rows: Rows, folder: str, program: str) -> None:
     """Writes a profile of steps on the constant batch, and prints the largest kernels."""
     try:
         with jax.profiler.trace(folder):
-            rows.constant(TRACED_STEPS)
+            rows.runs['constant'](TRACED_STEPS)
         print(f'the profile is in {folder}', flush=True)
         print(kernel_times.report(Path(folder), TRACED_STEPS, program), flush=True)
     except Exception as error:  # a profiler that is missing takes nothing from the other results
@@ -238,19 +256,12 @@ def benchmark(about: dict[str, Any]) -> None:
     """Measures, prints and adds the results to `about`."""
     config = make_config()
     mesh, batch = towers.choose_mesh(config), config.optimizer.batch_size
-    each = filling.rows_of_shard(_IMAGES.value, mesh.size)
-    held = memory_plan.bytes_per_device(_IMAGES.value, config.dataset.image_size, mesh.size)
     print(
-        f'{towers.describe_mesh(mesh, config.model.towers)}; '
-        f'{towers.describe_arithmetic(config, mesh)}; batch {batch}; '
-        f'{_IMAGES.value:,} images, {each:,} rows and {held / 1e9:.2f} GB of each device',
+        f'{describe_mesh(config, mesh)}; {towers.describe_arithmetic(config, mesh)}; batch {batch}',
         flush=True,
     )
     step = compile_step(config, mesh)
-    start = time.perf_counter()
-    images = make_images(config, mesh, _IMAGES.value)
-    print(f'images made in {time.perf_counter() - start:.1f} s', flush=True)
-    rows, others = Rows(config, mesh, step, images, _IMAGES.value), Others()
+    rows, others = Rows(config, mesh, step, open_feeds(config, mesh)), Others()
     times = measure(rows, _REPEATS.value, _SECONDS.value)
     print(f'\n{table(times, batch)}', flush=True)
     fraction = others.fraction()
@@ -262,8 +273,8 @@ def benchmark(about: dict[str, Any]) -> None:
         print(f'peak memory of a device: {peak / 1e9:.2f} GB', flush=True)
     if _TRACE.value:
         trace(rows, _TRACE.value, step.as_text())
-    about |= {'batch': batch, 'images': _IMAGES.value, 'bytes_per_device': held, 'peak': peak}
-    about |= {'others': fraction, 'seconds': times}
+    images = None if _LOADER.value else _IMAGES.value
+    about |= {'batch': batch, 'images': images, 'peak': peak, 'others': fraction, 'seconds': times}
 
 
 def main(_: Sequence[str]) -> None:

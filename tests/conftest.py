@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 
 # Programs that one test compiled are loaded by the next ones, in all processes of a session: those
@@ -28,6 +29,10 @@ import nets
 import runs
 from alexnet_jax.data import sources
 from alexnet_jax.runtime import cpu_devices
+
+# A shell's background jobs ignore Ctrl-C, and so would the programs that tests start and stop.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 cpu_devices.prepare_cpu_devices(tower=2)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')

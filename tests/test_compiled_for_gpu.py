@@ -198,6 +198,29 @@ def test_replicas_also_sum_their_gradients():
     assert sum(each['size'] for each in summed) == 4 * ((60_965_224 - 1000) // 2 + 1000 + 2)
 
 
+def test_replicas_that_divide_the_dense_layers_exchange_units_in_place_of_their_gradients():
+    flags = '--device=h100', '--dtype=bfloat16', '--batch=128', '--mesh.tower=2', '--mesh.data=4'
+    tower, divided = (step(*flags, f'--config.mesh.dense={dense}') for dense in ('tower', 'all'))
+    assert counted(tower) == TOWERS_MEET | {('all-reduce', True): 3}
+    # The products of fc8 are scattered, their gradients gathered. Of the gradients, all replicas
+    # sum those of the convolutions and of fc8's bias.
+    others = {('reduce-scatter', False): 1, ('all-gather', True): 1, ('all-reduce', True): 1}
+    assert counted(divided) == TOWERS_MEET | others
+    layers = {each['layer']: each for each in divided['collectives'] if not each['is_backward']}
+    assert [layers[name]['size'] for name in ('fc6', 'fc7')] == [128 * 9216 * 2, 128 * 4096 * 2]
+    assert layers['fc6']['groups'] == '{{0,1,2,3,4,5,6,7}}'
+
+    def sent(report, *layers):
+        return sum(each['sent'] for each in report['collectives'] if each['layer'] in layers)
+
+    dense, convolutions = ('fc6', 'fc7', 'fc8'), sent(divided, '')
+    gradients = sent(tower, '') - convolutions
+    # Units of 8 times as many images are 8 times as many bytes; gradients are not.
+    for images, least in ((1, 15), (8, 2.5)):
+        assert gradients + images * sent(tower, *dense) >= least * images * sent(divided, *dense)
+    assert divided['memory']['arguments'] < 0.4 * tower['memory']['arguments']
+
+
 def test_the_scaling_model_counts_the_bytes_of_the_compiled_step():
     config = nets.full(model__dtype='bfloat16')
     exchanges = scaling_model.list_exchanges(config, scaling_model.TOWERS, 4, 1024, per_host=8)
@@ -220,6 +243,25 @@ def test_gradients_are_summed_while_the_rest_is_computed():
     assert meanwhile[fc7] > 20
     assert all(meanwhile.values())
     assert meanwhile[fc6] > 3
+
+
+def test_ilsvrc_on_eight_gpus_and_the_exchange_of_a_batch():
+    """All images are in the memory of eight H100; bytes cross between devices, and none the host.
+
+    The step needs 1.1 GB more in float32 (docs/resident_data.md).
+    """
+    flags = '--device=h100', '--what=gather', '--mesh.tower=2', '--mesh.data=4', '--batch=1024'
+    usual, any_batch = compile_for(*flags)[0].values()
+    for report in (usual, any_batch):
+        assert 31.4e9 < report['memory']['arguments'] < 31.6e9
+        assert report['memory']['temporaries'] + report['memory']['results'] < 0.5e9
+        assert report['host_transfers'] == 0
+        operations = collections.Counter(each['operation'] for each in report['collectives'])
+        assert operations == {'all-to-all': 2, 'all-gather': 2}  # of images, and of labels
+    # Bytes of images to all eight and then within pairs, not of floats.
+    sizes = sorted(each['size'] for each in usual['collectives'])[-2:]
+    assert sizes == [8 * 32 * 256 * 256 * 3, 2 * 128 * 256 * 256 * 3]
+    assert usual['received'] < 70e6 < 200e6 < any_batch['received']
 
 
 def test_the_evaluation_compiles_without_a_pass_for_the_relu():

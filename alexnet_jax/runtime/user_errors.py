@@ -138,7 +138,7 @@ def describe_error(error: BaseException) -> str | None:
         detail = first_line(error).removeprefix('RESOURCE_EXHAUSTED: ').rstrip('.')[:160]
         return (
             f'out of memory ({detail}): lower optimizer.batch_size (in training), '
-            'evaluation.batch_size (in an evaluation) or model.width'
+            'evaluation.batch_size (in an evaluation) or model.width, or set loader.resident=no'
         )
     if isinstance(error, OSError):
         return _describe_os_error(error)

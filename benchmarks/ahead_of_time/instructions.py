@@ -141,7 +141,7 @@ def collectives(program: str) -> list[Collective]:
         operation = opcode.removesuffix('-start')
         if operation not in COLLECTIVES:
             continue
-        match, source, size = _GROUPS.search(rest), _source(rest), _last_array(result)
+        match, source, size = _GROUPS.search(rest), _source(rest), _result_bytes(opcode, result)
         groups, layers, meanwhile = _groups(match[1]) if match else '', LAYERS.findall(source), []
         if operation != opcode:
             meanwhile = _until_done(name, lines[number + 1 :])
@@ -254,9 +254,15 @@ def _bytes(type_text: str) -> int:
     return sum(_array_bytes(*array) for array in _ARRAY.findall(type_text))
 
 
-def _last_array(type_text: str) -> int:
-    """Returns the bytes of the last array of a type: operands come first where it is started."""
-    return _array_bytes(*_ARRAY.findall(type_text)[-1])
+def _result_bytes(opcode: str, type_text: str) -> int:
+    """Returns the bytes of the results of a collective operation, which may be several at once.
+
+    The operands come first in the type of one that is started, except for an all-reduce.
+    """
+    arrays = _ARRAY.findall(type_text)
+    if opcode.endswith('-start') and opcode != 'all-reduce-start':
+        arrays = arrays[len(arrays) // 2 :]
+    return sum(_array_bytes(*array) for array in arrays)
 
 
 def _array_bytes(dtype: str, sizes: str) -> int:

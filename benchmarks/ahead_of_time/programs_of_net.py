@@ -20,6 +20,8 @@ from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from alexnet_jax.runtime import compilation
+from alexnet_jax.training.batches import resident_images
+from alexnet_jax.training.batches.filling import rows_of_shard
 from alexnet_jax.training.state import state_shapes
 from alexnet_jax.training.step import Hyperparameters, make_train_step
 
@@ -49,6 +51,37 @@ def evaluation(config: schema.Config, devices: Sequence[Any]) -> Any:
         compiler_options=options,
     )
     return jitted.lower(params, mean, _batch(config, mesh)['image'])
+
+
+def gathers(
+    config: schema.Config, devices: Sequence[Any], images: int
+) -> Iterator[tuple[str, Any, int]]:
+    """Yields the programs that bring a batch from images in the memory of all devices.
+
+    Args:
+      config: the settings.
+      devices: of the mesh that they ask for.
+      images: the number of images in memory.
+
+    Yields:
+      The name, the lowered program, and the bytes of images that reach each device from others.
+    """
+    mesh, size = towers.choose_mesh(config, devices), config.dataset.image_size
+    router = resident_images.make_router(mesh, config.optimizer.batch_size)
+    sharding = NamedSharding(mesh, resident_images.ALL_DEVICES)
+    rows, row = mesh.size * rows_of_shard(images, mesh.size), resident_images.row_bytes(size)
+    gather: Any = resident_images.compile_gather(mesh, size, router)  # a jitted function
+    for capacity in router.capacities:
+        shapes = {
+            (rows, row): jnp.uint8,
+            (rows,): jnp.int32,
+            (mesh.size, mesh.size, capacity): jnp.int32,
+            (mesh.size, router.rows): jnp.int32,
+        }
+        like = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
+        lowered = gather.lower(*(like(shape, dtype) for shape, dtype in shapes.items()))
+        name = f'gather of {capacity} images from each device for each'
+        yield name, lowered, router.bytes_received(row, capacity)
 
 
 def kernels(

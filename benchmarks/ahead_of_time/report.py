@@ -108,6 +108,11 @@ def print_report(report: Mapping[str, Any], rows: int) -> None:
         cycles.print_report(report, rows)
     else:
         _print_launches(report, rows)
+    print_collectives(report)
+
+
+def print_collectives(report: Mapping[str, Any]) -> None:
+    """Prints each collective operation of a program."""
     for operation in report['collectives']:
         direction = 'backward' if operation['is_backward'] else 'forward'
         print(

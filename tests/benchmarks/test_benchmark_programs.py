@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import classifiers
 import kernel_check
+import kernel_times
 import normalization_layers
 import numpy as np
 import onnx_net
@@ -58,6 +60,48 @@ def program(name, *arguments):
 def missing_torch(out):
     """Returns the lines that say how to install PyTorch: one where it is missing."""
     return [line for line in out.splitlines() if 'pip install torch' in line]
+
+
+@pytest.mark.slow
+def test_resident_times_the_step_on_images_in_device_memory_beside_the_loader(tmp_path):
+    file = tmp_path / 'resident.json'
+    out = program(
+        *('resident.py', '--width=0.03125', '--batch=2', '--images=40', '--repeats=2'),
+        *('--seconds=0', f'--trace={tmp_path / "profile"}', f'--out={file}'),
+    )
+    results = json.loads(file.read_text())
+    assert list(results['seconds']) == ['constant', 'resident', 'gather']
+    assert all(len(times) == 2 and min(times) > 0 for times in results['seconds'].values())
+    assert 'the profile has no GPU kernels' in out
+
+
+def test_kernels_of_a_profile_are_summed_by_instruction(tmp_path, monkeypatch):
+    def event(name, instruction, microseconds):
+        stats = [('hlo_op', instruction)] if instruction else []
+        return types.SimpleNamespace(name=name, stats=stats, duration_ns=1000 * microseconds)
+
+    events = [event('gemm', 'dot.1', 1500)] * 4 + [
+        event('gemm', 'dot.2', 250),
+        event('copy', '', 50),
+    ]
+    lines = [
+        types.SimpleNamespace(name='Stream #1(Compute)', events=events),
+        types.SimpleNamespace(name='XLA Ops', events=events),  # the same, summed up
+    ]
+    planes = [
+        types.SimpleNamespace(name=f'/{name}', lines=lines) for name in ('device:GPU:0', 'host:CPU')
+    ]
+    profile = types.SimpleNamespace(from_file=lambda _: types.SimpleNamespace(planes=planes))
+    monkeypatch.setattr(kernel_times.jax.profiler, 'ProfileData', profile)
+    (tmp_path / 'a.xplane.pb').touch()
+    program = '  %dot.1 = f32[2] dot(), metadata={op_name="jit(step)/jit(shmap)/fc6/dot_general"}'
+    heading, _, *rows = kernel_times.report(tmp_path, 2, program).splitlines()
+    assert heading == '3.150 ms of kernels and copies in a step, 3 calls'
+    assert [row.split() for row in rows] == [
+        ['3.000', '95.2%', '2', 'gemm', 'dot.1', 'fc6/dot_general'],
+        ['0.125', '4.0%', '0.5', 'gemm', 'dot.2'],
+        ['0.025', '0.8%', '0.5', 'copy'],
+    ]
 
 
 @pytest.mark.slow

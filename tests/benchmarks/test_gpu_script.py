@@ -49,6 +49,7 @@ PARTS = {
     'step': 9,
     'device_check': 1,
     'loop': 1,
+    'resident': 1,
     'tune_normalization': 1,
 }
 

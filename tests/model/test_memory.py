@@ -11,7 +11,7 @@ import pytest
 
 import nets
 from alexnet_jax.model import memory, towers
-from alexnet_jax.model.layer_table import parameter_count
+from alexnet_jax.model.layer_table import layer_table, parameter_count
 from alexnet_jax.runtime.user_errors import UserError
 from fake_devices import group
 
@@ -83,6 +83,17 @@ def test_devices_with_memory_of_their_own_hold_their_part(monkeypatch):
     monkeypatch.setattr(memory, 'host_bytes', lambda: need.images - 1)
     with pytest.raises(UserError, match='this machine has'):
         memory.check(config, nets.mesh_of(2))
+
+
+def test_replicas_that_divide_the_dense_layers_hold_a_part_of_them():
+    """On eight devices: half of the convolutions, and an eighth of the dense layers."""
+    mesh = towers.choose_mesh(nets.full(), group([8], platform='gpu'))
+    rows = layer_table(nets.full())
+    convolutions = sum(row.parameters for row in rows[:5])
+    dense = sum(row.parameters for row in rows[5:])
+    for placement, devices in (('tower', 2), ('all', 8)):
+        held = memory.parameters_of_device(nets.full(mesh__dense=placement), mesh)
+        assert held == 4 * convolutions // 2 + 4 * dense // devices
 
 
 def test_the_memory_of_this_machine_is_known_and_a_control_group_lowers_it(monkeypatch):

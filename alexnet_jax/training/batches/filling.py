@@ -64,9 +64,9 @@ def fill(
     with ProgressBars() as bars:
         for number, batch in enumerate(batches):
             signals.raise_if_stopped()
-            rows = np.zeros((block, shape[1]), np.uint8)
-            pixels = batch['image'].reshape(block, -1)
-            rows[:, : pixels.shape[1]] = pixels
+            rows = batch['image'].reshape(block, -1)
+            if rows.shape[1] < shape[1]:  # most sizes need no padding, and no copy
+                rows = np.pad(rows, [(0, 0), (0, shape[1] - rows.shape[1])])
             first = np.int32(number * BLOCK)
             for i, device in enumerate(devices):  # as `Router.place` says
                 own = jax.device_put(rows[i :: len(devices)], device)

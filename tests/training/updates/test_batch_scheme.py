@@ -50,6 +50,7 @@ def test_a_step_is_one_step_of_the_dense_layers_for_each_sub_batch():
     assert abs(losses[0] - losses[1]) > 0.01 * losses[0]
 
 
+@pytest.mark.slow
 def test_the_convolutions_follow_the_gradient_of_the_whole_batch():
     """With the dense layers frozen, sub-batches change nothing: each image keeps its masks."""
     frozen = {f'model__{name}__rate_factor': 0.0 for name in DENSE}
@@ -61,6 +62,7 @@ def test_the_convolutions_follow_the_gradient_of_the_whole_batch():
     assert parts[1] == pytest.approx(whole[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_replicas_that_divide_the_units_update_them_as_one_device():
     config = config_of(optimizer__dense_updates=2, mesh__dense='all')
     batches = [nets.batch(config, seed=i) for i in range(2)]
