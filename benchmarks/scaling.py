@@ -1,7 +1,7 @@
 """Prints what the training step exchanges and needs on many GPUs, and how long 90 epochs take.
 
     python benchmarks/scaling.py [--dtype=bfloat16] [--gpus=1,8,64] [--batches=128,1024]
-        [--within=370] [--between=40] [--hidden=0] [--measured=128:5.90,1024:28.48]
+        [--within=370] [--between=40] [--hidden=0] [--measured=128:2.798,1024:14.365]
         [--output=FILE] [--out=FILE.json] [--plot=FILE.svg]
 
 Nothing is run: it is a model, and each of its assumptions is a flag. Each table says whether its
@@ -16,9 +16,10 @@ scaling_model.py has the formulas. Four schemes of spreading the paper's net are
 
 Sources of the default values:
 
-- --measured: the training step on a constant batch on one H100 (JAX 0.11.2, 2026-11-26). The
-  model is the straight line through the two batches; in float32 one batch was measured, and the
-  line has the constant of bfloat16. Outside of 128 to 1,024 images for each GPU it is extrapolated.
+- --measured: the training step on a constant batch on one H100 (JAX 0.11.2,
+  results/2026-11-26_h100). The model is the straight line through the two batches. In float32 one
+  batch was measured, before conv1 was folded, and the line has the constant of bfloat16. Outside
+  of 128 to 1,024 images for each GPU it is extrapolated.
 - --flops, --bandwidth: a large product of cuBLAS in bfloat16 and a copy, measured on that H100; in
   float32 the data sheet's rate of TF32 products.
 - --within: NCCL's effective bandwidth over NVLink, 370 GB/s of 450 in each direction (its authors
@@ -63,7 +64,7 @@ from alexnet_jax.runtime.text_table import align_columns
 from alexnet_jax.runtime.user_errors import UserError, parse_flags
 
 PLANS = Path(__file__).resolve().parent / 'results' / '2026-11-26_h100_compiled' / 'after'
-MEASURED = {'bfloat16': {128: 5.90, 1024: 28.48}, 'float32': {128: 7.83}}  # ms, by batch
+MEASURED = {'bfloat16': {128: 2.798, 1024: 14.365}, 'float32': {128: 7.83}}  # ms, by batch
 FLOPS = {'bfloat16': 790.0, 'float32': DEVICES['h100'].rates.default / 1e12}  # 10^12 a second
 
 # X. Jia et al., arXiv 1807.11205: 95 epochs within 4 minutes on 1,024 Tesla P40, batches of 65,536.
@@ -131,7 +132,7 @@ def _are_points(texts: list[str] | None) -> bool:
 
 for _flag in (_GPUS, _BATCHES):
     flags.register_validator(_flag.name, _are_counts, 'e.g. 128,1024')
-flags.register_validator(_MEASURED.name, _are_points, 'e.g. 128:5.90,1024:28.48')
+flags.register_validator(_MEASURED.name, _are_points, 'e.g. 128:2.798,1024:14.365')
 flags.register_validator(_PER_HOST.name, lambda number: number % 2 == 0, 'an even number')
 
 
