@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import roofline
 
@@ -23,7 +24,6 @@ from alexnet_jax.config import schema
 from alexnet_jax.model.layer_table import CHANNELS, Row, layer_table, parameter_count
 
 FLOAT32 = 4  # bytes of a parameter, a gradient, a velocity or a logit
-ITEMSIZE = {'float32': 4, 'bfloat16': 2}  # of an activation
 
 
 class Scheme(NamedTuple):
@@ -173,46 +173,61 @@ def list_exchanges(
     data, hosts = gpus // scheme.tower, -(-gpus // per_host)
     exchanges: list[Exchange] = []
     for row in layer_table(config):
-        if scheme.spreads_dense and row.name not in config.model.convolutions():
-            exchanges += _of_activations(config, row, _inputs(config, row), batch, gpus, hosts)
-        elif row.crossing:
-            values = row.crossing * (1 if row.name == 'fc8' else config.model.towers)
-            exchanges += _of_activations(config, row, values, batch // data, scheme.tower, 1)
+        if not scheme.spreads_dense or row.name in config.model.convolutions():
+            if row.crossing and scheme.tower > 1:
+                exchanges += _between_towers(config, row, batch // data, scheme.tower)
+        elif row.name == 'fc8':
+            exchanges += _of_partial_products(config, scheme, gpus, batch, hosts)
+        else:
+            size = _activation_bytes(config) * _inputs(config, row) * batch
+            exchanges += _gathered(row.name, size, gpus, hosts)
     parameters = count_parameters(config, scheme, gpus)
-    numbers = {'convolutional': parameters.convolutional}
-    if not scheme.spreads_dense:
-        numbers['dense'] = parameters.dense
-    if data > 1:
-        exchanges += [
-            Exchange(name, 'all-reduce', FLOAT32 * number, data, min(hosts, data), True)
-            for name, number in numbers.items()
-        ]
-    return exchanges
+    dense = config.dataset.classes if scheme.spreads_dense else parameters.dense  # the bias of fc8
+    numbers = {'convolutional': parameters.convolutional, 'dense': dense}
+    exchanges += [
+        Exchange(name, 'all-reduce', FLOAT32 * number, data, min(hosts, data), True)
+        for name, number in numbers.items()
+    ]
+    return [exchange for exchange in exchanges if exchange.devices > 1]
+
+
+def _activation_bytes(config: schema.Config) -> int:
+    return jnp.dtype(config.model.dtype).itemsize
 
 
 def _inputs(config: schema.Config, row: Row) -> int:
-    """Returns the values of each image that cross where a dense layer is on all devices.
-
-    Each device has some units of every dense layer, and needs what all of them read for all images
-    of the batch. It has the inputs of its part of fc8 already: there the partial products cross.
-    """
-    if row.name == 'fc8':
-        return config.dataset.classes
+    """Returns the values of an image that a dense layer of all towers reads."""
     reads_all = config.model.dense()[row.name].reads == 'all'
     return row.reads * (1 if reads_all else config.model.towers)
 
 
-def _of_activations(
-    config: schema.Config, row: Row, values: int, images: int, devices: int, hosts: int
-) -> list[Exchange]:
-    """Lists the exchanges of the activations of a layer, forward and backward."""
-    if devices == 1:
-        return []
-    if row.name == 'fc8':  # a sum of float32, whose derivative needs no exchange
-        return [Exchange(row.name, 'all-reduce', FLOAT32 * values * images, devices, hosts)]
-    size = ITEMSIZE[config.model.dtype] * values * images
+def _between_towers(config: schema.Config, row: Row, images: int, devices: int) -> list[Exchange]:
+    """Lists the exchanges of a layer within a replica, forward and backward."""
+    if row.name == 'fc8':  # a sum of partial products, whose derivative needs no exchange
+        return [Exchange(row.name, 'all-reduce', FLOAT32 * row.crossing * images, devices, 1)]
+    values = row.crossing * config.model.towers
+    return _gathered(row.name, _activation_bytes(config) * values * images, devices, 1)
+
+
+def _gathered(layer: str, size: int, devices: int, hosts: int) -> list[Exchange]:
+    """Lists the all-gather of activations, and the sum of their gradients, which is scattered."""
     operations = ('all-gather', 'reduce-scatter')
-    return [Exchange(row.name, operation, size, devices, hosts) for operation in operations]
+    return [Exchange(layer, operation, size, devices, hosts) for operation in operations]
+
+
+def _of_partial_products(
+    config: schema.Config, scheme: Scheme, gpus: int, batch: int, hosts: int
+) -> list[Exchange]:
+    """Lists the exchanges of fc8 where every device has the products of a part of its inputs.
+
+    They are summed over the replicas and scattered, each keeping those of its images, and then
+    summed over the towers. Backward, the gradients of all images are gathered.
+    """
+    data, size = gpus // scheme.tower, FLOAT32 * config.dataset.classes * batch
+    return [
+        *_gathered('fc8', size, data, min(hosts, data)),
+        Exchange('fc8', 'all-reduce', size / data, scheme.tower, 1),
+    ]
 
 
 class Estimate(NamedTuple):
@@ -335,7 +350,7 @@ class Model:
         size = 2 * FLOAT32 * sum(count_parameters(self.config, scheme, gpus))
         size += images * image_bytes(self.config) + self.temporaries[scheme.tower](images)
         if scheme.spreads_dense:  # what is gathered and scattered for the dense layers
-            size += sum(x.size for x in exchanges if x.devices == gpus and not x.is_gradient)
+            size += sum(x.size for x in exchanges if x.layer.startswith('fc'))
         return size
 
 

@@ -77,18 +77,18 @@ def test_it_is_that_of_optax():
         np.testing.assert_allclose(x, reference_x, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def check_mesh(tower, data):
+def check_mesh(tower, data, dense):
     """Asserts that the result on a mesh is that of one device."""
-    config = nets.small(**LARS, **NORMALIZED)
+    config = nets.small(**LARS, **NORMALIZED, mesh__dense=dense)
     one, several = (updates_on(config, nets.mesh_of(*n)) for n in ((1, 1), (tower, data)))
     for name, x in leaves_by_name(several).items():
         np.testing.assert_allclose(x, leaves_by_name(one)[name], 1e-5, 1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize(('tower', 'data'), [(2, 1), (1, 2)])
-def test_the_result_does_not_depend_on_the_mesh(tower, data):
+@pytest.mark.parametrize(('tower', 'data', 'dense'), [(2, 1, 'tower'), (1, 2, 'all')])
+def test_the_result_does_not_depend_on_the_mesh(tower, data, dense):
     """The averages of batch normalization have gradients here, which no rule scales."""
-    check_mesh(tower, data)
+    check_mesh(tower, data, dense)
 
 
 @pytest.mark.slow
@@ -99,7 +99,8 @@ import sys
 sys.path[:0] = {paths}
 import test_lars
 assert len(test_lars.jax.devices()) == 4
-test_lars.check_mesh(2, 2)
+for dense in ('tower', 'all'):
+    test_lars.check_mesh(2, 2, dense)
 """
     environment = os.environ | {'JAX_NUM_CPU_DEVICES': '4'}
     subprocess.run([sys.executable, '-c', code], check=True, env=environment)
