@@ -61,7 +61,11 @@ class Convolution(nnx.Module):
         bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
         self.settings, self.at_test_time = layer, at_test_time
         self.operations = Operations.of_layer(
-            layer.then, model, platform, follow_convolution=not layer.batch_normalization
+            layer.then,
+            model,
+            platform,
+            follow_convolution=not layer.batch_normalization,
+            follow_normalization=layer.batch_normalization,
         )
         self.kernel_THWIO = for_each_tower(Weight, gaussian(rng, shape, model.initial_std(layer)))
         self.bias_TO = for_each_tower(Bias, bias_TO)

@@ -14,6 +14,7 @@ from alexnet_jax.model.towers import extend
 from alexnet_jax.ops.convolution import relu_with_convolution
 from alexnet_jax.ops.formula import add_bias
 from alexnet_jax.ops.implementations import Platform
+from alexnet_jax.ops.max_pooling import RECOMPUTED
 from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from alexnet_jax.ops.spatial_normalization import spatial_normalization
@@ -33,6 +34,7 @@ class Operations:
       platform: the platform that the program is compiled for; None for JAX's default.
       implementation: None, 'jax', 'pallas' or 'mosaic_gpu': see ops/implementations.py.
       follow_convolution: whether nothing but a bias lies between a convolution and them.
+      follow_normalization: whether batch normalization comes before them.
     """
 
     names: tuple[str, ...]
@@ -41,6 +43,7 @@ class Operations:
     platform: Platform | None = None
     implementation: str | None = None
     follow_convolution: bool = False
+    follow_normalization: bool = False
 
     @classmethod
     def of_layer(
@@ -49,6 +52,7 @@ class Operations:
         model: model_schema.Model,
         platform: Platform | None = None,
         follow_convolution: bool = False,
+        follow_normalization: bool = False,
     ) -> 'Operations':
         """Returns the operations of a layer with the constants that they need."""
         norm = model.response_normalization
@@ -59,7 +63,14 @@ class Operations:
         }
         used = tuple((name, constants[name]) for name in constants if name in names)
         crosses = model.towers > 1 and norm.reads == 'all'
-        return cls(names, used, crosses, platform, follow_convolution=follow_convolution)
+        return cls(
+            names,
+            used,
+            crosses,
+            platform,
+            follow_convolution=follow_convolution,
+            follow_normalization=follow_normalization,
+        )
 
     def __call__(self, maps: Iterable[Array], biases: Iterable[Array] | None = None) -> list[Array]:
         """Applies the operations to the maps of each tower on this device.
@@ -105,6 +116,7 @@ class Operations:
         """
         x, constants = x_BHWO, dict(self.constants)
         options: dict[str, Any] = dict(platform=self.platform, implementation=self.implementation)
+        pooling_options = options | {'tolerance': RECOMPUTED if self.follow_normalization else 0.0}
         takes_bias = names[:3] == POOLED or names[:2] == POOLED[1:]
         if bias is not None and not (takes_bias and bias.size == x.shape[-1]):
             x, bias = add_bias(x, bias), None
@@ -112,19 +124,21 @@ class Operations:
             match names:
                 case 'relu', 'response_normalization', 'max_pooling', *rest:
                     norm, pool = constants['response_normalization'], constants['max_pooling']
-                    x = normalized_pooling(x, *norm, *pool, bias_111C=bias, rectify=True, **options)
+                    x = normalized_pooling(
+                        x, *norm, *pool, bias_111C=bias, rectify=True, **pooling_options
+                    )
                 case 'relu', 'response_normalization', *rest:
                     norm = constants['response_normalization']
                     x = response_normalization(x, *norm, rectify=True, **options)
                 case 'response_normalization', 'max_pooling', *rest:
                     norm, pool = constants['response_normalization'], constants['max_pooling']
-                    x = normalized_pooling(x, *norm, *pool, bias_111C=bias, **options)
+                    x = normalized_pooling(x, *norm, *pool, bias_111C=bias, **pooling_options)
                 case 'response_normalization', *rest:
                     x = response_normalization(x, *constants['response_normalization'], **options)
                 case 'spatial_normalization', *rest:
                     x = spatial_normalization(x, *constants['spatial_normalization'])
                 case 'max_pooling', *rest:
-                    x = pooling(x, *constants['max_pooling'], **options)
+                    x = pooling(x, *constants['max_pooling'], **pooling_options)
                 case 'global_average_pooling', *rest:
                     x = x.mean((1, 2), keepdims=True)
                 case 'relu', *rest if names == self.names and self._joins_convolution():

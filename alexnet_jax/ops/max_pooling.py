@@ -9,10 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+# For arrays that a compiler may compute once for the pools and once more for their derivative, with
+# sums and products rounded in another way: batch normalization is such a computation.
+RECOMPUTED = 2.0**-16
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2) -> Array:
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2, tolerance: float = 0.0) -> Array:
     """Computes the largest value in each pool of `window` x `window` pixels, `stride` pixels apart.
 
     The pools overlap where stride < window. As in the 2012 code (layer.py:1164) there are
@@ -26,6 +30,8 @@ def max_pooling(x_BHWC: Array, window: int = 3, stride: int = 2) -> Array:
     Args:
       x_BHWC: (images, rows, columns, maps), of any float dtype.
       window, stride: z and s of §3.4, in pixels.
+      tolerance: the fraction by which a pixel may be less than the largest value and still count as
+        equal to it in the derivative.
 
     Returns:
       (images, rows', columns', maps), of the same dtype.
@@ -58,18 +64,24 @@ def pooled_size(size: int, window: int, stride: int) -> int:
     return pools - 1 if (pools - 1) * stride >= size else pools
 
 
-def _forward(x: Array, window: int, stride: int) -> tuple[Array, tuple[Array, Array]]:
+def _forward(
+    x: Array, window: int, stride: int, tolerance: float
+) -> tuple[Array, tuple[Array, Array]]:
     # The derivative compares x with y, so x is rounded to its stored precision: a compiler may
     # otherwise keep more digits of one than of the other.
     precision = jnp.finfo(x.dtype)
     x = jax.lax.reduce_precision(x, precision.nexp, precision.nmant)
-    y = max_pooling(x, window, stride)
+    y = max_pooling(x, window, stride, tolerance)
     return y, (x, y)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _backward(
-    window: int, stride: int, residuals: tuple[Array, Array], g_BhwC: Array
+    window: int,
+    stride: int,
+    tolerance: float,
+    residuals: tuple[Array, Array],
+    g_BhwC: Array,
 ) -> tuple[Array]:
     """Gives each pixel the cotangents of the pools whose largest value it holds.
 
@@ -78,6 +90,8 @@ def _backward(
     nothing is scattered, unlike in JAX's derivative of a window reduction.
     """
     x, y_BhwC = residuals
+    if tolerance:
+        y_BhwC *= jnp.where(y_BhwC > 0, 1 - tolerance, 1 + tolerance).astype(y_BhwC.dtype)
     images, height, width, maps = x.shape
     before = (window - 1) // stride
     pooled = y_BhwC.shape[1:3]
@@ -87,13 +101,14 @@ def _backward(
     blocks = _pad(x, [(0, down * stride - height), (0, across * stride - width)], 0)
     blocks = blocks.reshape(images, down, stride, across, stride, maps)
     pixel = np.arange(stride)
+    compare = jnp.greater_equal if tolerance else jnp.equal
     total = jnp.zeros_like(blocks)
     for i, j in itertools.product(
         range(before + 1), repeat=2
     ):  # i blocks up and j blocks to the left
         rows, columns = slice(before - i, before - i + down), slice(before - j, before - j + across)
         inside = np.outer(pixel + i * stride < window, pixel + j * stride < window)
-        largest = blocks == y[:, rows, None, columns, None]
+        largest = compare(blocks, y[:, rows, None, columns, None])
         largest &= inside[None, None, :, None, :, None]
         total += jnp.where(largest, g[:, rows, None, columns, None], jnp.zeros((), g.dtype))
     return (total.reshape(images, down * stride, across * stride, maps)[:, :height, :width],)

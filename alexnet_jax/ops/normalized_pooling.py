@@ -29,6 +29,7 @@ def normalized_pooling(
     *,
     bias_111C: Array | None = None,
     rectify: bool = False,
+    tolerance: float = 0.0,
     implementation: str | None = None,
     platform: Platform | None = None,
 ) -> Array:
@@ -43,6 +44,7 @@ def normalized_pooling(
       size, k, alpha, beta, rectify: as in `response_normalization`.
       window, stride: as in `max_pooling`.
       bias_111C: (1, 1, 1, maps) float32, rounded to the dtype of x before it is added.
+      tolerance: as in `max_pooling`; the kernels do not need it, which compare only once.
       implementation: 'jax' for the two functions in plain JAX. 'pallas' for the kernel, which a CPU
         interprets slowly; on a TPU, for its kernel if the array is suited to it (at least 64
         images). 'mosaic_gpu' for the normalization's kernel of that name and plain JAX's pooling.
@@ -71,7 +73,7 @@ def normalized_pooling(
     if backend in ('gpu', 'interpreted') and x_BHWC.size:
         return _fused(x_BHWC, bias, formula, window, stride, backend == 'interpreted')
     x = add_bias(x_BHWC, bias_111C)
-    return _separate(x, formula, window, stride, implementation, platform)
+    return _separate(x, formula, window, stride, implementation, platform, tolerance)
 
 
 def _vary_like(bias: Array, x: Array) -> Array:
@@ -93,6 +95,7 @@ def pooling(
     window: int,
     stride: int,
     *,
+    tolerance: float = 0.0,
     implementation: str | None = None,
     platform: Platform | None = None,
 ) -> Array:
@@ -100,7 +103,7 @@ def pooling(
 
     Args:
       x_BHWC: (images, rows, columns, maps), float32 or bfloat16.
-      window, stride: as in `max_pooling`.
+      window, stride, tolerance: as in `max_pooling`.
       implementation: 'jax' for plain JAX everywhere.
       platform: the platform that the program is compiled for; None for JAX's default.
 
@@ -110,7 +113,7 @@ def pooling(
     platform = platform or Platform.default()
     if _tpu_is_suited(x_BHWC, window, stride, implementation, platform):
         return _tpu_kernels().pool(x_BHWC, None, None, window, stride)
-    return max_pooling(x_BHWC, window, stride)
+    return max_pooling(x_BHWC, window, stride, tolerance)
 
 
 def _separate(
@@ -120,11 +123,12 @@ def _separate(
     stride: int,
     implementation: str | None,
     platform: Platform,
+    tolerance: float = 0.0,
 ) -> Array:
     normalized = response_normalization(
         x, **formula._asdict(), implementation=implementation, platform=platform
     )
-    return max_pooling(normalized, window, stride)
+    return max_pooling(normalized, window, stride, tolerance)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))

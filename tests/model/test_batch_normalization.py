@@ -6,6 +6,7 @@ import pytest
 import nets
 from alexnet_jax.model import alexnet, batch_normalization, towers
 from alexnet_jax.model.layer_table import parameter_count
+from alexnet_jax.model.operations import POOLED
 from alexnet_jax.model.parameters import Average
 from alexnet_jax.ops.convolution import convolution
 
@@ -131,3 +132,37 @@ def test_averages_are_not_counted_as_parameters():
     counts = jax.tree.map(lambda size, info: 0 if info.kind is Average else size, sizes, infos)
     assert parameter_count(settings) == sum(jax.tree.leaves(counts))
     assert parameter_count(settings) < sum(jax.tree.leaves(sizes))
+
+
+@pytest.mark.parametrize('then', [('relu', 'max_pooling'), POOLED])
+def test_no_gradient_is_lost_in_the_pools_after_it(then):
+    """XLA computes the pixels again for the derivative, and may round them in another way.
+
+    The gradient of a pool must reach its largest pixel nevertheless. The constants of response
+    normalization make it the identity, so that a bias has the sum over the positive pools.
+    """
+    config = nets.small(
+        model__width=0.0625,
+        model__conv1__batch_normalization=True,
+        model__conv1__then=then,
+        model__response_normalization__alpha=0.0,
+        model__response_normalization__k=1.0,
+    )
+    graph, params = alexnet.graph(config), jax.device_put(alexnet.initialize(config))
+    x, weight = nets.images(config, 8), jnp.float32(0.7)
+
+    def pools(bias_TO, x):
+        conv1 = params['conv1'] | {'bias_TO': bias_TO}
+        net = alexnet.nnx.merge(graph, params | {'conv1': conv1})
+        maps = net.conv1([x, x], training=True)
+        positive_TO = jnp.stack([(y > 0).sum((0, 1, 2)) for y in maps])
+        return weight * sum(y.sum() for y in maps), positive_TO
+
+    def differentiate(bias_TO, x):
+        return jax.grad(pools, has_aux=True)(bias_TO, x)
+
+    spec = towers.PartitionSpec()
+    options = dict(mesh=nets.mesh_of(1), in_specs=(spec, spec), out_specs=spec)
+    sharded = jax.jit(jax.shard_map(differentiate, **options))
+    gradient_TO, positive_TO = sharded(params['conv1']['bias_TO'], x)
+    np.testing.assert_allclose(gradient_TO, 0.7 * np.asarray(positive_TO), rtol=1e-4)
