@@ -67,8 +67,7 @@ def smooth():
 def test_meshes_agree():
     """The meshes are one device, two with a tower each, and two with half of the batch each.
 
-    With ReLUs and pools, rounding can change which pixel a gradient goes to: the losses agree, but
-    single weights of conv1 differ by up to 5e-4 after a step (measured on a CPU with AVX-512).
+    The net is smooth: with ReLUs and pools, rounding can change which pixel a gradient goes to.
     """
     (params, losses), *others = (
         run(smooth(), mesh, 3) for mesh in (nets.mesh_of(1), nets.mesh_of(2), nets.mesh_of(1, 2))
