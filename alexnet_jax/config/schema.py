@@ -221,12 +221,12 @@ class Loader:
     resident: Annotated[
         str,
         OneOf(RESIDENT),
-        "Keep all training images in the devices' memory: always, never, or where they fit.",
+        "Keep all training images in the devices' memory: auto, where they fit; yes, always; or no.",
     ]
     resident_gib: Annotated[
         float,
         AtLeast(0, 1_000_000),
-        'GiB of each device that they may take; 0: what the training leaves.',
+        'GiB of each device that these images may take; 0: what the training leaves.',
     ]
 
 
