@@ -221,7 +221,7 @@ class Loader:
     resident: Annotated[
         str,
         OneOf(RESIDENT),
-        "Keep all training images in the devices' memory: auto, where they fit; yes, always; or no.",
+        "Keep all training images in the devices' memory: auto, where they fit; yes, always; no.",
     ]
     resident_gib: Annotated[
         float,
