@@ -257,10 +257,11 @@ def _bytes(type_text: str) -> int:
 def _result_bytes(opcode: str, type_text: str) -> int:
     """Returns the bytes of the results of a collective operation, which may be several at once.
 
-    The operands come first in the type of one that is started, except for an all-reduce.
+    The operands come first in the type of one that is started; not in that of an all-reduce, unless
+    they are in parentheses of their own (JAX 0.12).
     """
     arrays = _ARRAY.findall(type_text)
-    if opcode.endswith('-start') and opcode != 'all-reduce-start':
+    if opcode.endswith('-start') and (opcode != 'all-reduce-start' or type_text.startswith('((')):
         arrays = arrays[len(arrays) // 2 :]
     return sum(_array_bytes(*array) for array in arrays)
 
