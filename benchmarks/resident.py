@@ -181,8 +181,8 @@ def open_feeds(config: schema.Config, mesh: jax.sharding.Mesh) -> dict[str, Feed
         images = filling.fill(mesh, splits.train, loader.Reading.from_config(config))
     else:
         images = make_images(config, mesh, _IMAGES.value)
-        made = Synthetic(_IMAGES.value, config.dataset.image_size, config.dataset.classes)
-        splits = sources.Splits(made, made, '')  # their number is all that is used
+        noise = Synthetic(_IMAGES.value, config.dataset.image_size, config.dataset.classes)
+        splits = sources.Splits(noise, noise, '')  # their number is all that is used
     print(f'images on the devices in {time.perf_counter() - start:.1f} s', flush=True)
     unreadable = UnreadableImages(splits.train, config.loader.skip_bad)
     feeds: dict[str, Feed] = {'resident': ResidentFeed(config, mesh, splits, unreadable, images)}

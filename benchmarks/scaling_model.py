@@ -86,7 +86,7 @@ class Exchange(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What the model assumes about GPUs and their links.
+    """The assumptions of the model about GPUs and their links.
 
     Attributes:
       per_host: GPUs in a host.
@@ -231,7 +231,7 @@ def _of_partial_products(
 
 
 class Estimate(NamedTuple):
-    """What the model says about a step.
+    """The results of the model for a step.
 
     Attributes:
       within, between: bytes that each device sends within its host, and to other hosts.
@@ -253,7 +253,7 @@ class Estimate(NamedTuple):
 
 
 class Saving(NamedTuple):
-    """What a device saves: bytes of its memory, and seconds of a step."""
+    """The bytes of memory and the seconds of a step that a device saves."""
 
     memory: float
     seconds: float

@@ -67,6 +67,11 @@ class Dataset:
         bool, 'A new order every epoch; the 2012 code had the same batches in every epoch.'
     ]
 
+    @property
+    def name_of_eval_split(self) -> str:
+        """The split that is evaluated, without its part: 'test' of 'test[:50%]'."""
+        return self.eval_split.partition('[')[0]
+
 
 @dataclasses.dataclass(frozen=True)
 class Colour:

@@ -13,6 +13,7 @@ outputs: the images, or with `mesh.dense='all'` the units (see `Split` in towers
 """
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -136,14 +137,10 @@ class Dense(nnx.Module):
         outputs: Split = 'images',
     ) -> None:
         layer = model.hidden()[row.name]
-        shape = (model.towers, row.reads, row.maps)
-        bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
         self.settings, self.number_of_towers, self.platform = layer, model.towers, platform
         self.number = int(row.name.removeprefix('fc'))  # so that layers have different masks
         self.units, self.inputs, self.outputs = row.maps, inputs, outputs
-        kernel_TIO = gaussian(rng, shape, model.initial_std(layer))
-        self.kernel_TIO = for_each_tower(Weight, kernel_TIO, outputs)
-        self.bias_TO = for_each_tower(Bias, bias_TO, outputs)
+        self.kernel_TIO, self.bias_TO = dense_parameters(row, model, layer, rng, outputs)
 
     def __call__(self, units: list[Array], masks: Masks | None) -> list[Array]:
         """Maps (B, I) to (B, O) for each tower on this device, or what the replicas leave of it."""
@@ -192,13 +189,9 @@ class Linear(nnx.Module):
         outputs: Split = 'images',
     ) -> None:
         layer = model.bottleneck
-        shape = (model.towers, row.reads, row.maps)
-        bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
         self.settings, self.platform = layer, platform
         self.inputs, self.outputs = inputs, outputs
-        kernel_TIO = gaussian(rng, shape, model.initial_std(layer))
-        self.kernel_TIO = for_each_tower(Weight, kernel_TIO, outputs)
-        self.bias_TO = for_each_tower(Bias, bias_TO, outputs)
+        self.kernel_TIO, self.bias_TO = dense_parameters(row, model, layer, rng, outputs)
 
     def __call__(self, units: list[Array], masks: Masks | None) -> list[Array]:
         """Maps (B, I) to (B, O) for each tower on this device, or what the replicas leave of it."""
@@ -239,6 +232,22 @@ class Output(nnx.Module):
             units = [jnp.concatenate(units, axis=-1)]
         products = [multiply(x_BI, kernel_TIK[t]) for t, x_BI in enumerate(units)]
         return combine(products, self.inputs) + self.bias[...][None]
+
+
+def dense_parameters(
+    row: Row, model: model_schema.Model, layer: model_schema.Linear, rng: Rng, outputs: Split
+) -> tuple[Any, Any]:
+    """Makes the initial weights, (T, I, O), and biases, (T, O), of a dense layer.
+
+    Args:
+      row: the sizes of the layer.
+      model, layer: the settings of the net and of the layer.
+      rng: draws the weights.
+      outputs: what the replicas divide in the outputs.
+    """
+    kernel_TIO = gaussian(rng, (model.towers, row.reads, row.maps), model.initial_std(layer))
+    bias_TO = np.full((model.towers, row.maps), layer.bias, np.float32)
+    return for_each_tower(Weight, kernel_TIO, outputs), for_each_tower(Bias, bias_TO, outputs)
 
 
 def gather_inputs(

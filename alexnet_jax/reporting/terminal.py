@@ -79,9 +79,11 @@ def summary(
     def percents(prefix: str) -> list[str]:
         return [f'{results[f"{prefix}top{n}_error"]:.2%}' for n in top]
 
-    split = config.dataset.eval_split.partition('[')[0]
     rows = [
-        (f'{results["images"]:.0f} {split} images', *(f'top-{n} error' for n in top)),
+        (
+            f'{results["images"]:.0f} {config.dataset.name_of_eval_split} images',
+            *(f'top-{n} error' for n in top),
+        ),
         ('centre crop', *percents('')),
     ]
     if config.views > 1:

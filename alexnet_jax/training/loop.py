@@ -121,9 +121,7 @@ class Loop:
             stack.pop_all()  # from here on, `run` closes the checkpoints
         self._time_of_save, self._error = time.monotonic(), math.inf
         self._writer = log.open_writer(workdir, self._position.step, self._position.evaluated)
-        self._line = progress_line.ProgressLine(
-            self._plan, config.dataset.eval_split.partition('[')[0]
-        )
+        self._line = progress_line.ProgressLine(self._plan, config.dataset.name_of_eval_split)
 
     def _restore(self, workdir: Workdir) -> tuple[State, Position]:
         """Returns the state and the position to begin with.

@@ -13,17 +13,15 @@ from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from alexnet_jax.config import schema
-from alexnet_jax.data import augmentation
 from alexnet_jax.model import inference, towers
 from alexnet_jax.ops.formula import PAPER, SHAPES
 from alexnet_jax.ops.implementations import Platform
 from alexnet_jax.ops.normalized_pooling import normalized_pooling, pooling
 from alexnet_jax.ops.response_normalization import response_normalization
 from alexnet_jax.runtime import compilation
-from alexnet_jax.training.batches import resident_images
+from alexnet_jax.training.batches import memory_plan, resident_images
 from alexnet_jax.training.batches.filling import rows_of_shard
-from alexnet_jax.training.state import state_shapes
-from alexnet_jax.training.step import Hyperparameters, make_train_step
+from alexnet_jax.training.step import make_train_step
 
 WINDOW, STRIDE = 3, 2
 
@@ -31,10 +29,8 @@ WINDOW, STRIDE = 3, 2
 def training_step(config: schema.Config, devices: Sequence[Any]) -> Any:
     """Lowers one training step for the mesh that the settings ask for, on these devices."""
     mesh = towers.choose_mesh(config, devices)
-    numbers = _like(mesh, 'metrics', (Hyperparameters.SIZE,))
-    arguments = _batch(config, mesh), _constants(config, mesh), numbers
     step: Any = make_train_step(config, mesh)  # a jitted function
-    return step.lower(state_shapes(config, mesh), *arguments)
+    return step.lower(*memory_plan.step_shapes(config, mesh))
 
 
 def evaluation(config: schema.Config, devices: Sequence[Any]) -> Any:
@@ -45,12 +41,12 @@ def evaluation(config: schema.Config, devices: Sequence[Any]) -> Any:
     config = dataclasses.replace(config, deterministic=False)
     view = inference.test_views(config)[0]
     log_probabilities = inference.make_log_probabilities(config, mesh, at_test_time=False)
-    params, mean = state_shapes(config, mesh).params, _constants(config, mesh).mean_HWC
+    state, batch, constants, _ = memory_plan.step_shapes(config, mesh)
     jitted = jax.jit(
         lambda params, mean, images: log_probabilities(params, mean, images, view),
         compiler_options=options,
     )
-    return jitted.lower(params, mean, _batch(config, mesh)['image'])
+    return jitted.lower(state.params, constants.mean_HWC, batch['image'])
 
 
 def gathers(
@@ -142,24 +138,3 @@ def _jit(function: Any, mesh: jax.sharding.Mesh) -> Any:
 def _pull_back(function: Any, x: Any, bias: Any, g: Any) -> Any:
     y, pull_back = jax.vjp(function, x, bias)
     return y, *pull_back(g)
-
-
-def _batch(config: schema.Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    images, size = config.optimizer.batch_size, config.dataset.image_size
-    return {
-        'image': _like(mesh, 'images', (images, size, size, 3), jnp.uint8),
-        'label': _like(mesh, 'images', (images,), jnp.int32),
-    }
-
-
-def _constants(config: schema.Config, mesh: jax.sharding.Mesh) -> augmentation.Constants:
-    size = config.dataset.image_size
-    shapes = (size, size, 3), (3, 3)
-    return augmentation.Constants(*(_like(mesh, 'constants', shape) for shape in shapes))
-
-
-def _like(
-    mesh: jax.sharding.Mesh, placement: str, shape: tuple[int, ...] = (), dtype: Any = jnp.float32
-) -> jax.ShapeDtypeStruct:
-    sharding = NamedSharding(mesh, towers.spec(mesh, placement))
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

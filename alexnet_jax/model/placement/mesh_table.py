@@ -1,4 +1,4 @@
-"""What the devices of the mesh hold, for the terminal."""
+"""Lines and tables for the terminal about what each device of the mesh holds."""
 
 from collections.abc import Sequence
 

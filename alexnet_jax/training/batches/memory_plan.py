@@ -45,7 +45,7 @@ class Limit(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a run, or the rest of it, needs.
+    """Numbers of images that a run, or the rest of it, needs.
 
     Attributes:
       images: the number of training images.
